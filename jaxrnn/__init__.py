@@ -1,0 +1,28 @@
+"""jaxrnn: recurrent networks trained as pure functions, on JAX and Flax."""
+
+from jaxrnn.data import Split, batches, load
+from jaxrnn.evaluation import evaluate
+from jaxrnn.fitting import Clock, fit
+from jaxrnn.history import History
+from jaxrnn.models import RNNClassifier
+from jaxrnn.plotting import plot_history, plot_samples
+from jaxrnn.training import Metrics, create_train_state, train_epoch, train_step
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Clock",
+    "History",
+    "Metrics",
+    "RNNClassifier",
+    "Split",
+    "batches",
+    "create_train_state",
+    "evaluate",
+    "fit",
+    "load",
+    "plot_history",
+    "plot_samples",
+    "train_epoch",
+    "train_step",
+]

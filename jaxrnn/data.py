@@ -1,0 +1,192 @@
+"""Split and its protocols: arrays in, batches out."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorflow_datasets as tfds
+from flax import struct
+
+from jaxrnn.datasets import open_builder
+
+Batch = dict[str, Any]
+"""``inputs`` (batch, time, features), ``labels`` (batch,) and, if any, ``lengths`` (batch,)."""
+
+_READ_AT_ONCE = 4096  # examples; bounds what is held besides the arrays themselves
+
+
+@struct.dataclass
+class Split:
+    """Labelled sequences, a pytree: hand it to ``jax.device_put`` or to a jitted function.
+
+    Attributes:
+      inputs: (N, time, features); uint8 pixels 0 … 255, or floats that are taken as they are.
+      labels: (N,) int32, class indices from 0.
+      lengths: (N,) int32, the valid time steps of each sequence, or None where all are.
+      class_names: what each label is called, in order; may be empty.
+    """
+
+    inputs: jax.Array | np.ndarray
+    labels: jax.Array | np.ndarray
+    lengths: jax.Array | np.ndarray | None = None
+    class_names: tuple[str, ...] = struct.field(pytree_node=False, default=())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load(
+    name: str = "mnist",
+    *,
+    split: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    archives: str | os.PathLike[str] | None = None,
+    rows: int | None = None,
+) -> Split:
+    """Load one split of a dataset into memory, in file order, preparing the dataset where needed.
+
+    MNIST is bundled and touches no network. An image is read as a sequence, one row of pixels per
+    time step.
+
+    Args:
+      name: ``mnist``, ``fashion_mnist``, ``kmnist``, or any tfds dataset of labelled images.
+      split: a tfds split string, such as ``"train[:48000]"``, ``"train[80%:]"`` or ``"test"``.
+      data_dir: where prepared datasets are kept; tfds's own folder by default.
+      archives: folder with the four archives of a dataset of the MNIST family.
+      rows: time steps that each image is cut into, in reading order; its own rows by default.
+
+    Returns:
+      A :class:`Split` of numpy arrays: ``inputs`` (N, time, features) uint8, ``labels`` (N,) int32.
+
+    Raises:
+      ValueError: unknown dataset or split, an empty split, examples that are not labelled images of
+        one size, or ``rows`` that do not divide them.
+      FileNotFoundError, ImportError, OSError: see :func:`jaxrnn.datasets.open_builder`.
+
+    >>> digits = load("mnist", split="train[:5]")
+    >>> digits.inputs.shape, digits.labels.tolist()
+    ((5, 28, 28), [5, 0, 4, 1, 9])
+    """
+    builder = open_builder(name, data_dir=data_dir, archives=archives)
+    features = builder.info.features
+    match builder.info.supervised_keys:
+        case (str(input_key), str(label_key)) if len(features[input_key].shape) >= 2 and isinstance(
+            features[label_key], tfds.features.ClassLabel
+        ):
+            class_names = tuple(features[label_key].names)
+        case _:
+            raise ValueError(f"{name!r} is no dataset of labelled images, the kind that is read")
+
+    try:
+        source = builder.as_data_source(split)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{name!r} is prepared in a format without random access: {error}"
+        ) from None
+    except (ValueError, AssertionError) as error:
+        raise ValueError(f"split {split!r} of {name!r}: {str(error).splitlines()[0]}") from error
+    if not len(source):
+        raise ValueError(f"split {split!r} of {name!r} holds no examples")
+
+    images = None
+    labels = np.empty(len(source), np.int32)
+    for start in range(0, len(source), _READ_AT_ONCE):
+        indices = range(start, min(start + _READ_AT_ONCE, len(source)))
+        for index, example in zip(indices, source.__getitems__(indices), strict=True):
+            image = example[input_key]
+            if images is None:
+                images = np.empty((len(source), *image.shape), image.dtype)
+            if image.shape != images.shape[1:]:
+                raise ValueError(f"{name!r} holds images of several sizes; expected one")
+            images[index] = image
+            labels[index] = example[label_key]
+    assert images is not None
+    return Split(as_sequences(images, rows), labels, class_names=class_names)
+
+
+def as_sequences(images: np.ndarray, rows: int | None = None) -> np.ndarray:
+    """Read images as sequences: (N, height, width[, channels]) → (N, time, features).
+
+    Args:
+      images: at least (N, time); trailing axes are flattened into features.
+      rows: time steps to cut each image into, in reading order; its own rows by default.
+
+    Raises:
+      ValueError: an image's elements do not divide into ``rows`` equal parts.
+
+    >>> as_sequences(np.zeros((2, 28, 28, 1)), rows=784).shape
+    (2, 784, 1)
+    """
+    size = int(np.prod(images.shape[1:]))
+    rows = images.shape[1] if rows is None else rows
+    if rows < 1 or size % rows:
+        raise ValueError(f"an image of {size} elements cannot be read as {rows} rows of equal size")
+    return images.reshape(len(images), rows, size // rows)
+
+
+def scale(inputs: jax.Array) -> jax.Array:
+    """Pixels as the network reads them: uint8 0 … 255 → float32 0 … 1. Floats stay as they are."""
+    return inputs.astype(jnp.float32) / 255 if inputs.dtype == jnp.uint8 else inputs
+
+
+def take(split: Split, indices: jax.Array | np.ndarray) -> Batch:
+    """The examples at ``indices``, as a batch: ``inputs``, ``labels`` and, if any, ``lengths``."""
+    batch = {"inputs": split.inputs[indices], "labels": split.labels[indices]}
+    if split.lengths is not None:
+        batch["lengths"] = split.lengths[indices]
+    return batch
+
+
+def epoch_indices(
+    key: jax.Array, size: int, *, batch_size: int, drop_remainder: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """The data order of one epoch: a permutation of all examples, cut into batches.
+
+    Args:
+      key: of this epoch alone; ``jax.random.fold_in(root_key, epoch)`` in :func:`jaxrnn.fit`.
+      size: examples in the split.
+      batch_size: examples in a batch, at most ``size``.
+      drop_remainder: leave out the examples that do not fill a batch, others in each epoch.
+
+    Returns:
+      The whole batches, (size // batch_size, batch_size), and the short last one, (size %
+      batch_size,), which is empty where nothing is left over or it is dropped.
+    """
+    order = jax.random.permutation(key, size)
+    whole = size // batch_size * batch_size
+    rest = order[whole:whole] if drop_remainder else order[whole:]
+    return order[:whole].reshape(-1, batch_size), rest
+
+
+def batches(
+    split: Split, key: jax.Array, *, batch_size: int, drop_remainder: bool = False
+) -> Iterator[Batch]:
+    """One epoch of batches for a loop of your own, in the order that ``train_epoch`` takes them.
+
+    Raises:
+      ValueError: ``batch_size`` is not between 1 and the number of examples.
+
+    >>> digits = load("mnist", split="train[:100]")
+    >>> [len(batch["labels"]) for batch in batches(digits, jax.random.key(0), batch_size=40)]
+    [40, 40, 20]
+    """
+    check_batch_size(batch_size, split)
+    whole, rest = epoch_indices(
+        key, len(split), batch_size=batch_size, drop_remainder=drop_remainder
+    )
+    for indices in np.asarray(whole):
+        yield take(split, indices)
+    if len(rest):
+        yield take(split, np.asarray(rest))
+
+
+def check_batch_size(batch_size: int, split: Split) -> None:
+    """Raise ``ValueError`` unless ``split`` holds at least one batch of ``batch_size`` examples."""
+    if not 1 <= batch_size <= len(split):
+        raise ValueError(
+            f"batch size must be between 1 and the {len(split)} examples of the split; "
+            f"got {batch_size}"
+        )

@@ -1,0 +1,108 @@
+"""Reading IDX, the file format of the MNIST family, with numpy alone.
+
+An IDX file is a four-byte magic number (two zero bytes, the element type, the rank), one big-endian
+32-bit size per axis, and then the elements in C order. Source: Yann LeCun, Corinna Cortes,
+Christopher Burges, "The MNIST database of handwritten digits", section "File formats".
+"""
+
+import gzip
+import hashlib
+import math
+import os
+import zlib
+
+import numpy as np
+
+ELEMENT_TYPES: dict[int, np.dtype] = {
+    0x08: np.dtype(">u1"),
+    0x09: np.dtype(">i1"),
+    0x0B: np.dtype(">i2"),
+    0x0C: np.dtype(">i4"),
+    0x0D: np.dtype(">f4"),
+    0x0E: np.dtype(">f8"),
+}
+MAX_BYTES = 256 * 2**20  # five times the largest file of the MNIST family
+MAX_RANK = 4
+_CHUNK = 2**20
+
+
+def read_idx(
+    path: str | os.PathLike[str],
+    *,
+    dtype: np.dtype | type = np.uint8,
+    rank: int | None = None,
+    sha256: str | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> np.ndarray:
+    """Read one gzip-compressed IDX file into an array, trusting nothing that its header says.
+
+    Memory is bounded by the bytes that are really there and by ``max_bytes``: the data is
+    decompressed in chunks, up to the size that the header declares, and not one chunk further.
+
+    Args:
+      path: a ``.gz`` file.
+      dtype: the element type the file must have.
+      rank: the number of axes the file must have; any rank up to 4 if ``None``.
+      sha256: hexadecimal SHA-256 that the decompressed content must have; unchecked if ``None``.
+      max_bytes: the largest array, in bytes, that is read.
+
+    Returns:
+      An array of the file's shape and of native byte order.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file is not gzip, not IDX, of another type or rank, truncated, longer than its
+        header says, larger than ``max_bytes``, or its content is not the one expected.
+    """
+    path = os.fspath(path)
+    digest = hashlib.sha256()
+    try:
+        with gzip.open(path) as file:
+            header = _read_exactly(file, 4, path, "magic number")
+            zeros, code, file_rank = header[:2], header[2], header[3]
+            if zeros != b"\0\0" or code not in ELEMENT_TYPES:
+                raise ValueError(f"{path} is not an IDX file: its magic number is 0x{header.hex()}")
+            file_dtype = ELEMENT_TYPES[code]
+            if file_dtype.newbyteorder("=") != np.dtype(dtype):
+                raise ValueError(
+                    f"{path} holds {file_dtype.name} elements; expected {np.dtype(dtype).name}"
+                )
+            if file_rank > MAX_RANK or (rank is not None and file_rank != rank):
+                expected = f"at most {MAX_RANK}" if rank is None else rank
+                raise ValueError(f"{path} has {file_rank} axes; expected {expected}")
+            sizes = _read_exactly(file, 4 * file_rank, path, "axis sizes")
+            shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
+            size = math.prod(shape) * file_dtype.itemsize  # Python integers: cannot overflow
+            if size > max_bytes:
+                raise ValueError(
+                    f"{path} declares {size} bytes, shape {shape}; at most {max_bytes} are read"
+                )
+            data = _read_exactly(file, size, path, f"data of shape {shape}")
+            if file.read(1):
+                raise ValueError(f"{path} goes on after the {size} bytes of its shape {shape}")
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is not a sound gzip file: {error}") from error
+    except EOFError as error:
+        raise ValueError(f"{path} is truncated: its gzip stream has no end") from error
+
+    for part in (header, sizes, data):
+        digest.update(part)
+    if sha256 is not None and digest.hexdigest() != sha256:
+        raise ValueError(
+            f"{path} was altered: SHA-256 of its content is {digest.hexdigest()}, expected {sha256}"
+        )
+    array = np.frombuffer(data, file_dtype).reshape(shape)
+    return array.astype(file_dtype.newbyteorder("="), copy=False)
+
+
+def _read_exactly(file: gzip.GzipFile, size: int, path: str, what: str) -> bytes:
+    """Read ``size`` bytes in chunks, so that a lying size cannot claim memory ahead of the data."""
+    data = bytearray()
+    while len(data) < size:
+        chunk = file.read(min(_CHUNK, size - len(data)))
+        if not chunk:
+            raise ValueError(
+                f"{path} is truncated: {what} needs {size} bytes, {len(data)} are there"
+            )
+        data += chunk
+    return bytes(data)

@@ -1,0 +1,174 @@
+"""tfds builders of the MNIST family, without TensorFlow and, for MNIST, without a network."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxrnn.datasets.idx import read_idx
+
+BUNDLED_ARCHIVES = Path(__file__).parent / "archives"
+_PREFIXES = {"train": "train", "test": "t10k"}
+
+
+class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """60,000 training and 10,000 test images, 28 × 28 pixels, in four gzip-compressed IDX files.
+
+    Examples keep the order of the files, which both training protocols of the library count on, and
+    are stored as ArrayRecord, which ``as_data_source`` reads without TensorFlow. Pixels are stored
+    as raw bytes instead of PNG, so that reading them back is a copy.
+
+    Not registered with tfds: its own builders of these names stay what they are.
+
+    Args:
+      archives: folder with the four archives. ``None`` takes the bundled ones where the package has
+        them (MNIST) and tfds's download manager otherwise.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar[Mapping[str, str]] = {"1.0.0": "File order, pixels as raw bytes."}
+
+    URL: ClassVar[str]
+    CLASS_NAMES: ClassVar[tuple[str, ...]]
+    ARCHIVES: ClassVar[Path | None] = None
+    # SHA-256 of each file's decompressed content. An archive that was compressed anew still passes.
+    CONTENT_SHA256: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(skip_registration=True, **kwargs)
+
+    def __init__(self, *, archives: str | os.PathLike[str] | None = None, **kwargs: Any):
+        self.archives = self.ARCHIVES if archives is None else Path(archives)
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        image = tfds.features.Tensor(
+            shape=(28, 28, 1), dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
+        )
+        label = tfds.features.ClassLabel(names=self.CLASS_NAMES)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=(type(self).__doc__ or "").strip(),
+            features=tfds.features.FeaturesDict({"image": image, "label": label}),
+            supervised_keys=("image", "label"),
+            homepage=self.URL,
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        paths = self._find_archives() if self.archives else self._download_archives(dl_manager)
+        return {split: self._generate_examples(split, paths) for split in _PREFIXES}
+
+    def _generate_examples(
+        self, split: str, paths: Mapping[str, Path]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        images, labels = self._read_split(split, paths)
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            yield index, {"image": image[:, :, np.newaxis], "label": int(label)}
+
+    def verify_archives(self) -> None:
+        """Read all four archives of the folder ``archives`` and check their SHA-256.
+
+        Raises:
+          FileNotFoundError: the folder or an archive is missing.
+          ValueError: an archive is truncated, altered or not what its name says.
+        """
+        paths = self._find_archives()
+        for split in _PREFIXES:
+            self._read_split(split, paths)
+
+    def _find_archives(self) -> dict[str, Path]:
+        assert self.archives is not None
+        if not self.archives.is_dir():
+            raise FileNotFoundError(f"{self.archives} is no folder; it should hold the archives")
+        paths = {name: self.archives / name for name in _archive_names()}
+        missing = [name for name, path in paths.items() if not path.is_file()]
+        if missing:
+            raise FileNotFoundError(f"{self.archives} lacks {', '.join(missing)}")
+        for name, path in paths.items():
+            if name not in self.CONTENT_SHA256:
+                with path.open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+                expected = self.url_infos[self.URL + name].checksum
+                if found != expected:
+                    raise ValueError(f"{path} was altered: SHA-256 is {found}, expected {expected}")
+        return paths
+
+    def _download_archives(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Path]:
+        # tfds checks what arrives against checksums.tsv beside this module.
+        return dl_manager.download({name: self.URL + name for name in _archive_names()})
+
+    def _read_split(self, split: str, paths: Mapping[str, Path]) -> tuple[np.ndarray, np.ndarray]:
+        images_name, labels_name = _split_archive_names(split)
+        images = read_idx(paths[images_name], rank=3, sha256=self.CONTENT_SHA256.get(images_name))
+        labels = read_idx(paths[labels_name], rank=1, sha256=self.CONTENT_SHA256.get(labels_name))
+        if images.shape[1:] != (28, 28) or len(images) != len(labels):
+            raise ValueError(
+                f"{split} images and labels of {self.name} do not fit: shapes {images.shape} and "
+                f"{labels.shape}, expected (N, 28, 28) and (N,)"
+            )
+        return images, labels
+
+
+def _split_archive_names(split: str) -> tuple[str, str]:
+    prefix = _PREFIXES[split]
+    return f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz"
+
+
+def _archive_names() -> list[str]:
+    return [name for split in _PREFIXES for name in _split_archive_names(split)]
+
+
+class Mnist(IdxImages):
+    """MNIST handwritten digits, Yann LeCun, Corinna Cortes, Christopher Burges (CC BY-SA 3.0)."""
+
+    name = "mnist"
+    URL = "http://yann.lecun.com/exdb/mnist/"
+    CLASS_NAMES = tuple("0123456789")
+    ARCHIVES = BUNDLED_ARCHIVES
+    CONTENT_SHA256: ClassVar[Mapping[str, str]] = dict(
+        zip(
+            _archive_names(),
+            (
+                "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+                "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+                "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+                "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+            ),
+            strict=True,
+        )
+    )
+
+
+class FashionMnist(IdxImages):
+    """Fashion-MNIST articles of clothing, Han Xiao, Kashif Rasul, Roland Vollgraf (MIT licence)."""
+
+    name = "fashion_mnist"
+    URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+    CLASS_NAMES = (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )
+
+
+class Kmnist(IdxImages):
+    """Kuzushiji-MNIST cursive hiragana, Tarin Clanuwat and others (CC BY-SA 4.0)."""
+
+    name = "kmnist"
+    URL = "http://codh.rois.ac.jp/kmnist/dataset/kmnist/"
+    CLASS_NAMES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+
+
+FAMILY = {builder.name: builder for builder in (Mnist, FashionMnist, Kmnist)}

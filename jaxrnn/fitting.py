@@ -1,0 +1,172 @@
+"""fit: the epoch loop that ties training, evaluation and history together."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from flax.training.train_state import TrainState
+from tqdm import tqdm
+
+from jaxrnn.data import Split, check_batch_size, epoch_indices, take
+from jaxrnn.evaluation import evaluate
+from jaxrnn.history import History
+from jaxrnn.training import Metrics, train_epoch
+
+
+class Clock:
+    """Seconds by phase, with what JAX spends on compiling counted apart as ``compilation``.
+
+    >>> clock = Clock()
+    >>> with clock("training"):
+    ...     _ = jax.jit(lambda x: x + 1)(1.0)
+    >>> sorted(clock.seconds)
+    ['compilation', 'training']
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {"compilation": 0.0}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Add the time that the ``with`` block takes to ``seconds[phase]``."""
+        compiled, start = self.seconds["compilation"], time.perf_counter()
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        try:
+            yield
+        finally:
+            jax.monitoring.unregister_event_duration_listener(self._listen)
+            compiling = self.seconds["compilation"] - compiled
+            elapsed = time.perf_counter() - start - compiling
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + elapsed
+
+    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
+        if event.startswith("/jax/core/compile/"):  # tracing, lowering, XLA
+            self.seconds["compilation"] += duration_secs
+
+
+def fit(
+    state: TrainState,
+    train: Split,
+    *,
+    key: jax.Array,
+    epochs: int,
+    batch_size: int,
+    validation: Split | None = None,
+    test: Split | None = None,
+    drop_remainder: bool = False,
+    train_curve: Literal["epoch", "last_batch"] = "epoch",
+    history: History | None = None,
+    on_epoch: Callable[[TrainState, History], None] | None = None,
+    workdir: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+    clock: Clock | None = None,
+) -> tuple[TrainState, History]:
+    """Train for some epochs, evaluating and recording after each.
+
+    The data order of an epoch depends on ``fold_in(key, epoch)`` alone.
+
+    Args:
+      state: from :func:`jaxrnn.create_train_state`; left as it was.
+      train: what is trained on. All splits are put on the device once.
+      key: root of the data order.
+      epochs: epochs in all, those of ``history`` included.
+      batch_size: examples a step.
+      validation, test: evaluated after every epoch where given.
+      drop_remainder: train on whole batches only, see :func:`jaxrnn.train_epoch`.
+      train_curve: what the training columns hold. ``epoch``: the mean over the epoch's steps, each
+        measured before its update, as Keras does. ``last_batch``: the epoch's last batch, measured
+        after its own update.
+      history: epochs that ``state`` has behind it; they are kept and not run again.
+      on_epoch: called with state and history after each epoch.
+      workdir: an existing folder; ``history.csv`` in it is replaced, atomically, after each epoch.
+      progress: show a bar with loss, accuracy and examples per second on stdout, or a line for each
+        epoch where stdout is no terminal.
+      clock: its ``training``, ``evaluation`` and ``compilation`` seconds are added to.
+
+    Returns:
+      The trained state, and the :class:`History` of all epochs.
+
+    Raises:
+      ValueError: ``epochs`` below 1, or ``batch_size`` not between 1 and the examples of ``train``.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1; got {epochs}")
+    check_batch_size(batch_size, train)
+    history = History() if history is None else history
+    clock = Clock() if clock is None else clock
+    train, validation, test = jax.device_put((train, validation, test))
+    # What the steps of an epoch see: one split, one batch size, one rule for what is left over.
+    batching: dict[str, Any] = {"batch_size": batch_size, "drop_remainder": drop_remainder}
+    examples = len(train) - drop_remainder * (len(train) % batch_size)
+
+    with _reporter(epochs, len(history), enabled=progress) as report:
+        for epoch in range(len(history) + 1, epochs + 1):
+            epoch_key = jax.random.fold_in(key, epoch)
+            before = clock.seconds.get("training", 0.0)
+            with clock("training"):
+                state, metrics = train_epoch(state, train, epoch_key, **batching)
+                metrics = jax.device_get(metrics)  # waits for the epoch to end
+            seconds = clock.seconds["training"] - before
+
+            with clock("evaluation"):
+                if train_curve == "last_batch":
+                    batch = _last_batch(train, epoch_key, **batching)
+                    metrics = evaluate(state, batch, batch_size=batch_size)
+                row = {"epoch": epoch, **_columns("train", metrics)}
+                for name, split in (("validation", validation), ("test", test)):
+                    if split is not None:
+                        row |= _columns(name, evaluate(state, split))
+            history = history.append(**row, seconds=seconds)
+            if workdir is not None:
+                history.to_csv(Path(workdir) / "history.csv")
+            report(history.rows[-1], examples / seconds)
+            if on_epoch is not None:
+                on_epoch(state, history)
+    return state, history
+
+
+def _last_batch(train: Split, key: jax.Array, *, batch_size: int, drop_remainder: bool) -> Split:
+    whole, rest = epoch_indices(
+        key, len(train), batch_size=batch_size, drop_remainder=drop_remainder
+    )
+    return Split(**take(train, rest if len(rest) else whole[-1]))
+
+
+def _columns(name: str, metrics: Metrics) -> dict[str, float]:
+    metrics = jax.device_get(metrics)
+    return {f"{name}_loss": float(metrics.loss), f"{name}_accuracy": float(metrics.accuracy)}
+
+
+@contextmanager
+def _reporter(
+    epochs: int, done: int, *, enabled: bool
+) -> Iterator[Callable[[dict[str, float], float], None]]:
+    """How an epoch is shown: a bar on a terminal, else a line, else not at all."""
+    if not enabled:
+        yield lambda row, rate: None
+    elif not sys.stdout.isatty():
+        yield lambda row, rate: print(
+            f"epoch {row['epoch']}/{epochs}: {', '.join(_describe(row, rate))}", flush=True
+        )
+    else:
+        with tqdm(total=epochs, initial=done, unit="epoch", file=sys.stdout) as bar:
+
+            def report(row: dict[str, float], rate: float) -> None:
+                bar.set_postfix_str(", ".join(_describe(row, rate)), refresh=False)
+                bar.update()
+
+            yield report
+
+
+def _describe(row: dict[str, float], rate: float) -> Iterator[str]:
+    yield f"loss {row['train_loss']:.4f}"
+    yield f"accuracy {row['train_accuracy']:.4f}"
+    for name in ("validation", "test"):
+        if f"{name}_accuracy" in row:
+            yield f"{name} accuracy {row[f'{name}_accuracy']:.4f}"
+    yield f"{rate:,.0f} examples/s"

@@ -1,0 +1,130 @@
+"""History: the curves of a run, in memory and on disk."""
+
+import csv
+import io
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+COLUMNS = (
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "seconds",
+)
+
+
+@dataclass(frozen=True)
+class History:
+    """The curves of a run, one row an epoch. Immutable: :meth:`append` returns a longer one.
+
+    Each row maps column names to numbers: ``epoch`` from 1, ``*_loss`` in nats, ``*_accuracy`` in
+    0 … 1, ``seconds`` of training in that epoch. What was not measured is not in the row.
+
+    >>> history = History().append(epoch=1, train_loss=0.5).append(epoch=2, train_loss=0.25)
+    >>> history["train_loss"]
+    array([0.5 , 0.25])
+    >>> len(history), history.measured("test_loss")
+    (2, False)
+    """
+
+    rows: tuple[dict[str, float], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        return iter(self.rows)
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        """One curve, (epochs,) float64; NaN where an epoch did not measure it."""
+        _check_columns([column])
+        return np.array([row.get(column, math.nan) for row in self.rows], float)
+
+    def measured(self, column: str) -> bool:
+        """Whether any epoch measured this column."""
+        return not np.isnan(self[column]).all()
+
+    def best(self, column: str) -> dict[str, float]:
+        """The row of the first epoch where ``column``, an accuracy, is highest.
+
+        Raises:
+          ValueError: no epoch measured it.
+        """
+        if not self.measured(column):
+            raise ValueError(f"no epoch measured {column}")
+        return self.rows[int(np.nanargmax(self[column]))]
+
+    def append(self, **row: float) -> "History":
+        """This history and one more epoch.
+
+        Raises:
+          ValueError: a name is no column, or ``epoch`` is missing.
+        """
+        _check_columns(row)
+        if "epoch" not in row:
+            raise ValueError("a row needs its epoch")
+        return History((*self.rows, row))
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write all rows; at any moment ``path`` is the old file or the new one."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(path, text.getvalue())
+
+    @classmethod
+    def from_csv(cls, path: str | os.PathLike[str]) -> "History":
+        """Read what :meth:`to_csv` wrote; every number comes back bit for bit.
+
+        Raises:
+          ValueError: the file has other columns, or a field is no number.
+        """
+        with open(path, newline="") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise ValueError(f"{path}: expected columns {','.join(COLUMNS)}")
+            history = cls()
+            for row in reader:
+                try:
+                    numbers = {name: float(text) for name, text in row.items() if text}
+                    history = history.append(**{**numbers, "epoch": int(row["epoch"])})
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+        return history
+
+
+def write_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Replace a file as a whole: at any moment, even after a crash, it is the old one or the new.
+
+    Raises:
+      OSError: the folder cannot be written or is full; the old file is still there.
+    """
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with open(descriptor, "w", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp lets only the owner read
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _check_columns(names: "list[str] | dict[str, float]") -> None:
+    unknown = [name for name in names if name not in COLUMNS]
+    if unknown:
+        raise ValueError(f"no such column: {', '.join(unknown)}; there are {', '.join(COLUMNS)}")

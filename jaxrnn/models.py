@@ -1,0 +1,141 @@
+"""RNNClassifier: a recurrent network reads a sequence and a dense head names it."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+CELLS: Mapping[str, Callable[..., nn.RNNCellBase]] = {
+    "simple": nn.SimpleCell,
+    "gru": nn.GRUCell,
+    "lstm": nn.OptimizedLSTMCell,
+    "mgu": nn.MGUCell,
+}
+INITIALIZERS = ("keras", "tf1")
+UNROLL = 4  # time steps a loop iteration: an epoch on a 2-core CPU takes 0.8 of the time of 1
+
+
+class RNNClassifier(nn.Module):
+    r"""Classifies a sequence by the state in which a recurrent network is left after reading it.
+
+    With the default cell this is the network of Elman (1990),
+
+    .. math::
+
+        h_t = \tanh(x_t W_i + b_i + h_{t-1} W_h), \quad h_0 = 0, \quad
+        \mathrm{logits} = h_{T} W_o + b_o
+
+    where :math:`T` is the last valid time step.
+
+    Attributes:
+      hidden: units of each layer (of each direction, where bidirectional). A cell object brings its
+        own.
+      classes: number of classes.
+      cell: one of Flax's cells, by name (``simple``, ``gru``, ``lstm``, ``mgu``), or a cell object,
+        such as ``nn.GRUCell(64)``, of which every layer and direction gets its own copy.
+      layers: recurrent layers, each reading the states of the one before.
+      bidirectional: read each sequence forwards and backwards; the two last states are joined.
+      initializers: of the kernels. ``keras``: Glorot uniform for the input, orthogonal for the
+        recurrence, as ``keras.layers.SimpleRNN``. ``tf1``: both Glorot uniform over the joint
+        (features + hidden, hidden) kernel, as ``tf.nn.rnn_cell.BasicRNNCell``. Biases start at 0
+        and the head is Glorot uniform in both. A cell object brings its own.
+
+    Source: J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990); X. Glorot and
+    Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks" (2010).
+
+    >>> model = RNNClassifier()
+    >>> params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28)))["params"]
+    >>> sum(leaf.size for leaf in jax.tree.leaves(params))
+    28360
+    >>> model.apply({"params": params}, jnp.zeros((7, 28, 28))).shape
+    (7, 10)
+    """
+
+    hidden: int = 150
+    classes: int = 10
+    cell: str | nn.RNNCellBase = "simple"
+    layers: int = 1
+    bidirectional: bool = False
+    initializers: str = "keras"
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
+        """Compute the logits of a batch of sequences.
+
+        Args:
+          inputs: (batch, time, features), floats.
+          lengths: (batch,), valid time steps of each sequence, or None where all are. What comes
+            after them does not matter. A sequence of length 0 is classified by the zero state.
+
+        Returns:
+          (batch, classes) logits.
+
+        Raises:
+          ValueError: inputs or lengths of another shape, unknown cell or initializers.
+        """
+        if inputs.ndim != 3 or 0 in inputs.shape[1:]:
+            raise ValueError(f"inputs must be (batch, time, features); got shape {inputs.shape}")
+        if lengths is not None and lengths.shape != inputs.shape[:1]:
+            raise ValueError(f"lengths must be ({inputs.shape[0]},), one each; got {lengths.shape}")
+
+        states = inputs
+        for layer in range(self.layers):
+            last = layer == self.layers - 1
+            directions: list[jax.Array] = []
+            for reverse in (False, True) if self.bidirectional else (False,):
+                rnn = nn.RNN(
+                    self._cell(states.shape[-1], f"layer{layer}" + "_backward" * reverse),
+                    reverse=reverse,
+                    # Below the last layer, states line up with the inputs they were read from.
+                    # In the last one, each direction ends with the state that has read everything.
+                    keep_order=not last,
+                    unroll=UNROLL,
+                )
+                directions.append(jnp.asarray(rnn(states, seq_lengths=lengths)))
+            states = jnp.concatenate(directions, axis=-1)
+
+        head = nn.Dense(self.classes, kernel_init=nn.initializers.glorot_uniform(), name="head")
+        return head(_last_valid(states, lengths))
+
+    def _cell(self, features: int, name: str) -> nn.RNNCellBase:
+        if isinstance(self.cell, nn.RNNCellBase):
+            return self.cell.clone(name=name, parent=self)
+        if self.cell not in CELLS:
+            raise ValueError(f"cell must be one of {', '.join(CELLS)}; got {self.cell!r}")
+        if self.initializers not in INITIALIZERS:
+            raise ValueError(
+                f"initializers must be one of {', '.join(INITIALIZERS)}; got {self.initializers!r}"
+            )
+        if self.initializers == "tf1":
+            joint = joint_glorot_uniform(features, self.hidden)
+            kernels = {"kernel_init": joint, "recurrent_kernel_init": joint}
+        else:
+            kernels = {
+                "kernel_init": nn.initializers.glorot_uniform(),
+                "recurrent_kernel_init": nn.initializers.orthogonal(),
+            }
+        return CELLS[self.cell](self.hidden, **kernels, name=name)
+
+
+def joint_glorot_uniform(features: int, hidden: int) -> Callable[..., jax.Array]:
+    r"""Glorot uniform for two kernels that TF1's cells keep as one of (features + hidden, hidden).
+
+    .. math:: W \sim U(-a, a), \quad a = \sqrt{6 / (\mathrm{features} + 2\,\mathrm{hidden})}
+    """
+    limit = math.sqrt(6 / (features + 2 * hidden))
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return init
+
+
+def _last_valid(states: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    """(batch, time, hidden) → (batch, hidden), the state after the last valid step; 0 if none."""
+    if lengths is None:
+        return states[:, -1]
+    last = jnp.take_along_axis(states, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
+    return jnp.where(lengths[:, None] > 0, last, 0)

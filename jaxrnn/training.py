@@ -1,0 +1,166 @@
+"""TrainState, train_step, train_epoch: the functional heart."""
+
+from functools import lru_cache, partial
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from flax.training.train_state import TrainState
+
+from jaxrnn.data import Batch, Split, check_batch_size, epoch_indices, scale, take
+
+
+@struct.dataclass
+class Metrics:
+    """Sums over examples, which add up across batches, devices and hosts without a mean of means.
+
+    Attributes:
+      loss_sum: float32, cross entropy in nats, summed over examples.
+      correct: int32, examples whose largest logit is that of their label.
+      count: int32, examples.
+
+    >>> total = Metrics(2.0, 3, 4) + Metrics(1.0, 1, 2)
+    >>> total.loss, round(total.accuracy, 4)
+    (0.5, 0.6667)
+    """
+
+    loss_sum: Any
+    correct: Any
+    count: Any
+
+    def __add__(self, other: "Metrics") -> "Metrics":
+        return jax.tree.map(lambda a, b: a + b, self, other)
+
+    @property
+    def loss(self) -> Any:
+        """Mean cross entropy, in nats."""
+        return self.loss_sum / self.count
+
+    @property
+    def accuracy(self) -> Any:
+        """Share of the examples that are classified correctly, 0 … 1."""
+        return self.correct / self.count
+
+
+def create_train_state(
+    key: jax.Array,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    example: Any,
+) -> TrainState:
+    """Initial parameters and optimizer state, at step 0.
+
+    Args:
+      key: of the initial parameters.
+      model: a Flax linen module, (batch, time, features) → logits (batch, classes).
+      optimizer: any optax gradient transformation.
+      example: inputs of the shape to be trained on, (batch, time, features); only time and features
+        matter.
+
+    Returns:
+      A ``flax.training.train_state.TrainState``.
+
+    >>> from jaxrnn import RNNClassifier
+    >>> state = create_train_state(
+    ...     jax.random.key(0), RNNClassifier(), optax.adam(1e-3), jnp.zeros((1, 28, 28))
+    ... )
+    >>> int(state.step)
+    0
+    """
+    inputs = jnp.zeros((1, *jnp.shape(example)[1:]), jnp.float32)
+    params = jax.jit(model.init)(key, inputs)["params"]
+    state = TrainState.create(apply_fn=_apply_fn(model), params=params, tx=optimizer)
+    # Flax counts from the Python integer 0, whose type differs from that of every later step: the
+    # second call of a jitted function would compile again.
+    return state.replace(step=jnp.zeros((), jnp.int32))
+
+
+@lru_cache
+def _apply_fn(model: nn.Module) -> Any:
+    """One bound method for equal models, so that their states share compiled functions."""
+    return model.apply
+
+
+@jax.jit
+def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """One optimizer step on the mean cross entropy of a batch.
+
+    Pure: ``state`` is left as it was and may be used again.
+
+    Args:
+      state: from :func:`create_train_state`.
+      batch: ``inputs`` (batch, time, features) uint8 or float, ``labels`` (batch,) integers, and
+        optionally ``lengths`` (batch,).
+
+    Returns:
+      The next state, and the :class:`Metrics` of the batch under the parameters before the step.
+    """
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
+        metrics = batch_metrics(state, params, batch)
+        return metrics.loss, metrics
+
+    grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
+    return state.apply_gradients(grads=grads), metrics
+
+
+def batch_metrics(state: TrainState, params: Any, batch: Batch) -> Metrics:
+    """The :class:`Metrics` of ``params`` on a batch; :func:`train_step` differentiates its loss."""
+    inputs, labels = jnp.asarray(batch["inputs"]), jnp.asarray(batch["labels"])
+    chex.assert_rank(labels, 1)
+    chex.assert_equal_shape_prefix((inputs, labels), 1)
+    lengths = (batch["lengths"],) if "lengths" in batch else ()
+    logits = state.apply_fn({"params": params}, scale(inputs), *lengths)
+    chex.assert_shape(logits, (len(labels), None))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits=logits, labels=labels)
+    return Metrics(
+        loss_sum=losses.sum(),
+        correct=(logits.argmax(-1) == labels).sum(dtype=jnp.int32),
+        count=jnp.int32(len(labels)),
+    )
+
+
+@partial(jax.jit, static_argnames=("batch_size", "drop_remainder"))
+def train_epoch(
+    state: TrainState,
+    split: Split,
+    key: jax.Array,
+    *,
+    batch_size: int,
+    drop_remainder: bool = False,
+) -> tuple[TrainState, Metrics]:
+    """One pass over a split in random order, as one XLA program.
+
+    Pure, and the same as :func:`train_step` over :func:`jaxrnn.batches` of the same key.
+
+    Args:
+      state: from :func:`create_train_state`.
+      split: on the device already (``jax.device_put``), or it is copied there at every call.
+      key: of this epoch's order.
+      batch_size: examples a step.
+      drop_remainder: whole batches only; otherwise the last step takes the short batch left over.
+
+    Returns:
+      The state after the epoch, and the sum of its steps' :class:`Metrics`.
+
+    Raises:
+      ValueError: ``batch_size`` is not between 1 and the number of examples.
+    """
+    check_batch_size(batch_size, split)
+    whole, rest = epoch_indices(
+        key, len(split), batch_size=batch_size, drop_remainder=drop_remainder
+    )
+
+    def step(state: TrainState, indices: jax.Array) -> tuple[TrainState, Metrics]:
+        return train_step(state, take(split, indices))
+
+    state, metrics = jax.lax.scan(step, state, whole)
+    metrics = jax.tree.map(lambda sums: sums.sum(0), metrics)
+    if len(rest):
+        state, last = step(state, rest)
+        metrics += last
+    return state, metrics

@@ -6,7 +6,7 @@ from jaxrnn.fitting import Clock, fit
 from jaxrnn.history import History
 from jaxrnn.models import RNNClassifier
 from jaxrnn.plotting import plot_history, plot_samples
-from jaxrnn.training import Metrics, create_train_state, train_epoch, train_step
+from jaxrnn.training import Metrics, TrainState, create_train_state, train_epoch, train_step
 
 __version__ = "0.1.0"
 
@@ -16,6 +16,7 @@ __all__ = [
     "Metrics",
     "RNNClassifier",
     "Split",
+    "TrainState",
     "batches",
     "create_train_state",
     "evaluate",

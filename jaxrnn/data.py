@@ -81,6 +81,8 @@ def load(
             raise ValueError(f"{name!r} is no dataset of labelled images, the kind that is read")
 
     try:
+        if not builder.info.splits[split].num_examples:
+            raise ValueError("it holds no examples")
         source = builder.as_data_source(split)
     except NotImplementedError as error:
         raise ValueError(
@@ -88,8 +90,6 @@ def load(
         ) from None
     except (ValueError, AssertionError) as error:
         raise ValueError(f"split {split!r} of {name!r}: {str(error).splitlines()[0]}") from error
-    if not len(source):
-        raise ValueError(f"split {split!r} of {name!r} holds no examples")
 
     images = None
     labels = np.empty(len(source), np.int32)

@@ -97,6 +97,8 @@ class History:
             history = cls()
             for row in reader:
                 try:
+                    if None in row.values():
+                        raise ValueError("the line ends early")
                     numbers = {name: float(text) for name, text in row.items() if text}
                     history = history.append(**{**numbers, "epoch": int(row["epoch"])})
                 except (TypeError, ValueError) as error:

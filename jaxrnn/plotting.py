@@ -24,7 +24,7 @@ def plot_history(history: History) -> Figure:
     """
     if not len(history):
         raise ValueError("the history is empty: there is nothing to plot")
-    figure = Figure(figsize=(20, 6))
+    figure = Figure(figsize=(20, 6), layout="constrained")
     for axes, metric, label in zip(
         figure.subplots(1, 2), ("accuracy", "loss"), ("Accuracy", "Cross Entropy"), strict=True
     ):

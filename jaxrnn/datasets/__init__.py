@@ -1,9 +1,8 @@
 """Where examples come from: prepared tfds datasets, opened without TensorFlow."""
 
 import contextlib
-import difflib
-import errno
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,9 +67,10 @@ def open_builder(
 def _tfds_builder(name: str, data_dir: str | os.PathLike[str] | None) -> tfds.core.DatasetBuilder:
     try:
         return tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:
-        close = difflib.get_close_matches(name, [*FAMILY, *tfds.list_builders()], n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"try {', '.join(FAMILY)}"
+    except tfds.core.DatasetNotFoundError as error:
+        # tfds's message is a screenful; of it, what it takes the name for is worth passing on.
+        meant = re.search(r"Did you mean: .* -> (\w+)", str(error))
+        hint = f"did you mean {meant[1]}?" if meant else f"try {', '.join(FAMILY)}"
         raise ValueError(f"there is no dataset {name!r}; {hint}") from None
     except (ValueError, AssertionError) as error:
         raise ValueError(f"{name!r} names no dataset: {str(error).splitlines()[0]}") from error
@@ -83,9 +83,9 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
     try:
         with _quiet() if local else contextlib.nullcontext():
             builder.download_and_prepare(file_format="array_record")
-    except OSError as error:
-        # Another process finished first and its folder is in the way of the final rename.
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not builder.data_path.exists():
+    except OSError:
+        # Another process finished first: its folder is in the way of the final rename.
+        if not builder.data_path.exists():
             raise
         builder.info.read_from_directory(builder.data_dir)
 

@@ -1,0 +1,198 @@
+"""The MNIST family's builders: order, checksums, archives of one's own, concurrent preparation."""
+
+import gzip
+import hashlib
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+import jaxrnn
+from jaxrnn.datasets import open_builder
+from jaxrnn.datasets.idx import read_idx
+from jaxrnn.datasets.mnist import BUNDLED_ARCHIVES, FAMILY, FashionMnist, Mnist
+
+
+@pytest.fixture
+def archives(tmp_path):
+    """A copy of the bundled archives to damage."""
+    return Path(shutil.copytree(BUNDLED_ARCHIVES, tmp_path / "archives"))
+
+
+def test_prepared_data_is_the_archives_in_file_order():
+    train, test = jaxrnn.load(split="train"), jaxrnn.load(split="test")
+    for split, prefix in ((train, "train"), (test, "t10k")):
+        images = read_idx(BUNDLED_ARCHIVES / f"{prefix}-images-idx3-ubyte.gz")
+        labels = read_idx(BUNDLED_ARCHIVES / f"{prefix}-labels-idx1-ubyte.gz")
+        np.testing.assert_array_equal(split.inputs, images)
+        np.testing.assert_array_equal(split.labels, labels)
+    assert (len(train), len(test)) == (60_000, 10_000)
+
+
+def test_plain_tfds_reads_what_was_prepared():
+    directory = open_builder("mnist").data_dir
+    source = tfds.builder_from_directory(directory).as_data_source("train")
+    assert source[0]["image"].shape == (28, 28, 1)
+    assert int(source[0]["label"]) == 5
+
+
+def test_preparing_prints_nothing(tmp_path, capfd):
+    open_builder("mnist", data_dir=tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_missing_archive(archives, tmp_path):
+    (archives / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(FileNotFoundError, match="lacks t10k-labels-idx1-ubyte"):
+        open_builder("mnist", data_dir=tmp_path / "data", archives=archives)
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        open_builder("mnist", data_dir=tmp_path / "data", archives=tmp_path / "none")
+    assert not (tmp_path / "data").exists()
+
+
+def test_truncated_archive(archives, tmp_path):
+    path = archives / "train-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="truncated"):
+        open_builder("mnist", data_dir=tmp_path / "data", archives=archives)
+
+
+def test_altered_archive_is_refused_even_where_the_data_is_prepared(archives):
+    open_builder("mnist")
+    path = archives / "t10k-labels-idx1-ubyte.gz"
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[-1] ^= 1
+    path.write_bytes(gzip.compress(content))
+    with pytest.raises(ValueError, match="was altered"):
+        open_builder("mnist", archives=archives)
+
+
+def test_archives_that_were_compressed_anew_are_the_same_data(archives, tmp_path):
+    path = archives / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), compresslevel=0))
+    labels = jaxrnn.load(
+        "mnist", split="test", data_dir=tmp_path / "data", archives=archives
+    ).labels
+    np.testing.assert_array_equal(labels, jaxrnn.load(split="test").labels)
+
+
+def small_archives(folder: Path) -> dict[str, str]:
+    """Four sound archives of a few random images; returns the SHA-256 of each."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    checksums = {}
+    for prefix, size in (("train", 30), ("t10k", 10)):
+        images = struct.pack(">4B3I", 0, 0, 8, 3, size, 28, 28) + generator.bytes(size * 784)
+        labels = struct.pack(">4BI", 0, 0, 8, 1, size) + bytes(i % 10 for i in range(size))
+        for name, content in ((f"{prefix}-images-idx3-ubyte.gz", images),
+                              (f"{prefix}-labels-idx1-ubyte.gz", labels)):  # fmt: skip
+            archive = gzip.compress(content)
+            (folder / name).write_bytes(archive)
+            checksums[name] = hashlib.sha256(archive).hexdigest()
+    return checksums
+
+
+def test_fashion_mnist_from_a_folder_of_archives(tmp_path, monkeypatch):
+    checksums = small_archives(tmp_path / "archives")
+    infos = {
+        FashionMnist.URL + name: SimpleNamespace(checksum=checksum)
+        for name, checksum in checksums.items()
+    }
+    monkeypatch.setattr(FashionMnist, "url_infos", infos)
+    split = jaxrnn.load(
+        "fashion_mnist",
+        split="train[50%:]",
+        data_dir=tmp_path / "data",
+        archives=tmp_path / "archives",
+    )
+    assert split.inputs.shape == (15, 28, 28)
+    assert split.class_names[1] == "Trouser"
+    assert split.labels.tolist() == [i % 10 for i in range(15, 30)]
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "kmnist"])
+def test_foreign_archives_are_refused(name, tmp_path):
+    """The registered checksums are those of the real files, which these are not."""
+    small_archives(tmp_path / "archives")
+    with pytest.raises(ValueError, match="was altered: SHA-256 is"):
+        open_builder(name, data_dir=tmp_path / "data", archives=tmp_path / "archives")
+
+
+def test_every_url_of_the_family_has_a_registered_checksum():
+    for name in ("fashion_mnist", "kmnist"):
+        builder = FAMILY[name]
+        urls = [url for url in builder.url_infos if url.startswith(builder.URL)]
+        assert len(urls) == 4
+        assert all(len(builder.url_infos[url].checksum) == 64 for url in urls)
+
+
+def test_download_goes_through_tfds(tmp_path, monkeypatch):
+    asked = []
+
+    def download(self, urls):
+        asked.extend(urls.values())
+        raise ConnectionError("no network here")
+
+    monkeypatch.setattr(tfds.download.DownloadManager, "download", download)
+    with pytest.raises(OSError, match="'kmnist' could not be prepared"):
+        open_builder("kmnist", data_dir=tmp_path)
+    assert asked[0] == "http://codh.rois.ac.jp/kmnist/dataset/kmnist/train-images-idx3-ubyte.gz"
+
+
+PREPARE = """
+import sys
+from jaxrnn.datasets import open_builder
+sys.stdin.readline()
+print(len(open_builder("mnist", data_dir=sys.argv[1]).as_data_source("train")))
+"""
+
+
+def test_two_processes_prepare_at_once(tmp_path):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PREPARE, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, out) == (0, "60000\n"), err
+    assert [path.name for path in (tmp_path / "mnist").iterdir()] == ["1.0.0"]
+    assert len(jaxrnn.load(split="test", data_dir=tmp_path)) == 10_000
+
+
+def test_the_loser_of_the_race_uses_the_winner_s_data(tmp_path, monkeypatch):
+    """The final rename finds the folder taken, as if another process had just finished."""
+    finished = open_builder("mnist")
+    generate = Mnist._split_generators
+
+    def generate_late(self, dl_manager):
+        target = tmp_path / "mnist" / "1.0.0"
+        shutil.copytree(finished.data_dir, target)
+        return generate(self, dl_manager)
+
+    monkeypatch.setattr(Mnist, "_split_generators", generate_late)
+    builder = open_builder("mnist", data_dir=tmp_path)
+    assert len(builder.as_data_source("test")) == 10_000
+    assert [path.name for path in (tmp_path / "mnist").iterdir()] == ["1.0.0"]
+
+
+def test_nothing_imports_tensorflow():
+    code = (
+        "import sys, jaxrnn, experiments.mnist_rnn; jaxrnn.load(split='test[:5]');"
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,136 @@
+"""fit: what is recorded, in which order, and how it is shown."""
+
+import io
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import jaxrnn
+from jaxrnn import Clock, History, fit
+from tests.conftest import assert_identical, compilations
+
+KEY = jax.random.key(5)
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return jaxrnn.load(split="test[:130]")
+
+
+def without_seconds(history):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
+
+
+def test_fit_is_its_epochs(state, digits, held_out):
+    fitted, history = fit(
+        state, digits, key=KEY, epochs=2, batch_size=64, validation=digits, test=held_out
+    )
+    by_hand = state
+    for epoch, row in enumerate(history, start=1):
+        by_hand, train = jaxrnn.train_epoch(
+            by_hand, digits, jax.random.fold_in(KEY, epoch), batch_size=64
+        )
+        measured = {
+            "train": train,
+            "validation": jaxrnn.evaluate(by_hand, digits),
+            "test": jaxrnn.evaluate(by_hand, held_out),
+        }
+        assert row["epoch"] == epoch
+        assert row["seconds"] > 0
+        for name, metrics in measured.items():
+            assert row[f"{name}_loss"] == pytest.approx(float(metrics.loss), rel=1e-6)
+            assert row[f"{name}_accuracy"] == pytest.approx(float(metrics.accuracy), rel=1e-6)
+    assert_identical(fitted.params, by_hand.params)
+
+
+@pytest.mark.parametrize("drop_remainder", [False, True])
+def test_last_batch_curve_is_measured_after_its_update(state, digits, drop_remainder):
+    options = {"batch_size": 64, "drop_remainder": drop_remainder}
+    fitted, history = fit(state, digits, key=KEY, epochs=1, train_curve="last_batch", **options)
+    *_, last = jaxrnn.batches(digits, jax.random.fold_in(KEY, 1), **options)
+    assert len(last["labels"]) == (64 if drop_remainder else 500 % 64)
+    metrics = jaxrnn.evaluate(fitted, jaxrnn.Split(**last))
+    assert history["train_loss"][0] == pytest.approx(float(metrics.loss), rel=1e-5)
+    assert history["train_accuracy"][0] == pytest.approx(float(metrics.accuracy))
+
+
+def test_going_on_from_a_history_is_the_same_as_never_stopping(state, digits):
+    whole_state, whole = fit(state, digits, key=KEY, epochs=3, batch_size=100)
+    part_state, part = fit(state, digits, key=KEY, epochs=1, batch_size=100)
+    rest_state, rest = fit(part_state, digits, key=KEY, epochs=3, batch_size=100, history=part)
+    assert_identical(whole_state.params, rest_state.params)
+    assert without_seconds(whole) == without_seconds(rest)
+
+
+def test_history_is_written_after_every_epoch(state, digits, tmp_path):
+    seen = []
+
+    def on_epoch(state, history):
+        on_disk = History.from_csv(tmp_path / "history.csv")
+        assert on_disk == history
+        seen.append((int(state.step), len(on_disk)))
+
+    fit(state, digits, key=KEY, epochs=3, batch_size=100, workdir=tmp_path, on_epoch=on_epoch)
+    assert seen == [(5, 1), (10, 2), (15, 3)]
+    assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
+
+
+def test_a_second_fit_compiles_nothing(state, digits, held_out):
+    def run():
+        fit(state, digits, key=KEY, epochs=2, batch_size=90, test=held_out,
+            train_curve="last_batch")  # fmt: skip
+
+    run()
+    with compilations() as names:
+        run()
+    assert names == []
+
+
+@pytest.mark.parametrize(("epochs", "batch_size"), [(0, 10), (-1, 10), (1, 0), (1, 501)])
+def test_bad_input(state, digits, epochs, batch_size):
+    with pytest.raises(ValueError, match=r"epochs must be|batch size must be"):
+        fit(state, digits, key=KEY, epochs=epochs, batch_size=batch_size)
+
+
+def test_lines_where_there_is_no_terminal(state, digits, held_out, capsys):
+    fit(state, digits, key=KEY, epochs=2, batch_size=100, test=held_out, progress=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    for epoch, line in enumerate(lines, start=1):
+        assert line.startswith(f"epoch {epoch}/2: loss ")
+        assert "accuracy" in line
+        assert "test accuracy" in line
+        assert line.endswith(" examples/s")
+
+
+def test_bar_on_a_terminal(state, digits, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    fit(state, digits, key=KEY, epochs=2, batch_size=100, progress=True)
+    shown = terminal.getvalue()
+    assert "2/2" in shown
+    assert "loss" in shown
+    assert "examples/s" in shown
+
+
+def test_silent_by_default(state, digits, capfd):
+    fit(state, digits, key=KEY, epochs=1, batch_size=100)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_clock_counts_compilation_apart():
+    clock = Clock()
+    with clock("training"):
+        jax.jit(lambda x: x * np.float32(3.25))(1.0)
+    assert clock.seconds["compilation"] > 0
+    compiled = clock.seconds["compilation"]
+    with clock("training"):
+        pass
+    assert clock.seconds["compilation"] == compiled
+    assert set(clock.seconds) == {"compilation", "training"}

@@ -1,12 +1,19 @@
 """jaxrnn: recurrent networks trained as pure functions, on JAX and Flax."""
 
 from jaxrnn.data import Split, batches, load
-from jaxrnn.evaluation import evaluate
+from jaxrnn.evaluation import evaluate, predict
 from jaxrnn.fitting import Clock, fit
 from jaxrnn.history import History
 from jaxrnn.models import RNNClassifier
 from jaxrnn.plotting import plot_history, plot_samples
-from jaxrnn.training import Metrics, TrainState, create_train_state, train_epoch, train_step
+from jaxrnn.training import (
+    Metrics,
+    TrainState,
+    create_train_state,
+    measure,
+    train_epoch,
+    train_step,
+)
 
 __version__ = "0.1.0"
 
@@ -22,8 +29,10 @@ __all__ = [
     "evaluate",
     "fit",
     "load",
+    "measure",
     "plot_history",
     "plot_samples",
+    "predict",
     "train_epoch",
     "train_step",
 ]

@@ -1,13 +1,15 @@
-"""evaluate: exact sums over a split."""
+"""evaluate and predict: a state against a whole split."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax.training.train_state import TrainState
 
-from jaxrnn.data import Split, take
-from jaxrnn.training import Metrics, batch_metrics
+from jaxrnn.data import Batch, Split, take
+from jaxrnn.training import Metrics, compute_logits, measure
 
 
 @partial(jax.jit, static_argnames="batch_size")
@@ -36,16 +38,49 @@ def evaluate(state: TrainState, split: Split, *, batch_size: int = 1000) -> Metr
     >>> int(evaluate(state, test, batch_size=32).count)
     50
     """
+    whole, rest = _map_batches(partial(measure, state), split, batch_size)
+    metrics = jax.tree.map(lambda sums: sums.sum(0), whole)
+    return metrics if rest is None else metrics + rest
+
+
+@partial(jax.jit, static_argnames="batch_size")
+def predict(state: TrainState, split: Split, *, batch_size: int = 1000) -> jax.Array:
+    """The logits of every example of a split, in its order, as one XLA program.
+
+    ``.argmax(-1)`` gives the predicted classes, ``jax.nn.softmax`` their probabilities.
+
+    Args:
+      state: from :func:`jaxrnn.create_train_state`.
+      split: at least one example; its labels do not matter.
+      batch_size: examples at a time; it bounds memory and does not change the result.
+
+    Returns:
+      (N, classes) logits.
+
+    Raises:
+      ValueError: an empty split, or a ``batch_size`` below 1.
+
+    >>> import optax
+    >>> from jaxrnn import RNNClassifier, create_train_state, load
+    >>> test = load("mnist", split="test[:50]")
+    >>> state = create_train_state(
+    ...     jax.random.key(0), RNNClassifier(), optax.adam(1e-3), test.inputs
+    ... )
+    >>> predict(state, test, batch_size=32).shape
+    (50, 10)
+    """
+    whole, rest = _map_batches(partial(compute_logits, state), split, batch_size)
+    logits = whole.reshape(-1, whole.shape[-1])
+    return logits if rest is None else jnp.concatenate([logits, rest])
+
+
+def _map_batches(function: Callable[[Batch], Any], split: Split, batch_size: int) -> Any:
+    """Results of the whole batches, stacked, and of the short last one or None: no padding."""
     if batch_size < 1 or not len(split):
         raise ValueError(f"cannot evaluate {len(split)} examples in batches of {batch_size}")
-
-    def measure(indices: jax.Array) -> Metrics:
-        return batch_metrics(state, state.params, take(split, indices))
-
     order = jnp.arange(len(split))
     whole = len(split) // batch_size * batch_size
-    metrics = jax.lax.map(measure, order[:whole].reshape(-1, batch_size))
-    metrics = jax.tree.map(lambda sums: sums.sum(0), metrics)
-    if whole < len(split):
-        metrics += measure(order[whole:])
-    return metrics
+    results = jax.lax.map(
+        lambda indices: function(take(split, indices)), order[:whole].reshape(-1, batch_size)
+    )
+    return results, function(take(split, order[whole:])) if whole < len(split) else None

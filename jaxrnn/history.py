@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,8 +65,8 @@ class History:
             raise ValueError(f"no epoch measured {column}")
         return self.rows[int(np.nanargmax(self[column]))]
 
-    def append(self, **row: float) -> "History":
-        """This history and one more epoch.
+    def append(self, **row: Any) -> "History":
+        """This history and one more epoch; each value is a number or an array of one.
 
         Raises:
           ValueError: a name is no column, or ``epoch`` is missing.
@@ -73,7 +74,8 @@ class History:
         _check_columns(row)
         if "epoch" not in row:
             raise ValueError("a row needs its epoch")
-        return History((*self.rows, row))
+        numbers = {name: float(value) for name, value in row.items()}
+        return History((*self.rows, numbers | {"epoch": int(row["epoch"])}))
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write all rows; at any moment ``path`` is the old file or the new one."""
@@ -99,8 +101,8 @@ class History:
                 try:
                     if None in row.values():
                         raise ValueError("the line ends early")
-                    numbers = {name: float(text) for name, text in row.items() if text}
-                    history = history.append(**{**numbers, "epoch": int(row["epoch"])})
+                    numbers = {name: text for name, text in row.items() if text}
+                    history = history.append(**numbers)
                 except (TypeError, ValueError) as error:
                     raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
         return history

@@ -62,16 +62,23 @@ class RNNClassifier(nn.Module):
     initializers: str = "keras"
 
     @nn.compact
-    def __call__(self, inputs: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        inputs: jax.Array,
+        lengths: jax.Array | None = None,
+        *,
+        every_step: bool = False,
+    ) -> jax.Array:
         """Compute the logits of a batch of sequences.
 
         Args:
           inputs: (batch, time, features), floats.
           lengths: (batch,), valid time steps of each sequence, or None where all are. What comes
             after them does not matter. A sequence of length 0 is classified by the zero state.
+          every_step: classify the state after each time step, and not only the last valid one.
 
         Returns:
-          (batch, classes) logits.
+          (batch, classes) logits, or (batch, time, classes) of every step.
 
         Raises:
           ValueError: inputs or lengths of another shape, unknown cell or initializers.
@@ -98,7 +105,7 @@ class RNNClassifier(nn.Module):
             states = jnp.concatenate(directions, axis=-1)
 
         head = nn.Dense(self.classes, kernel_init=nn.initializers.glorot_uniform(), name="head")
-        return head(_last_valid(states, lengths))
+        return head(states if every_step else _last_valid(states, lengths))
 
     def _cell(self, features: int, name: str) -> nn.RNNCellBase:
         if isinstance(self.cell, nn.RNNCellBase):

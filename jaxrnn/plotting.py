@@ -1,5 +1,8 @@
 """Pictures: curves and sample grids. Each returns a Figure and shows nothing by itself."""
 
+import io
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -8,6 +11,15 @@ from jaxrnn.data import Split
 from jaxrnn.history import History
 
 _SERIES = {"train": "Train Set", "validation": "Validation Set", "test": "Test Set"}
+
+
+class Picture(Figure):
+    """A matplotlib Figure that notebooks display by themselves, without pyplot or a magic line."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
 
 
 def plot_history(history: History) -> Figure:
@@ -24,7 +36,7 @@ def plot_history(history: History) -> Figure:
     """
     if not len(history):
         raise ValueError("the history is empty: there is nothing to plot")
-    figure = Figure(figsize=(20, 6), layout="constrained")
+    figure = Picture(figsize=(20, 6), layout="constrained")
     for axes, metric, label in zip(
         figure.subplots(1, 2), ("accuracy", "loss"), ("Accuracy", "Cross Entropy"), strict=True
     ):
@@ -40,22 +52,27 @@ def plot_history(history: History) -> Figure:
     return figure
 
 
-def plot_samples(split: Split, *, rows: int = 6, columns: int = 6) -> Figure:
+def plot_samples(
+    split: Split, *, rows: int = 6, columns: int = 6, titles: Sequence[str] | None = None
+) -> Figure:
     """The first examples of a split as a grid of grey images, each under its label.
 
     Args:
       split: ``inputs`` (N, height, width), each sequence drawn as an image, a row per time step.
       rows, columns: of the grid, which stays empty where the split has too few examples.
+      titles: one for each example, instead of its label.
 
     Returns:
-      A 15 × 15 inch figure.
+      A figure of 2.5 × 2.5 inches an image: 15 × 15 for six rows and columns.
     """
-    figure = Figure(figsize=(15, 15))
-    images, labels = np.asarray(split.inputs), np.asarray(split.labels)
+    figure = Picture(figsize=(2.5 * columns, 2.5 * rows))
+    images = np.asarray(split.inputs)
+    if titles is None:
+        labels = np.asarray(split.labels)[: rows * columns].tolist()
+        titles = [split.class_names[label] if split.class_names else str(label) for label in labels]
     for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.axis("off")
         if index < len(split):
-            label = int(labels[index])
-            axes.set_title(split.class_names[label] if split.class_names else str(label))
+            axes.set_title(titles[index])
             axes.imshow(images[index], cmap="gray")
     return figure

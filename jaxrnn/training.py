@@ -32,6 +32,11 @@ class Metrics:
     correct: Any
     count: Any
 
+    @classmethod
+    def zero(cls) -> "Metrics":
+        """No examples yet: where a sum starts."""
+        return cls(0.0, 0, 0)
+
     def __add__(self, other: "Metrics") -> "Metrics":
         return jax.tree.map(lambda a, b: a + b, self, other)
 
@@ -101,20 +106,27 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
-        metrics = batch_metrics(state, params, batch)
+        metrics = measure(state.replace(params=params), batch)
         return metrics.loss, metrics
 
     grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
     return state.apply_gradients(grads=grads), metrics
 
 
-def batch_metrics(state: TrainState, params: Any, batch: Batch) -> Metrics:
-    """The :class:`Metrics` of ``params`` on a batch; :func:`train_step` differentiates its loss."""
-    inputs, labels = jnp.asarray(batch["inputs"]), jnp.asarray(batch["labels"])
+def measure(state: TrainState, batch: Batch) -> Metrics:
+    r"""The :class:`Metrics` of a state on one batch, differentiable in ``state.params``.
+
+    .. math:: \mathrm{loss\_sum} = -\sum_n \log \mathrm{softmax}(\mathrm{logits}_n)_{y_n}
+
+    Args:
+      state: from :func:`create_train_state`.
+      batch: ``inputs`` (batch, time, features) uint8 or float, ``labels`` (batch,) integers, and
+        optionally ``lengths`` (batch,).
+    """
+    labels = jnp.asarray(batch["labels"])
     chex.assert_rank(labels, 1)
-    chex.assert_equal_shape_prefix((inputs, labels), 1)
-    lengths = (batch["lengths"],) if "lengths" in batch else ()
-    logits = state.apply_fn({"params": params}, scale(inputs), *lengths)
+    chex.assert_equal_shape_prefix((jnp.asarray(batch["inputs"]), labels), 1)
+    logits = compute_logits(state, batch)
     chex.assert_shape(logits, (len(labels), None))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits=logits, labels=labels)
     return Metrics(
@@ -122,6 +134,12 @@ def batch_metrics(state: TrainState, params: Any, batch: Batch) -> Metrics:
         correct=(logits.argmax(-1) == labels).sum(dtype=jnp.int32),
         count=jnp.int32(len(labels)),
     )
+
+
+def compute_logits(state: TrainState, batch: Batch) -> jax.Array:
+    """What the network makes of ``inputs`` and ``lengths`` of a batch: (batch, classes) logits."""
+    lengths = (jnp.asarray(batch["lengths"]),) if "lengths" in batch else ()
+    return state.apply_fn({"params": state.params}, scale(jnp.asarray(batch["inputs"])), *lengths)
 
 
 @partial(jax.jit, static_argnames=("batch_size", "drop_remainder"))

@@ -42,3 +42,11 @@ def test_bad_input(state, digits):
         jaxrnn.evaluate(state, digits, batch_size=0)
     with pytest.raises(ValueError, match="cannot evaluate 0 examples"):
         jaxrnn.evaluate(state, jax.tree.map(lambda leaf: leaf[:0], digits))
+
+
+@pytest.mark.parametrize("batch_size", [7, 500, 10_000])
+def test_predict_gives_the_logits_in_order(state, digits, batch_size):
+    logits = jaxrnn.predict(state, digits, batch_size=batch_size)
+    inputs = digits.inputs.astype(np.float32) / 255
+    expected = state.apply_fn({"params": state.params}, inputs)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)

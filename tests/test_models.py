@@ -168,3 +168,11 @@ def test_gradient_against_finite_differences():
 def test_bad_input(options, inputs, lengths, message):
     with pytest.raises(ValueError, match=message):
         RNNClassifier(**options).init(jax.random.key(0), inputs, lengths)
+
+
+def test_every_step_classifies_every_state():
+    model = RNNClassifier(hidden=6, classes=4)
+    params = init(model)
+    logits = model.apply({"params": params}, INPUTS, every_step=True)
+    expected = head_by_hand(params, states_by_hand(params["layer0"], INPUTS)[:, 1:])
+    np.testing.assert_allclose(logits, expected, atol=1e-6)

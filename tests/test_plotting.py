@@ -81,3 +81,14 @@ def test_nothing_opens_a_window():
     import matplotlib.pyplot as plt
 
     assert plt.get_fignums() == []
+
+
+def test_titles_replace_labels(digits):
+    figure = plot_samples(digits, rows=1, columns=2, titles=["a", "b"])
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
+    assert figure.get_size_inches().tolist() == [5, 2.5]
+
+
+def test_notebooks_display_figures_by_themselves(history):
+    picture = plot_history(history)._repr_png_()
+    assert Image.open(io.BytesIO(picture)).size == (2000, 600)

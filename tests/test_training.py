@@ -86,7 +86,7 @@ def test_an_epoch_is_its_steps(state, digits, batch_size, drop_remainder):
     options = {"batch_size": batch_size, "drop_remainder": drop_remainder}
     by_epoch, metrics = train_epoch(state, digits, KEY, **options)
 
-    by_step, total = state, Metrics(0.0, 0, 0)
+    by_step, total = state, Metrics.zero()
     for batch in jaxrnn.batches(digits, KEY, **options):
         by_step, of_batch = train_step(by_step, batch)
         total += of_batch

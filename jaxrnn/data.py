@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from flax import struct
 
-from jaxrnn.datasets import open_builder
+from jaxrnn.datasets import damaged, find_builder, prepare
 
 Batch = dict[str, Any]
 """``inputs`` (batch, time, features), ``labels`` (batch,) and, if any, ``lengths`` (batch,)."""
@@ -64,13 +64,14 @@ def load(
     Raises:
       ValueError: unknown dataset or split, an empty split, examples that are not labelled images of
         one size, or ``rows`` that do not divide them.
-      FileNotFoundError, ImportError, OSError: see :func:`jaxrnn.datasets.open_builder`.
+      FileNotFoundError, ImportError, OSError: see :func:`jaxrnn.datasets.find_builder` and
+        :func:`jaxrnn.datasets.prepare`.
 
     >>> digits = load("mnist", split="train[:5]")
     >>> digits.inputs.shape, digits.labels.tolist()
     ((5, 28, 28), [5, 0, 4, 1, 9])
     """
-    builder = open_builder(name, data_dir=data_dir, archives=archives)
+    builder = find_builder(name, data_dir=data_dir, archives=archives)
     features = builder.info.features
     match builder.info.supervised_keys:
         case (str(input_key), str(label_key)) if len(features[input_key].shape) >= 2 and isinstance(
@@ -79,31 +80,37 @@ def load(
             class_names = tuple(features[label_key].names)
         case _:
             raise ValueError(f"{name!r} is no dataset of labelled images, the kind that is read")
+    prepare(builder)
 
     try:
-        if not builder.info.splits[split].num_examples:
-            raise ValueError("it holds no examples")
-        source = builder.as_data_source(split)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"{name!r} is prepared in a format without random access: {error}"
-        ) from None
-    except (ValueError, AssertionError) as error:
+        size = builder.info.splits[split].num_examples
+    except (AssertionError, KeyError, ValueError) as error:
         raise ValueError(f"split {split!r} of {name!r}: {str(error).splitlines()[0]}") from error
+    if size < 1:
+        raise ValueError(f"split {split!r} of {name!r} holds no examples")
 
     images = None
-    labels = np.empty(len(source), np.int32)
-    for start in range(0, len(source), _READ_AT_ONCE):
-        indices = range(start, min(start + _READ_AT_ONCE, len(source)))
-        for index, example in zip(indices, source.__getitems__(indices), strict=True):
-            image = example[input_key]
-            if images is None:
-                images = np.empty((len(source), *image.shape), image.dtype)
-            if image.shape != images.shape[1:]:
-                raise ValueError(f"{name!r} holds images of several sizes; expected one")
-            images[index] = image
-            labels[index] = example[label_key]
-    assert images is not None
+    labels = np.empty(size, np.int32)
+    try:
+        source = builder.as_data_source(split)
+        for start in range(0, size, _READ_AT_ONCE):
+            indices = range(start, min(start + _READ_AT_ONCE, size))
+            for index, example in zip(indices, source.__getitems__(indices), strict=True):
+                image = example[input_key]
+                if images is None:
+                    images = np.empty((size, *image.shape), image.dtype)
+                if image.shape != images.shape[1:]:
+                    raise ValueError(f"{name!r} holds images of several sizes; expected one")
+                images[index] = image
+                labels[index] = example[label_key]
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{name!r} is prepared in {builder.data_dir} in a format without random access; "
+            "choose another data dir"
+        ) from error
+    except (OSError, RuntimeError, IndexError) as error:
+        raise damaged(builder, error) from error
+    assert images is not None  # size is positive
     return Split(as_sequences(images, rows), labels, class_names=class_names)
 
 
@@ -130,6 +137,31 @@ def as_sequences(images: np.ndarray, rows: int | None = None) -> np.ndarray:
 def scale(inputs: jax.Array) -> jax.Array:
     """Pixels as the network reads them: uint8 0 … 255 → float32 0 … 1. Floats stay as they are."""
     return inputs.astype(jnp.float32) / 255 if inputs.dtype == jnp.uint8 else inputs
+
+
+def check_examples(examples: Split | Batch) -> None:
+    """Raise ``ValueError`` unless the arrays of a split or batch fit each other.
+
+    JAX clamps indices that are out of range instead of raising, so that arrays of different lengths
+    would give plausible, wrong numbers.
+    """
+    batch: Batch = examples if isinstance(examples, dict) else vars(examples)
+    inputs, labels, lengths = batch["inputs"], batch["labels"], batch.get("lengths")
+    shapes = {"inputs": jnp.shape(inputs), "labels": jnp.shape(labels)}
+    fits = len(shapes["inputs"]) == 3 and shapes["labels"] == shapes["inputs"][:1]
+    if lengths is not None:
+        shapes["lengths"] = jnp.shape(lengths)
+        fits &= shapes["lengths"] == shapes["labels"]
+    if not fits:
+        raise ValueError(
+            "expected inputs (N, time, features), labels (N,) and, if any, lengths (N,); got "
+            + ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        )
+    inputs_dtype, labels_dtype = jnp.result_type(inputs), jnp.result_type(labels)
+    if inputs_dtype != jnp.uint8 and not jnp.issubdtype(inputs_dtype, jnp.floating):
+        raise ValueError(f"inputs must be uint8 pixels or floats; got {inputs_dtype}")
+    if not jnp.issubdtype(labels_dtype, jnp.integer):
+        raise ValueError(f"labels must be integers; got {labels_dtype}")
 
 
 def take(split: Split, indices: jax.Array | np.ndarray) -> Batch:
@@ -173,6 +205,7 @@ def batches(
     >>> [len(batch["labels"]) for batch in batches(digits, jax.random.key(0), batch_size=40)]
     [40, 40, 20]
     """
+    check_examples(split)
     check_batch_size(batch_size, split)
     whole, rest = epoch_indices(
         key, len(split), batch_size=batch_size, drop_remainder=drop_remainder

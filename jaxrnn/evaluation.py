@@ -7,13 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax.training.train_state import TrainState
+from jax.sharding import Mesh
 
-from jaxrnn.data import Batch, Split, take
+from jaxrnn.data import Batch, Split, check_examples, take
+from jaxrnn.parallel import over_devices, own_share, sum_over_devices
 from jaxrnn.training import Metrics, compute_logits, measure
 
 
-@partial(jax.jit, static_argnames="batch_size")
-def evaluate(state: TrainState, split: Split, *, batch_size: int = 1000) -> Metrics:
+@partial(jax.jit, static_argnames=("batch_size", "mesh"))
+def evaluate(
+    state: TrainState, split: Split, *, batch_size: int = 1000, mesh: Mesh | None = None
+) -> Metrics:
     """Cross entropy and accuracy of a state over a whole split, as one XLA program.
 
     Pure. Every example counts exactly once, whether or not ``batch_size`` divides their number.
@@ -22,12 +26,13 @@ def evaluate(state: TrainState, split: Split, *, batch_size: int = 1000) -> Metr
       state: from :func:`jaxrnn.create_train_state`.
       split: at least one example.
       batch_size: examples at a time; it bounds memory and does not change the result.
+      mesh: devices that share the work, see :func:`jaxrnn.train_epoch`.
 
     Returns:
       The :class:`Metrics` of all examples.
 
     Raises:
-      ValueError: an empty split, or a ``batch_size`` below 1.
+      ValueError: an empty split, a ``batch_size`` below 1, or arrays that do not fit each other.
 
     >>> import optax
     >>> from jaxrnn import RNNClassifier, create_train_state, load
@@ -38,9 +43,14 @@ def evaluate(state: TrainState, split: Split, *, batch_size: int = 1000) -> Metr
     >>> int(evaluate(state, test, batch_size=32).count)
     50
     """
-    whole, rest = _map_batches(partial(measure, state), split, batch_size)
-    metrics = jax.tree.map(lambda sums: sums.sum(0), whole)
-    return metrics if rest is None else metrics + rest
+    check_examples(split)
+
+    def measure_all(state: TrainState, split: Split) -> Metrics:
+        whole, rest = _map_batches(partial(measure, state), split, batch_size, mesh)
+        metrics = jax.tree.map(lambda sums: sum_over_devices(sums.sum(0), mesh), whole)
+        return metrics if rest is None else metrics + rest
+
+    return over_devices(measure_all, mesh)(state, split)
 
 
 @partial(jax.jit, static_argnames="batch_size")
@@ -58,7 +68,7 @@ def predict(state: TrainState, split: Split, *, batch_size: int = 1000) -> jax.A
       (N, classes) logits.
 
     Raises:
-      ValueError: an empty split, or a ``batch_size`` below 1.
+      ValueError: an empty split, a ``batch_size`` below 1, or arrays that do not fit each other.
 
     >>> import optax
     >>> from jaxrnn import RNNClassifier, create_train_state, load
@@ -69,18 +79,24 @@ def predict(state: TrainState, split: Split, *, batch_size: int = 1000) -> jax.A
     >>> predict(state, test, batch_size=32).shape
     (50, 10)
     """
+    check_examples(split)
     whole, rest = _map_batches(partial(compute_logits, state), split, batch_size)
     logits = whole.reshape(-1, whole.shape[-1])
     return logits if rest is None else jnp.concatenate([logits, rest])
 
 
-def _map_batches(function: Callable[[Batch], Any], split: Split, batch_size: int) -> Any:
+def _map_batches(
+    function: Callable[[Batch], Any], split: Split, batch_size: int, mesh: Mesh | None = None
+) -> Any:
     """Results of the whole batches, stacked, and of the short last one or None: no padding."""
     if batch_size < 1 or not len(split):
         raise ValueError(f"cannot evaluate {len(split)} examples in batches of {batch_size}")
     order = jnp.arange(len(split))
+    devices = 1 if mesh is None else mesh.size
+    batch_size = -(-batch_size // devices) * devices  # equal shares
     whole = len(split) // batch_size * batch_size
     results = jax.lax.map(
-        lambda indices: function(take(split, indices)), order[:whole].reshape(-1, batch_size)
+        lambda indices: function(take(split, indices)),
+        own_share(order[:whole].reshape(-1, batch_size), mesh),
     )
     return results, function(take(split, order[whole:])) if whole < len(split) else None

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
 from flax.training.train_state import TrainState
 from tqdm import tqdm
 
-from jaxrnn.data import Split, check_batch_size, epoch_indices, take
+from jaxrnn.data import Split, check_batch_size, check_examples, epoch_indices, take
 from jaxrnn.evaluation import evaluate
 from jaxrnn.history import History
-from jaxrnn.training import Metrics, train_epoch
+from jaxrnn.parallel import batch_mesh, replicate
+from jaxrnn.training import Metrics, compute_logits, train_epoch
 
 
 class Clock:
@@ -30,16 +32,21 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {"compilation": 0.0}
+        self._running = False
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         """Add the time that the ``with`` block takes to ``seconds[phase]``."""
+        if self._running:
+            raise RuntimeError("the clock is running already: phases do not nest")
+        self._running = True
         compiled, start = self.seconds["compilation"], time.perf_counter()
         jax.monitoring.register_event_duration_secs_listener(self._listen)
         try:
             yield
         finally:
             jax.monitoring.unregister_event_duration_listener(self._listen)
+            self._running = False
             compiling = self.seconds["compilation"] - compiled
             elapsed = time.perf_counter() - start - compiling
             self.seconds[phase] = self.seconds.get(phase, 0.0) + elapsed
@@ -65,6 +72,7 @@ def fit(
     workdir: str | os.PathLike[str] | None = None,
     progress: bool = False,
     clock: Clock | None = None,
+    devices: int | None = None,
 ) -> tuple[TrainState, History]:
     """Train for some epochs, evaluating and recording after each.
 
@@ -87,19 +95,36 @@ def fit(
       progress: show a bar with loss, accuracy and examples per second on stdout, or a line for each
         epoch where stdout is no terminal.
       clock: its ``training``, ``evaluation`` and ``compilation`` seconds are added to.
+      devices: how many share each batch, see :func:`jaxrnn.parallel.batch_mesh`; as many as divide
+        it by default. The result is the same to float rounding.
 
     Returns:
       The trained state, and the :class:`History` of all epochs.
 
     Raises:
-      ValueError: ``epochs`` below 1, or ``batch_size`` not between 1 and the examples of ``train``.
+      ValueError: ``epochs`` below 1, ``batch_size`` not between 1 and the examples of ``train``,
+        splits whose arrays, labels or lengths do not fit, an unknown ``train_curve``, or a history
+        that lacks an epoch.
+      NotADirectoryError: ``workdir`` is no folder.
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1; got {epochs}")
-    check_batch_size(batch_size, train)
+    if train_curve not in ("epoch", "last_batch"):
+        raise ValueError(f"train_curve must be epoch or last_batch; got {train_curve!r}")
+    if workdir is not None and not Path(workdir).is_dir():
+        raise NotADirectoryError(f"workdir {workdir} is no folder")
     history = History() if history is None else history
+    if [row["epoch"] for row in history] != list(range(1, len(history) + 1)):
+        raise ValueError("history must hold every epoch from 1 on, once and in order")
+    for split in (train, validation, test):
+        if split is not None:
+            check_examples(split)
+            _check_values(state, split)
+    check_batch_size(batch_size, train)
+
     clock = Clock() if clock is None else clock
-    train, validation, test = jax.device_put((train, validation, test))
+    mesh = batch_mesh(batch_size, devices)
+    state, train, validation, test = replicate((state, train, validation, test), mesh)
     # What the steps of an epoch see: one split, one batch size, one rule for what is left over.
     batching: dict[str, Any] = {"batch_size": batch_size, "drop_remainder": drop_remainder}
     examples = len(train) - drop_remainder * (len(train) % batch_size)
@@ -109,7 +134,7 @@ def fit(
             epoch_key = jax.random.fold_in(key, epoch)
             before = clock.seconds.get("training", 0.0)
             with clock("training"):
-                state, metrics = train_epoch(state, train, epoch_key, **batching)
+                state, metrics = train_epoch(state, train, epoch_key, **batching, mesh=mesh)
                 metrics = jax.device_get(metrics)  # waits for the epoch to end
             seconds = clock.seconds["training"] - before
 
@@ -120,7 +145,7 @@ def fit(
                 row = {"epoch": epoch, **_columns("train", metrics)}
                 for name, split in (("validation", validation), ("test", test)):
                     if split is not None:
-                        row |= _columns(name, evaluate(state, split))
+                        row |= _columns(name, evaluate(state, split, mesh=mesh))
             history = history.append(**row, seconds=seconds)
             if workdir is not None:
                 history.to_csv(Path(workdir) / "history.csv")
@@ -128,6 +153,24 @@ def fit(
             if on_epoch is not None:
                 on_epoch(state, history)
     return state, history
+
+
+def _check_values(state: TrainState, split: Split) -> None:
+    """Raise ``ValueError`` for labels and lengths out of range, which JAX would not notice."""
+    logits = jax.eval_shape(compute_logits, state, take(split, np.array([0])))
+    labels = np.asarray(split.labels)
+    if labels.min() < 0 or labels.max() >= logits.shape[-1]:
+        raise ValueError(
+            f"labels must be between 0 and {logits.shape[-1] - 1}, one of the model's classes; "
+            f"got {labels.min()} to {labels.max()}"
+        )
+    if split.lengths is not None:
+        lengths, time = np.asarray(split.lengths), np.shape(split.inputs)[1]
+        if lengths.min() < 0 or lengths.max() > time:
+            raise ValueError(
+                f"lengths must be between 0 and the {time} time steps; "
+                f"got {lengths.min()} to {lengths.max()}"
+            )
 
 
 def _last_batch(train: Split, key: jax.Array, *, batch_size: int, drop_remainder: bool) -> Split:

@@ -4,7 +4,6 @@ import csv
 import io
 import math
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +71,8 @@ class History:
           ValueError: a name is no column, or ``epoch`` is missing.
         """
         _check_columns(row)
-        if "epoch" not in row:
-            raise ValueError("a row needs its epoch")
+        if "epoch" not in row or float(row["epoch"]) % 1:
+            raise ValueError(f"a row needs its epoch, a whole number; got {row.get('epoch')}")
         numbers = {name: float(value) for name, value in row.items()}
         return History((*self.rows, numbers | {"epoch": int(row["epoch"])}))
 
@@ -115,16 +114,15 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> None:
       OSError: the folder cannot be written or is full; the old file is still there.
     """
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        with open(descriptor, "w", newline="") as file:
+        with temporary.open("w", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp lets only the owner read
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 

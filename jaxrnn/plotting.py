@@ -64,15 +64,23 @@ def plot_samples(
 
     Returns:
       A figure of 2.5 × 2.5 inches an image: 15 × 15 for six rows and columns.
+
+    Raises:
+      ValueError: inputs that are not images, or fewer titles than images.
     """
     figure = Picture(figsize=(2.5 * columns, 2.5 * rows))
     images = np.asarray(split.inputs)
+    shown = min(len(split), rows * columns)
+    if images.ndim != 3:
+        raise ValueError(f"inputs must be (N, height, width) to be drawn; got shape {images.shape}")
+    if titles is not None and len(titles) < shown:
+        raise ValueError(f"{shown} images need as many titles; got {len(titles)}")
     if titles is None:
-        labels = np.asarray(split.labels)[: rows * columns].tolist()
+        labels = np.asarray(split.labels)[:shown].tolist()
         titles = [split.class_names[label] if split.class_names else str(label) for label in labels]
     for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.axis("off")
-        if index < len(split):
+        if index < shown:
             axes.set_title(titles[index])
             axes.imshow(images[index], cmap="gray")
     return figure

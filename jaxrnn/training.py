@@ -10,8 +10,18 @@ import optax
 from flax import linen as nn
 from flax import struct
 from flax.training.train_state import TrainState
+from jax.sharding import Mesh
 
-from jaxrnn.data import Batch, Split, check_batch_size, epoch_indices, scale, take
+from jaxrnn.data import (
+    Batch,
+    Split,
+    check_batch_size,
+    check_examples,
+    epoch_indices,
+    scale,
+    take,
+)
+from jaxrnn.parallel import over_devices, own_share, sum_over_devices
 
 
 @struct.dataclass
@@ -62,7 +72,8 @@ def create_train_state(
     Args:
       key: of the initial parameters.
       model: a Flax linen module, (batch, time, features) → logits (batch, classes).
-      optimizer: any optax gradient transformation.
+      optimizer: any optax gradient transformation. Make it once and keep it: functions are compiled
+        for the very object, and another one, though equal, has them compiled again.
       example: inputs of the shape to be trained on, (batch, time, features); only time and features
         matter.
 
@@ -77,11 +88,16 @@ def create_train_state(
     0
     """
     inputs = jnp.zeros((1, *jnp.shape(example)[1:]), jnp.float32)
-    params = jax.jit(model.init)(key, inputs)["params"]
+    params = _init(model, key, inputs)["params"]
     state = TrainState.create(apply_fn=_apply_fn(model), params=params, tx=optimizer)
     # Flax counts from the Python integer 0, whose type differs from that of every later step: the
     # second call of a jitted function would compile again.
     return state.replace(step=jnp.zeros((), jnp.int32))
+
+
+@partial(jax.jit, static_argnums=0)
+def _init(model: nn.Module, key: jax.Array, inputs: jax.Array) -> Any:
+    return model.init(key, inputs)
 
 
 @lru_cache
@@ -103,14 +119,22 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
 
     Returns:
       The next state, and the :class:`Metrics` of the batch under the parameters before the step.
+
+    Raises:
+      ValueError: the arrays of the batch do not fit each other.
     """
+    grads, metrics = _gradients(state, batch, len(batch["labels"]))
+    return state.apply_gradients(grads=grads), metrics
+
+
+def _gradients(state: TrainState, batch: Batch, batch_size: int) -> tuple[Any, Metrics]:
+    """Of the summed loss over ``batch_size``: a share of a batch gives its share of them."""
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
         metrics = measure(state.replace(params=params), batch)
-        return metrics.loss, metrics
+        return metrics.loss_sum / batch_size, metrics
 
-    grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
-    return state.apply_gradients(grads=grads), metrics
+    return jax.grad(loss_fn, has_aux=True)(state.params)
 
 
 def measure(state: TrainState, batch: Batch) -> Metrics:
@@ -122,10 +146,12 @@ def measure(state: TrainState, batch: Batch) -> Metrics:
       state: from :func:`create_train_state`.
       batch: ``inputs`` (batch, time, features) uint8 or float, ``labels`` (batch,) integers, and
         optionally ``lengths`` (batch,).
+
+    Raises:
+      ValueError: the arrays of the batch do not fit each other.
     """
+    check_examples(batch)
     labels = jnp.asarray(batch["labels"])
-    chex.assert_rank(labels, 1)
-    chex.assert_equal_shape_prefix((jnp.asarray(batch["inputs"]), labels), 1)
     logits = compute_logits(state, batch)
     chex.assert_shape(logits, (len(labels), None))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits=logits, labels=labels)
@@ -142,7 +168,7 @@ def compute_logits(state: TrainState, batch: Batch) -> jax.Array:
     return state.apply_fn({"params": state.params}, scale(jnp.asarray(batch["inputs"])), *lengths)
 
 
-@partial(jax.jit, static_argnames=("batch_size", "drop_remainder"))
+@partial(jax.jit, static_argnames=("batch_size", "drop_remainder", "mesh"))
 def train_epoch(
     state: TrainState,
     split: Split,
@@ -150,10 +176,12 @@ def train_epoch(
     *,
     batch_size: int,
     drop_remainder: bool = False,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One pass over a split in random order, as one XLA program.
 
-    Pure, and the same as :func:`train_step` over :func:`jaxrnn.batches` of the same key.
+    Pure, and to float rounding the same as :func:`train_step` over :func:`jaxrnn.batches` of the
+    same key, on any number of devices.
 
     Args:
       state: from :func:`create_train_state`.
@@ -161,24 +189,33 @@ def train_epoch(
       key: of this epoch's order.
       batch_size: examples a step.
       drop_remainder: whole batches only; otherwise the last step takes the short batch left over.
+      mesh: devices that share each batch, from :func:`jaxrnn.parallel.batch_mesh`; state and split
+        are to be replicated over them. ``None`` for one.
 
     Returns:
       The state after the epoch, and the sum of its steps' :class:`Metrics`.
 
     Raises:
-      ValueError: ``batch_size`` is not between 1 and the number of examples.
+      ValueError: ``batch_size`` is not between 1 and the number of examples, or the arrays of the
+        split do not fit each other.
     """
+    check_examples(split)
     check_batch_size(batch_size, split)
-    whole, rest = epoch_indices(
-        key, len(split), batch_size=batch_size, drop_remainder=drop_remainder
-    )
 
-    def step(state: TrainState, indices: jax.Array) -> tuple[TrainState, Metrics]:
-        return train_step(state, take(split, indices))
+    def epoch(state: TrainState, split: Split, key: jax.Array) -> tuple[TrainState, Metrics]:
+        whole, rest = epoch_indices(
+            key, len(split), batch_size=batch_size, drop_remainder=drop_remainder
+        )
 
-    state, metrics = jax.lax.scan(step, state, whole)
-    metrics = jax.tree.map(lambda sums: sums.sum(0), metrics)
-    if len(rest):
-        state, last = step(state, rest)
-        metrics += last
-    return state, metrics
+        def step(state: TrainState, indices: jax.Array) -> tuple[TrainState, Metrics]:
+            grads, metrics = _gradients(state, take(split, indices), batch_size)
+            return state.apply_gradients(grads=sum_over_devices(grads, mesh)), metrics
+
+        state, metrics = jax.lax.scan(step, state, own_share(whole, mesh))
+        metrics = jax.tree.map(lambda sums: sum_over_devices(sums.sum(0), mesh), metrics)
+        if len(rest):  # may not divide by the devices: each of them takes all of it
+            state, last = train_step(state, take(split, rest))
+            metrics += last
+        return state, metrics
+
+    return over_devices(epoch, mesh)(state, split, key)

@@ -6,24 +6,31 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import jax
-import matplotlib
-import numpy as np
-import optax
-import pytest
+# Before JAX and tfds are imported, which read them once. Tests hold on a machine with an
+# accelerator too, and they and the doctests prepare data where nobody else's is.
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers, and what they start, share it
+    os.environ["JAXRNN_TESTS"] = tempfile.mkdtemp(prefix="jaxrnn-tests-")
+SHARED = os.environ["JAXRNN_TESTS"]
+os.environ["TFDS_DATA_DIR"] = f"{SHARED}/data"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{SHARED}/compiled"
+os.environ["JAX_PLATFORMS"] = "cpu"
 
-# Before tfds is imported, which reads it once: doctests and tests prepare data here.
-DATA_DIR = tempfile.mkdtemp(prefix="jaxrnn-test-data-")
-os.environ["TFDS_DATA_DIR"] = DATA_DIR
+import jax  # noqa: E402
+import matplotlib  # noqa: E402
+import numpy as np  # noqa: E402
+import optax  # noqa: E402
+import pytest  # noqa: E402
 
 import jaxrnn  # noqa: E402
 
 matplotlib.use("agg")
+jax.config.update("jax_num_cpu_devices", 4)  # enough to test sharding
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_unconfigure() -> None:
-    shutil.rmtree(DATA_DIR, ignore_errors=True)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(SHARED, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,8 @@ def test_channels_become_features():
         ("mnist", "trian", "split 'trian' of 'mnist': "),
         ("mnist", "train[", "split 'train[' of 'mnist': "),
         ("mnist", "train[:70000]", "split 'train[:70000]' of 'mnist': "),
-        ("mnist", "train[10:10]", "split 'train[10:10]' of 'mnist': it holds no examples"),
+        ("mnist", "train[5:3]", "split 'train[5:3]' of 'mnist'"),
+        ("mnist", "train[10:10]", "split 'train[10:10]' of 'mnist' holds no examples"),
     ],
 )
 def test_bad_names_and_splits(name, split, message):
@@ -65,8 +66,43 @@ def test_archives_are_for_the_family_only(tmp_path):
 
 def test_data_dir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="could not be prepared in"):
-        jaxrnn.load(split="train", data_dir=tmp_path / "file" / "data")
+    for data_dir in (tmp_path / "file" / "data", "/proc/data"):
+        with pytest.raises(OSError, match=f"'mnist' could not be prepared in {data_dir}"):
+            jaxrnn.load(split="train", data_dir=data_dir)
+
+
+def test_names_of_the_family_in_any_case(digits):
+    np.testing.assert_array_equal(jaxrnn.load("MNIST", split="train[:500]").labels, digits.labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": np.zeros(499, np.int32)}, r"got inputs \(500, 28, 28\), labels \(499,\)"),
+        ({"inputs": np.zeros((500, 28), np.uint8)}, r"got inputs \(500, 28\), labels"),
+        ({"lengths": np.zeros(5, np.int32)}, r"lengths \(5,\)"),
+        (
+            {"inputs": np.zeros((500, 28, 28), np.int32)},
+            "must be uint8 pixels or floats; got int32",
+        ),
+        ({"labels": np.zeros(500)}, "labels must be integers; got float"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_everywhere(state, digits, change, message):
+    split, key = digits.replace(**change), jax.random.key(0)
+    batch = {"inputs": split.inputs, "labels": split.labels}
+    if split.lengths is not None:
+        batch["lengths"] = split.lengths
+    for use in (
+        lambda: next(jaxrnn.batches(split, key, batch_size=10)),
+        lambda: jaxrnn.train_epoch(state, split, key, batch_size=10),
+        lambda: jaxrnn.evaluate(state, split),
+        lambda: jaxrnn.predict(state, split),
+        lambda: jaxrnn.fit(state, split, key=key, epochs=1, batch_size=10),
+        lambda: jaxrnn.train_step(state, batch),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
 
 
 def test_scale():

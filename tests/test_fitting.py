@@ -25,13 +25,12 @@ def without_seconds(history):
 
 def test_fit_is_its_epochs(state, digits, held_out):
     fitted, history = fit(
-        state, digits, key=KEY, epochs=2, batch_size=64, validation=digits, test=held_out
+        state, digits, key=KEY, epochs=2, batch_size=64, validation=digits, test=held_out, devices=1
     )
     by_hand = state
     for epoch, row in enumerate(history, start=1):
-        by_hand, train = jaxrnn.train_epoch(
-            by_hand, digits, jax.random.fold_in(KEY, epoch), batch_size=64
-        )
+        key = jax.random.fold_in(KEY, epoch)
+        by_hand, train = jaxrnn.train_epoch(by_hand, digits, key, batch_size=64)
         measured = {
             "train": train,
             "validation": jaxrnn.evaluate(by_hand, digits),
@@ -94,6 +93,22 @@ def test_bad_input(state, digits, epochs, batch_size):
         fit(state, digits, key=KEY, epochs=epochs, batch_size=batch_size)
 
 
+def test_bad_labels_lengths_history_and_workdir(state, digits, tmp_path):
+    def refuse(match, train=digits, error=ValueError, **options):
+        with pytest.raises(error, match=match):
+            fit(state, train, key=KEY, epochs=1, batch_size=10, **options)
+
+    labels = digits.labels.copy()
+    labels[7] = 10
+    refuse("labels must be between 0 and 9.*got 0 to 10", digits.replace(labels=labels))
+    lengths = np.full(500, 29, np.int32)
+    refuse("lengths must be between 0 and the 28 time", digits.replace(lengths=lengths))
+    refuse("train_curve must be epoch or last_batch; got 'mean'", train_curve="mean")
+    refuse("every epoch from 1 on", history=History().append(epoch=5))
+    refuse("is no folder", error=NotADirectoryError, workdir=tmp_path / "none")
+    refuse("devices must be between 1 and the 4 there are; got 5", devices=5)
+
+
 def test_lines_where_there_is_no_terminal(state, digits, held_out, capsys):
     fit(state, digits, key=KEY, epochs=2, batch_size=100, test=held_out, progress=True)
     lines = capsys.readouterr().out.splitlines()
@@ -134,3 +149,5 @@ def test_clock_counts_compilation_apart():
         pass
     assert clock.seconds["compilation"] == compiled
     assert set(clock.seconds) == {"compilation", "training"}
+    with clock("training"), pytest.raises(RuntimeError, match="running already"), clock("training"):
+        pass

@@ -56,8 +56,9 @@ def test_unknown_columns():
         History().append(epoch=1, accuracy=0.5)
     with pytest.raises(ValueError, match="no such column: loss"):
         History()["loss"]
-    with pytest.raises(ValueError, match="needs its epoch"):
-        History().append(train_loss=0.5)
+    for row in ({"train_loss": 0.5}, {"epoch": 1.7}):
+        with pytest.raises(ValueError, match="needs its epoch, a whole number"):
+            History().append(**row)
 
 
 HEADER = ",".join(COLUMNS)

@@ -54,6 +54,18 @@ def test_against_a_hand_unrolled_cell(time):
     np.testing.assert_allclose(model.apply({"params": params}, inputs), expected, atol=1e-6)
 
 
+def test_both_recurrences_agree():
+    inputs = jnp.asarray(INPUTS)
+    params = init(RNNClassifier(hidden=6))
+    for options in ({}, {"bidirectional": True, "layers": 2}):
+        models = [RNNClassifier(hidden=6, recurrence=name, **options) for name in ("fast", "flax")]
+        params = init(models[0])
+        for a, b in zip(*map(jax.tree.leaves, (params, init(models[1]))), strict=True):
+            np.testing.assert_array_equal(a, b)
+        logits = [model.apply({"params": params}, inputs, LENGTHS) for model in models]
+        np.testing.assert_allclose(*logits, atol=1e-6)
+
+
 def test_lengths_classify_the_last_valid_state():
     model = RNNClassifier(hidden=6, classes=4)
     params = init(model)
@@ -159,6 +171,10 @@ def test_gradient_against_finite_differences():
             None,
             "cell must be one of simple, gru, lstm, mgu; got 'elman'",
         ),
+        ({"hidden": 0}, INPUTS, None, "hidden must be at least 1; got 0"),
+        ({"layers": 0}, INPUTS, None, "layers must be at least 1; got 0"),
+        ({"classes": -1}, INPUTS, None, "classes must be at least 1; got -1"),
+        ({"recurrence": "slow"}, INPUTS, None, "recurrence must be one of fast, flax; got 'slow'"),
         ({"initializers": "he"}, INPUTS, None, "initializers must be one of keras, tf1; got 'he'"),
         ({}, INPUTS[0], None, r"inputs must be \(batch, time, features\); got shape \(7, 3\)"),
         ({}, INPUTS[:, :0], None, r"got shape \(5, 0, 3\)"),

@@ -2,6 +2,7 @@
 
 import io
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
@@ -77,10 +78,17 @@ def test_sample_grid_of_few_examples(digits):
     assert [axes.get_title() for axes in figure.axes] == ["5", "0", "4", "1", "", ""]
 
 
-def test_nothing_opens_a_window():
-    import matplotlib.pyplot as plt
-
+def test_nothing_opens_a_window(history, digits):
+    plot_history(history)
+    plot_samples(digits)
     assert plt.get_fignums() == []
+
+
+def test_bad_samples(digits):
+    with pytest.raises(ValueError, match="3 images need as many titles; got 1"):
+        plot_samples(digits, rows=1, columns=3, titles=["a"])
+    with pytest.raises(ValueError, match=r"to be drawn; got shape \(500, 784\)"):
+        plot_samples(digits.replace(inputs=digits.inputs.reshape(500, -1)))
 
 
 def test_titles_replace_labels(digits):
@@ -91,4 +99,5 @@ def test_titles_replace_labels(digits):
 
 def test_notebooks_display_figures_by_themselves(history):
     picture = plot_history(history)._repr_png_()
-    assert Image.open(io.BytesIO(picture)).size == (2000, 600)
+    with Image.open(io.BytesIO(picture)) as image:
+        assert image.size == (2000, 600)

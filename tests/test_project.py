@@ -13,8 +13,12 @@ def test_constraints_are_exact_and_name_no_index():
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line), line
 
 
-def test_every_public_name_is_documented():
-    import jaxrnn
-
-    for name in jaxrnn.__all__:
-        assert getattr(jaxrnn, name).__doc__, name
+def test_the_block_in_the_readme_runs(tmp_path, monkeypatch, capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len([line for line in block.splitlines() if line]) <= 25
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    *epochs, last = capsys.readouterr().out.splitlines()
+    assert len(epochs) == 5
+    assert float(last.removeprefix("test accuracy ")) > 0.94
+    assert (tmp_path / "curves.png").stat().st_size > 10_000

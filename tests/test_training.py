@@ -119,7 +119,7 @@ def test_the_second_call_compiles_nothing(digits, batch):
     device_digits, key = jax.device_put(digits), jax.random.fold_in(KEY, 1)
 
     def one_of_each(seed):
-        # A new state each time, as a notebook cell that is run again has it.
+        # An equal model and a new state, as a notebook cell that is run again makes them.
         state = create_train_state(jax.random.key(seed), RNNClassifier(hidden=9), optimizer, SHAPE)
         state, _ = train_step(state, batch)
         state, _ = train_step(state, batch)
@@ -135,7 +135,7 @@ def test_the_second_call_compiles_nothing(digits, batch):
     ]  # fmt: skip
     with compilations() as second:
         one_of_each(1)
-    assert [name for name in second if name != "jit(init)"] == []
+    assert second == []
 
 
 SHAPE = np.zeros((1, 28, 28))
@@ -145,11 +145,6 @@ SHAPE = np.zeros((1, 28, 28))
 def test_bad_batch_size(state, digits, batch_size):
     with pytest.raises(ValueError, match="batch size must be between 1 and the 500 examples"):
         train_epoch(state, digits, KEY, batch_size=batch_size)
-
-
-def test_inputs_and_labels_of_different_length(state, batch):
-    with pytest.raises(AssertionError, match="prefix"):
-        train_step(state, {**batch, "labels": batch["labels"][:-1]})
 
 
 def test_a_whole_run_under_jit_and_vmap(digits):

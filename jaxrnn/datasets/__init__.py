@@ -1,10 +1,10 @@
 """Where examples come from: prepared tfds datasets, opened without TensorFlow."""
 
 import contextlib
+import io
 import os
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import tqdm_utils
@@ -12,91 +12,114 @@ from tensorflow_datasets.core.utils import tqdm_utils
 from jaxrnn.datasets.mnist import FAMILY, IdxImages
 
 
-def open_builder(
+def find_builder(
     name: str,
     *,
     data_dir: str | os.PathLike[str] | None = None,
     archives: str | os.PathLike[str] | None = None,
 ) -> tfds.core.DatasetBuilder:
-    """A tfds builder whose data is prepared as ArrayRecord; prepares it where it is not.
-
-    ``mnist``, ``fashion_mnist`` and ``kmnist`` are the library's own builders (:class:`IdxImages`);
-    any other name is tfds's. Preparation writes to a folder of its own and renames it at the end:
-    the data is there whole or not at all, and two processes that prepare at once do no harm, as the
-    second to finish drops its copy.
+    """The tfds builder of a dataset, which may not be prepared yet; see :func:`prepare`.
 
     Args:
-      name: dataset name, as tfds writes it: ``name``, ``name/config`` or ``name:version``.
+      name: ``mnist``, ``fashion_mnist`` or ``kmnist`` for the library's own :class:`IdxImages`; any
+        other name as tfds writes it, ``name``, ``name/config`` or ``name:version``.
       data_dir: where prepared datasets are kept; by default tfds's own ``~/tensorflow_datasets`` or
         ``$TFDS_DATA_DIR``.
-      archives: folder with the four archives of a dataset of the MNIST family.
+      archives: folder with the four archives of a dataset of the MNIST family. They are verified
+        here, also where prepared data would hide that they are bad.
 
     Raises:
       ValueError: there is no such dataset; an archive is damaged; or ``archives`` is given for a
         dataset outside the family.
       FileNotFoundError: an archive is missing.
-      ImportError: tfds needs a package that is not installed (often TensorFlow) to prepare it.
-      OSError: ``data_dir`` cannot be written, or the download failed.
+      ImportError: tfds needs a package that is not installed.
     """
-    if name in FAMILY:
-        builder: Any = FAMILY[name](data_dir=data_dir, archives=archives)
-        if archives is not None:
-            builder.verify_archives()  # also where prepared data would hide that they are bad
-    elif archives is not None:
-        raise ValueError(f"archives are read for {', '.join(FAMILY)} only, not for {name!r}")
-    else:
-        builder = _tfds_builder(name, data_dir)
-
-    if not builder.data_path.exists():
+    if name.lower() in FAMILY:
         try:
-            _prepare(builder)
-        except ImportError as error:
-            raise ImportError(
-                f"preparing {name!r} needs the package {error.name!r}, which is not installed: "
-                f"pip install {error.name}"
+            builder = FAMILY[name.lower()](data_dir=data_dir, archives=archives)
+        except Exception as error:  # it reads what was prepared before, where it is there
+            where = data_dir or "tfds's folder"
+            raise ValueError(
+                f"the prepared {name} in {where} is damaged ({_first_line(error)}); delete it, and "
+                "it is prepared anew"
             ) from error
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{name!r} could not be prepared in {builder.data_dir_root}: "
-                f"{error.strerror or error}; choose another data dir, or give the archives",
-            ) from error
-    return builder
-
-
-def _tfds_builder(name: str, data_dir: str | os.PathLike[str] | None) -> tfds.core.DatasetBuilder:
+        if archives is not None:
+            builder.verify_archives()
+        return builder
+    if archives is not None:
+        raise ValueError(f"archives are read for {', '.join(FAMILY)} only, not for {name!r}")
     try:
-        return tfds.builder(name, data_dir=data_dir)
+        with contextlib.redirect_stdout(io.StringIO()):  # a banner where a package is missing
+            return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         # tfds's message is a screenful; of it, what it takes the name for is worth passing on.
         meant = re.search(r"Did you mean: .* -> (\w+)", str(error))
         hint = f"did you mean {meant[1]}?" if meant else f"try {', '.join(FAMILY)}"
         raise ValueError(f"there is no dataset {name!r}; {hint}") from None
-    except (ValueError, AssertionError) as error:
-        raise ValueError(f"{name!r} names no dataset: {str(error).splitlines()[0]}") from error
     except ImportError as error:
-        raise ImportError(f"{name!r} needs the package {error.name!r}: pip install it") from error
+        raise ImportError(_missing_package(name, error)) from error
+    except (ValueError, AssertionError) as error:
+        raise ValueError(f"{name!r} names no dataset: {_first_line(error)}") from error
 
 
-def _prepare(builder: tfds.core.DatasetBuilder) -> None:
-    local = isinstance(builder, IdxImages) and builder.archives is not None
+def prepare(builder: tfds.core.DatasetBuilder) -> None:
+    """Prepare a builder's data as ArrayRecord, unless it is there already.
+
+    tfds writes to a folder of its own and renames it at the end: the data is there whole or not at
+    all, and two processes that prepare at once do no harm, as the second to finish drops its copy.
+
+    Raises:
+      ImportError: tfds needs a package that is not installed, often TensorFlow.
+      OSError: the data dir cannot be written, or the archives could not be had.
+      ValueError: an archive, or what was prepared before, is damaged.
+    """
+    if not builder.data_path.exists():
+        try:
+            with _quiet(isinstance(builder, IdxImages) and builder.archives is not None):
+                builder.download_and_prepare(file_format="array_record")
+        except ImportError as error:
+            raise ImportError(_missing_package(builder.name, error)) from error
+        except Exception as error:  # tfds and what it calls have many kinds
+            # One of them is no error: another process finished first, and its folder is in the way.
+            if not builder.data_path.exists():
+                raise OSError(
+                    f"{builder.name!r} could not be prepared in {builder.data_dir_root}: "
+                    f"{_first_line(error)}"
+                ) from error
     try:
-        with _quiet() if local else contextlib.nullcontext():
-            builder.download_and_prepare(file_format="array_record")
-    except OSError:
-        # Another process finished first: its folder is in the way of the final rename.
-        if not builder.data_path.exists():
-            raise
+        # A builder made before the data was there, by this or another process, knows no splits yet.
         builder.info.read_from_directory(builder.data_dir)
+    except Exception as error:
+        raise damaged(builder, error) from error
+
+
+def damaged(builder: tfds.core.DatasetBuilder, error: Exception) -> ValueError:
+    """What to raise where prepared data cannot be read."""
+    return ValueError(
+        f"the prepared data in {builder.data_dir} is damaged ({_first_line(error)}); delete that "
+        "folder, and it is prepared anew"
+    )
+
+
+def _missing_package(name: str, error: ImportError) -> str:
+    return f"{name!r} needs a package that is not installed: {error.name or _first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    strerror = getattr(error, "strerror", None)
+    return strerror or next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the bars and lines that tfds prints: nothing is downloaded and it takes seconds."""
+def _quiet(quiet: bool) -> Iterator[None]:
+    """Silence tfds's bars and lines where nothing is downloaded and it takes seconds."""
+    if not quiet:
+        yield
+        return
     active = tqdm_utils._active
     tfds.display_progress_bar(False)
     try:
-        with open(os.devnull, "w") as devnull, contextlib.redirect_stdout(devnull):
+        with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         tfds.display_progress_bar(active)

@@ -73,7 +73,7 @@ def read_idx(
             sizes = _read_exactly(file, 4 * file_rank, path, "axis sizes")
             shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
             size = math.prod(shape) * file_dtype.itemsize  # Python integers: cannot overflow
-            if size > max_bytes:
+            if max(size, *shape, 0) > max_bytes:  # an axis of 0 does not excuse the others
                 raise ValueError(
                     f"{path} declares {size} bytes, shape {shape}; at most {max_bytes} are read"
                 )
@@ -91,11 +91,11 @@ def read_idx(
         raise ValueError(
             f"{path} was altered: SHA-256 of its content is {digest.hexdigest()}, expected {sha256}"
         )
-    array = np.frombuffer(data, file_dtype).reshape(shape)
+    array = np.frombuffer(data, file_dtype).reshape(shape)  # writable: a bytearray's own memory
     return array.astype(file_dtype.newbyteorder("="), copy=False)
 
 
-def _read_exactly(file: gzip.GzipFile, size: int, path: str, what: str) -> bytes:
+def _read_exactly(file: gzip.GzipFile, size: int, path: str, what: str) -> bytearray:
     """Read ``size`` bytes in chunks, so that a lying size cannot claim memory ahead of the data."""
     data = bytearray()
     while len(data) < size:
@@ -105,4 +105,4 @@ def _read_exactly(file: gzip.GzipFile, size: int, path: str, what: str) -> bytes
                 f"{path} is truncated: {what} needs {size} bytes, {len(data)} are there"
             )
         data += chunk
-    return bytes(data)
+    return data

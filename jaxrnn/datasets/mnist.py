@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from jaxrnn.datasets.idx import read_idx
 
 BUNDLED_ARCHIVES = Path(__file__).parent / "archives"
+_MAX_BYTES = 60_000 * 28 * 28  # the larger of the family's images files
 _PREFIXES = {"train": "train", "test": "t10k"}
 
 
@@ -104,8 +105,12 @@ class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
 
     def _read_split(self, split: str, paths: Mapping[str, Path]) -> tuple[np.ndarray, np.ndarray]:
         images_name, labels_name = _split_archive_names(split)
-        images = read_idx(paths[images_name], rank=3, sha256=self.CONTENT_SHA256.get(images_name))
-        labels = read_idx(paths[labels_name], rank=1, sha256=self.CONTENT_SHA256.get(labels_name))
+        images, labels = (
+            read_idx(
+                paths[name], rank=rank, sha256=self.CONTENT_SHA256.get(name), max_bytes=_MAX_BYTES
+            )
+            for name, rank in ((images_name, 3), (labels_name, 1))
+        )
         if images.shape[1:] != (28, 28) or len(images) != len(labels):
             raise ValueError(
                 f"{split} images and labels of {self.name} do not fit: shapes {images.shape} and "

@@ -2,10 +2,12 @@
 
 import gzip
 import hashlib
+import http.server
 import shutil
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,15 +16,22 @@ import pytest
 import tensorflow_datasets as tfds
 
 import jaxrnn
-from jaxrnn.datasets import open_builder
+from jaxrnn.datasets import find_builder, prepare
 from jaxrnn.datasets.idx import read_idx
-from jaxrnn.datasets.mnist import BUNDLED_ARCHIVES, FAMILY, FashionMnist, Mnist
+from jaxrnn.datasets.mnist import BUNDLED_ARCHIVES, FAMILY, FashionMnist, Kmnist, Mnist
 
 
 @pytest.fixture
 def archives(tmp_path):
     """A copy of the bundled archives to damage."""
     return Path(shutil.copytree(BUNDLED_ARCHIVES, tmp_path / "archives"))
+
+
+def open_builder(name, **options):
+    """Found and prepared."""
+    builder = find_builder(name, **options)
+    prepare(builder)
+    return builder
 
 
 def test_prepared_data_is_the_archives_in_file_order():
@@ -147,9 +156,9 @@ def test_download_goes_through_tfds(tmp_path, monkeypatch):
 
 PREPARE = """
 import sys
-from jaxrnn.datasets import open_builder
+import jaxrnn
 sys.stdin.readline()
-print(len(open_builder("mnist", data_dir=sys.argv[1]).as_data_source("train")))
+print(len(jaxrnn.load(split="train", data_dir=sys.argv[1])))
 """
 
 
@@ -188,6 +197,75 @@ def test_the_loser_of_the_race_uses_the_winner_s_data(tmp_path, monkeypatch):
     builder = open_builder("mnist", data_dir=tmp_path)
     assert len(builder.as_data_source("test")) == 10_000
     assert [path.name for path in (tmp_path / "mnist").iterdir()] == ["1.0.0"]
+
+
+def test_data_that_another_process_prepares_meanwhile_is_read(tmp_path):
+    builder = find_builder("mnist", data_dir=tmp_path)
+    assert not builder.info.splits
+    open_builder("mnist", data_dir=tmp_path)
+    prepare(builder)
+    assert builder.info.splits["test[:50]"].num_examples == 50
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """A copy of the prepared data to damage."""
+    source = Path(open_builder("mnist").data_dir)
+    return Path(shutil.copytree(source, tmp_path / "data" / "mnist" / source.name))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "no info", "bad info", "empty"])
+def test_damaged_prepared_data(prepared, damage):
+    (shard,) = prepared.glob("mnist-test*")
+    info = prepared / "dataset_info.json"
+    match damage:
+        case "truncated":
+            shard.write_bytes(shard.read_bytes()[: 10**6])
+        case "missing":
+            shard.unlink()
+        case "no info":
+            info.unlink()
+        case "bad info":
+            info.write_text("{")
+        case "empty":
+            shutil.rmtree(prepared)
+            prepared.mkdir()
+    with pytest.raises(ValueError, match=r"is damaged \(.*\); delete") as caught:
+        jaxrnn.load(split="test", data_dir=prepared.parents[1])
+    assert "\n" not in str(caught.value)
+
+
+class Archives(http.server.BaseHTTPRequestHandler):
+    """A server that has other files than the ones whose checksums are registered."""
+
+    def do_GET(self):
+        if self.server.status == 200:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(gzip.compress(b"something else"))
+        else:
+            self.send_error(self.server.status)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(200, r"could not be prepared in .*hecksum"), (404, r"could not be prepared in .*404")],
+)
+def test_download_that_fails(tmp_path, monkeypatch, status, message):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Archives) as server:
+        server.status = status
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        infos = {url + Path(old).name: info for old, info in Kmnist.url_infos.items()}
+        monkeypatch.setattr(Kmnist, "url_infos", infos)
+        monkeypatch.setattr(Kmnist, "URL", url)
+        with pytest.raises(OSError, match=message):
+            open_builder("kmnist", data_dir=tmp_path)
+        server.shutdown()
+    assert not (tmp_path / "kmnist" / "1.0.0").exists()
 
 
 def test_nothing_imports_tensorflow():

@@ -1,0 +1,68 @@
+"""One batch over several devices: the same numbers, and nothing moved but one sum a step."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+
+import jaxrnn
+from jaxrnn.parallel import batch_mesh, replicate
+from tests.conftest import leaves
+
+KEY = jax.random.key(2)
+
+
+def test_as_many_devices_as_divide_the_batch():
+    sizes = {batch: batch_mesh(batch).size for batch in (1, 2, 3, 4, 6, 150, 149)}
+    assert sizes == {1: 1, 2: 2, 3: 3, 4: 4, 6: 3, 150: 3, 149: 1}
+    assert batch_mesh(150, devices=2).size == 2
+    for devices in (0, 5):
+        with pytest.raises(ValueError, match=f"between 1 and the 4 there are; got {devices}"):
+            batch_mesh(150, devices)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("batch_size", [100, 64])  # 500 = 5 × 100 = 7 × 64 + 52
+@pytest.mark.parametrize("with_lengths", [False, True])
+def test_the_same_epoch_on_any_number_of_devices(state, digits, devices, batch_size, with_lengths):
+    if with_lengths:
+        digits = digits.replace(lengths=np.arange(500, dtype=np.int32) % 29)
+    mesh = batch_mesh(batch_size, devices)
+    assert mesh.size == devices
+    alone, metrics = jaxrnn.train_epoch(state, digits, KEY, batch_size=batch_size)
+    shared, shared_metrics = jaxrnn.train_epoch(
+        *replicate((state, digits), mesh), KEY, batch_size=batch_size, mesh=mesh
+    )
+    assert shared.step == alone.step
+    assert (shared_metrics.count, shared_metrics.correct) == (metrics.count, metrics.correct)
+    np.testing.assert_allclose(shared_metrics.loss_sum, metrics.loss_sum, rtol=1e-5)
+    for a, b in zip(leaves(shared.params), leaves(alone.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 500, 1000])
+def test_evaluation_on_several_devices_is_exact(state, digits, batch_size):
+    mesh = batch_mesh(4)
+    alone = jaxrnn.evaluate(state, digits, batch_size=batch_size)
+    shared = jaxrnn.evaluate(*replicate((state, digits), mesh), batch_size=batch_size, mesh=mesh)
+    assert (shared.count, shared.correct) == (500, alone.correct)
+    np.testing.assert_allclose(shared.loss_sum, alone.loss_sum, rtol=1e-5)
+
+
+def test_one_all_reduce_a_step_and_no_gather(state, digits):
+    mesh = batch_mesh(100, devices=2)
+    state, digits = replicate((state, digits), mesh)
+    program = jaxrnn.train_epoch.lower(state, digits, KEY, batch_size=100, mesh=mesh).compile()
+    text = program.as_text()
+    collectives = re.findall(
+        r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text
+    )
+    assert set(collectives) == {"all-reduce"}
+
+    # The gradients of 16 hidden units make one array; the loop that has it is the one over steps.
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    of_gradients = re.findall(rf"f32\[{parameters}\]\S* all-reduce", text)
+    assert len(of_gradients) == 1
+    # The rest are the three sums of the metrics, once an epoch.
+    assert len(collectives) <= 1 + 3

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 import optax
+import platformdirs
 import tyro
 from flax.training.train_state import TrainState
 from tqdm import tqdm
@@ -121,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         check(config)
         use_cpu_cores(config.devices)
+        keep_compiled_programs()
         batch_mesh(config.batch_size, config.devices)
         with clock("preparation"):
             splits = load_splits(config)
@@ -197,6 +199,14 @@ def check_workdir(workdir: Path) -> None:
         raise ValueError(f"--workdir {workdir} cannot be used: {error.strerror}") from error
     if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
         raise ValueError(f"--workdir {workdir} cannot be written: {ancestor} does not allow it")
+
+
+def keep_compiled_programs() -> None:
+    """Keep what is compiled in the user's cache folder, unless JAX was told another place."""
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        folder = platformdirs.user_cache_dir("jaxrnn")
+        jax.config.update("jax_compilation_cache_dir", f"{folder}/compiled")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def load_splits(config: Config) -> dict[str, Split]:

@@ -1,11 +1,13 @@
 """jaxrnn: recurrent networks trained as pure functions, on JAX and Flax."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from jaxrnn.data import Split, batches, load
 from jaxrnn.evaluation import evaluate, predict
 from jaxrnn.fitting import Clock, fit
 from jaxrnn.history import History
 from jaxrnn.models import RNNClassifier
-from jaxrnn.plotting import plot_history, plot_samples
 from jaxrnn.training import (
     Metrics,
     TrainState,
@@ -15,7 +17,18 @@ from jaxrnn.training import (
     train_step,
 )
 
+if TYPE_CHECKING:
+    from jaxrnn.plotting import plot_history, plot_samples
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Matplotlib is a third of what importing costs, and most programs that train draw nothing.
+    if name in ("plot_history", "plot_samples"):
+        return getattr(importlib.import_module("jaxrnn.plotting"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "Clock",

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
 from flax import struct
+from google.protobuf.message import DecodeError
 
-from jaxrnn.datasets import damaged, find_builder, prepare
+from jaxrnn.datasets import IdxImages, damaged, find_builder, prepare
 
 Batch = dict[str, Any]
 """``inputs`` (batch, time, features), ``labels`` (batch,) and, if any, ``lengths`` (batch,)."""
@@ -89,29 +90,35 @@ def load(
     if size < 1:
         raise ValueError(f"split {split!r} of {name!r} holds no examples")
 
-    images = None
-    labels = np.empty(size, np.int32)
     try:
-        source = builder.as_data_source(split)
-        for start in range(0, size, _READ_AT_ONCE):
-            indices = range(start, min(start + _READ_AT_ONCE, size))
-            for index, example in zip(indices, source.__getitems__(indices), strict=True):
-                image = example[input_key]
-                if images is None:
-                    images = np.empty((size, *image.shape), image.dtype)
-                if image.shape != images.shape[1:]:
-                    raise ValueError(f"{name!r} holds images of several sizes; expected one")
-                images[index] = image
-                labels[index] = example[label_key]
+        if isinstance(builder, IdxImages):
+            images, labels = builder.read(split)
+        else:
+            source = builder.as_data_source(split)
+            images, labels = _read(source, input_key, label_key)
     except NotImplementedError as error:
         raise ValueError(
             f"{name!r} is prepared in {builder.data_dir} in a format without random access; "
             "choose another data dir"
         ) from error
-    except (OSError, RuntimeError, IndexError) as error:
+    except (OSError, RuntimeError, IndexError, DecodeError) as error:
         raise damaged(builder, error) from error
-    assert images is not None  # size is positive
     return Split(as_sequences(images, rows), labels, class_names=class_names)
+
+
+def _read(source: Any, input_key: str, label_key: str) -> tuple[np.ndarray, np.ndarray]:
+    """All examples of a tfds data source: images (N, height, width, …) and labels (N,) int32."""
+    shape, dtype = source[0][input_key].shape, source[0][input_key].dtype
+    images = np.empty((len(source), *shape), dtype)
+    labels = np.empty(len(source), np.int32)
+    for start in range(0, len(source), _READ_AT_ONCE):
+        indices = range(start, min(start + _READ_AT_ONCE, len(source)))
+        for index, example in zip(indices, source.__getitems__(indices), strict=True):
+            if example[input_key].shape != shape:
+                raise ValueError(f"images of several sizes, {shape} and {example[input_key].shape}")
+            images[index] = example[input_key]
+            labels[index] = example[label_key]
+    return images, labels
 
 
 def as_sequences(images: np.ndarray, rows: int | None = None) -> np.ndarray:

@@ -5,6 +5,7 @@ import re
 import jax
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 import jaxrnn
 from jaxrnn.data import as_sequences, epoch_indices, scale, take
@@ -154,3 +155,46 @@ def test_split_is_a_pytree(digits):
     assert len(doubled) == 1000
     assert doubled.class_names == digits.class_names
     assert doubled.lengths is None
+
+
+class Flags(tfds.core.GeneratorBasedBuilder):
+    """A dataset of somebody else's, registered with tfds: 7 images of 4 × 5 × 3."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    LABEL = tfds.features.ClassLabel(names=["stripes", "cross"])
+
+    def _info(self):
+        image = tfds.features.Tensor(shape=(4, 5, 3), dtype=np.uint8)
+        features = tfds.features.FeaturesDict({"image": image, "label": self.LABEL})
+        return tfds.core.DatasetInfo(
+            builder=self, features=features, supervised_keys=("image", "label"),
+            disable_shuffling=True,
+        )  # fmt: skip
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for index in range(7):
+            yield index, {"image": np.full((4, 5, 3), index, np.uint8), "label": index % 2}
+
+
+class Numbers(Flags):
+    """Labelled with numbers, which are no classes."""
+
+    LABEL = np.float32
+
+
+def test_a_dataset_of_tfds(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxrnn.data._READ_AT_ONCE", 3)
+    flags = jaxrnn.load("flags", split="train[1:]", data_dir=tmp_path)
+    assert flags.inputs.shape == (6, 4, 15)
+    np.testing.assert_array_equal(flags.inputs[:, 0, 0], range(1, 7))
+    assert flags.labels.tolist() == [1, 0, 1, 0, 1, 0]
+    assert flags.class_names == ("stripes", "cross")
+
+
+def test_a_dataset_without_classes_is_refused_before_it_is_prepared(tmp_path):
+    with pytest.raises(ValueError, match="'numbers' is no dataset of labelled images"):
+        jaxrnn.load("numbers", split="train", data_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []

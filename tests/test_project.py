@@ -19,6 +19,6 @@ def test_the_block_in_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {})
     *epochs, last = capsys.readouterr().out.splitlines()
-    assert len(epochs) == 5
-    assert float(last.removeprefix("test accuracy ")) > 0.94
+    assert len(epochs) == 3
+    assert float(last.removeprefix("test accuracy ")) > 0.93
     assert (tmp_path / "curves.png").stat().st_size > 10_000

@@ -11,6 +11,8 @@ from tensorflow_datasets.core.utils import tqdm_utils
 
 from jaxrnn.datasets.mnist import FAMILY, IdxImages
 
+__all__ = ["FAMILY", "IdxImages", "damaged", "find_builder", "prepare"]
+
 
 def find_builder(
     name: str,

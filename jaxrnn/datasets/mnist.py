@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxrnn.datasets.idx import read_idx
 
@@ -70,6 +71,24 @@ class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
         images, labels = self._read_split(split, paths)
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
             yield index, {"image": image[:, :, np.newaxis], "label": int(label)}
+
+    def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """All examples of a prepared split: images (N, 28, 28) uint8 and labels (N,) int32.
+
+        The same as ``as_data_source`` gives one by one, in half the time: tfds decodes each example
+        for whatever features a dataset may have, and these have two.
+        """
+        source = self.as_data_source(
+            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
+        records = source.__getitems__(range(len(source)))
+        features = [
+            tf_example_pb2.Example.FromString(record).features.feature for record in records
+        ]
+        pixels = b"".join(feature["image"].bytes_list.value[0] for feature in features)
+        labels = [feature["label"].int64_list.value[0] for feature in features]
+        images = np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28)
+        return images, np.array(labels, np.int32)
 
     def verify_archives(self) -> None:
         """Read all four archives of the folder ``archives`` and check their SHA-256.

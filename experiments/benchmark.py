@@ -1,0 +1,301 @@
+"""Measure jaxrnn beside its peers, in one run on the same machine, data and protocol.
+
+    python -m experiments.benchmark [--scaling] [--options]
+
+Protocol: the last 55,000 training images of MNIST, batches of 150, Adam at 1e-3, float32, 366 steps
+an epoch. Contenders take turns, an epoch each, so that the machine's moods fall on all of them;
+the first round warms up and does not count. Peers other than Flax are measured if installed:
+
+    pip install -e '.[bench]'
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+
+import jaxrnn
+from experiments.peers import CONTENDERS, SGEMM_PRODUCTS, SGEMM_SIZE
+from jaxrnn.history import write_atomically
+
+SCALES = {
+    "batch_size": (32, 64, 128, 256, 512, 1024, 2048, 4096),
+    "hidden": (64, 128, 256, 512, 1024),
+    "time": (28, 56, 112, 196, 392, 784),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is measured."""
+
+    repeats: int = 5
+    """Epochs of each contender that count."""
+    batch_size: int = 150
+    """Examples a step."""
+    hidden: int = 150
+    """Recurrent units."""
+    examples: int = 55_000
+    """Of the training set, from its end."""
+    only: tuple[str, ...] = ()
+    """Contenders to measure beside jaxrnn; all that are installed by default."""
+    scaling: bool = False
+    """Measure jaxrnn and Flax over batch, hidden and sequence sizes instead."""
+    data_dir: Path | None = None
+    """Where prepared datasets are kept; None for tfds's own place."""
+    workdir: Path | None = None
+    """Where figures and pictures go; None for runs/benchmark/DATE-TIME."""
+
+
+def main() -> None:
+    """Run the command line."""
+    config = tyro.cli(Config, prog="python -m experiments.benchmark", description=__doc__)
+    unknown = set(config.only) - set(CONTENDERS)
+    if (
+        unknown
+        or min(config.repeats, config.batch_size, config.hidden) < 1
+        or not (config.batch_size <= config.examples <= 60_000)
+    ):
+        print(
+            f"error: --only takes of {', '.join(CONTENDERS)}; repeats, batch size and hidden are "
+            "at least 1; examples between the batch size and 60000",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+    workdir = config.workdir or Path("runs", "benchmark", time.strftime("%Y%m%d-%H%M%S"))
+    workdir.mkdir(parents=True, exist_ok=True)
+    train = jaxrnn.load(split=f"train[{60_000 - config.examples}:]", data_dir=config.data_dir)
+    if config.scaling:
+        rows = measure_scaling(config, train)
+        plot_scaling(rows).savefig(workdir / "scaling.png", dpi=80)
+        name = "scaling.json"
+    else:
+        rows = measure_peers(config, train)
+        print_table(rows)
+        plot_peers(rows).savefig(workdir / "benchmark.png", dpi=80)
+        name = "benchmark.json"
+    content = {"machine": describe_machine(), "config": dataclasses.asdict(config), "rows": rows}
+    write_atomically(workdir / name, json.dumps(content, indent=2, default=str) + "\n")
+    print(f"\n{describe_machine()}; everything is in {workdir}")
+
+
+def measure_peers(config: Config, train: jaxrnn.Split) -> list[dict[str, Any]]:
+    """One row for each contender, jaxrnn first."""
+    names = [name for name in CONTENDERS if is_wanted(name, config)]
+    options = {"hidden": config.hidden, "batch_size": config.batch_size}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    peaks: dict[str, int] = {}
+    with ExitStack() as stack, saved(train) as data:
+        contenders = {name: stack.enter_context(contender(name, data, options)) for name in names}
+        for repeat in range(config.repeats + 1):
+            for name, epoch in contenders.items():
+                answer = epoch()
+                peaks[name] = answer["peak_rss_bytes"]
+                if repeat:
+                    seconds[name].append(answer["seconds"])
+            print(f"round {repeat} of {config.repeats}" + " (warm-up)" * (not repeat), flush=True)
+
+    sgemm = 2 * SGEMM_SIZE**3 * SGEMM_PRODUCTS / np.median(seconds.pop("sgemm")) / 1e9
+    steps = config.examples // config.batch_size
+    _, time_steps, features = train.inputs.shape
+    work = steps * step_flops(config.batch_size, time_steps, features, config.hidden) / 1e9
+    rows = []
+    for name, measured in seconds.items():
+        median = float(np.median(measured))
+        # Round by round: both sides of a ratio saw the same mood of the machine.
+        ratio = float(np.median(np.divide(measured, seconds["jaxrnn"])))
+        rows.append(
+            {
+                "name": name,
+                "seconds_per_epoch": median,
+                "seconds_min": min(measured),
+                "seconds_max": max(measured),
+                "examples_per_second": steps * config.batch_size / median,
+                "gflops": work / median,
+                "sgemm_fraction": work / median / sgemm,
+                "peak_rss_bytes": peaks[name],
+                "ratio": ratio,
+            }
+        )
+    return rows
+
+
+def measure_scaling(config: Config, train: jaxrnn.Split) -> list[dict[str, Any]]:
+    """Seconds per example of jaxrnn and Flax as one size grows and the others stay."""
+    rows = []
+    for axis, sizes in SCALES.items():
+        for size in sizes:
+            options = {"hidden": config.hidden, "batch_size": config.batch_size}
+            options |= {axis: size} if axis != "time" else {}
+            time_steps = size if axis == "time" else 28
+            # About the same work for each point, and at least two steps.
+            flops = step_flops(1, time_steps, 784 // time_steps, options["hidden"])
+            examples = int(min(len(train.labels), 2e11 / flops))
+            examples = max(2, examples // options["batch_size"]) * options["batch_size"]
+            inputs = train.inputs[:examples].reshape(-1, time_steps, 784 // time_steps)
+            split = jaxrnn.Split(inputs, train.labels[:examples])
+            row: dict[str, Any] = {"axis": axis, "size": size}
+            with ExitStack() as stack, saved(split) as data:
+                contenders = {
+                    name: stack.enter_context(contender(name, data, options))
+                    for name in ("jaxrnn", "Flax nn.RNN")
+                }
+                seconds: dict[str, list[float]] = {name: [] for name in contenders}
+                for repeat in range(config.repeats + 1):
+                    for name, epoch in contenders.items():
+                        answer = epoch()["seconds"]
+                        if repeat:
+                            seconds[name].append(answer)
+            for name, measured in seconds.items():
+                row[name] = float(np.median(measured)) / examples
+            rows.append(row)
+            print(
+                f"{axis} {size}: microseconds an example: jaxrnn {1e6 * row['jaxrnn']:.1f}, "
+                f"Flax {1e6 * row['Flax nn.RNN']:.1f}",
+                flush=True,
+            )
+    return rows
+
+
+def is_wanted(name: str, config: Config) -> bool:
+    """Whether a contender is asked for and its packages are installed."""
+    if name in ("jaxrnn", "sgemm"):
+        return True
+    _, packages, _ = CONTENDERS[name]
+    installed = all(importlib.util.find_spec(package) for package in packages)
+    if not installed and (name in config.only or not config.only):
+        print(f"{name} is left out: it needs {' and '.join(packages)}")
+    return installed and (not config.only or name in config.only)
+
+
+@contextmanager
+def saved(train: jaxrnn.Split) -> Iterator[str]:
+    """The training set in a file that every contender's process reads."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/train.npz"
+        np.savez(path, images=train.inputs, labels=train.labels)
+        yield path
+
+
+@contextmanager
+def contender(name: str, data: str, options: dict[str, int]) -> Iterator[Any]:
+    """A process of its own; the function that it yields trains an epoch there."""
+    _, _, environment = CONTENDERS[name]
+    command = [sys.executable, "-m", "experiments.peers", name, data, json.dumps(options)]
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_DEPRECATION_WARNINGS": "0"}
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, **quiet, **environment},
+        )
+        asked, answered = process.stdin, process.stdout
+        assert asked is not None
+        assert answered is not None
+
+        def epoch() -> Any:
+            try:
+                asked.write("\n")
+                asked.flush()
+                return json.loads(answered.readline())
+            except (BrokenPipeError, json.JSONDecodeError) as error:
+                process.wait()
+                errors.seek(0)
+                raise RuntimeError(f"{name} failed:\n{errors.read()}") from error
+
+        try:
+            yield epoch
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def step_flops(batch: int, time: int, features: int, hidden: int, classes: int = 10) -> int:
+    """Multiplications and additions of one training step, in matrix products alone.
+
+    Forward, batch · time · (features + hidden) · hidden and the head; backward, the same again for
+    the weights' gradients and batch · time · hidden² for the states'; two operations each.
+    """
+    forward = batch * time * (features + hidden) * hidden
+    states = batch * time * hidden * hidden
+    head = batch * hidden * classes
+    return 2 * (2 * forward + states + 3 * head)
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Markdown, as in the README."""
+    print(
+        "\n| | seconds an epoch (min … max) | examples/s | GFLOP/s | of sgemm | memory | time |"
+        "\n|---|---|---|---|---|---|---|"
+    )
+    for row in rows:
+        print(
+            f"| {row['name']} | {row['seconds_per_epoch']:.2f} "
+            f"({row['seconds_min']:.2f} … {row['seconds_max']:.2f}) | "
+            f"{row['examples_per_second']:,.0f} | {row['gflops']:.0f} | "
+            f"{row['sgemm_fraction']:.0%} | {row['peak_rss_bytes'] / 2**20:,.0f} MiB | "
+            f"{row['ratio']:.2f} × |"
+        )
+
+
+def plot_peers(rows: list[dict[str, Any]]) -> Figure:
+    """Examples per second, a bar each."""
+    figure = Figure(figsize=(8, 0.6 * len(rows) + 1), layout="constrained")
+    axes = figure.subplots()
+    names = [row["name"] for row in rows][::-1]
+    rates = [row["examples_per_second"] for row in rows][::-1]
+    bars = axes.barh(names, rates, color=["tab:blue"] * (len(rows) - 1) + ["tab:orange"])
+    axes.bar_label(bars, [f"{rate:,.0f}" for rate in rates], padding=4)
+    axes.set_xlabel("Training examples per second")
+    axes.margins(x=0.15)
+    return figure
+
+
+def plot_scaling(rows: list[dict[str, Any]]) -> Figure:
+    """Time an example against each size, log-log."""
+    figure = Figure(figsize=(15, 4.5), layout="constrained")
+    labels = {"batch_size": "Batch size", "hidden": "Hidden units", "time": "Time steps"}
+    for axes, (axis, label) in zip(figure.subplots(1, 3), labels.items(), strict=True):
+        points = [row for row in rows if row["axis"] == axis]
+        for name in ("jaxrnn", "Flax nn.RNN"):
+            axes.loglog(
+                [row["size"] for row in points],
+                [1e6 * row[name] for row in points],
+                marker="o",
+                label=name,
+            )
+        axes.set(xlabel=label, ylabel="Microseconds an example")
+        axes.legend()
+    return figure
+
+
+def describe_machine() -> str:
+    """The processor, as Linux names it, and the cores this process may use."""
+    model = "unknown processor"
+    if Path("/proc/cpuinfo").exists():
+        names = [
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    return f"{len(os.sched_getaffinity(0))} cores of {model}"
+
+
+if __name__ == "__main__":
+    main()

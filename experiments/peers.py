@@ -1,0 +1,228 @@
+"""The contenders of the benchmark: the same network and protocol, each as its own users write it.
+
+Each ``build`` function returns ``epoch``, a function without arguments that trains for one epoch of
+random order over the training set and returns when the work is done. A contender runs in a process
+of its own, which this module is: it reads a line, trains an epoch, answers with its seconds. So
+thread pools don't fight, and a peer's memory is its own.
+
+    python -m experiments.peers CONTENDER DATA.npz '{"hidden": 150, "batch_size": 150}'
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Epoch = Callable[[], None]
+
+
+def build_jaxrnn(images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int) -> Epoch:
+    """``train_epoch`` on all devices."""
+    import jax
+    import optax
+
+    import jaxrnn
+    from jaxrnn.parallel import batch_mesh, replicate, use_cpu_cores
+
+    use_cpu_cores()
+    mesh = batch_mesh(batch_size)
+    model, optimizer = jaxrnn.RNNClassifier(hidden=hidden), optax.adam(1e-3)
+    state = jaxrnn.create_train_state(jax.random.key(0), model, optimizer, images)
+    state, split = replicate((state, jaxrnn.Split(images, labels)), mesh)
+    keys = iter(jax.random.split(jax.random.key(1), 1000))
+
+    def epoch() -> None:
+        nonlocal state
+        state, metrics = jaxrnn.train_epoch(
+            state, split, next(keys), batch_size=batch_size, drop_remainder=True, mesh=mesh
+        )
+        jax.block_until_ready(metrics)
+
+    return epoch
+
+
+def build_flax(images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int) -> Epoch:
+    """``flax.linen.RNN`` and one jitted step per batch, called from Python."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from flax import linen as nn
+    from flax.training.train_state import TrainState
+
+    class Classifier(nn.Module):
+        @nn.compact
+        def __call__(self, inputs: jax.Array) -> jax.Array:
+            return nn.Dense(10)(jnp.asarray(nn.RNN(nn.SimpleCell(hidden))(inputs))[:, -1])
+
+    @jax.jit
+    def step(state: TrainState, inputs: jax.Array, labels: jax.Array) -> tuple[TrainState, Any]:
+        def loss_fn(params: Any) -> jax.Array:
+            logits = state.apply_fn({"params": params}, inputs)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        loss, grads = jax.value_and_grad(loss_fn)(state.params)
+        return state.apply_gradients(grads=grads), loss
+
+    model = Classifier()
+    inputs = images.astype(np.float32) / 255
+    params = model.init(jax.random.key(0), jnp.zeros((1, *images.shape[1:])))["params"]
+    state = TrainState.create(apply_fn=model.apply, params=params, tx=optax.adam(1e-3))
+    generator = np.random.default_rng(1)
+
+    def epoch() -> None:
+        nonlocal state
+        for batch in shuffled_batches(generator, len(labels), batch_size):
+            state, loss = step(state, inputs[batch], labels[batch])
+        jax.block_until_ready((state, loss))
+
+    return epoch
+
+
+def build_pytorch(images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int) -> Epoch:
+    """``torch.nn.RNN``, eager; cuDNN where there is a GPU."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    class Classifier(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = torch.nn.RNN(images.shape[-1], hidden, batch_first=True)
+            self.head = torch.nn.Linear(hidden, 10)
+
+        def forward(self, inputs: Any) -> Any:
+            return self.head(self.rnn(inputs)[1][0])
+
+    torch.manual_seed(0)
+    model = Classifier().to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    inputs = torch.from_numpy(images.astype(np.float32) / 255).to(device)
+    targets = torch.from_numpy(labels.astype(np.int64)).to(device)
+
+    def epoch() -> None:
+        order = torch.randperm(len(targets), device=device)
+        for batch in order[: len(order) // batch_size * batch_size].split(batch_size):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(inputs[batch]), targets[batch])
+            loss.backward()
+            optimizer.step()
+        loss.item()  # waits for the device
+
+    return epoch
+
+
+def build_keras(images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int) -> Epoch:
+    """Keras 3 ``SimpleRNN`` and ``fit``, on the backend that the environment names."""
+    import keras
+
+    model = keras.Sequential(
+        [
+            keras.layers.Input(images.shape[1:]),
+            keras.layers.SimpleRNN(hidden),
+            keras.layers.Dense(10),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(loss=loss, optimizer=keras.optimizers.Adam(1e-3))
+    whole = len(labels) // batch_size * batch_size
+    inputs, targets = images[:whole].astype(np.float32) / 255, labels[:whole]
+
+    def epoch() -> None:
+        model.fit(inputs, targets, batch_size=batch_size, epochs=1, verbose=0)
+
+    return epoch
+
+
+def build_tf1(images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int) -> Epoch:
+    """The graph of the TF1 notebook under ``tf.compat.v1``, fed from Python."""
+    import tensorflow.compat.v1 as tf
+
+    tf.disable_v2_behavior()
+    x = tf.placeholder(tf.float32, [None, *images.shape[1:]])
+    y = tf.placeholder(tf.int32, [None])
+    cell = tf.nn.rnn_cell.BasicRNNCell(num_units=hidden)
+    _, last = tf.nn.dynamic_rnn(cell, x, dtype=tf.float32)
+    logits = tf.layers.dense(last, 10)
+    loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits))
+    train = tf.train.AdamOptimizer(learning_rate=1e-3).minimize(loss)
+    session = tf.Session()
+    session.run(tf.global_variables_initializer())
+    inputs = images.astype(np.float32) / 255
+    generator = np.random.default_rng(1)
+
+    def epoch() -> None:
+        for batch in shuffled_batches(generator, len(labels), batch_size):
+            session.run(train, feed_dict={x: inputs[batch], y: labels[batch]})
+
+    return epoch
+
+
+def build_sgemm(images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int) -> Epoch:
+    """No contender: ten float32 products of 2048 × 2048, the rate that the machine has to give."""
+    import jax
+    import jax.numpy as jnp
+
+    factor = jax.random.normal(jax.random.key(0), (SGEMM_SIZE, SGEMM_SIZE)) / SGEMM_SIZE**0.5
+    product = jax.jit(jnp.matmul)
+
+    def epoch() -> None:
+        result = factor
+        for _ in range(SGEMM_PRODUCTS):
+            result = product(result, factor)
+        jax.block_until_ready(result)
+
+    return epoch
+
+
+SGEMM_SIZE, SGEMM_PRODUCTS = 2048, 10
+
+
+def shuffled_batches(
+    generator: np.random.Generator, size: int, batch_size: int
+) -> list[np.ndarray]:
+    """Indices of the whole batches of one epoch."""
+    order = generator.permutation(size)
+    return np.split(order[: size // batch_size * batch_size], size // batch_size)
+
+
+# name: what builds it, the packages it needs, and what its process's environment must say.
+CONTENDERS: dict[str, tuple[Callable[..., Epoch], tuple[str, ...], dict[str, str]]] = {
+    "jaxrnn": (build_jaxrnn, (), {}),
+    "Flax nn.RNN": (build_flax, (), {}),
+    "PyTorch nn.RNN": (build_pytorch, ("torch",), {}),
+    "Keras on TensorFlow": (
+        build_keras,
+        ("keras", "tensorflow"),
+        {"KERAS_BACKEND": "tensorflow"},
+    ),
+    "Keras on JAX": (build_keras, ("keras",), {"KERAS_BACKEND": "jax"}),
+    "TF1 graph": (build_tf1, ("tensorflow", "tf_keras"), {"TF_USE_LEGACY_KERAS": "1"}),
+    "sgemm": (build_sgemm, (), {}),
+}
+
+
+def main() -> None:
+    """Build a contender, then train an epoch for every line that is read."""
+    name, data, options = sys.argv[1:]
+    # What libraries print goes to stderr; stdout carries the answers.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    with np.load(data) as arrays:
+        images, labels = arrays["images"], arrays["labels"]
+    build, _, _ = CONTENDERS[name]
+    epoch = build(images, labels, **json.loads(options))
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        epoch()
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({"seconds": seconds, "peak_rss_bytes": peak}), file=answers)
+
+
+if __name__ == "__main__":
+    main()

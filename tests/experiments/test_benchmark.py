@@ -1,0 +1,74 @@
+"""The benchmark measures what it says, on a slice too small to mean anything."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from experiments import benchmark
+from experiments.benchmark import main, plot_scaling, step_flops
+
+
+def run(arguments, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["benchmark", *arguments])
+    main()
+
+
+def test_one_row_a_contender(tmp_path, monkeypatch, capsys):
+    options = ["--examples", "330", "--hidden", "8", "--repeats", "2", "--only"]
+    run([*options, "Flax nn.RNN", "--workdir", str(tmp_path)], monkeypatch)
+    rows = json.loads((tmp_path / "benchmark.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["jaxrnn", "Flax nn.RNN"]
+    for row in rows:
+        assert row["examples_per_second"] == pytest.approx(300 / row["seconds_per_epoch"])
+        gflop = 2 * step_flops(150, 28, 28, 8) / 1e9
+        assert row["gflops"] == pytest.approx(gflop / row["seconds_per_epoch"])
+        assert row["seconds_min"] <= row["seconds_per_epoch"] <= row["seconds_max"]
+        assert 0 < row["sgemm_fraction"] < 1
+        assert row["peak_rss_bytes"] > 50 * 2**20
+    assert rows[0]["ratio"] == 1
+    table = capsys.readouterr().out
+    assert f"| Flax nn.RNN | {rows[1]['seconds_per_epoch']:.2f} (" in table
+    with Image.open(tmp_path / "benchmark.png") as picture:
+        assert picture.size[0] == 640
+
+
+def test_work_of_a_step():
+    """637 million operations, counted by hand for the notebooks' network."""
+    projections, recurrence, head = 150 * 28 * 28 * 150, 150 * 28 * 150 * 150, 150 * 150 * 10
+    assert step_flops(150, 28, 28, 150) == 4 * projections + 6 * recurrence + 6 * head
+    assert round(step_flops(150, 28, 28, 150) / 1e6) == 639
+
+
+def test_scaling(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        benchmark, "SCALES", {"batch_size": (40, 80), "hidden": (4,), "time": (56,)}
+    )
+    run(
+        ["--scaling", "--examples", "400", "--repeats", "1", "--workdir", str(tmp_path)],
+        monkeypatch,
+    )
+    rows = json.loads((tmp_path / "scaling.json").read_text())["rows"]
+    assert [(row["axis"], row["size"]) for row in rows] == [
+        ("batch_size", 40), ("batch_size", 80), ("hidden", 4), ("time", 56),
+    ]  # fmt: skip
+    assert all(row["jaxrnn"] > 0 and row["Flax nn.RNN"] > 0 for row in rows)
+    panels = plot_scaling(rows).axes
+    assert [axes.get_xlabel() for axes in panels] == ["Batch size", "Hidden units", "Time steps"]
+    assert all(axes.get_xscale() == axes.get_yscale() == "log" for axes in panels)
+
+
+def test_a_contender_that_fails_says_why(tmp_path):
+    with benchmark.contender("jaxrnn", str(tmp_path / "none.npz"), {}) as epoch:  # noqa: SIM117
+        with pytest.raises(RuntimeError, match=r"(?s)jaxrnn failed:.*none\.npz"):
+            epoch()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--only", "caffe"], ["--repeats", "0"], ["--examples", "9"]]
+)
+def test_bad_input(arguments, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run(arguments, monkeypatch)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.startswith("error: --only takes of jaxrnn")

@@ -106,6 +106,15 @@ def fit(
         splits whose arrays, labels or lengths do not fit, an unknown ``train_curve``, or a history
         that lacks an epoch.
       NotADirectoryError: ``workdir`` is no folder.
+
+    >>> import optax
+    >>> from jaxrnn import RNNClassifier, create_train_state, load
+    >>> train = load("mnist", split="train[:100]")
+    >>> init_key, data_key = jax.random.split(jax.random.key(0))
+    >>> state = create_train_state(init_key, RNNClassifier(), optax.adam(1e-3), train.inputs)
+    >>> state, history = fit(state, train, key=data_key, epochs=2, batch_size=50)
+    >>> int(state.step), len(history), history.measured("train_loss")
+    (4, 2, True)
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1; got {epochs}")

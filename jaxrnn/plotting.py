@@ -33,6 +33,10 @@ def plot_history(history: History) -> Figure:
 
     Raises:
       ValueError: the history is empty.
+
+    >>> figure = plot_history(History().append(epoch=1, train_loss=0.5, train_accuracy=0.9))
+    >>> [axes.get_ylabel() for axes in figure.axes]
+    ['Accuracy', 'Cross Entropy']
     """
     if not len(history):
         raise ValueError("the history is empty: there is nothing to plot")

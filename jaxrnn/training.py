@@ -88,16 +88,27 @@ def create_train_state(
     0
     """
     inputs = jnp.zeros((1, *jnp.shape(example)[1:]), jnp.float32)
-    params = _init(model, key, inputs)["params"]
+    if isinstance(key, jax.core.Tracer):  # inside the caller's own jit or vmap
+        params = _init(model, key, inputs)
+    elif jax.default_backend() == "cpu":
+        params = _init_on_cpu(model, key, inputs)
+    else:
+        params = _init_compiled(model, key, inputs)
     state = TrainState.create(apply_fn=_apply_fn(model), params=params, tx=optimizer)
     # Flax counts from the Python integer 0, whose type differs from that of every later step: the
     # second call of a jitted function would compile again.
     return state.replace(step=jnp.zeros((), jnp.int32))
 
 
-@partial(jax.jit, static_argnums=0)
 def _init(model: nn.Module, key: jax.Array, inputs: jax.Array) -> Any:
-    return model.init(key, inputs)
+    return model.init(key, inputs)["params"]
+
+
+_init_compiled = jax.jit(_init, static_argnums=0)
+# It runs once, and LLVM would spend two seconds on making it run fast.
+_init_on_cpu = jax.jit(
+    _init, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0}
+)
 
 
 @lru_cache
@@ -122,6 +133,15 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
 
     Raises:
       ValueError: the arrays of the batch do not fit each other.
+
+    >>> from jaxrnn import RNNClassifier
+    >>> state = create_train_state(
+    ...     jax.random.key(0), RNNClassifier(), optax.adam(1e-3), jnp.zeros((1, 28, 28))
+    ... )
+    >>> batch = {"inputs": jnp.zeros((3, 28, 28)), "labels": jnp.array([1, 2, 3])}
+    >>> new_state, metrics = train_step(state, batch)
+    >>> int(new_state.step), int(state.step), int(metrics.count)
+    (1, 0, 3)
     """
     grads, metrics = _gradients(state, batch, len(batch["labels"]))
     return state.apply_gradients(grads=grads), metrics

@@ -14,6 +14,9 @@ SHARED = os.environ["JAXRNN_TESTS"]
 os.environ["TFDS_DATA_DIR"] = f"{SHARED}/data"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{SHARED}/compiled"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Compiling is most of what tests cost, and LLVM's optimizations are not what they check. Whole
+# programs, which `as_users_do` starts, run without this.
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 
 import jax  # noqa: E402
 import matplotlib  # noqa: E402
@@ -44,6 +47,11 @@ def state(digits: jaxrnn.Split) -> jaxrnn.TrainState:
     """A small network at step 0; pure functions leave it as it is."""
     model = jaxrnn.RNNClassifier(hidden=16)
     return jaxrnn.create_train_state(jax.random.key(0), model, optax.adam(1e-2), digits.inputs)
+
+
+def as_users_do() -> dict[str, str]:
+    """The environment for a whole program: this one, less what makes tests compile fast."""
+    return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
 
 
 def leaves(tree: object) -> list[np.ndarray]:

@@ -33,7 +33,8 @@ def test_every_notebook_is_tested():
 
 
 @pytest.mark.parametrize("name", CUTS)
-def test_runs_from_a_clean_kernel(name):
+def test_runs_from_a_clean_kernel(name, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")
     notebook = read(name)
     (parameters,) = (
         cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])

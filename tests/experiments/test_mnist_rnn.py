@@ -16,6 +16,7 @@ from PIL import Image
 import jaxrnn
 from experiments.mnist_rnn import PRESETS, main, make_model, make_optimizer, parse
 from jaxrnn import History
+from tests.conftest import as_users_do
 
 SLICE = ["--train-split", "train[:640]", "--test-split", "test[:200]", "--hidden", "12"]
 COLUMNS = (
@@ -50,6 +51,7 @@ def test_keras_preset_end_to_end(folder):
     done = subprocess.run(
         [*command, "--workdir", str(folder / "run")],
         cwd=Path(__file__).parents[2],
+        env=as_users_do(),
         capture_output=True,
         text=True,
         check=False,

@@ -268,32 +268,25 @@ def initial_state(config: Config, train: Split) -> TrainState:
 
 def make_workdir(config: Config) -> Path:
     """Make the folder of the run and write ``config.json``; leave nothing where that fails."""
-    made: list[Path] = []
+    workdir = config.workdir or unused_folder(config.preset)
+    made = [path for path in (workdir, *workdir.parents) if not path.exists()]
     try:
-        if config.workdir is None:
-            workdir = make_numbered_folder(config.preset)
-        else:
-            workdir = config.workdir
-            made = [path for path in (workdir, *workdir.parents) if not path.exists()]
-            workdir.mkdir(parents=True, exist_ok=True)
+        # Only a folder that was named may be there already.
+        workdir.mkdir(parents=True, exist_ok=config.workdir is not None)
         write_json(workdir / "config.json", dataclasses.asdict(config))
     except OSError as error:
         for path in made:
             with contextlib.suppress(OSError):
                 path.rmdir()
-        raise OSError(f"--workdir {config.workdir} cannot be written: {error.strerror}") from error
+        raise OSError(f"--workdir {workdir} cannot be written: {error.strerror}") from error
     return workdir
 
 
-def make_numbered_folder(preset: str) -> Path:
-    """Make ``runs/mnist_rnn/PRESET-DATE-TIME``, with a number where that is another run's."""
+def unused_folder(preset: str) -> Path:
+    """``runs/mnist_rnn/PRESET-DATE-TIME``, with a number where that is another run's."""
     stem = Path("runs", "mnist_rnn", f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}")
-    for number in itertools.count(1):
-        folder = stem if number == 1 else stem.with_name(f"{stem.name}-{number}")
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            break
-    return folder
+    numbered = (stem.with_name(f"{stem.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([stem], numbered) if not path.exists())
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # Matplotlib is a third of what importing costs, and most programs that train draw nothing.
+    # Matplotlib is nearly a third of what importing costs, and many a program draws nothing.
     if name in ("plot_history", "plot_samples"):
         return getattr(importlib.import_module("jaxrnn.plotting"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

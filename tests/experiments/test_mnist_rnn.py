@@ -275,6 +275,7 @@ def test_workdir_that_turns_out_full(folder, capsys, monkeypatch):
     monkeypatch.setattr("experiments.mnist_rnn.write_atomically", full)
     err = refuse(["--workdir", "runs/of/mine", *SLICE], capsys)
     assert err == "error: --workdir runs/of/mine cannot be written: No space left on device\n"
+    assert "error: --workdir runs/mnist_rnn/keras-2" in refuse(SLICE, capsys)
 
 
 def test_workdir_that_holds_a_run(folder, capsys):

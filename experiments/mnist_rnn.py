@@ -21,6 +21,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -310,27 +311,31 @@ def run(
         f"{config.preset}: {parameters:,} parameters, {len(train):,} training examples of "
         f"{config.dataset}, on {len(devices)} × {devices[0]}; files in {workdir}"
     )
-    jaxrnn.plot_samples(train).savefig(workdir / "samples.png")
-
     _, data_key = jax.random.split(jax.random.key(config.seed))
-    state, history = jaxrnn.fit(
-        state,
-        train,
-        key=data_key,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        validation=splits.get("validation"),
-        test=test if config.test_every_epoch else None,
-        drop_remainder=config.drop_remainder,
-        train_curve=config.train_curve,
-        on_epoch=print_like_tf1_notebook if config.preset == "tf1" else None,
-        workdir=workdir,
-        progress=True,
-        clock=clock,
-        devices=config.devices,
-    )
+    test_on_devices = replicate(test, mesh)
+    with ThreadPoolExecutor() as pool:  # in the shadow of the training step's compilation
+        compile_test = jaxrnn.evaluate.lower(replicate(state, mesh), test_on_devices, mesh=mesh)
+        pool.submit(compile_test.compile)
+        samples = pool.submit(lambda: jaxrnn.plot_samples(train).savefig(workdir / "samples.png"))
+        state, history = jaxrnn.fit(
+            state,
+            train,
+            key=data_key,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            validation=splits.get("validation"),
+            test=test_on_devices if config.test_every_epoch else None,
+            drop_remainder=config.drop_remainder,
+            train_curve=config.train_curve,
+            on_epoch=print_like_tf1_notebook if config.preset == "tf1" else None,
+            workdir=workdir,
+            progress=True,
+            clock=clock,
+            devices=config.devices,
+        )
+    samples.result()
     with clock("evaluation"):
-        metrics = jax.device_get(jaxrnn.evaluate(state, replicate(test, mesh), mesh=mesh))
+        metrics = jax.device_get(jaxrnn.evaluate(state, test_on_devices, mesh=mesh))
     if config.preset == "keras":
         print("accuracy: ", float(metrics.accuracy))  # as its notebook does
     jaxrnn.plot_history(history).savefig(workdir / "curves.png")

@@ -35,8 +35,10 @@ class RNN(nn.RNN):
     one contraction over all time steps and examples after it, as in
     :math:`\nabla W_h = \sum_t h_{t-1}^\top \delta_t`. Nothing is computed twice.
 
-    With an activation other than tanh, relu and sigmoid, JAX differentiates the scan. Any other
-    cell, and any ``variable_*`` option but the default, runs in ``flax.linen.RNN`` itself.
+    With an activation other than tanh, relu and sigmoid, JAX differentiates the scan, as it does
+    for ``flax.linen.GRUCell``, whose three input projections are one product and whose three
+    recurrent ones are another. Any other cell, and any ``variable_*`` option but the default, runs
+    in ``flax.linen.RNN`` itself; for LSTMs, one product for all was measured to bring nothing.
 
     Gradients of gradients work in reverse mode. Forward mode (``jvp``, ``jacfwd``, ``hessian``)
     does not pass a hand-written gradient, and JAX says so in a ``TypeError``; ``nn.RNN`` has it.
@@ -96,21 +98,25 @@ class RNN(nn.RNN):
         if self.is_initializing():
             cell(carry, steps[0])  # makes the parameters, with the keys that nn.RNN would use
         params = cell.variables["params"]
-
-        steps, kernel, bias = promote_dtype(
-            steps, params["i"]["kernel"], params["i"]["bias"], dtype=cell.dtype
-        )
-        carry_like, recurrent = promote_dtype(carry, params["h"]["kernel"], dtype=cell.dtype)
-        if not carry.dtype == steps.dtype == carry_like.dtype:
+        join = _join_gru if type(cell) is nn.GRUCell else _join_simple
+        steps, *weights = promote_dtype(steps, *join(params), dtype=cell.dtype)
+        if carry.dtype != steps.dtype:
             return fall_through()  # a carry that changes its type: Flax decides what becomes of it
 
         # One row per time step and example: one matrix product, and one in each direction back.
+        kernel, bias, *recurrent = weights
         rows = steps.reshape(-1, steps.shape[-1]) @ kernel + bias[None]
         projected = rows.reshape(*steps.shape[:-1], -1)
-        scan = _differentiable_scan if cell.activation_fn in _DERIVATIVES else _scan
-        last, states = scan(
-            cell.activation_fn, cell.residual, self.unroll, projected, carry, recurrent
-        )
+        scan: Callable[..., Any]
+        if type(cell) is nn.GRUCell:
+            scan = partial(_scan_gru, cell.gate_fn, cell.activation_fn, self.unroll)
+        else:
+            own = cell.activation_fn in _DERIVATIVES
+            scan = partial(
+                _differentiable_scan if own else _scan,
+                *(cell.activation_fn, cell.residual, self.unroll),
+            )
+        last, states = scan(projected, carry, *recurrent)
         if seq_lengths is not None and options["return_carry"]:
             last = states[seq_lengths - 1, jnp.arange(states.shape[1])]
 
@@ -126,7 +132,20 @@ class RNN(nn.RNN):
             and self.variable_carry is False
             and dict(self.split_rngs) == {"params": False}
         )
-        return type(self.cell) is nn.SimpleCell and defaults
+        return type(self.cell) in (nn.SimpleCell, nn.GRUCell) and defaults
+
+
+def _join_simple(params: Any) -> tuple[jax.Array, ...]:
+    """Kernel and bias of the input, kernel of the recurrence."""
+    return params["i"]["kernel"], params["i"]["bias"], params["h"]["kernel"]
+
+
+def _join_gru(params: Any) -> tuple[jax.Array, ...]:
+    """The same of all three gates side by side, and the bias that only the last recurrence has."""
+    kernel = jnp.concatenate([params[f"i{gate}"]["kernel"] for gate in "rzn"], axis=-1)
+    bias = jnp.concatenate([params[f"i{gate}"]["bias"] for gate in "rzn"])
+    recurrent = jnp.concatenate([params[f"h{gate}"]["kernel"] for gate in "rzn"], axis=-1)
+    return kernel, bias, recurrent, params["hn"]["bias"]
 
 
 def _scan(
@@ -142,6 +161,28 @@ def _scan(
     def step(state: jax.Array, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
         total = inputs + state @ kernel
         state = activation(total + state if residual else total)
+        return state, state
+
+    return jax.lax.scan(step, carry, projected, unroll=unroll)
+
+
+def _scan_gru(
+    gate: Callable[[jax.Array], jax.Array],
+    activation: Callable[[jax.Array], jax.Array],
+    unroll: int,
+    projected: jax.Array,
+    carry: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """(time, *batch, 3 hidden) input projections → the last state and all of them."""
+
+    def step(state: jax.Array, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        reset, update, new = jnp.split(inputs, 3, axis=-1)
+        of_reset, of_update, of_new = jnp.split(state @ kernel, 3, axis=-1)
+        r, z = gate(reset + of_reset), gate(update + of_update)
+        candidate = activation(new + r * (of_new + jnp.expand_dims(bias, range(of_new.ndim - 1))))
+        state = (1 - z) * candidate + z * state
         return state, state
 
     return jax.lax.scan(step, carry, projected, unroll=unroll)

@@ -89,25 +89,34 @@ def create_train_state(
     """
     inputs = jnp.zeros((1, *jnp.shape(example)[1:]), jnp.float32)
     if isinstance(key, jax.core.Tracer):  # inside the caller's own jit or vmap
-        params = _init(model, key, inputs)
+        init: Any = _init
     elif jax.default_backend() == "cpu":
-        params = _init_on_cpu(model, key, inputs)
+        init = _init_on_cpu
     else:
-        params = _init_compiled(model, key, inputs)
-    state = TrainState.create(apply_fn=_apply_fn(model), params=params, tx=optimizer)
-    # Flax counts from the Python integer 0, whose type differs from that of every later step: the
-    # second call of a jitted function would compile again.
-    return state.replace(step=jnp.zeros((), jnp.int32))
+        init = _init_compiled
+    params, opt_state = init(model, optimizer, key, inputs)
+    return TrainState(
+        # An array: from a Python integer, whose type differs from that of every later step, the
+        # second call of a jitted function would compile again.
+        step=jnp.zeros((), jnp.int32),
+        apply_fn=_apply_fn(model),
+        params=params,
+        tx=optimizer,
+        opt_state=opt_state,
+    )
 
 
-def _init(model: nn.Module, key: jax.Array, inputs: jax.Array) -> Any:
-    return model.init(key, inputs)["params"]
+def _init(
+    model: nn.Module, optimizer: optax.GradientTransformation, key: jax.Array, inputs: jax.Array
+) -> tuple[Any, Any]:
+    params = model.init(key, inputs)["params"]
+    return params, optimizer.init(params)
 
 
-_init_compiled = jax.jit(_init, static_argnums=0)
+_init_compiled = jax.jit(_init, static_argnums=(0, 1))
 # It runs once, and LLVM would spend two seconds on making it run fast.
 _init_on_cpu = jax.jit(
-    _init, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0}
+    _init, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": 0}
 )
 
 

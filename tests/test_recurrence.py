@@ -40,12 +40,13 @@ def loss(model, variables, inputs, carry, **call):
     )
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=24)
 @given(
     time=st.integers(1, 6),
     batch=st.lists(st.integers(1, 3), min_size=1, max_size=1),
     features=st.integers(1, 3),
     hidden=st.integers(1, 4),
+    gru=st.booleans(),
     activation=st.sampled_from(sorted(ACTIVATIONS)),
     residual=st.booleans(),
     with_carry=st.booleans(),
@@ -61,6 +62,7 @@ def test_values_and_gradients(
     batch,
     features,
     hidden,
+    gru,
     activation,
     residual,
     with_carry,
@@ -69,7 +71,8 @@ def test_values_and_gradients(
     options,
     seed,
 ):
-    cell = nn.SimpleCell(hidden, activation_fn=ACTIVATIONS[activation], residual=residual)
+    own: dict = {"activation_fn": ACTIVATIONS[activation], "bias_init": nn.initializers.normal()}
+    cell = nn.GRUCell(hidden, **own) if gru else nn.SimpleCell(hidden, **own, residual=residual)
     ours, theirs = pair(cell, unroll=unroll)
     inputs = normal(seed, *((time, *batch) if options["time_major"] else (*batch, time)), features)
     carry = normal(seed + 1, *batch, hidden) if with_carry else None
@@ -91,8 +94,9 @@ def test_values_and_gradients(
 
 
 @pytest.mark.parametrize("batch", [(), (2, 3)])
-def test_other_numbers_of_batch_axes(batch):
-    ours, theirs = pair(nn.SimpleCell(4))
+@pytest.mark.parametrize("cell", [nn.SimpleCell(4), nn.GRUCell(4)])
+def test_other_numbers_of_batch_axes(batch, cell):
+    ours, theirs = pair(cell)
     inputs = normal(0, *batch, 5, 3)
     variables = theirs.init(jax.random.key(0), inputs)
     close(ours.init(jax.random.key(0), inputs), variables, 0)
@@ -106,8 +110,9 @@ def test_other_numbers_of_batch_axes(batch):
 @pytest.mark.parametrize("dtype", [None, jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("inputs_dtype", [jnp.float32, jnp.bfloat16])
-def test_dtypes(dtype, param_dtype, inputs_dtype):
-    cell = nn.SimpleCell(  # LAPACK, behind the orthogonal initializer, has no bfloat16
+@pytest.mark.parametrize("kind", [nn.SimpleCell, nn.GRUCell])
+def test_dtypes(dtype, param_dtype, inputs_dtype, kind):
+    cell = kind(  # LAPACK, behind the orthogonal initializer, has no bfloat16
         4, dtype=dtype, param_dtype=param_dtype, recurrent_kernel_init=nn.initializers.normal()
     )
     inputs = normal(0, 2, 5, 3, dtype=inputs_dtype)
@@ -167,7 +172,7 @@ def test_forward_mode_passes_other_activations():
             for model in (ours, theirs)))  # fmt: skip
 
 
-@pytest.mark.parametrize("cell", [nn.GRUCell(4), nn.LSTMCell(4), nn.MGUCell(4)])
+@pytest.mark.parametrize("cell", [nn.OptimizedLSTMCell(4), nn.LSTMCell(4), nn.MGUCell(4)])
 def test_other_cells_fall_through(cell):
     inputs = normal(0, 2, 5, 3)
     ours, theirs = pair(cell, return_carry=True)
@@ -208,3 +213,14 @@ def test_weight_gradients_are_contractions_outside_of_the_loops(small):
     # Inside: the state's own product, forward and back. Flax adds the input's and both weights'.
     assert products(ours)[1] == 2
     assert products(theirs)[1] > 4
+
+    # One product for the inputs of all three gates of a GRU, and one for their recurrences.
+    gru = pair(nn.GRUCell(4))
+    variables = gru[0].init(jax.random.key(0), inputs)
+    ours, theirs = (
+        count(
+            jax.make_jaxpr(model.apply)(variables, inputs).jaxpr, "dot_general", inside_loops=True
+        )
+        for model in gru
+    )
+    assert (ours, theirs) == (1, 6)

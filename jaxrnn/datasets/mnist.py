@@ -15,6 +15,7 @@ from jaxrnn.datasets.idx import read_idx
 BUNDLED_ARCHIVES = Path(__file__).parent / "archives"
 _MAX_BYTES = 60_000 * 28 * 28  # the larger of the family's images files
 _PREFIXES = {"train": "train", "test": "t10k"}
+_LABEL = b"\n\x05label\x12\x05\x1a\x03\n\x01"  # what stands before a label in a stored example
 
 
 class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -75,20 +76,27 @@ class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """All examples of a prepared split: images (N, 28, 28) uint8 and labels (N,) int32.
 
-        The same as ``as_data_source`` gives one by one, in half the time: tfds decodes each example
-        for whatever features a dataset may have, and these have two.
+        The same as ``as_data_source`` gives one by one, several times faster: tfds decodes each
+        example for whatever features a dataset may have, and these differ in known places only.
         """
         source = self.as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
-        records = source.__getitems__(range(len(source)))
-        features = [
-            tf_example_pb2.Example.FromString(record).features.feature for record in records
-        ]
+        records = source.data_source.__getitems__(range(len(source)))
+        image = _features(records[0])["image"].bytes_list.value[0]
+        start = records[0].index(image)
+        label = records[0].find(_LABEL) + len(_LABEL)
+        if len({len(record) for record in records}) == 1 and len(image) == 28 * 28:
+            table = np.frombuffer(b"".join(records), np.uint8).reshape(len(records), -1)
+            varies = [*range(start, start + 28 * 28), label]
+            if (np.delete(table, varies, axis=1) == np.delete(table[:1], varies, axis=1)).all():
+                images = np.ascontiguousarray(table[:, start : start + 28 * 28])
+                return images.reshape(-1, 28, 28), table[:, label].astype(np.int32)
+        # A writer of protocol buffers may put the two in either order, example by example.
+        features = [_features(record) for record in records]
         pixels = b"".join(feature["image"].bytes_list.value[0] for feature in features)
         labels = [feature["label"].int64_list.value[0] for feature in features]
-        images = np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28)
-        return images, np.array(labels, np.int32)
+        return np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28), np.array(labels, np.int32)
 
     def verify_archives(self) -> None:
         """Read all four archives of the folder ``archives`` and check their SHA-256.
@@ -136,6 +144,10 @@ class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
                 f"{labels.shape}, expected (N, 28, 28) and (N,)"
             )
         return images, labels
+
+
+def _features(record: bytes) -> Mapping[str, Any]:
+    return tf_example_pb2.Example.FromString(record).features.feature
 
 
 def _split_archive_names(split: str) -> tuple[str, str]:

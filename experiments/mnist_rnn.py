@@ -314,8 +314,9 @@ def run(
     _, data_key = jax.random.split(jax.random.key(config.seed))
     test_on_devices = replicate(test, mesh)
     with ThreadPoolExecutor() as pool:  # in the shadow of the training step's compilation
-        compile_test = jaxrnn.evaluate.lower(replicate(state, mesh), test_on_devices, mesh=mesh)
-        pool.submit(compile_test.compile)
+        if not config.test_every_epoch:  # else fit compiles it
+            on_devices = replicate(state, mesh), test_on_devices
+            pool.submit(jaxrnn.evaluate.lower(*on_devices, mesh=mesh).compile)
         samples = pool.submit(lambda: jaxrnn.plot_samples(train).savefig(workdir / "samples.png"))
         state, history = jaxrnn.fit(
             state,

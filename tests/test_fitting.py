@@ -2,6 +2,7 @@
 
 import io
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -149,5 +150,10 @@ def test_clock_counts_compilation_apart():
         pass
     assert clock.seconds["compilation"] == compiled
     assert set(clock.seconds) == {"compilation", "training"}
+    with clock("training"):  # what another thread compiles meanwhile
+        thread = threading.Thread(target=jax.jit(lambda x: x * np.float32(4.25)), args=(1.0,))
+        thread.start()
+        thread.join()
+    assert clock.seconds["compilation"] == compiled
     with clock("training"), pytest.raises(RuntimeError, match="running already"), clock("training"):
         pass

@@ -51,6 +51,33 @@ def test_plain_tfds_reads_what_was_prepared():
     assert int(source[0]["label"]) == 5
 
 
+def test_examples_stored_in_either_order_are_read(monkeypatch):
+    """Protocol buffers promise no order of a map's entries; the fast path needs one."""
+    builder = open_builder("mnist")
+    fast = builder.read("test[:50]")
+    source = builder.as_data_source(
+        "test[:50]", deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
+    first, *records = source.data_source.__getitems__(range(50))
+    image = first.index(b"\n\xa0\x06\n\x05image")
+    label = first.index(b"\n\x0e\n\x05label")
+    parts = {image: first[image : image + 803], label: first[label : label + 16]}
+    swapped = first[: min(parts)] + parts[max(parts)] + parts[min(parts)]
+    assert swapped != first
+    assert sorted(swapped) == sorted(first)
+
+    class Records(list):
+        data_source = property(lambda self: self)
+
+        def __getitems__(self, keys):
+            return [self[key] for key in keys]
+
+    stored = Records([swapped, *records])
+    monkeypatch.setattr(builder, "as_data_source", lambda *args, **options: stored)
+    for ours, theirs in zip(builder.read("test[:50]"), fast, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_preparing_prints_nothing(tmp_path, capfd):
     open_builder("mnist", data_dir=tmp_path)
     assert capfd.readouterr() == ("", "")

@@ -30,6 +30,7 @@ import jaxrnn
 from experiments.peers import CONTENDERS, SGEMM_PRODUCTS, SGEMM_SIZE
 from jaxrnn.history import write_atomically
 
+REST = 0.5  # seconds between turns: some thread pools spin for a while before they sleep
 SCALES = {
     "batch_size": (32, 64, 128, 256, 512, 1024, 2048, 4096),
     "hidden": (64, 128, 256, 512, 1024),
@@ -101,6 +102,7 @@ def measure_peers(config: Config, train: jaxrnn.Split) -> list[dict[str, Any]]:
         contenders = {name: stack.enter_context(contender(name, data, options)) for name in names}
         for repeat in range(config.repeats + 1):
             for name, epoch in contenders.items():
+                time.sleep(REST)
                 answer = epoch()
                 peaks[name] = answer["peak_rss_bytes"]
                 if repeat:
@@ -155,6 +157,7 @@ def measure_scaling(config: Config, train: jaxrnn.Split) -> list[dict[str, Any]]
                 seconds: dict[str, list[float]] = {name: [] for name in contenders}
                 for repeat in range(config.repeats + 1):
                     for name, epoch in contenders.items():
+                        time.sleep(REST)
                         answer = epoch()["seconds"]
                         if repeat:
                             seconds[name].append(answer)

@@ -3,11 +3,13 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jaxrnn.checkpoints import Checkpoints, Run, load_run
 from jaxrnn.data import Split, batches, load
 from jaxrnn.evaluation import evaluate, predict
-from jaxrnn.fitting import Clock, fit
+from jaxrnn.fitting import Clock, NonFiniteLossError, fit
 from jaxrnn.history import History
 from jaxrnn.models import RNNClassifier
+from jaxrnn.optimizers import make_optimizer
 from jaxrnn.training import (
     Metrics,
     TrainState,
@@ -31,10 +33,13 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Checkpoints",
     "Clock",
     "History",
     "Metrics",
+    "NonFiniteLossError",
     "RNNClassifier",
+    "Run",
     "Split",
     "TrainState",
     "batches",
@@ -42,6 +47,8 @@ __all__ = [
     "evaluate",
     "fit",
     "load",
+    "load_run",
+    "make_optimizer",
     "measure",
     "plot_history",
     "plot_samples",

@@ -15,11 +15,12 @@ import numpy as np
 from flax.training.train_state import TrainState
 from tqdm import tqdm
 
-from jaxrnn.data import Split, check_batch_size, check_examples, epoch_indices, take
+from jaxrnn.checkpoints import Checkpoints
+from jaxrnn.data import Split, batches, check_batch_size, check_examples, epoch_indices, take
 from jaxrnn.evaluation import evaluate
 from jaxrnn.history import History
 from jaxrnn.parallel import batch_mesh, replicate
-from jaxrnn.training import Metrics, compute_logits, train_epoch
+from jaxrnn.training import Metrics, compute_logits, train_epoch, train_step
 
 
 class Clock:
@@ -77,6 +78,8 @@ def fit(
     train_curve: Literal["epoch", "last_batch"] = "epoch",
     history: History | None = None,
     on_epoch: Callable[[TrainState, History], None] | None = None,
+    stop: Callable[[History], bool] | None = None,
+    checkpoints: Checkpoints | None = None,
     workdir: str | os.PathLike[str] | None = None,
     progress: bool = False,
     clock: Clock | None = None,
@@ -99,6 +102,9 @@ def fit(
         after its own update.
       history: epochs that ``state`` has behind it; they are kept and not run again.
       on_epoch: called with state and history after each epoch.
+      stop: asked after each epoch; where it returns true, that was the last one.
+      checkpoints: where each epoch is saved while the next one runs, see
+        :class:`jaxrnn.Checkpoints`. All of it is on disk when ``fit`` returns.
       workdir: an existing folder; ``history.csv`` in it is replaced, atomically, after each epoch.
       progress: show a bar with loss, accuracy and examples per second on stdout, or a line for each
         epoch where stdout is no terminal.
@@ -114,6 +120,9 @@ def fit(
         splits whose arrays, labels or lengths do not fit, an unknown ``train_curve``, or a history
         that lacks an epoch.
       NotADirectoryError: ``workdir`` is no folder.
+      NonFiniteLossError: the loss or a parameter is infinite or not a number; such an epoch is
+        neither recorded nor saved.
+      OSError: ``history.csv`` or a checkpoint could not be written.
 
     >>> import optax
     >>> from jaxrnn import RNNClassifier, create_train_state, load
@@ -159,9 +168,13 @@ def fit(
             epoch_key = jax.random.fold_in(key, epoch)
             before = clock.seconds.get("training", 0.0)
             with clock("training"):
+                before_epoch = state
                 state, metrics = train_epoch(state, train, epoch_key, **batching, mesh=mesh)
                 metrics = jax.device_get(metrics)  # waits for the epoch to end
             seconds = clock.seconds["training"] - before
+            if not _is_finite((metrics.loss_sum, state.params)):
+                step = _first_step_that_is_not_finite(before_epoch, train, epoch_key, **batching)
+                raise NonFiniteLossError(epoch, step)
 
             with clock("evaluation"):
                 if train_curve == "last_batch":
@@ -174,10 +187,46 @@ def fit(
             history = history.append(**row, seconds=seconds)
             if workdir is not None:
                 history.to_csv(Path(workdir) / "history.csv")
+            if checkpoints is not None:
+                checkpoints.save(state, history, key)
             report(history.rows[-1], examples / seconds)
             if on_epoch is not None:
                 on_epoch(state, history)
+            if stop is not None and stop(history):
+                break
+    if checkpoints is not None:
+        checkpoints.wait()
     return state, history
+
+
+class NonFiniteLossError(ArithmeticError):
+    """Training left the finite numbers.
+
+    Attributes:
+      epoch: where, from 1.
+      step: of that epoch, from 1; the first whose loss, or whose new parameters, are not finite.
+    """
+
+    def __init__(self, epoch: int, step: int) -> None:
+        super().__init__(f"the loss is no finite number from epoch {epoch}, step {step} on")
+        self.epoch, self.step = epoch, step
+
+
+def _is_finite(tree: Any) -> bool:
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(tree)))
+
+
+def _first_step_that_is_not_finite(
+    state: TrainState, train: Split, key: jax.Array, **batching: Any
+) -> int:
+    """The epoch once more, a step at a time."""
+    state, train = jax.device_put((state, train), jax.devices()[0])
+    step = 0
+    for step, batch in enumerate(batches(train, key, **batching), start=1):
+        state, metrics = train_step(state, batch)
+        if not _is_finite((metrics.loss_sum, state.params)):
+            return step
+    return step  # of a loss so large that adding up in another order keeps it finite
 
 
 def _check_values(state: TrainState, split: Split) -> None:

@@ -1,0 +1,412 @@
+"""Checkpoints: save and restore a run, so that it can be resumed bit for bit."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import serialization
+from flax.training.train_state import TrainState
+
+from jaxrnn.history import History, write_atomically
+from jaxrnn.models import RNNClassifier
+from jaxrnn.optimizers import make_optimizer
+from jaxrnn.training import create_train_state
+
+FOLDER = "checkpoints"
+_KEPT = 3
+_MAX_DESCRIPTION = 16 * 2**20  # bytes of JSON, far more than ten thousand epochs take
+_MAX_ARRAYS = 2**30  # bytes, unless the files themselves are larger
+_MAX_LAYERS = 1000
+
+log = logging.getLogger("jaxrnn")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A stored run, as it was after its last epoch.
+
+    Attributes:
+      config: what the experiment was configured with, by option.
+      model: the network.
+      state: parameters, optimizer state and step, to evaluate or to train further.
+      history: its curves.
+      key: root of its data order; ``fit`` with it and ``history`` goes on where the run stopped.
+    """
+
+    config: Mapping[str, Any]
+    model: RNNClassifier
+    state: TrainState
+    history: History
+    key: jax.Array
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last three epochs and the best one.
+
+    Saving is asynchronous and atomic: ``7``, the checkpoint of epoch 7, is written under another
+    name, renamed when it is whole, and sealed by ``7.sha256``, a list that ``sha256sum --check``
+    reads too. One that is not sealed, or not as its seal says, is passed over for the one before.
+    Nothing is unpickled.
+
+    Best is the epoch with the highest validation accuracy; where there is no validation split, test
+    accuracy, and where neither is measured, training accuracy.
+
+    They are kept by Orbax's ``CheckpointManager``. Its v1 training API is a layer over the same
+    manager, still named experimental in the releases that this library supports.
+
+    Args:
+      folder: where checkpoints are, one subfolder an epoch; made at the first save.
+      description: JSON that is stored with each of them, such as what the model was made from.
+
+    >>> import tempfile, optax
+    >>> model, key = RNNClassifier(hidden=4), jax.random.key(0)
+    >>> state = create_train_state(key, model, optax.adam(1e-3), np.zeros((1, 28, 28)))
+    >>> history = History().append(epoch=1, train_loss=0.5, train_accuracy=0.9)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with Checkpoints(folder) as checkpoints:
+    ...         checkpoints.save(state, history, key)
+    ...     restored, history, key = Checkpoints(folder).restore(lambda description: state)
+    >>> len(history)
+    1
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], description: Mapping[str, Any] | None = None
+    ) -> None:
+        self.folder = Path(folder).absolute()
+        self.description = dict(description or {})
+        self._manager: Any = None
+        self._best = 0
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._saving: Future[None] | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        if self.folder.is_dir():
+            with self._writing():
+                self._open_to_write()  # which clears away what a killed process has left
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None:
+            self.wait()
+        self._thread.shutdown()
+        if self._manager is not None:
+            with contextlib.suppress(Exception):  # wait() has said what there is to say
+                self._manager.close()
+
+    @property
+    def epochs(self) -> list[int]:
+        """The epochs that have a checkpoint, first to last, whether or not they are good."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+
+    def save(self, state: TrainState, history: History, key: jax.Array) -> None:
+        """Start to save an epoch, the last of ``history``; what is written is ``state`` as of now.
+
+        Waits for the save before it, if that is not done.
+
+        Raises:
+          OSError: this or the save before it could not be written.
+        """
+        import orbax.checkpoint as ocp
+
+        self._best = _best_epoch(history)
+        tree = _to_tree(state, key)
+        run = {"description": self.description, "history": list(history)}
+        self.wait()
+        with self._writing(history):
+            manager = self._open_to_write()
+            for epoch in manager.all_steps():
+                if epoch >= len(history):  # a damaged one: the run has gone on from one before it
+                    manager.delete(epoch)
+            manager.save(
+                len(history),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(tree), run=ocp.args.JsonSave(run)
+                ),
+            )
+            self._saving = self._thread.submit(self._seal_when_whole, len(history))
+
+    def wait(self) -> None:
+        """Return when everything is on disk.
+
+        Raises:
+          OSError: the last save could not be written.
+        """
+        with self._writing():
+            if self._saving is not None:
+                saving, self._saving = self._saving, None
+                saving.result()
+
+    def restore(
+        self, template: Callable[[Mapping[str, Any]], TrainState], *, best: bool = False
+    ) -> tuple[TrainState, History, jax.Array] | None:
+        """The state, history and root key of the last epoch, or None where no epoch was saved.
+
+        Args:
+          template: makes, from the stored description, a state of the structure and shapes that are
+            expected; its values do not matter. The restored state is in host memory.
+          best: of the best epoch instead of the last.
+
+        Raises:
+          ValueError: there are checkpoints, and not one of them is good.
+        """
+        damaged = []
+        for epoch in self._candidates(best):
+            try:
+                restored = self._restore(epoch, template)
+            except Exception as error:  # of many kinds: Orbax, TensorStore, JSON, our own
+                reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+                damaged.append(f"checkpoint {self.folder / str(epoch)} is damaged: {reason[:300]}")
+                continue
+            for message in damaged:
+                log.warning("%s; the one of epoch %d is used", message, epoch)
+            return restored
+        if damaged:
+            raise ValueError("; ".join(damaged))
+        return None
+
+    def _candidates(self, best: bool) -> Iterator[int]:
+        newest_first = self.epochs[::-1]
+        for epoch in newest_first if best else ():
+            # Every checkpoint has the whole history; damage that hides it here is reported below.
+            with contextlib.suppress(Exception):
+                yield _best_epoch(_read_history(self._read_run(epoch)))
+                break
+        yield from newest_first
+
+    def _restore(
+        self, epoch: int, template: Callable[[Mapping[str, Any]], TrainState]
+    ) -> tuple[TrainState, History, jax.Array]:
+        import orbax.checkpoint as ocp
+
+        _check_seal(self.folder / str(epoch))
+        run = self._read_run(epoch)
+        state = template(run["description"])
+        expected = _to_tree(state, jax.random.key(0))
+        folder = self.folder / str(epoch)
+        items = ocp.CompositeCheckpointHandler(
+            state=ocp.StandardCheckpointHandler(), run=ocp.JsonCheckpointHandler()
+        )
+        with ocp.Checkpointer(items) as reader:
+            # What the files hold must be what is expected, before any memory is given to it.
+            stored = reader.metadata(folder).item_metadata["state"]
+            _check_shapes(stored, expected)
+            on_disk = sum(path.stat().st_size for path in _files(folder))
+            needed = sum(4 * math.prod(leaf.shape) for leaf in jax.tree.leaves(expected))
+            if needed > max(_MAX_ARRAYS, 4 * on_disk):
+                raise ValueError(f"{on_disk} bytes on disk cannot hold arrays of {needed} bytes")
+            zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), expected)
+            wanted = ocp.args.Composite(state=ocp.args.StandardRestore(zeros))
+            tree = reader.restore(folder, args=wanted)["state"]
+        key = jax.random.wrap_key_data(tree.pop("key"))
+        return serialization.from_state_dict(state, tree), _read_history(run), key
+
+    def _read_run(self, epoch: int) -> dict[str, Any]:
+        path = self.folder / str(epoch) / "run" / "metadata"
+        run = read_json(path, max_bytes=_MAX_DESCRIPTION)
+        if set(run) != {"description", "history"}:
+            raise ValueError(f"{path} is no description of a run")
+        return run
+
+    def _open_to_write(self) -> Any:
+        import orbax.checkpoint as ocp
+
+        if self._manager is None:
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=_LastAndBest(lambda: self._best),
+                cleanup_tmp_directories=True,
+            )
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        return self._manager
+
+    def _seal_when_whole(self, epoch: int) -> None:
+        self._manager.wait_until_finished()
+        folder = self.folder / str(epoch)
+        lines = [f"{_sha256(path)}  {path.relative_to(self.folder)}\n" for path in _files(folder)]
+        write_atomically(_seal_of(folder), "".join(lines))
+        for seal in self.folder.glob("*.sha256*"):  # of what is no more, or was never finished
+            if not (self.folder / seal.stem).exists():
+                seal.unlink()
+
+    @contextlib.contextmanager
+    def _writing(self, history: History | None = None) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore have many kinds
+            what = f" of epoch {len(history)}" if history else ""
+            reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+            raise OSError(
+                f"the checkpoint{what} could not be written in {self.folder}: {reason[:300]}"
+            ) from error
+
+
+def load_run(workdir: str | os.PathLike[str], *, best: bool = False) -> Run:
+    """Read back a run that ``python -m experiments.mnist_rnn`` left in its work dir.
+
+    Args:
+      workdir: the folder of the run.
+      best: the state of the best epoch instead of the last, see :class:`Checkpoints`. ``history``
+        then ends with that epoch.
+
+    Returns:
+      The :class:`Run`.
+
+    Raises:
+      FileNotFoundError: the folder holds no checkpoint.
+      ValueError: every checkpoint is damaged.
+    """
+    checkpoints = Checkpoints(Path(workdir) / FOLDER)
+    parts: dict[str, Any] = {}
+
+    def template(description: Mapping[str, Any]) -> TrainState:
+        parts["config"] = description["config"]
+        model = parts["model"] = RNNClassifier(**description["model"])
+        if model.layers > _MAX_LAYERS:
+            raise ValueError(f"{model.layers} layers are more than {_MAX_LAYERS}")
+        optimizer = make_optimizer(**description["optimizer"])
+        example = jax.ShapeDtypeStruct((1, *description["input_shape"]), np.float32)
+        return jax.eval_shape(
+            lambda key: create_train_state(key, model, optimizer, example),
+            jax.random.key(0),
+        )
+
+    restored = checkpoints.restore(template, best=best)
+    if restored is None:
+        raise FileNotFoundError(f"{workdir} holds no checkpoint of a run")
+    state, history, key = restored
+    return Run(parts["config"], parts["model"], state, history, key)
+
+
+def describe_run(
+    config: Mapping[str, Any],
+    model: RNNClassifier,
+    optimizer: Mapping[str, Any],
+    inputs: Any,
+) -> dict[str, Any]:
+    """The description from which :func:`load_run` makes a run again.
+
+    Args:
+      config: JSON that is handed back as ``Run.config``.
+      model: the network; its cell by name.
+      optimizer: arguments of :func:`jaxrnn.make_optimizer`.
+      inputs: what is trained on, (N, time, features).
+    """
+    fields = [field.name for field in dataclasses.fields(model)]
+    return {
+        "config": dict(config),
+        "model": {n: getattr(model, n) for n in fields if n not in ("parent", "name")},
+        "optimizer": dict(optimizer),
+        "input_shape": list(np.shape(inputs)[1:]),
+    }
+
+
+def read_json(path: str | os.PathLike[str], *, max_bytes: int = 2**20) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it is larger than ``max_bytes``, or no JSON object.
+    """
+    with open(path, "rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"{path} is larger than {max_bytes} bytes")
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: a JSON object is expected")
+    return value
+
+
+def _to_tree(state: TrainState, key: jax.Array) -> dict[str, Any]:
+    """What is stored: nested dicts of numpy arrays (of shapes, if the state is made of shapes)."""
+    tree = {**serialization.to_state_dict(state), "key": jax.random.key_data(key)}
+    return jax.device_get(tree)
+
+
+def _check_shapes(stored: Any, expected: Any) -> None:
+    found, wanted = (
+        {
+            jax.tree_util.keystr(path): (tuple(leaf.shape), np.dtype(leaf.dtype))
+            for path, leaf in leaves
+        }
+        for leaves in map(jax.tree.leaves_with_path, (stored, expected))
+    )
+    if found != wanted:
+        differing = sorted(
+            name for name in {*found, *wanted} if found.get(name) != wanted.get(name)
+        )
+        raise ValueError(f"it does not hold the arrays that are expected: {', '.join(differing)}")
+
+
+def _check_seal(folder: Path) -> None:
+    """Raise ``ValueError`` unless the files of a checkpoint are those that were sealed.
+
+    It comes before Orbax and TensorStore read anything: they tell of damage in many voices.
+    """
+    seal = _seal_of(folder)
+    if not seal.exists():
+        raise ValueError("it was not written to its end")
+    with seal.open(errors="replace") as file:
+        lines = file.read(_MAX_DESCRIPTION).splitlines()
+    sealed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    found = {str(path.relative_to(folder.parent)): path for path in _files(folder)}
+    for name in sorted({*sealed, *found}):
+        if name not in found:
+            raise ValueError(f"{name} is missing")
+        if _sha256(found[name]) != sealed.get(name):
+            raise ValueError(f"{name} does not have the SHA-256 that was stored for it")
+
+
+def _seal_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.sha256")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_history(run: Mapping[str, Any]) -> History:
+    history = History()
+    for row in run["history"]:
+        history = history.append(**row)
+    return history
+
+
+def _best_epoch(history: History) -> int:
+    for split in ("validation", "test", "train"):
+        if history.measured(f"{split}_accuracy"):
+            return int(history.best(f"{split}_accuracy")["epoch"])
+    return len(history)
+
+
+class _LastAndBest:
+    """An Orbax preservation policy: which checkpoints outlive the next save."""
+
+    def __init__(self, best: Callable[[], int]) -> None:
+        self._best = best
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {self._best(), *steps[-_KEPT:]}
+        return [step in kept for step in steps]

@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -61,8 +63,9 @@ class Checkpoints:
     Best is the epoch with the highest validation accuracy; where there is no validation split, test
     accuracy, and where neither is measured, training accuracy.
 
-    They are kept by Orbax's ``CheckpointManager``. Its v1 training API is a layer over the same
-    manager, still named experimental in the releases that this library supports.
+    Written by Orbax's ``Checkpointer``, in a thread of this class. Its ``CheckpointManager``, and
+    the v1 training API on top of that, read every old checkpoint when they start, so that a damaged
+    one stops them, and where a disk is full or gone they print a traceback from a thread of theirs.
 
     Args:
       folder: where checkpoints are, one subfolder an epoch; made at the first save.
@@ -85,24 +88,23 @@ class Checkpoints:
     ) -> None:
         self.folder = Path(folder).absolute()
         self.description = dict(description or {})
-        self._manager: Any = None
-        self._best = 0
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._saving: Future[None] | None = None
+        self._made = False
 
     def __enter__(self) -> "Checkpoints":
-        if self.folder.is_dir():
-            with self._writing():
-                self._open_to_write()  # which clears away what a killed process has left
+        with self._writing():
+            for path in self.folder.glob("*.orbax-checkpoint-tmp*"):  # of a process that was killed
+                shutil.rmtree(path)
+            self._remove_seals_of_nothing()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if error[0] is None:
-            self.wait()
-        self._thread.shutdown()
-        if self._manager is not None:
-            with contextlib.suppress(Exception):  # wait() has said what there is to say
-                self._manager.close()
+        try:
+            if error[0] is None:
+                self.wait()
+        finally:
+            self._thread.shutdown()
 
     @property
     def epochs(self) -> list[int]:
@@ -117,26 +119,13 @@ class Checkpoints:
         Waits for the save before it, if that is not done.
 
         Raises:
-          OSError: this or the save before it could not be written.
+          OSError: the save before it could not be written.
         """
-        import orbax.checkpoint as ocp
-
-        self._best = _best_epoch(history)
-        tree = _to_tree(state, key)
-        run = {"description": self.description, "history": list(history)}
+        epoch = len(history)
+        arrays, run = _to_tree(state, key), {"description": self.description, "history": [*history]}
         self.wait()
-        with self._writing(history):
-            manager = self._open_to_write()
-            for epoch in manager.all_steps():
-                if epoch >= len(history):  # a damaged one: the run has gone on from one before it
-                    manager.delete(epoch)
-            manager.save(
-                len(history),
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(tree), run=ocp.args.JsonSave(run)
-                ),
-            )
-            self._saving = self._thread.submit(self._seal_when_whole, len(history))
+        kept = {_best_epoch(history), *range(epoch, epoch - _KEPT, -1)}
+        self._saving = self._thread.submit(self._write, epoch, arrays, run, kept)
 
     def wait(self) -> None:
         """Return when everything is on disk.
@@ -220,35 +209,49 @@ class Checkpoints:
             raise ValueError(f"{path} is no description of a run")
         return run
 
-    def _open_to_write(self) -> Any:
+    def _write(self, epoch: int, arrays: Any, run: dict[str, Any], kept: set[int]) -> None:
         import orbax.checkpoint as ocp
 
-        if self._manager is None:
-            options = ocp.CheckpointManagerOptions(
-                preservation_policy=_LastAndBest(lambda: self._best),
-                cleanup_tmp_directories=True,
-            )
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
-        return self._manager
-
-    def _seal_when_whole(self, epoch: int) -> None:
-        self._manager.wait_until_finished()
+        for other in self.epochs:
+            if other >= epoch:  # a damaged one: the run has gone on from one before it
+                self._remove(other)
+        if not self._made:  # once: where it is gone later, so is the run
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._made = True
+        _check_room(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
         folder = self.folder / str(epoch)
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+            writer.save(
+                folder,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(arrays), run=ocp.args.JsonSave(run)
+                ),
+            )
         lines = [f"{_sha256(path)}  {path.relative_to(self.folder)}\n" for path in _files(folder)]
         write_atomically(_seal_of(folder), "".join(lines))
-        for seal in self.folder.glob("*.sha256*"):  # of what is no more, or was never finished
-            if not (self.folder / seal.stem).exists():
+        for other in self.epochs:
+            if other not in kept:
+                self._remove(other)
+        self._remove_seals_of_nothing()
+
+    def _remove(self, epoch: int) -> None:
+        folder = self.folder / str(epoch)
+        _seal_of(folder).unlink(missing_ok=True)  # first: what is half removed is not sealed
+        shutil.rmtree(folder)
+
+    def _remove_seals_of_nothing(self) -> None:
+        for seal in self.folder.glob("*.sha256*"):
+            if not (self.folder / seal.stem).is_dir():
                 seal.unlink()
 
     @contextlib.contextmanager
-    def _writing(self, history: History | None = None) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # Orbax and TensorStore have many kinds
-            what = f" of epoch {len(history)}" if history else ""
             reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
             raise OSError(
-                f"the checkpoint{what} could not be written in {self.folder}: {reason[:300]}"
+                f"a checkpoint could not be written in {self.folder}: {reason[:300]}"
             ) from error
 
 
@@ -353,6 +356,19 @@ def _check_shapes(stored: Any, expected: Any) -> None:
         raise ValueError(f"it does not hold the arrays that are expected: {', '.join(differing)}")
 
 
+def _check_room(folder: Path, size: int) -> None:
+    """Raise ``OSError`` where writing is going to fail, of which TensorStore tells in many voices.
+
+    Besides ``size`` bytes of arrays, a checkpoint is some thirty small files and folders.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, "the folder cannot be written")
+    if shutil.disk_usage(folder).free < 2 * size + 2**18:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def _check_seal(folder: Path) -> None:
     """Raise ``ValueError`` unless the files of a checkpoint are those that were sealed.
 
@@ -397,16 +413,3 @@ def _best_epoch(history: History) -> int:
         if history.measured(f"{split}_accuracy"):
             return int(history.best(f"{split}_accuracy")["epoch"])
     return len(history)
-
-
-class _LastAndBest:
-    """An Orbax preservation policy: which checkpoints outlive the next save."""
-
-    def __init__(self, best: Callable[[], int]) -> None:
-        self._best = best
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        del context
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = {self._best(), *steps[-_KEPT:]}
-        return [step in kept for step in steps]

@@ -18,6 +18,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # programs, which `as_users_do` starts, run without this.
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import matplotlib  # noqa: E402
 import numpy as np  # noqa: E402
@@ -29,6 +30,9 @@ import jaxrnn  # noqa: E402
 matplotlib.use("agg")
 jax.config.update("jax_num_cpu_devices", 4)  # enough to test sharding
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+hypothesis.settings.register_profile("long", max_examples=100_000, deadline=None)
 
 
 def pytest_unconfigure() -> None:

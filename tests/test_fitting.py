@@ -5,7 +5,9 @@ import sys
 import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxrnn
@@ -108,6 +110,26 @@ def test_bad_labels_lengths_history_and_workdir(state, digits, tmp_path):
     refuse("every epoch from 1 on", history=History().append(epoch=5))
     refuse("is no folder", error=NotADirectoryError, workdir=tmp_path / "none")
     refuse("devices must be between 1 and the 4 there are; got 5", devices=5)
+
+
+def test_a_loss_that_is_not_finite(digits, tmp_path):
+    """The eighth step of a hundred examples makes the parameters infinite: epoch 2, step 3."""
+    optimizer = optax.sgd(lambda count: jnp.where(count < 7, 0.1, jnp.inf))
+    model = jaxrnn.RNNClassifier(hidden=4)
+    state = jaxrnn.create_train_state(KEY, model, optimizer, digits.inputs)
+    checkpoints = jaxrnn.Checkpoints(tmp_path / "checkpoints")
+    with pytest.raises(jaxrnn.NonFiniteLossError, match="from epoch 2, step 3 on") as raised:
+        fit(state, digits, key=KEY, epochs=3, batch_size=100, checkpoints=checkpoints)
+    assert (raised.value.epoch, raised.value.step) == (2, 3)
+    checkpoints.wait()
+    assert checkpoints.epochs == [1]
+
+
+def test_stop_ends_the_training_there(state, digits):
+    _, history = fit(
+        state, digits, key=KEY, epochs=9, batch_size=100, stop=lambda history: len(history) == 2
+    )
+    assert len(history) == 2
 
 
 def test_lines_where_there_is_no_terminal(state, digits, held_out, capsys):

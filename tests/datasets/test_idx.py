@@ -77,7 +77,7 @@ def test_flipped_byte_never_passes_for_the_file(tmp_path, position, flip):
 
 @reuse_tmp_path
 @given(content=st.binary(max_size=64))
-def test_arbitrary_content_reads_or_raises_value_error(tmp_path, content):
+def test_fuzz_content_reads_or_raises_value_error(tmp_path, content):
     for path in (write(tmp_path / "a.gz", content), tmp_path / "b.gz"):
         if path.name == "b.gz":
             path.write_bytes(content)

@@ -1,0 +1,318 @@
+"""Runs that are stopped, killed, or meet a fault, and go on with the same bits."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jaxrnn
+from experiments.interruption import interruption
+from experiments.mnist_rnn import PRESETS, command_line, from_json, main, parse, to_json
+from jaxrnn import History, load_run
+from tests.conftest import as_users_do, assert_identical
+
+ROOT = Path(__file__).parents[2]
+SLICE = [
+    *("--train-split", "train[:640]", "--validation-split", "train[640:900]"),
+    *("--test-split", "test[:200]", "--hidden", "12"),
+]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Each run starts in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def train(epochs, workdir="run"):
+    main(["keras", "--epochs", str(epochs), *SLICE, "--workdir", str(workdir)])
+    return load_run(workdir)
+
+
+def refuse(arguments, capsys, status=2):
+    """Run with what cannot work; returns the one line of stderr."""
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    err = capsys.readouterr().err
+    assert exit_.value.code == status
+    assert err.count("\n") == 1
+    return err
+
+
+def curves(run):
+    return [{name: row[name] for name in row if name != "seconds"} for row in run.history]
+
+
+def assert_same_run(a, b):
+    assert_identical((a.state.params, a.state.opt_state), (b.state.params, b.state.opt_state))
+    assert curves(a) == curves(b)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Four epochs, never interrupted."""
+    return train(4, tmp_path_factory.mktemp("whole"))
+
+
+def start(*options, workdir="run"):
+    """A run in a process of its own, as a user starts it."""
+    command = [sys.executable, "-m", "experiments.mnist_rnn", "keras", *SLICE, "--workdir"]
+    return subprocess.Popen(
+        [*command, str(Path(workdir).absolute()), *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_the_epoch_and_it_goes_on_from_there(number):
+    process = start("--epochs", "100000", "--devices", "2")
+    for line in process.stdout:
+        if line.startswith("epoch 2/"):
+            break
+    process.send_signal(number)
+    out, err = process.communicate()
+    assert process.returncode == 128 + number
+    assert err == f"\n{number.name}: ending after this epoch; Ctrl-C (again) ends at once\n"
+    *_, stopped, again = out.splitlines()
+    assert stopped.startswith("stopped; everything so far is in ")
+    assert again.startswith("to go on: python -m experiments.mnist_rnn keras --epochs 100000 ")
+
+    epochs = len(load_run("run").history)
+    assert epochs >= 2
+    history = History.from_csv("run/history.csv")
+    assert len(history) == epochs
+    assert not Path("run/results.json").exists()
+
+    # One epoch more than it had, to come to an end.
+    words = shlex.split(again.removeprefix("to go on: python -m experiments.mnist_rnn "))
+    assert parse(words).epochs == 100_000
+    config = json.loads(Path("run/config.json").read_text())
+    Path("run/config.json").write_text(json.dumps(config | {"epochs": epochs}))
+    resumed = start("--epochs", str(epochs + 1), "--devices", "2")
+    out, err = resumed.communicate()
+    assert (resumed.returncode, err) == (0, "")
+    assert f"going on after epoch {epochs}\n" in out
+    never_stopped = start("--epochs", str(epochs + 1), "--devices", "2", workdir="whole")
+    assert never_stopped.communicate()[1] == ""
+    assert_same_run(load_run("run"), load_run("whole"))
+
+
+def test_a_second_sigint_ends_at_once():
+    process = start("--epochs", "100000", "--hidden", "400", "--train-split", "train")
+    for line in process.stdout:
+        if "files in" in line:
+            break
+    while not Path("run/samples.png").exists():  # compiling by now
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
+    assert not Path("run/history.csv").exists()  # it did not wait for the epoch
+
+
+def test_killed_at_twenty_random_moments():
+    command = [sys.executable, "-m", "tests.kill_runs", "20"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=as_users_do(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "20 of 20 killed runs ended with the same bits" in done.stdout
+
+
+def test_a_finished_run_goes_further_and_is_not_overwritten(whole, folder, capsys):
+    train(2)
+    results = Path("run/results.json").read_text()
+    err = refuse(["keras", "--epochs", "2", *SLICE, "--workdir", "run"], capsys)
+    assert "holds a finished run of 2 epochs; raise --epochs to go on with it, or name" in err
+    assert Path("run/results.json").read_text() == results
+    assert_same_run(train(4), whole)
+    assert json.loads(Path("run/results.json").read_text())["epochs"] == 4
+    assert json.loads(Path("run/config.json").read_text())["epochs"] == 4
+    assert len(History.from_csv("run/history.csv")) == 4
+
+
+def test_a_run_that_was_killed_after_its_last_epoch_gets_its_results(whole, capsys):
+    train(4)
+    Path("run/results.json").unlink()
+    Path("run/.results.json-123").write_text("{")
+    Path("run/history.csv").unlink()
+    assert_same_run(train(4), whole)
+    assert Path("run/results.json").exists()
+    assert len(History.from_csv("run/history.csv")) == 4
+    assert not list(Path("run").glob(".*"))
+
+
+def test_another_configuration_is_refused_with_what_differs(capsys):
+    train(2)
+    arguments = ["keras", "--epochs", "3", *SLICE, "--seed", "5", "--cell", "gru"]
+    err = refuse([*arguments, "--workdir", "run"], capsys)
+    assert (
+        "of another configuration: cell ('simple' there, 'gru' here), seed (0 there, 5 here)" in err
+    )
+    assert "epochs" not in err
+    err = refuse(["keras", "--epochs", "1", *SLICE, "--workdir", "run"], capsys)
+    assert "epochs (2 there, 1 here)" in err
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(whole, capsys, caplog):
+    train(3)
+    path = next(Path("run/checkpoints/3").rglob("manifest.ocdbt"))
+    path.write_bytes(path.read_bytes()[::-1])
+    assert_same_run(train(4), whole)
+    assert "3 is damaged" in caplog.text
+    assert "the one of epoch 2 is used" in caplog.text
+    assert "going on after epoch 2\n" in capsys.readouterr().out
+
+
+def test_where_no_checkpoint_is_good_nothing_is_changed(capsys):
+    train(2)
+    for path in Path("run/checkpoints").glob("*.sha256"):
+        path.unlink()
+    before = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")}
+    err = refuse(["keras", "--epochs", "3", *SLICE, "--workdir", "run"], capsys)
+    assert "checkpoints/2 is damaged" in err
+    assert "checkpoints/1 is damaged" in err
+    assert {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")} == before
+
+
+def test_checkpoints_without_a_configuration(capsys):
+    train(1)
+    Path("run/config.json").unlink()
+    err = refuse(["keras", "--epochs", "2", *SLICE, "--workdir", "run"], capsys)
+    assert "holds checkpoints but no config.json" in err
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '"x"', "[" * 10_000, "{}", '{"epochs": "1"}'])
+@pytest.mark.parametrize("name", ["config.json", "results.json"])
+def test_json_that_was_tampered_with(content, name, capsys):
+    Path("run").mkdir()
+    Path("run/config.json").write_text(json.dumps(to_json(parse(SLICE))))
+    Path("run", name).write_text(content)
+    err = refuse([*SLICE, "--workdir", "run"], capsys)
+    assert "run" in err
+    assert {path.name for path in Path("run").iterdir()} == {"config.json", name}
+
+
+def test_two_processes_do_not_share_a_work_dir(capsys):
+    fcntl = pytest.importorskip("fcntl")
+    train(1)
+    descriptor = os.open("run", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    err = refuse(["keras", "--epochs", "2", *SLICE, "--workdir", "run"], capsys, status=1)
+    assert "another process is at work in run" in err
+    os.close(descriptor)
+    assert len(load_run("run").history) == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(capsys):
+    arguments = ["keras", "--epochs", "3", *SLICE, "--learning-rate", "3e38", "--workdir", "run"]
+    err = refuse(arguments, capsys, status=1)
+    assert "the loss is no finite number from epoch 1, step 2 on" in err
+    assert "what came before is kept in run; try a --learning-rate below 3e+38" in err
+    assert not Path("run/history.csv").exists()
+
+
+def test_a_disk_that_fills_up(whole, capsys, monkeypatch):
+    write = jaxrnn.History.to_csv
+
+    def full_after_two(history, path):
+        if len(history) > 2:
+            raise OSError(28, "No space left on device", str(path))
+        write(history, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jaxrnn.History, "to_csv", full_after_two)
+        err = refuse(["keras", "--epochs", "4", *SLICE, "--workdir", "run"], capsys, status=1)
+    assert "No space left on device: 'run/history.csv'; what was saved before is kept; to go" in err
+    assert err.endswith("--workdir run\n")
+    assert len(load_run("run").history) == 2
+    assert_same_run(train(4), whole)
+
+
+def test_a_work_dir_that_vanishes(folder, capsys, monkeypatch):
+    write = jaxrnn.History.to_csv
+
+    def vanish(history, path):
+        if len(history) == 2:
+            while not (folder / "run" / "checkpoints" / "1.sha256").exists():
+                time.sleep(0.01)
+            (folder / "run").rename(folder / "gone")
+        write(history, path)
+
+    monkeypatch.setattr(jaxrnn.History, "to_csv", vanish)
+    err = refuse(["keras", "--epochs", "4", *SLICE, "--workdir", "run"], capsys, status=1)
+    assert "No such file or directory" in err
+
+
+def test_evaluate_prints_the_metrics_of_results_json(capsys):
+    train(2)
+    capsys.readouterr()
+    main(["evaluate", "run"])
+    results = json.loads(Path("run/results.json").read_text())
+    assert capsys.readouterr().out.splitlines() == [
+        "after epoch 2:",
+        f"test_loss {results['test_loss']}",
+        f"test_accuracy {results['test_accuracy']}",
+    ]
+    assert "nowhere holds no checkpoint of a run" in refuse(["evaluate", "nowhere"], capsys)
+
+
+def test_load_run_gives_everything_back(capsys):
+    run = train(2)
+    assert (run.config["preset"], run.config["hidden"], run.config["epochs"]) == ("keras", 12, 2)
+    assert run.model == jaxrnn.RNNClassifier(hidden=12)
+    assert run.history == History.from_csv("run/history.csv")
+    assert run.key == jax.random.split(jax.random.key(0))[1]
+    assert int(run.state.step) == 10
+
+
+def test_the_command_that_goes_on_is_the_one_that_was_typed():
+    words = [
+        *("tf1", "--hidden", "7", "--no-test-every-epoch", "--bidirectional"),
+        *("--validation-split", "train[:100]", "--workdir", "a folder"),
+    ]
+    config = parse(words)
+    line = command_line(config, Path("a folder"))
+    assert line.endswith("--workdir 'a folder'")
+    assert "'train[:100]'" in line
+    assert parse(shlex.split(line)[3:]) == config
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*to_json(PRESETS["tf1"]), "surprise"]),
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    )
+)
+def test_fuzz_configuration_reader(changes):  # fmt: skip
+    try:
+        config = from_json(to_json(PRESETS["keras"]) | changes)
+    except ValueError:
+        return
+    assert config.epochs >= 1
+
+
+def test_signals_are_taken_only_while_training():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with interruption() as interrupted:
+        assert interrupted.received is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        while interrupted.received is None:
+            time.sleep(0.01)
+        assert interrupted.exit_status == 143
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

@@ -1,0 +1,276 @@
+"""Checkpoints: what is kept, what comes back, and what damage and malice lead to."""
+
+import contextlib
+import hashlib
+import json
+import pickle
+import shutil
+
+import jax
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jaxrnn
+from jaxrnn import Checkpoints, History, fit, load_run
+from jaxrnn.checkpoints import describe_run, read_json
+from tests.conftest import assert_identical
+
+KEY = jax.random.key(7)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, digits):
+    """Six epochs, the second of which is the best; returns the work dir and what fit returned."""
+    workdir = tmp_path_factory.mktemp("run")
+    model, options = jaxrnn.RNNClassifier(hidden=8), {"learning_rate": 0.01}
+    state = jaxrnn.create_train_state(KEY, model, jaxrnn.make_optimizer(**options), digits.inputs)
+    description = describe_run({"seed": 7}, model, options, digits.inputs)
+    history = History()
+    with Checkpoints(workdir / "checkpoints", description) as checkpoints:
+        for epoch in range(1, 7):
+            state, _ = jaxrnn.train_step(state, {"inputs": digits.inputs, "labels": digits.labels})
+            accuracy = 0.9 if epoch == 2 else epoch / 10
+            history = history.append(epoch=epoch, train_loss=1 / epoch, train_accuracy=accuracy)
+            checkpoints.save(state, history, KEY)
+    return workdir, state, history
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """A copy of the run's work dir, to damage."""
+    return shutil.copytree(run[0], tmp_path / "copy")
+
+
+def seal(folder):
+    """Make a checkpoint that was tampered with look whole."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    folder.with_name(f"{folder.name}.sha256").write_text(
+        "".join(
+            f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder.parent)}\n"
+            for path in files
+        )
+    )
+
+
+def test_the_last_three_and_the_best_are_kept(run):
+    workdir, state, history = run
+    names = {"2", "4", "5", "6"}
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == names | {
+        f"{name}.sha256" for name in names
+    }
+    last, best = load_run(workdir), load_run(workdir, best=True)
+    assert last.history == history
+    assert_identical(last.state.params, state.params)
+    assert_identical(last.state.opt_state, state.opt_state)
+    assert last.key == KEY
+    assert last.config == {"seed": 7}
+    assert last.model == jaxrnn.RNNClassifier(hidden=8)
+    assert (int(last.state.step), len(best.history), int(best.state.step)) == (6, 2, 2)
+
+
+def test_a_stored_run_goes_on_as_if_it_had_not_stopped(run, digits):
+    workdir, state, history = run
+    options = {"epochs": 7, "batch_size": 100, "history": history, "key": KEY}
+    stored = load_run(workdir)
+    assert stored.state.tx is state.tx
+    whole, _ = fit(state, digits, **options)
+    resumed, _ = fit(stored.state, digits, **options)
+    assert_identical(resumed.params, whole.params)
+
+
+def test_any_optimizer_and_module_with_a_template_of_its_own(state, digits, tmp_path):
+    with Checkpoints(tmp_path / "any") as checkpoints:
+        fitted, history = fit(
+            state, digits, key=KEY, epochs=2, batch_size=100, checkpoints=checkpoints
+        )
+    restored = Checkpoints(tmp_path / "any").restore(lambda description: state)
+    assert_identical(restored[0].opt_state, fitted.opt_state)
+    assert restored[1] == history
+    other = jaxrnn.create_train_state(
+        KEY, jaxrnn.RNNClassifier(hidden=17), optax.adam(1e-2), digits.inputs
+    )
+    with pytest.raises(ValueError, match=r"does not hold the arrays.*head.*kernel"):
+        Checkpoints(tmp_path / "any").restore(lambda description: other)
+
+
+def test_nothing_is_unpickled(run, monkeypatch):
+    def refuse(*args, **options):
+        raise AssertionError("unpickling")
+
+    monkeypatch.setattr(pickle, "load", refuse)
+    monkeypatch.setattr(pickle, "loads", refuse)
+    monkeypatch.setattr(pickle, "Unpickler", refuse)
+    load_run(run[0])
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "add"])
+def test_damage_to_any_file_of_the_newest_is_named_and_the_one_before_used(copy, damage, caplog):
+    folder = copy / "checkpoints"
+    files = [path for path in (folder / "6").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for path in files:
+        content = path.read_bytes()
+        if damage == "flip":
+            position = len(content) // 2
+            flipped = bytes([content[position] ^ 4]) if content else b"!"
+            path.write_bytes(content[:position] + flipped + content[position + 1 :])
+        elif damage == "truncate":
+            path.write_bytes(content[: len(content) // 2] if content else b"!")
+        elif damage == "delete":
+            path.unlink()
+        else:
+            path.with_name("added").write_bytes(b"")
+        caplog.clear()
+        assert len(load_run(copy).history) == 5
+        (message,) = caplog.messages
+        name = path.with_name("added") if damage == "add" else path
+        assert str(name.relative_to(folder)) in message
+        assert message.endswith("the one of epoch 5 is used")
+        path.with_name("added").unlink(missing_ok=True)
+        path.write_bytes(content)
+    caplog.clear()
+    assert len(load_run(copy).history) == 6
+    assert not caplog.messages
+
+
+def test_a_checkpoint_that_was_not_sealed_is_passed_over(copy, caplog):
+    (copy / "checkpoints" / "6.sha256").unlink()
+    assert len(load_run(copy).history) == 5
+    assert "6 is damaged: it was not written to its end" in caplog.text
+
+
+def test_where_all_are_damaged_each_is_named(copy):
+    for path in (copy / "checkpoints").glob("*.sha256"):
+        path.write_text("")
+    with pytest.raises(ValueError, match=r"6 is damaged.*5 is damaged.*4 is damaged.*2 is damaged"):
+        load_run(copy)
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        load_run(copy / "checkpoints")
+
+
+def test_a_run_that_goes_back_replaces_what_was_damaged(copy, digits, tmp_path):
+    (copy / "checkpoints" / "5.sha256").unlink()
+    (copy / "checkpoints" / "6.sha256").unlink()
+    (copy / "checkpoints" / "7.orbax-checkpoint-tmp").mkdir()
+    (copy / "checkpoints" / ".6.sha256-123").write_text("")
+    stored = load_run(copy)
+    assert len(stored.history) == 4
+    with Checkpoints(copy / "checkpoints") as checkpoints:
+        options = {"key": KEY, "batch_size": 100, "history": stored.history}
+        fit(stored.state, digits, epochs=5, checkpoints=checkpoints, **options)
+    names = {path.name for path in (copy / "checkpoints").iterdir() if path.suffix != ".sha256"}
+    assert names == {"2", "4", "5"}
+    assert not list((copy / "checkpoints").glob(".*"))
+
+
+def test_what_cannot_be_written_is_said(state, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    history = History().append(epoch=1, train_accuracy=0.5)
+    checkpoints = Checkpoints(tmp_path / "file")
+    checkpoints.save(state, history, KEY)
+    with pytest.raises(OSError, match=r"a checkpoint could not be written in .*file"):
+        checkpoints.wait()
+
+
+def test_a_failure_in_the_background_comes_out(state, tmp_path, monkeypatch):
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    history = History().append(epoch=1, train_accuracy=0.5)
+    checkpoints = Checkpoints(tmp_path / "full")
+    monkeypatch.setattr("jaxrnn.checkpoints.write_atomically", full)
+    checkpoints.save(state, history, KEY)
+    with pytest.raises(OSError, match=r"could not be written .* No space left"):
+        checkpoints.wait()
+    checkpoints.wait()  # said once
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("model", {"hidden": 10**9}),
+        ("model", {"hidden": -1}),
+        ("model", {"hidden": "150"}),
+        ("model", {"layers": 10**9}),
+        ("model", {"cell": "__import__('os').system('true')"}),
+        ("model", {"cell": ["simple"]}),
+        ("model", {"surprise": 1}),
+        ("model", None),
+        ("optimizer", {"learning_rate": "fast"}),
+        ("optimizer", {"callback": 1}),
+        ("input_shape", [10**6, 10**6]),
+        ("input_shape", "28"),
+        ("input_shape", []),
+        ("history", [{"epoch": 1, "../../evil": 1}]),
+        ("history", 7),
+        ("description", []),
+        ("surprise", 1),
+    ],
+)
+def test_a_description_that_was_tampered_with_gives_an_error_and_nothing_else(copy, place, value):
+    shutil.rmtree(copy / "checkpoints" / "2")
+    for epoch in "456":
+        folder = copy / "checkpoints" / epoch
+        path = folder / "run" / "metadata"
+        run = json.loads(path.read_text())
+        if place in ("history", "description", "surprise"):
+            run[place] = value
+        elif isinstance(value, dict):
+            run["description"][place] |= value
+        else:
+            run["description"][place] = value
+        path.write_text(json.dumps(run))
+        seal(folder)
+    before = sorted(copy.rglob("*"))
+    with pytest.raises(ValueError, match="6 is damaged"):
+        load_run(copy)
+    assert sorted(copy.rglob("*")) == before
+
+
+def test_a_description_that_is_too_long_is_not_read(copy, monkeypatch):
+    monkeypatch.setattr("jaxrnn.checkpoints._MAX_DESCRIPTION", 100)
+    with pytest.raises(ValueError, match="6 is damaged"):
+        load_run(copy)
+
+
+def test_arrays_that_were_swapped_are_refused(copy):
+    """Those of one checkpoint in another's place: sealed, readable, and of another shape."""
+    state = jaxrnn.create_train_state(
+        KEY, jaxrnn.RNNClassifier(hidden=9), jaxrnn.make_optimizer(), np.zeros((1, 28, 28))
+    )
+    folder = copy / "checkpoints"
+    with Checkpoints(copy / "other") as other:
+        other.save(state, History().append(epoch=1, train_accuracy=0.5), KEY)
+    shutil.rmtree(folder / "6" / "state")
+    shutil.copytree(copy / "other" / "1" / "state", folder / "6" / "state")
+    seal(folder / "6")
+    assert len(load_run(copy).history) == 5
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+)
+
+
+@given(content=st.binary(max_size=40) | json_like.map(lambda value: json.dumps(value).encode()))
+def test_fuzz_json_reader(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "fuzzed.json"
+    path.write_bytes(content)
+    with contextlib.suppress(ValueError):  # the one error that it may raise
+        assert isinstance(read_json(path), dict)
+
+
+def test_json_that_is_deep_or_long_is_refused(tmp_path):
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="damaged"):
+        read_json(path)
+    path.write_text(json.dumps({"a": "b" * 100}))
+    with pytest.raises(ValueError, match="larger than 50 bytes"):
+        read_json(path, max_bytes=50)

@@ -3,13 +3,14 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jaxrnn.augmentation import random_warp
 from jaxrnn.checkpoints import Checkpoints, Run, load_run
 from jaxrnn.data import Split, batches, load
-from jaxrnn.evaluation import evaluate, predict
+from jaxrnn.evaluation import evaluate, evaluate_each, predict
 from jaxrnn.fitting import Clock, NonFiniteLossError, fit
-from jaxrnn.history import History
+from jaxrnn.history import History, mean_history
 from jaxrnn.models import RNNClassifier
-from jaxrnn.optimizers import make_optimizer
+from jaxrnn.optimizers import averaged, make_optimizer
 from jaxrnn.training import (
     Metrics,
     TrainState,
@@ -42,17 +43,21 @@ __all__ = [
     "Run",
     "Split",
     "TrainState",
+    "averaged",
     "batches",
     "create_train_state",
     "evaluate",
+    "evaluate_each",
     "fit",
     "load",
     "load_run",
     "make_optimizer",
+    "mean_history",
     "measure",
     "plot_history",
     "plot_samples",
     "predict",
+    "random_warp",
     "train_epoch",
     "train_step",
 ]

@@ -19,7 +19,7 @@ import numpy as np
 from flax import serialization
 from flax.training.train_state import TrainState
 
-from jaxrnn.history import History, write_atomically
+from jaxrnn.history import History, mean_history, write_atomically
 from jaxrnn.models import RNNClassifier
 from jaxrnn.optimizers import make_optimizer
 from jaxrnn.training import create_train_state
@@ -41,14 +41,14 @@ class Run:
       config: what the experiment was configured with, by option.
       model: the network.
       state: parameters, optimizer state and step, to evaluate or to train further.
-      history: its curves.
+      history: its curves; of several networks, a tuple of them.
       key: root of its data order; ``fit`` with it and ``history`` goes on where the run stopped.
     """
 
     config: Mapping[str, Any]
     model: RNNClassifier
     state: TrainState
-    history: History
+    history: Any
     key: jax.Array
 
 
@@ -113,16 +113,21 @@ class Checkpoints:
             return []
         return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
 
-    def save(self, state: TrainState, history: History, key: jax.Array) -> None:
+    def save(
+        self, state: TrainState, history: History | tuple[History, ...], key: jax.Array
+    ) -> None:
         """Start to save an epoch, the last of ``history``; what is written is ``state`` as of now.
 
-        Waits for the save before it, if that is not done.
+        Waits for the save before it, if that is not done. Of N networks, ``history`` is a tuple and
+        ``key`` an array, as in :func:`jaxrnn.fit`.
 
         Raises:
           OSError: the save before it could not be written.
         """
-        epoch = len(history)
-        arrays, run = _to_tree(state, key), {"description": self.description, "history": [*history]}
+        curves = mean_history(history) if isinstance(history, tuple) else history
+        epoch = len(curves)
+        rows = [list(one) for one in history] if isinstance(history, tuple) else list(history)
+        arrays, run = _to_tree(state, key), {"description": self.description, "history": rows}
         self.wait()
         kept = {_best_epoch(history), *range(epoch, epoch - _KEPT, -1)}
         self._saving = self._thread.submit(self._write, epoch, arrays, run, kept)
@@ -140,7 +145,7 @@ class Checkpoints:
 
     def restore(
         self, template: Callable[[Mapping[str, Any]], TrainState], *, best: bool = False
-    ) -> tuple[TrainState, History, jax.Array] | None:
+    ) -> tuple[TrainState, Any, jax.Array] | None:
         """The state, history and root key of the last epoch, or None where no epoch was saved.
 
         Args:
@@ -177,13 +182,13 @@ class Checkpoints:
 
     def _restore(
         self, epoch: int, template: Callable[[Mapping[str, Any]], TrainState]
-    ) -> tuple[TrainState, History, jax.Array]:
+    ) -> tuple[TrainState, Any, jax.Array]:
         import orbax.checkpoint as ocp
 
         _check_seal(self.folder / str(epoch))
         run = self._read_run(epoch)
         state = template(run["description"])
-        expected = _to_tree(state, jax.random.key(0))
+        expected = _to_tree(state, jax.random.split(jax.random.key(0), np.shape(state.step)))
         folder = self.folder / str(epoch)
         items = ocp.CompositeCheckpointHandler(
             state=ocp.StandardCheckpointHandler(), run=ocp.JsonCheckpointHandler()
@@ -280,9 +285,12 @@ def load_run(workdir: str | os.PathLike[str], *, best: bool = False) -> Run:
             raise ValueError(f"{model.layers} layers are more than {_MAX_LAYERS}")
         optimizer = make_optimizer(**description["optimizer"])
         example = jax.ShapeDtypeStruct((1, *description["input_shape"]), np.float32)
-        return jax.eval_shape(
-            lambda key: create_train_state(key, model, optimizer, example),
-            jax.random.key(0),
+        one = jax.eval_shape(
+            lambda key: create_train_state(key, model, optimizer, example), jax.random.key(0)
+        )
+        members = tuple(description["members"])
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((*members, *leaf.shape), leaf.dtype), one
         )
 
     restored = checkpoints.restore(template, best=best)
@@ -297,6 +305,7 @@ def describe_run(
     model: RNNClassifier,
     optimizer: Mapping[str, Any],
     inputs: Any,
+    members: tuple[int, ...] = (),
 ) -> dict[str, Any]:
     """The description from which :func:`load_run` makes a run again.
 
@@ -305,6 +314,7 @@ def describe_run(
       model: the network; its cell by name.
       optimizer: arguments of :func:`jaxrnn.make_optimizer`.
       inputs: what is trained on, (N, time, features).
+      members: (N,) where N networks are trained at once.
     """
     fields = [field.name for field in dataclasses.fields(model)]
     return {
@@ -312,6 +322,7 @@ def describe_run(
         "model": {n: getattr(model, n) for n in fields if n not in ("parent", "name")},
         "optimizer": dict(optimizer),
         "input_shape": list(np.shape(inputs)[1:]),
+        "members": list(members),
     }
 
 
@@ -401,14 +412,18 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_history(run: Mapping[str, Any]) -> History:
+def _read_history(run: Mapping[str, Any]) -> Any:
+    rows = run["history"]
+    if rows and isinstance(rows[0], list):  # of several networks
+        return tuple(_read_history({"history": one}) for one in rows)
     history = History()
-    for row in run["history"]:
+    for row in rows:
         history = history.append(**row)
     return history
 
 
-def _best_epoch(history: History) -> int:
+def _best_epoch(history: Any) -> int:
+    history = mean_history(history) if isinstance(history, tuple) else history
     for split in ("validation", "test", "train"):
         if history.measured(f"{split}_accuracy"):
             return int(history.best(f"{split}_accuracy")["epoch"])

@@ -10,7 +10,7 @@ from flax.training.train_state import TrainState
 from jax.sharding import Mesh
 
 from jaxrnn.data import Batch, Split, check_examples, take
-from jaxrnn.parallel import over_devices, own_share, sum_over_devices
+from jaxrnn.parallel import for_each_member, over_devices, own_share, sum_over_devices
 from jaxrnn.training import Metrics, compute_logits, measure
 
 
@@ -51,6 +51,24 @@ def evaluate(
         return metrics if rest is None else metrics + rest
 
     return over_devices(measure_all, mesh)(state, split)
+
+
+@partial(jax.jit, static_argnames="mesh")
+def evaluate_each(states: TrainState, split: Split, *, mesh: Mesh | None = None) -> Metrics:
+    """:func:`evaluate` of N networks, one XLA program.
+
+    Args:
+      states: every array with a leading axis of N, as :func:`jaxrnn.fit` returns for N keys.
+      split: at least one example.
+      mesh: devices that divide the networks among them; their number divides N.
+
+    Returns:
+      :class:`Metrics` of (N,) arrays.
+
+    Raises:
+      ValueError: as :func:`evaluate`.
+    """
+    return for_each_member(evaluate, states, split, mesh)
 
 
 @partial(jax.jit, static_argnames="batch_size")

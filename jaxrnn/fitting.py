@@ -7,20 +7,23 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 from flax.training.train_state import TrainState
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from jaxrnn.checkpoints import Checkpoints
-from jaxrnn.data import Split, batches, check_batch_size, check_examples, epoch_indices, take
-from jaxrnn.evaluation import evaluate
-from jaxrnn.history import History
-from jaxrnn.parallel import batch_mesh, replicate
-from jaxrnn.training import Metrics, compute_logits, train_epoch, train_step
+from jaxrnn.data import Split, check_batch_size, check_examples, epoch_indices, take
+from jaxrnn.evaluation import evaluate, evaluate_each
+from jaxrnn.history import History, mean_history
+from jaxrnn.optimizers import averaged
+from jaxrnn.parallel import batch_mesh, distribute, for_each_member, replicate
+from jaxrnn.training import Augment, Metrics, compute_logits, measure, train_epoch
 
 
 class Clock:
@@ -76,23 +79,30 @@ def fit(
     test: Split | None = None,
     drop_remainder: bool = False,
     train_curve: Literal["epoch", "last_batch"] = "epoch",
-    history: History | None = None,
-    on_epoch: Callable[[TrainState, History], None] | None = None,
-    stop: Callable[[History], bool] | None = None,
+    augment: Augment | None = None,
+    label_smoothing: float = 0.0,
+    history: Any = None,
+    on_epoch: Callable[[TrainState, Any], None] | None = None,
+    stop: Callable[[Any], bool] | None = None,
     checkpoints: Checkpoints | None = None,
     workdir: str | os.PathLike[str] | None = None,
     progress: bool = False,
     clock: Clock | None = None,
     devices: int | None = None,
-) -> tuple[TrainState, History]:
+) -> tuple[TrainState, Any]:
     """Train for some epochs, evaluating and recording after each.
 
-    The data order of an epoch depends on ``fold_in(key, epoch)`` alone.
+    The data order of an epoch depends on ``fold_in(key, epoch)`` alone. Where the optimizer keeps
+    an average of the parameters, that is what is evaluated.
+
+    Many networks train at once where ``key`` is an array of N keys, and every array of ``state``
+    has a leading axis of N: each comes out as if it had been trained alone on one device, to float
+    rounding. The devices divide the networks among them instead of the batch.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`; left as it was.
       train: what is trained on. All splits are put on the device once.
-      key: root of the data order.
+      key: root of the data order; or N of them, see above.
       epochs: epochs in all, those of ``history`` included.
       batch_size: examples a step.
       validation, test: evaluated after every epoch where given.
@@ -100,6 +110,7 @@ def fit(
       train_curve: what the training columns hold. ``epoch``: the mean over the epoch's steps, each
         measured before its update, as Keras does. ``last_batch``: the epoch's last batch, measured
         after its own update.
+      augment, label_smoothing: see :func:`jaxrnn.train_epoch`.
       history: epochs that ``state`` has behind it; they are kept and not run again.
       on_epoch: called with state and history after each epoch.
       stop: asked after each epoch; where it returns true, that was the last one.
@@ -113,7 +124,8 @@ def fit(
         it by default. The result is the same to float rounding.
 
     Returns:
-      The trained state, and the :class:`History` of all epochs.
+      The trained state, and the :class:`History` of all epochs; of N networks, a tuple of N.
+      ``history`` and what the callbacks get are likewise; ``history.csv`` is then their mean.
 
     Raises:
       ValueError: ``epochs`` below 1, ``batch_size`` not between 1 and the examples of ``train``,
@@ -139,64 +151,81 @@ def fit(
         raise ValueError(f"train_curve must be epoch or last_batch; got {train_curve!r}")
     if workdir is not None and not Path(workdir).is_dir():
         raise NotADirectoryError(f"workdir {workdir} is no folder")
-    history = History() if history is None else history
-    if [row["epoch"] for row in history] != list(range(1, len(history) + 1)):
-        raise ValueError("history must hold every epoch from 1 on, once and in order")
+    many = key.ndim > 0
+    histories = _as_tuple(history) if history else (History(),) * max(1, key.size)
+    for one in histories:
+        if [row["epoch"] for row in one] != list(range(1, len(histories[0]) + 1)):
+            raise ValueError("history must hold every epoch from 1 on, once and in order")
+    if len(histories) != max(1, key.size):
+        raise ValueError(f"{key.size} networks need as many histories; got {len(histories)}")
+    first = jax.tree.map(lambda leaf: leaf[0], state) if many else state
     for split in (train, validation, test):
         if split is not None:
             check_examples(split)
-            _check_values(state, split)
+            _check_values(first, split)
     check_batch_size(batch_size, train)
 
     clock = Clock() if clock is None else clock
-    mesh = batch_mesh(batch_size, devices)
-    state, train, validation, test = replicate((state, train, validation, test), mesh)
+    mesh = batch_mesh(key.size if many else batch_size, devices)
+    train, validation, test = replicate((train, validation, test), mesh)
+    state = distribute(state, mesh) if many else replicate(state, mesh)
     # What the steps of an epoch see: one split, one batch size, one rule for what is left over.
     batching: dict[str, Any] = {"batch_size": batch_size, "drop_remainder": drop_remainder}
-    examples = len(train) - drop_remainder * (len(train) % batch_size)
+    training = {**batching, "augment": augment, "label_smoothing": label_smoothing, "mesh": mesh}
+    examples = (len(train) - drop_remainder * (len(train) % batch_size)) * len(histories)
+    run_epoch, measure_split, measure_last = (
+        (_train_each, evaluate_each, _evaluate_last_of_each)
+        if many
+        else (train_epoch, evaluate, _evaluate_last)
+    )
 
-    if len(history) < epochs:
+    done = len(histories[0])
+    if done < epochs:
         with clock("compilation"), ThreadPoolExecutor() as pool:
             # All at once, which takes as long as the slowest; calling them finds them compiled.
-            pool.submit(train_epoch.lower(state, train, key, **batching, mesh=mesh).compile)
+            pool.submit(run_epoch.lower(state, train, _fold_in(key, 1), **training).compile)
             for split in (validation, test):
                 if split is not None:
-                    pool.submit(evaluate.lower(state, split, mesh=mesh).compile)
+                    pool.submit(measure_split.lower(averaged(state), split, mesh=mesh).compile)
 
-    with _reporter(epochs, len(history), enabled=progress) as report:
-        for epoch in range(len(history) + 1, epochs + 1):
-            epoch_key = jax.random.fold_in(key, epoch)
+    with _reporter(epochs, done, enabled=progress) as report:
+        for epoch in range(done + 1, epochs + 1):
+            epoch_key = _fold_in(key, epoch)
             before = clock.seconds.get("training", 0.0)
             with clock("training"):
                 before_epoch = state
-                state, metrics = train_epoch(state, train, epoch_key, **batching, mesh=mesh)
+                state, metrics = run_epoch(state, train, epoch_key, **training)
                 metrics = jax.device_get(metrics)  # waits for the epoch to end
             seconds = clock.seconds["training"] - before
             if not _is_finite((metrics.loss_sum, state.params)):
-                step = _first_step_that_is_not_finite(before_epoch, train, epoch_key, **batching)
-                raise NonFiniteLossError(epoch, step)
+                _, metrics = run_epoch(before_epoch, train, epoch_key, **training, per_step=True)
+                raise NonFiniteLossError(epoch, _first_bad_step(metrics))
 
             with clock("evaluation"):
                 if train_curve == "last_batch":
-                    batch = _last_batch(train, epoch_key, **batching)
-                    metrics = evaluate(state, batch, batch_size=batch_size)
-                row = {"epoch": epoch, **_columns("train", metrics)}
+                    metrics = measure_last(state, train, epoch_key, **batching, mesh=mesh)
+                measured = {"train": metrics}
                 for name, split in (("validation", validation), ("test", test)):
                     if split is not None:
-                        row |= _columns(name, evaluate(state, split, mesh=mesh))
-            history = history.append(**row, seconds=seconds)
+                        measured[name] = measure_split(averaged(state), split, mesh=mesh)
+                measured = jax.device_get(measured)
+            histories = tuple(
+                one.append(epoch=epoch, **_columns(measured, member, many), seconds=seconds)
+                for member, one in enumerate(histories)
+            )
+            history = histories if many else histories[0]
             if workdir is not None:
-                history.to_csv(Path(workdir) / "history.csv")
+                mean_history(histories).to_csv(Path(workdir) / "history.csv")
             if checkpoints is not None:
                 checkpoints.save(state, history, key)
-            report(history.rows[-1], examples / seconds)
+            report(mean_history(histories).rows[-1], examples / seconds)
             if on_epoch is not None:
                 on_epoch(state, history)
             if stop is not None and stop(history):
                 break
     if checkpoints is not None:
         checkpoints.wait()
-    return state, history
+    return state, histories if many else histories[0]
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -204,7 +233,7 @@ class NonFiniteLossError(ArithmeticError):
 
     Attributes:
       epoch: where, from 1.
-      step: of that epoch, from 1; the first whose loss, or whose new parameters, are not finite.
+      step: of that epoch, from 1; the first whose loss is not finite.
     """
 
     def __init__(self, epoch: int, step: int) -> None:
@@ -216,17 +245,55 @@ def _is_finite(tree: Any) -> bool:
     return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(tree)))
 
 
-def _first_step_that_is_not_finite(
-    state: TrainState, train: Split, key: jax.Array, **batching: Any
-) -> int:
-    """The epoch once more, a step at a time."""
-    state, train = jax.device_put((state, train), jax.devices()[0])
-    step = 0
-    for step, batch in enumerate(batches(train, key, **batching), start=1):
-        state, metrics = train_step(state, batch)
-        if not _is_finite((metrics.loss_sum, state.params)):
-            return step
-    return step  # of a loss so large that adding up in another order keeps it finite
+def _first_bad_step(metrics: Metrics) -> int:
+    """From 1, of the losses (…, steps); the last one, if only the parameters after it are bad."""
+    losses = np.asarray(metrics.loss_sum)
+    bad = ~np.isfinite(losses.reshape(-1, losses.shape[-1])).all(axis=0)
+    return int(bad.argmax()) + 1 if bad.any() else len(bad)
+
+
+@jax.jit
+def _fold_in(key: jax.Array, epoch: int) -> jax.Array:
+    fold_in = jax.random.fold_in
+    return jax.vmap(fold_in, (0, None))(key, epoch) if key.ndim else fold_in(key, epoch)
+
+
+@partial(jax.jit, static_argnames=("batch_size", "drop_remainder", "mesh"))
+def _evaluate_last(
+    state: TrainState, train: Split, key: jax.Array, *, mesh: Mesh | None, **batching: Any
+) -> Metrics:
+    """Of an epoch's last batch."""
+    whole, rest = epoch_indices(key, len(train), **batching)
+    return measure(state, take(train, rest if len(rest) else whole[-1]))
+
+
+_TRAINING = ("batch_size", "drop_remainder", "augment", "label_smoothing", "per_step", "mesh")
+
+
+@partial(jax.jit, static_argnames=_TRAINING)
+def _train_each(
+    states: TrainState, train: Split, keys: jax.Array, *, mesh: Mesh, **training: Any
+) -> tuple[TrainState, Metrics]:
+    def train_one(member: tuple[TrainState, jax.Array], train: Split) -> Any:
+        state, key = member
+        return train_epoch(state, train, key, **training)
+
+    return for_each_member(train_one, (states, keys), train, mesh)
+
+
+@partial(jax.jit, static_argnames=("batch_size", "drop_remainder", "mesh"))
+def _evaluate_last_of_each(
+    states: TrainState, train: Split, keys: jax.Array, *, mesh: Mesh, **batching: Any
+) -> Metrics:
+    def evaluate_one(member: tuple[TrainState, jax.Array], train: Split) -> Metrics:
+        state, key = member
+        return _evaluate_last(state, train, key, mesh=None, **batching)
+
+    return for_each_member(evaluate_one, (states, keys), train, mesh)
+
+
+def _as_tuple(history: Any) -> tuple[History, ...]:
+    return (history,) if isinstance(history, History) else tuple(history)
 
 
 def _check_values(state: TrainState, split: Split) -> None:
@@ -247,16 +314,12 @@ def _check_values(state: TrainState, split: Split) -> None:
             )
 
 
-def _last_batch(train: Split, key: jax.Array, *, batch_size: int, drop_remainder: bool) -> Split:
-    whole, rest = epoch_indices(
-        key, len(train), batch_size=batch_size, drop_remainder=drop_remainder
-    )
-    return Split(**take(train, rest if len(rest) else whole[-1]))
-
-
-def _columns(name: str, metrics: Metrics) -> dict[str, float]:
-    metrics = jax.device_get(metrics)
-    return {f"{name}_loss": float(metrics.loss), f"{name}_accuracy": float(metrics.accuracy)}
+def _columns(measured: dict[str, Metrics], member: int, many: bool) -> dict[str, float]:
+    columns: dict[str, float] = {}
+    for name, metrics in measured.items():
+        metrics = jax.tree.map(lambda sums: sums[member], metrics) if many else metrics
+        columns |= {f"{name}_loss": metrics.loss, f"{name}_accuracy": metrics.accuracy}
+    return columns
 
 
 @contextmanager

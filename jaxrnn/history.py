@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,19 @@ class History:
                 except (TypeError, ValueError) as error:
                     raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
         return history
+
+
+def mean_history(histories: Sequence[History]) -> History:
+    """The mean of each curve over several runs of the same length.
+
+    >>> a, b = (History().append(epoch=1, train_loss=loss) for loss in (0.5, 1.0))
+    >>> mean_history([a, b]).rows
+    ({'epoch': 1, 'train_loss': 0.75},)
+    """
+    mean = History()
+    for rows in zip(*histories, strict=True):
+        mean = mean.append(**{name: np.mean([row[name] for row in rows]) for name in rows[0]})
+    return mean
 
 
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:

@@ -16,7 +16,7 @@ CELLS: Mapping[str, Callable[..., nn.RNNCellBase]] = {
     "lstm": nn.OptimizedLSTMCell,
     "mgu": nn.MGUCell,
 }
-INITIALIZERS = ("keras", "tf1")
+INITIALIZERS = ("keras", "tf1", "identity")
 RECURRENCES = {"fast": RNN, "flax": nn.RNN}
 UNROLL = 4  # time steps in a loop iteration: fewer, longer iterations cost less on a CPU
 
@@ -43,13 +43,17 @@ class RNNClassifier(nn.Module):
       bidirectional: read each sequence forwards and backwards; the two last states are joined.
       initializers: of the kernels. ``keras``: Glorot uniform for the input, orthogonal for the
         recurrence, as ``keras.layers.SimpleRNN``. ``tf1``: both Glorot uniform over the joint
-        (features + hidden, hidden) kernel, as ``tf.nn.rnn_cell.BasicRNNCell``. Biases start at 0
-        and the head is Glorot uniform in both. A cell object brings its own.
+        (features + hidden, hidden) kernel, as ``tf.nn.rnn_cell.BasicRNNCell``. ``identity``: Glorot
+        uniform for the input, the identity for the recurrence. Biases start at 0 and the head is
+        Glorot uniform in all. A cell object brings its own.
+      recurrent_gain: what the initial recurrent kernels are multiplied by.
       recurrence: ``fast``, :class:`jaxrnn.recurrence.RNN`; or ``flax``, ``flax.linen.RNN``, which
         gives the same to float rounding.
 
     Source: J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990); X. Glorot and
-    Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks" (2010).
+    Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks" (2010);
+    Q. V. Le, N. Jaitly and G. E. Hinton, "A simple way to initialize recurrent networks of
+    rectified linear units" (2015), for the identity.
 
     >>> model = RNNClassifier()
     >>> params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28)))["params"]
@@ -65,6 +69,7 @@ class RNNClassifier(nn.Module):
     layers: int = 1
     bidirectional: bool = False
     initializers: str = "keras"
+    recurrent_gain: float = 1.0
     recurrence: str = "fast"
 
     @nn.compact
@@ -129,15 +134,23 @@ class RNNClassifier(nn.Module):
             raise ValueError(
                 f"initializers must be one of {', '.join(INITIALIZERS)}; got {self.initializers!r}"
             )
-        if self.initializers == "tf1":
-            joint = joint_glorot_uniform(features, self.hidden)
-            kernels = {"kernel_init": joint, "recurrent_kernel_init": joint}
-        else:
-            kernels = {
-                "kernel_init": nn.initializers.glorot_uniform(),
-                "recurrent_kernel_init": nn.initializers.orthogonal(),
-            }
+        joint = joint_glorot_uniform(features, self.hidden)
+        kernel, recurrent = {
+            "keras": (nn.initializers.glorot_uniform(), nn.initializers.orthogonal()),
+            "tf1": (joint, joint),
+            "identity": (nn.initializers.glorot_uniform(), _identity),
+        }[self.initializers]
+        kernels = {"kernel_init": kernel, "recurrent_kernel_init": self._scaled(recurrent)}
         return CELLS[self.cell](self.hidden, **kernels, name=name)
+
+    def _scaled(self, init: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        if self.recurrent_gain == 1:
+            return init
+        return lambda *args: self.recurrent_gain * init(*args)
+
+
+def _identity(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
+    return jnp.eye(*shape, dtype=dtype)
 
 
 def joint_glorot_uniform(features: int, hidden: int) -> Callable[..., jax.Array]:

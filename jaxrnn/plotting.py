@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jaxrnn.data import Split
-from jaxrnn.history import History
+from jaxrnn.history import History, mean_history
 
 _SERIES = {"train": "Train Set", "validation": "Validation Set", "test": "Test Set"}
 
@@ -22,11 +22,12 @@ class Picture(Figure):
         return buffer.getvalue()
 
 
-def plot_history(history: History) -> Figure:
+def plot_history(history: History | Sequence[History]) -> Figure:
     """Accuracy and cross entropy against epochs, side by side, one line for each measured split.
 
     Args:
-      history: at least one epoch.
+      history: at least one epoch; or the histories of several runs, of which the mean is drawn in
+        a band of one standard deviation.
 
     Returns:
       A 20 × 6 inch figure of two panels.
@@ -38,6 +39,8 @@ def plot_history(history: History) -> Figure:
     >>> [axes.get_ylabel() for axes in figure.axes]
     ['Accuracy', 'Cross Entropy']
     """
+    histories = [history] if isinstance(history, History) else list(history)
+    history = mean_history(histories)
     if not len(history):
         raise ValueError("the history is empty: there is nothing to plot")
     figure = Picture(figsize=(20, 6), layout="constrained")
@@ -48,7 +51,11 @@ def plot_history(history: History) -> Figure:
             column = f"{split}_{metric}"
             if history.measured(column):
                 marker = "o" if np.isfinite(history[column]).sum() == 1 else None
-                axes.plot(history["epoch"], history[column], marker=marker, label=name)
+                (line,) = axes.plot(history["epoch"], history[column], marker=marker, label=name)
+                if len(histories) > 1:
+                    deviation = np.std([one[column] for one in histories], axis=0, ddof=1)
+                    edges = history[column] - deviation, history[column] + deviation
+                    axes.fill_between(history["epoch"], *edges, color=line.get_color(), alpha=0.2)
         axes.set_xlabel("Epochs")
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

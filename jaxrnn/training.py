@@ -1,5 +1,6 @@
 """TrainState, train_step, train_epoch: the functional heart."""
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -22,6 +23,8 @@ from jaxrnn.data import (
     take,
 )
 from jaxrnn.parallel import over_devices, own_share, sum_over_devices
+
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @struct.dataclass
@@ -152,29 +155,35 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     >>> int(new_state.step), int(state.step), int(metrics.count)
     (1, 0, 3)
     """
-    grads, metrics = _gradients(state, batch, len(batch["labels"]))
+    grads, metrics = _gradients(state, batch, len(batch["labels"]), 0.0)
     return state.apply_gradients(grads=grads), metrics
 
 
-def _gradients(state: TrainState, batch: Batch, batch_size: int) -> tuple[Any, Metrics]:
+def _gradients(
+    state: TrainState, batch: Batch, batch_size: int, label_smoothing: float
+) -> tuple[Any, Metrics]:
     """Of the summed loss over ``batch_size``: a share of a batch gives its share of them."""
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
-        metrics = measure(state.replace(params=params), batch)
+        metrics = measure(state.replace(params=params), batch, label_smoothing=label_smoothing)
         return metrics.loss_sum / batch_size, metrics
 
     return jax.grad(loss_fn, has_aux=True)(state.params)
 
 
-def measure(state: TrainState, batch: Batch) -> Metrics:
+def measure(state: TrainState, batch: Batch, *, label_smoothing: float = 0.0) -> Metrics:
     r"""The :class:`Metrics` of a state on one batch, differentiable in ``state.params``.
 
-    .. math:: \mathrm{loss\_sum} = -\sum_n \log \mathrm{softmax}(\mathrm{logits}_n)_{y_n}
+    .. math:: \mathrm{loss\_sum} = -\sum_n \sum_c p_{nc} \log \mathrm{softmax}(\mathrm{logits}_n)_c
+
+    with :math:`p_n` 1 for the label and 0 elsewhere, or, smoothed by :math:`\alpha`,
+    :math:`1 - \alpha` for the label and :math:`\alpha` shared by all classes.
 
     Args:
       state: from :func:`create_train_state`.
       batch: ``inputs`` (batch, time, features) uint8 or float, ``labels`` (batch,) integers, and
         optionally ``lengths`` (batch,).
+      label_smoothing: α.
 
     Raises:
       ValueError: the arrays of the batch do not fit each other.
@@ -183,7 +192,11 @@ def measure(state: TrainState, batch: Batch) -> Metrics:
     labels = jnp.asarray(batch["labels"])
     logits = compute_logits(state, batch)
     chex.assert_shape(logits, (len(labels), None))
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits=logits, labels=labels)
+    if label_smoothing:
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+        losses = optax.softmax_cross_entropy(logits=logits, labels=targets)
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits=logits, labels=labels)
     return Metrics(
         loss_sum=losses.sum(),
         correct=(logits.argmax(-1) == labels).sum(dtype=jnp.int32),
@@ -197,7 +210,12 @@ def compute_logits(state: TrainState, batch: Batch) -> jax.Array:
     return state.apply_fn({"params": state.params}, scale(jnp.asarray(batch["inputs"])), *lengths)
 
 
-@partial(jax.jit, static_argnames=("batch_size", "drop_remainder", "mesh"))
+@partial(
+    jax.jit,
+    static_argnames=(
+        *("batch_size", "drop_remainder", "augment", "label_smoothing", "per_step", "mesh"),
+    ),
+)
 def train_epoch(
     state: TrainState,
     split: Split,
@@ -205,6 +223,9 @@ def train_epoch(
     *,
     batch_size: int,
     drop_remainder: bool = False,
+    augment: Augment | None = None,
+    label_smoothing: float = 0.0,
+    per_step: bool = False,
     mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One pass over a split in random order, as one XLA program.
@@ -215,9 +236,13 @@ def train_epoch(
     Args:
       state: from :func:`create_train_state`.
       split: on the device already (``jax.device_put``), or it is copied there at every call.
-      key: of this epoch's order.
+      key: of this epoch's order and augmentation.
       batch_size: examples a step.
       drop_remainder: whole batches only; otherwise the last step takes the short batch left over.
+      augment: changes each example before it is trained on: a function of a key of the example's
+        own and its inputs, (time, features) floats, such as :func:`jaxrnn.random_warp` makes.
+      label_smoothing: see :func:`measure`.
+      per_step: return the metrics of each step, (steps,) arrays, instead of their sum.
       mesh: devices that share each batch, from :func:`jaxrnn.parallel.batch_mesh`; state and split
         are to be replicated over them. ``None`` for one.
 
@@ -235,16 +260,29 @@ def train_epoch(
         whole, rest = epoch_indices(
             key, len(split), batch_size=batch_size, drop_remainder=drop_remainder
         )
+        # A key for each example and not for each device: the same on any number of devices.
+        keys = jax.random.split(jax.random.fold_in(key, 1), (len(split),) if augment else (0,))
 
-        def step(state: TrainState, indices: jax.Array) -> tuple[TrainState, Metrics]:
-            grads, metrics = _gradients(state, take(split, indices), batch_size)
+        def step(
+            state: TrainState, indices: jax.Array, size: int, mesh: Mesh | None
+        ) -> tuple[TrainState, Metrics]:
+            batch = take(split, indices)
+            if augment:
+                batch["inputs"] = jax.vmap(augment)(keys[indices], scale(batch["inputs"]))
+            grads, metrics = _gradients(state, batch, size, label_smoothing)
             return state.apply_gradients(grads=sum_over_devices(grads, mesh)), metrics
 
-        state, metrics = jax.lax.scan(step, state, own_share(whole, mesh))
-        metrics = jax.tree.map(lambda sums: sum_over_devices(sums.sum(0), mesh), metrics)
+        state, metrics = jax.lax.scan(
+            lambda state, indices: step(state, indices, batch_size, mesh),
+            state,
+            own_share(whole, mesh),
+        )
+        if not per_step:
+            metrics = jax.tree.map(lambda sums: sums.sum(0), metrics)
+        metrics = jax.tree.map(lambda sums: sum_over_devices(sums, mesh), metrics)
         if len(rest):  # may not divide by the devices: each of them takes all of it
-            state, last = train_step(state, take(split, rest))
-            metrics += last
+            state, last = step(state, rest, len(rest), None)
+            metrics = jax.tree.map(jnp.append, metrics, last) if per_step else metrics + last
         return state, metrics
 
     return over_devices(epoch, mesh)(state, split, key)

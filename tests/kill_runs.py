@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -40,8 +41,11 @@ def start(workdir: Path) -> int:
         try:
             mnist_rnn([*RUN, "--workdir", str(workdir)])
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(status)
     return child
 

@@ -113,14 +113,14 @@ def test_bad_labels_lengths_history_and_workdir(state, digits, tmp_path):
 
 
 def test_a_loss_that_is_not_finite(digits, tmp_path):
-    """The eighth step of a hundred examples makes the parameters infinite: epoch 2, step 3."""
+    """After the eighth step the parameters are infinite, and so is the ninth's loss."""
     optimizer = optax.sgd(lambda count: jnp.where(count < 7, 0.1, jnp.inf))
     model = jaxrnn.RNNClassifier(hidden=4)
     state = jaxrnn.create_train_state(KEY, model, optimizer, digits.inputs)
     checkpoints = jaxrnn.Checkpoints(tmp_path / "checkpoints")
-    with pytest.raises(jaxrnn.NonFiniteLossError, match="from epoch 2, step 3 on") as raised:
+    with pytest.raises(jaxrnn.NonFiniteLossError, match="from epoch 2, step 4 on") as raised:
         fit(state, digits, key=KEY, epochs=3, batch_size=100, checkpoints=checkpoints)
-    assert (raised.value.epoch, raised.value.step) == (2, 3)
+    assert (raised.value.epoch, raised.value.step) == (2, 4)
     checkpoints.wait()
     assert checkpoints.epochs == [1]
 

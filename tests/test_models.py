@@ -175,7 +175,12 @@ def test_gradient_against_finite_differences():
         ({"layers": 0}, INPUTS, None, "layers must be at least 1; got 0"),
         ({"classes": -1}, INPUTS, None, "classes must be at least 1; got -1"),
         ({"recurrence": "slow"}, INPUTS, None, "recurrence must be one of fast, flax; got 'slow'"),
-        ({"initializers": "he"}, INPUTS, None, "initializers must be one of keras, tf1; got 'he'"),
+        (
+            {"initializers": "he"},
+            INPUTS,
+            None,
+            "initializers must be one of keras, tf1, identity; got 'he'",
+        ),
         ({}, INPUTS[0], None, r"inputs must be \(batch, time, features\); got shape \(7, 3\)"),
         ({}, INPUTS[:, :0], None, r"got shape \(5, 0, 3\)"),
         ({}, INPUTS, LENGTHS[:2], r"lengths must be \(5,\), one each; got \(2,\)"),

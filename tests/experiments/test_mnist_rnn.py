@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import jaxrnn
-from experiments.mnist_rnn import PRESETS, main, make_model, make_optimizer, parse
+from experiments.mnist_rnn import PRESETS, main, make_model, optimizer_options, parse
 from jaxrnn import History
 from tests.conftest import as_users_do
 
@@ -60,7 +60,7 @@ def test_keras_preset_end_to_end(folder):
 
     run = folder / "run"
     assert sorted(path.name for path in run.iterdir()) == [
-        "config.json", "curves.png", "history.csv", "results.json", "samples.png",
+        "checkpoints", "config.json", "curves.png", "history.csv", "results.json", "samples.png",
     ]  # fmt: skip
     config = json.loads((run / "config.json").read_text())
     assert (config["preset"], config["epochs"], config["hidden"]) == ("keras", 2, 12)
@@ -116,10 +116,40 @@ def test_tf1_preset_end_to_end(folder, capsys):
 
 def test_same_seed_same_curves(folder):
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        main(["--epochs", "1", *SLICE, "--seed", seed, "--workdir", name])
+        main(["keras", "--epochs", "1", *SLICE, "--seed", seed, "--workdir", name])
     losses = {name: History.from_csv(folder / name / "history.csv")["train_loss"] for name in "abc"}
     np.testing.assert_array_equal(losses["a"], losses["b"])
     assert losses["a"] != losses["c"]
+
+
+def test_several_seeds_at_once(folder, capsys):
+    arguments = ["--epochs", "2", *SLICE, "--validation-split", "train[640:900]"]
+    main([*arguments, "--seeds", "3", "--devices", "2", "--seed", "4", "--workdir", "many"])
+    out = capsys.readouterr().out
+    results = json.loads((folder / "many" / "results.json").read_text())
+    members = results["members"]
+    assert [member["seed"] for member in members] == [4, 5, 6]
+    accuracies = [member["test_accuracy"] for member in members]
+    assert results["test_accuracy"] == pytest.approx(np.mean(accuracies))
+    assert results["test_accuracy_deviation"] == pytest.approx(np.std(accuracies, ddof=1))
+    low, high = results["test_accuracy_interval"]
+    # Student's t for two degrees of freedom.
+    half = 4.30265273 * np.std(accuracies, ddof=1) / np.sqrt(3)
+    assert (low, high) == pytest.approx((np.mean(accuracies) - half, np.mean(accuracies) + half))
+    assert "seed 5: test accuracy" in out
+    assert results["parameters"] == 12 * (28 + 1 + 12) + 10 * (12 + 1)
+
+    histories = [History.from_csv(folder / "many" / f"history-{seed}.csv") for seed in (4, 5, 6)]
+    assert jaxrnn.mean_history(histories)["train_loss"].shape == (2,)
+    main([*arguments, "--seed", "5", "--devices", "1", "--workdir", "one"])
+    alone = History.from_csv(folder / "one" / "history.csv")
+    for column in ("train_loss", "validation_loss"):
+        np.testing.assert_allclose(histories[1][column], alone[column], rtol=1e-4)
+
+    capsys.readouterr()
+    main(["evaluate", "many"])
+    printed = capsys.readouterr().out.split()
+    assert printed[-3:] == [str(accuracy) for accuracy in accuracies]
 
 
 def test_two_runs_in_one_second_get_two_folders(folder, monkeypatch):
@@ -127,7 +157,7 @@ def test_two_runs_in_one_second_get_two_folders(folder, monkeypatch):
     for _ in range(2):
         main(["--epochs", "1", *SLICE])
     names = {path.name for path in (folder / "runs" / "mnist_rnn").iterdir()}
-    assert names == {"keras-20260101-000000", "keras-20260101-000000-2"}
+    assert names == {"fast-20260101-000000", "fast-20260101-000000-2"}
 
 
 def test_presets_are_their_notebooks_protocols():
@@ -149,21 +179,44 @@ def test_presets_are_their_notebooks_protocols():
     assert 48_000 / keras.batch_size == 320
 
 
-def test_model_and_optimizer_are_what_the_configuration_says():
+def test_model_and_optimizer_are_what_the_configuration_says(digits):
     options = (
-        "tf1 --hidden 7 --cell gru --layers 2 --bidirectional --initializers keras "
-        "--recurrence flax --learning-rate 0.5 --epsilon 0.25"
+        "tf1 --hidden 7 --cell gru --layers 2 --bidirectional --initializers identity "
+        "--recurrent-gain 0.5 --recurrence flax --learning-rate 0.5 --epsilon 0.25"
     )
     config = parse(options.split())
-    assert make_model(config, classes=3) == jaxrnn.RNNClassifier(
-        hidden=7, classes=3, cell="gru", layers=2, bidirectional=True, initializers="keras",
-        recurrence="flax",
+    train = digits.replace(class_names=("a", "b", "c"))
+    assert make_model(config, train) == jaxrnn.RNNClassifier(
+        hidden=7, classes=3, cell="gru", layers=2, bidirectional=True, initializers="identity",
+        recurrent_gain=0.5, recurrence="flax",
     )  # fmt: skip
-    assert make_model(PRESETS["tf1"], 10) == jaxrnn.RNNClassifier(initializers="tf1")
-    assert make_model(PRESETS["keras"], 10) == jaxrnn.RNNClassifier()
+    assert make_model(PRESETS["tf1"], digits) == jaxrnn.RNNClassifier(initializers="tf1")
+    for preset in ("keras", "fast", "record"):
+        assert make_model(PRESETS[preset], digits) == jaxrnn.RNNClassifier()
 
-    # TensorFlow's rule, written out.
-    optimizer = make_optimizer(config.learning_rate, config.epsilon)
+    options = [
+        "record",
+        "--epochs",
+        "3",
+        "--batch-size",
+        "150",
+        "--schedule",
+        "cosine",
+        "--weight-decay",
+        "0.1",
+    ]
+    assert optimizer_options(parse(options), digits) == {
+        "optimizer": "muon", "learning_rate": 6e-3, "muon_learning_rate": 3e-3,
+        "schedule": "cosine", "warmup": 0.1, "steps": 3 * 4, "clip_norm": 1.0,
+        "weight_decay": 0.1, "average": 0.999, "epsilon": 1e-8,
+    }  # fmt: skip
+    assert optimizer_options(parse([*options, "--drop-remainder"]), digits)["steps"] == 3 * 3
+    assert optimizer_options(PRESETS["tf1"], digits)["steps"] is None
+
+
+def test_adam_is_tensorflows():
+    """The rule, written out."""
+    optimizer = jaxrnn.make_optimizer(learning_rate=0.5, epsilon=0.25)
     theta, m, v = 0.0, 0.0, 0.0
     params = jnp.zeros(())
     state = optimizer.init(params)
@@ -183,8 +236,11 @@ def test_every_option_reaches_the_run(folder, monkeypatch):
         jaxrnn, "fit", lambda state, train, **options: seen.update(options) or 1 / 0
     )
     options = "--epochs 3 --batch-size 20 --devices 2 --drop-remainder --train-curve last_batch"
+    more = "--shift 2 --elastic 0.5 --label-smoothing 0.1 --seed 9"
     with pytest.raises(ZeroDivisionError):
-        main([*options.split(), "--seed", "9", *SLICE])
+        main(["keras", *options.split(), *more.split(), *SLICE])
+    assert seen["augment"] is jaxrnn.random_warp(shift=2.0, elastic=0.5)
+    assert seen["label_smoothing"] == 0.1
     assert (seen["epochs"], seen["batch_size"], seen["devices"]) == (3, 20, 2)
     assert (seen["drop_remainder"], seen["train_curve"]) == (True, "last_batch")
     assert seen["key"] == jax.random.split(jax.random.key(9))[1]
@@ -192,7 +248,7 @@ def test_every_option_reaches_the_run(folder, monkeypatch):
 
 
 def test_the_first_word_names_the_preset():
-    assert parse([]) == PRESETS["keras"]
+    assert parse([]) == PRESETS["fast"]
     assert parse(["tf1"]) == PRESETS["tf1"]
     assert parse(["--epochs", "3"]).epochs == 3
     config = parse(["tf1", "--learning-rate", "0.01", "--cell", "gru", "--seed", "4"])
@@ -210,7 +266,7 @@ def test_help_tells_a_newcomer_what_there_is(capsys):
     assert exit_.value.code == 0
     text = capsys.readouterr().out
     for option in ("epochs", "batch-size", "learning-rate", "hidden", "cell", "dataset", "seed",
-                   "data-dir", "workdir", "archives"):  # fmt: skip
+                   "data-dir", "workdir", "archives", "seeds", "schedule", "shift"):  # fmt: skip
         assert f"--{option}" in text
     assert "tf1" in text
     assert "keras" in text
@@ -219,7 +275,7 @@ def test_help_tells_a_newcomer_what_there_is(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["kears"], "unknown preset 'kears'; there are tf1, keras; did you mean keras?"),
+        (["kears"], "unknown preset 'kears'; there are fast, record, tf1, keras; did you mean keras?"),
         (["--dataset", "mnst"], "there is no dataset 'mnst'; did you mean mnist"),
         (["--cell", "elman"], "--cell must be one of simple, gru, lstm, mgu; got 'elman'"),
         (["--epochs", "0"], "--epochs must be at least 1; got 0"),
@@ -227,6 +283,14 @@ def test_help_tells_a_newcomer_what_there_is(capsys):
         (["--batch-size", "0"], "--batch-size must be at least 1; got 0"),
         (["--hidden", "-1"], "--hidden must be at least 1; got -1"),
         (["--layers", "0"], "--layers must be at least 1; got 0"),
+        (["--seeds", "0"], "--seeds must be at least 1; got 0"),
+        (["--warmup", "1"], "--warmup must be at least 0 and below 1; got 1.0"),
+        (["--average", "-0.1"], "--average must be at least 0 and below 1; got -0.1"),
+        (["--label-smoothing", "nan"], "--label-smoothing must be at least 0 and below 1; got nan"),
+        (["--shift", "-1"], "--shift must be 0 or a positive number; got -1.0"),
+        (["--weight-decay", "inf"], "--weight-decay must be 0 or a positive number; got inf"),
+        (["--clip-norm", "0"], "--clip-norm must be a positive finite number, like 1e-3; got 0.0"),
+        (["tf1", "--average", "0.9"], "--train-curve last_batch is of the weights themselves"),
         (["--learning-rate", "0"], "--learning-rate must be a positive finite number"),
         (["--learning-rate", "-1e-3"], "--learning-rate must be a positive finite number"),
         (["--learning-rate", "nan"], "--learning-rate must be a positive finite number"),
@@ -275,13 +339,7 @@ def test_workdir_that_turns_out_full(folder, capsys, monkeypatch):
     monkeypatch.setattr("experiments.mnist_rnn.write_atomically", full)
     err = refuse(["--workdir", "runs/of/mine", *SLICE], capsys)
     assert err == "error: --workdir runs/of/mine cannot be written: No space left on device\n"
-    assert "error: --workdir runs/mnist_rnn/keras-2" in refuse(SLICE, capsys)
-
-
-def test_workdir_that_holds_a_run(folder, capsys):
-    (folder / "run").mkdir()
-    (folder / "run" / "config.json").write_text("{}")
-    assert "--workdir run holds a run already" in refuse(["--workdir", "run"], capsys)
+    assert "error: --workdir runs/mnist_rnn/fast-2" in refuse(SLICE, capsys)
 
 
 def test_data_dir_without_permission(folder, capsys, monkeypatch):

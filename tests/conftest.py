@@ -29,6 +29,7 @@ import jaxrnn  # noqa: E402
 
 matplotlib.use("agg")
 jax.config.update("jax_num_cpu_devices", 4)  # enough to test sharding
+jax.devices()  # from here on that many, whichever test runs first
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

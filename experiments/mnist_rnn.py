@@ -14,22 +14,31 @@ Every option changes one part of a preset. A run that was stopped goes on when i
 with its work dir, and ends with the same bits.
 """
 
+import signal
+
+if __name__ == "__main__":
+    # Until training takes signals over, there is nothing to save: end at once, and in silence.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import contextlib
 import dataclasses
 import difflib
 import importlib
+import io
 import itertools
 import json
 import math
 import os
 import platform
+import re
 import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from types import UnionType
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import flax
 import jax
@@ -206,62 +215,56 @@ PLACES = ("workdir", "data_dir", "archives", "devices")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; anything wrong with the input is one line on stderr and status 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        if arguments[:1] == ["evaluate"]:
-            evaluate_run(arguments[1:])
-        else:
-            train(parse(arguments))
-    except KeyboardInterrupt:  # before training, or after it
-        fail("interrupted", status=130)
+    if arguments[:1] == ["evaluate"]:
+        evaluate_run(arguments[1:])
+    else:
+        train(parse(arguments))
 
 
 def train(config: Config) -> None:
     """Start the run that the configuration describes, or go on with it."""
     clock = jaxrnn.Clock()
-    try:
-        check(config)
-        use_cpu_cores(config.devices)
-        keep_compiled_programs()
-        batch_mesh(config.batch_size, config.devices)
-        with clock("preparation"):
-            splits = load_splits(config)
-        if config.batch_size > len(splits["train"]):
-            raise ValueError(
-                f"--batch-size {config.batch_size} is larger than the training split "
-                f"{config.train_split!r} of {len(splits['train'])} examples"
+    with contextlib.ExitStack() as held:
+        try:
+            check(config)
+            use_cpu_cores(config.devices)
+            keep_compiled_programs()
+            batch_mesh(config.batch_size, config.devices)
+            with clock("preparation"):
+                splits = load_splits(config)
+            if config.batch_size > len(splits["train"]):
+                raise ValueError(
+                    f"--batch-size {config.batch_size} is larger than the training split "
+                    f"{config.train_split!r} of {len(splits['train'])} examples"
+                )
+            with clock("training"):
+                state = initial_state(config, splits["train"])
+            workdir = held.enter_context(open_workdir(config))
+            checkpoints = jaxrnn.Checkpoints(
+                workdir / "checkpoints", describe(config, splits["train"], state)
             )
-        with clock("training"):
-            state = initial_state(config, splits["train"])
-        workdir = config.workdir or unused_folder(config.preset)
-        description = describe_run(
-            to_json(config),
-            make_model(config, splits["train"]),
-            optimizer_options(config, splits["train"]),
-            splits["train"].inputs,
-            members=np.shape(state.step),
-        )
-        checkpoints = jaxrnn.Checkpoints(workdir / "checkpoints", description)
-        restored = checkpoints.restore(lambda _: state)
-        state, history, key = restored or (state, None, data_key(config))
-        make_workdir(config, workdir)
-    except (ValueError, OSError, ImportError) as error:
-        fail(str(error))
-    except jax.errors.JaxRuntimeError as error:
-        fail(f"a network of this size does not fit in memory: {error}")
+            state, history, key = restore(config, workdir, checkpoints, state)
+            write_json(workdir / "config.json", to_json(config))
+        except (ValueError, OSError, ImportError) as error:
+            fail(str(error))
+        except jax.errors.JaxRuntimeError as error:
+            fail(f"a network of this size does not fit in memory: {error}")
 
-    again = f"to go on: {command_line(config, workdir)}"
-    try:
-        with only_process_in(workdir), interruption() as interrupted, checkpoints:
-            results = run(
-                config, state, history, key, splits, workdir, checkpoints, interrupted, clock
+        again = f"to go on: {command_line(config, workdir)}"
+        try:
+            with interruption() as interrupted, checkpoints:
+                results = run(
+                    config, state, history, key, splits, workdir, checkpoints, interrupted, clock
+                )
+        except jaxrnn.NonFiniteLossError as error:
+            fail(
+                f"{error}; what came before is kept in {workdir}; in another folder, try a "
+                f"--learning-rate below {config.learning_rate}, or --clip-norm 1",
+                status=1,
             )
-    except jaxrnn.NonFiniteLossError as error:
-        rate = config.learning_rate
-        fail(
-            f"{error}; what came before is kept in {workdir}; try a --learning-rate below {rate}", 1
-        )
-    except OSError as error:
-        fail(f"{error}; what was saved before is kept; {again}", 1)
+        except OSError as error:
+            kept = f"what was saved before is kept; {again}" if checkpoints.epochs else ""
+            fail(f"{error}; {kept}", interrupted.exit_status or 1)
     if results is None:
         print(f"stopped; everything so far is in {workdir}\n{again}")
         raise SystemExit(interrupted.exit_status)
@@ -280,10 +283,12 @@ def evaluate_run(arguments: Sequence[str]) -> None:
     """Print the test metrics of a stored run, which are those of its ``results.json``."""
     options = tyro.cli(Evaluation, args=arguments, prog="python -m experiments.mnist_rnn evaluate")
     try:
-        use_cpu_cores()
+        if not (options.workdir / "config.json").exists():
+            raise FileNotFoundError(f"{options.workdir} holds no run")
+        config = from_json(read_json(options.workdir / "config.json"))
+        use_cpu_cores(config.devices)
         keep_compiled_programs()
         stored = jaxrnn.load_run(options.workdir)
-        config = from_json(stored.config)
         test = jaxrnn.load(
             config.dataset,
             split=config.test_split,
@@ -381,29 +386,42 @@ def check_workdir(config: Config, workdir: Path) -> None:
 
 def check_resumption(config: Config, workdir: Path) -> None:
     """Raise ``ValueError`` unless the run in a work dir is this one, and not at its end."""
-    stored, wanted = read_json(workdir / "config.json"), to_json(config)
-    # A learning rate that falls to 0 at the last epoch falls otherwise where there are more.
-    may_grow = config.schedule == "constant" and not config.warmup
-    differing = [
-        f"{name} ({stored.get(name, 'not there')!r} there, {wanted.get(name, 'unknown')!r} here)"
-        for name in {**wanted, **stored}
-        if name not in PLACES
-        and stored.get(name) != wanted.get(name)
-        and not (name == "epochs" and may_grow and is_more(config.epochs, stored.get(name)))
-    ]
-    if differing:
-        raise ValueError(
-            f"--workdir {workdir} holds a run of another configuration: {', '.join(differing)}; "
-            "name a new folder, or the same options"
-        )
+    try:
+        check_configuration(config, read_json(workdir / "config.json"))
+    except ValueError as error:
+        raise ValueError(f"--workdir {workdir}: {error}") from error
     if (workdir / "results.json").exists():
         epochs = read_json(workdir / "results.json").get("epochs")
         if not is_more(config.epochs, epochs):
             raise ValueError(
                 f"--workdir {workdir} holds a finished run of {epochs} epochs; "
-                + ("raise --epochs to go on with it, or " if may_grow else "")
+                + ("raise --epochs to go on with it, or " if may_grow(config) else "")
                 + "name a new folder"
             )
+
+
+def check_configuration(config: Config, stored: Mapping[str, Any]) -> None:
+    """Raise ``ValueError``, with what differs, unless a stored configuration is of this run."""
+    wanted = to_json(config)
+    # What older versions did not have was as it is by default.
+    stored = {**to_json(PRESETS["keras"]), **{"preset": None}, **stored}
+    differing = [
+        f"{name} ({stored[name]!r} there, {wanted.get(name, 'unknown')!r} here)"
+        for name in {**wanted, **stored}
+        if name not in PLACES
+        and stored[name] != wanted.get(name)
+        and not (name == "epochs" and may_grow(config) and is_more(config.epochs, stored[name]))
+    ]
+    if differing:
+        raise ValueError(
+            f"it holds a run of another configuration: {', '.join(differing)}; name a new folder, "
+            "or the same options"
+        )
+
+
+def may_grow(config: Config) -> bool:
+    """A learning rate that falls to 0 at the last epoch falls otherwise where there are more."""
+    return config.schedule == "constant" and not config.warmup
 
 
 def is_more(epochs: int, stored: object) -> bool:
@@ -495,21 +513,66 @@ def data_key(config: Config) -> jax.Array:
     return jnp.stack(keys) if config.seeds > 1 else keys[0]
 
 
-def make_workdir(config: Config, workdir: Path) -> None:
-    """Make the folder of the run and write ``config.json``; leave nothing where that fails."""
+def describe(config: Config, train: Split, state: TrainState) -> dict[str, Any]:
+    """What every checkpoint says of the run, for :func:`jaxrnn.load_run`."""
+    return describe_run(
+        to_json(config),
+        make_model(config, train),
+        optimizer_options(config, train),
+        train.inputs,
+        members=np.shape(state.step),
+    )
+
+
+@contextlib.contextmanager
+def open_workdir(config: Config) -> Iterator[Path]:
+    """Make the folder of the run, or take the one that is there, and hold it.
+
+    Where what is done inside for the first time fails, nothing is left behind.
+    """
+    workdir = config.workdir or unused_folder(config.preset)
     made = [path for path in (workdir, *workdir.parents) if not path.exists()]
     try:
         # Only a folder that was named may be there already.
         workdir.mkdir(parents=True, exist_ok=config.workdir is not None)
-        for path in workdir.glob(".*.*-*"):  # of a process that was killed while it wrote
-            if path.name[1:].rpartition("-")[0] in ("config.json", "history.csv", "results.json"):
-                path.unlink()
-        write_json(workdir / "config.json", to_json(config))
+        with only_process_in(workdir):
+            check_workdir(config, workdir)  # again: another process may have been at work in it
+            for path in workdir.glob(".*-*"):  # of a process that was killed while it wrote
+                if re.fullmatch(r"\.[\w-]+\.(json|csv|png)-\d+", path.name):
+                    path.unlink()
+            yield workdir
     except OSError as error:
+        raise OSError(f"--workdir {workdir} cannot be used: {error.strerror or error}") from error
+    finally:
         for path in made:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it is empty only if nothing came of the run
                 path.rmdir()
-        raise OSError(f"--workdir {workdir} cannot be written: {error.strerror}") from error
+
+
+def restore(
+    config: Config, workdir: Path, checkpoints: jaxrnn.Checkpoints, state: TrainState
+) -> tuple[TrainState, Any, jax.Array]:
+    """State, history and root key of the last checkpoint; of the start, where there is none.
+
+    Raises:
+      ValueError: every checkpoint is damaged, or of another configuration; or there is none,
+        though the run was further than its first.
+    """
+
+    def template(description: Mapping[str, Any]) -> TrainState:
+        # How many epochs were wanted when it was written does not matter.
+        check_configuration(config, {**description["config"], "epochs": config.epochs})
+        return state
+
+    restored = checkpoints.restore(template)
+    if restored is not None:
+        return restored
+    curves = workdir / "history.csv"
+    if (workdir / "results.json").exists() or (
+        curves.exists() and len(History.from_csv(curves)) > 1
+    ):
+        raise ValueError(f"--workdir {workdir} holds a run without its checkpoints; name a new one")
+    return state, None, data_key(config)
 
 
 @contextlib.contextmanager
@@ -527,7 +590,7 @@ def only_process_in(workdir: Path) -> Iterator[None]:
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise BlockingIOError(f"another process is at work in {workdir}") from error
+                raise BlockingIOError(error.errno, "another process is at work in it") from error
         yield
     finally:
         os.close(folder)
@@ -561,6 +624,13 @@ def unused_folder(preset: str) -> Path:
     return next(path for path in itertools.chain([stem], numbered) if not path.exists())
 
 
+def save(figure: Any, path: Path) -> None:
+    """Write a picture, atomically."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    write_atomically(path, content.getvalue())
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file of indented JSON, atomically."""
     write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
@@ -580,13 +650,28 @@ def from_json(stored: Mapping[str, Any]) -> Config:
     Raises:
       ValueError: it is none, or has a value that no command line could give.
     """
-    try:
-        config = Config(**{name: stored[name] for name in stored if name not in PLACES})
-        config = dataclasses.replace(config, devices=stored["devices"])
-        check(config)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"the stored configuration is damaged: {error}") from error
+    hints = get_type_hints(Config)
+    wrong = [name for name in stored if name not in hints or not fits(stored[name], hints[name])]
+    if wrong:
+        raise ValueError(f"the stored configuration is damaged: {', '.join(wrong)}")
+    kept = {name: value for name, value in stored.items() if name not in PLACES[:-1]}
+    if not {"preset", "epochs"} <= kept.keys():
+        raise ValueError("the stored configuration is damaged: it lacks preset or epochs")
+    config = Config(**kept)
+    check(config)
     return config
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Whether a value of JSON is of an option's type."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is UnionType:
+        return any(fits(value, one) for one in get_args(hint))
+    if isinstance(value, bool):
+        return hint is bool
+    kinds: Any = {float: (int, float), Path: str}.get(hint, hint)
+    return isinstance(value, kinds)
 
 
 def run(
@@ -627,7 +712,7 @@ def run(
             on_devices = jaxrnn.averaged(state), test_on_devices
             pool.submit(evaluate.lower(*on_devices, mesh=mesh).compile)
         pool.submit(importlib.import_module, "orbax.checkpoint")
-        samples = pool.submit(lambda: jaxrnn.plot_samples(train).savefig(workdir / "samples.png"))
+        samples = pool.submit(lambda: save(jaxrnn.plot_samples(train), workdir / "samples.png"))
         state, history = jaxrnn.fit(
             state,
             train,
@@ -666,7 +751,7 @@ def run(
     )
     if config.preset == "keras" and not many:
         print("accuracy: ", accuracies[0])  # as its notebook does
-    jaxrnn.plot_history(histories).savefig(workdir / "curves.png")
+    save(jaxrnn.plot_history(histories), workdir / "curves.png")
 
     members = [
         {

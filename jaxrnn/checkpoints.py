@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -71,6 +72,9 @@ class Checkpoints:
       folder: where checkpoints are, one subfolder an epoch; made at the first save.
       description: JSON that is stored with each of them, such as what the model was made from.
 
+    Raises:
+      ValueError: ``folder`` is a symbolic link.
+
     >>> import tempfile, optax
     >>> model, key = RNNClassifier(hidden=4), jax.random.key(0)
     >>> state = create_train_state(key, model, optax.adam(1e-3), np.zeros((1, 28, 28)))
@@ -87,10 +91,13 @@ class Checkpoints:
         self, folder: str | os.PathLike[str], description: Mapping[str, Any] | None = None
     ) -> None:
         self.folder = Path(folder).absolute()
+        if self.folder.is_symlink():  # it would be written, and cleared, wherever that leads
+            raise ValueError(f"{self.folder} is a symbolic link; name the folder itself")
         self.description = dict(description or {})
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._saving: Future[None] | None = None
         self._made = False
+        self._passed_over: set[int] = set()
 
     def __enter__(self) -> "Checkpoints":
         with self._writing():
@@ -127,7 +134,12 @@ class Checkpoints:
         curves = mean_history(history) if isinstance(history, tuple) else history
         epoch = len(curves)
         rows = [list(one) for one in history] if isinstance(history, tuple) else list(history)
-        arrays, run = _to_tree(state, key), {"description": self.description, "history": rows}
+        arrays = _to_tree(state, key)
+        run = {
+            "description": self.description,
+            "history": rows,
+            "key_impl": str(jax.random.key_impl(key)),
+        }
         self.wait()
         kept = {_best_epoch(history), *range(epoch, epoch - _KEPT, -1)}
         self._saving = self._thread.submit(self._write, epoch, arrays, run, kept)
@@ -154,22 +166,30 @@ class Checkpoints:
           best: of the best epoch instead of the last.
 
         Raises:
-          ValueError: there are checkpoints, and not one of them is good.
+          ValueError: there are sealed checkpoints, and not one of them is good.
         """
-        damaged = []
+        damaged, vanished = [], False
         for epoch in self._candidates(best):
+            folder = self.folder / str(epoch)
             try:
+                if not _seal_of(folder).exists():  # being written, or its process was killed
+                    self._passed_over.add(epoch)
+                    continue
                 restored = self._restore(epoch, template)
             except Exception as error:  # of many kinds: Orbax, TensorStore, JSON, our own
+                if not folder.exists():  # a run that goes on has removed it
+                    vanished = True
+                    continue
                 reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-                damaged.append(f"checkpoint {self.folder / str(epoch)} is damaged: {reason[:300]}")
+                damaged.append(f"checkpoint {folder} is damaged: {reason[:300]}")
+                self._passed_over.add(epoch)
                 continue
             for message in damaged:
                 log.warning("%s; the one of epoch %d is used", message, epoch)
             return restored
         if damaged:
             raise ValueError("; ".join(damaged))
-        return None
+        return self.restore(template, best=best) if vanished else None
 
     def _candidates(self, best: bool) -> Iterator[int]:
         newest_first = self.epochs[::-1]
@@ -188,7 +208,11 @@ class Checkpoints:
         _check_seal(self.folder / str(epoch))
         run = self._read_run(epoch)
         state = template(run["description"])
-        expected = _to_tree(state, jax.random.split(jax.random.key(0), np.shape(state.step)))
+        history = _read_history(run)
+        if _epochs_of(history) != list(range(1, epoch + 1)):
+            raise ValueError("its history is not that of its epochs")
+        key = jax.random.key(0, impl=run["key_impl"])
+        expected = _to_tree(state, jax.random.split(key, np.shape(state.step)))
         folder = self.folder / str(epoch)
         items = ocp.CompositeCheckpointHandler(
             state=ocp.StandardCheckpointHandler(), run=ocp.JsonCheckpointHandler()
@@ -197,29 +221,31 @@ class Checkpoints:
             # What the files hold must be what is expected, before any memory is given to it.
             stored = reader.metadata(folder).item_metadata["state"]
             _check_shapes(stored, expected)
-            on_disk = sum(path.stat().st_size for path in _files(folder))
-            needed = sum(4 * math.prod(leaf.shape) for leaf in jax.tree.leaves(expected))
-            if needed > max(_MAX_ARRAYS, 4 * on_disk):
-                raise ValueError(f"{on_disk} bytes on disk cannot hold arrays of {needed} bytes")
+            _check_sizes(folder / "state", expected)
             zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), expected)
             wanted = ocp.args.Composite(state=ocp.args.StandardRestore(zeros))
             tree = reader.restore(folder, args=wanted)["state"]
-        key = jax.random.wrap_key_data(tree.pop("key"))
-        return serialization.from_state_dict(state, tree), _read_history(run), key
+        key = jax.random.wrap_key_data(tree.pop("key"), impl=run["key_impl"])
+        return serialization.from_state_dict(state, tree), history, key
 
     def _read_run(self, epoch: int) -> dict[str, Any]:
         path = self.folder / str(epoch) / "run" / "metadata"
         run = read_json(path, max_bytes=_MAX_DESCRIPTION)
-        if set(run) != {"description", "history"}:
+        if set(run) != {"description", "history", "key_impl"}:
             raise ValueError(f"{path} is no description of a run")
         return run
 
     def _write(self, epoch: int, arrays: Any, run: dict[str, Any], kept: set[int]) -> None:
         import orbax.checkpoint as ocp
 
-        for other in self.epochs:
-            if other >= epoch:  # a damaged one: the run has gone on from one before it
-                self._remove(other)
+        for later in [other for other in self.epochs if other >= epoch]:
+            folder = self.folder / str(later)
+            unfinished = (folder / "_CHECKPOINT_METADATA").exists() and not _seal_of(
+                folder
+            ).exists()
+            if later not in self._passed_over and not unfinished:
+                raise FileExistsError(errno.EEXIST, f"there is one of epoch {later} already")
+            self._remove(later)
         if not self._made:  # once: where it is gone later, so is the run
             self.folder.mkdir(parents=True, exist_ok=True)
             self._made = True
@@ -235,7 +261,7 @@ class Checkpoints:
         lines = [f"{_sha256(path)}  {path.relative_to(self.folder)}\n" for path in _files(folder)]
         write_atomically(_seal_of(folder), "".join(lines))
         for other in self.epochs:
-            if other not in kept:
+            if other not in kept and (_seal_of(self.folder / str(other)).exists()):
                 self._remove(other)
         self._remove_seals_of_nothing()
 
@@ -245,9 +271,10 @@ class Checkpoints:
         shutil.rmtree(folder)
 
     def _remove_seals_of_nothing(self) -> None:
-        for seal in self.folder.glob("*.sha256*"):
-            if not (self.folder / seal.stem).is_dir():
-                seal.unlink()
+        for path in self.folder.glob("*.sha256*"):
+            seal = re.fullmatch(r"(\d+)\.sha256|\.\d+\.sha256-\d+", path.name)
+            if seal and not (seal[1] and (self.folder / seal[1]).is_dir()):
+                path.unlink()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -288,7 +315,7 @@ def load_run(workdir: str | os.PathLike[str], *, best: bool = False) -> Run:
         one = jax.eval_shape(
             lambda key: create_train_state(key, model, optimizer, example), jax.random.key(0)
         )
-        members = tuple(description["members"])
+        members = tuple(description.get("members", ()))
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((*members, *leaf.shape), leaf.dtype), one
         )
@@ -333,6 +360,8 @@ def read_json(path: str | os.PathLike[str], *, max_bytes: int = 2**20) -> dict[s
       OSError: it cannot be read.
       ValueError: it is larger than ``max_bytes``, or no JSON object.
     """
+    if not Path(path).is_file() and Path(path).exists():
+        raise ValueError(f"{path} is no file")
     with open(path, "rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
@@ -380,14 +409,40 @@ def _check_room(folder: Path, size: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def _check_sizes(folder: Path, expected: Any) -> None:
+    """Raise ``ValueError`` where reading would take more memory than the arrays need.
+
+    A chunk is decompressed as a whole, whatever part of it the array has; and what is compressed
+    well, or a sparse file, can claim any size.
+    """
+    import tensorstore
+
+    leaves = jax.tree.leaves_with_path(expected)
+    needed = sum(4 * math.prod(leaf.shape) for _, leaf in leaves)
+    on_disk = sum(512 * path.stat().st_blocks for path in _files(folder))
+    if needed > max(_MAX_ARRAYS, 4 * on_disk):
+        raise ValueError(f"{on_disk} bytes on disk cannot hold arrays of {needed} bytes")
+    base = {"driver": "ocdbt", "base": f"file://{folder}/"}
+    for path, leaf in leaves:
+        name = ".".join(str(part.key) for part in path)
+        spec = {"driver": "zarr", "kvstore": {**base, "path": f"{name}/"}}
+        store: Any = tensorstore.open(spec, open=True).result()
+        chunk = store.chunk_layout.read_chunk.shape or ()  # None of a scalar
+        if math.prod(chunk) > max(1, math.prod(leaf.shape)):
+            raise ValueError(f"{name} is stored in chunks of shape {tuple(chunk)}")
+
+
 def _check_seal(folder: Path) -> None:
     """Raise ``ValueError`` unless the files of a checkpoint are those that were sealed.
 
     It comes before Orbax and TensorStore read anything: they tell of damage in many voices.
     """
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path.relative_to(folder.parent)} is neither file nor folder")
     seal = _seal_of(folder)
-    if not seal.exists():
-        raise ValueError("it was not written to its end")
+    if not seal.is_file() or seal.is_symlink():
+        raise ValueError(f"{seal.name} is no file")
     with seal.open(errors="replace") as file:
         lines = file.read(_MAX_DESCRIPTION).splitlines()
     sealed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
@@ -415,11 +470,15 @@ def _sha256(path: Path) -> str:
 def _read_history(run: Mapping[str, Any]) -> Any:
     rows = run["history"]
     if rows and isinstance(rows[0], list):  # of several networks
-        return tuple(_read_history({"history": one}) for one in rows)
-    history = History()
-    for row in rows:
-        history = history.append(**row)
-    return history
+        return tuple(map(History.from_rows, rows))
+    return History.from_rows(rows)
+
+
+def _epochs_of(history: Any) -> list[int] | None:
+    """The epochs, or None where several networks have not the same."""
+    histories = history if isinstance(history, tuple) else (history,)
+    first, *others = ([row["epoch"] for row in one] for one in histories)
+    return None if any(other != first for other in others) else first
 
 
 def _best_epoch(history: Any) -> int:

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,16 @@ class History:
         Raises:
           ValueError: a name is no column, or ``epoch`` is missing.
         """
-        _check_columns(row)
-        if "epoch" not in row or float(row["epoch"]) % 1:
-            raise ValueError(f"a row needs its epoch, a whole number; got {row.get('epoch')}")
-        numbers = {name: float(value) for name, value in row.items()}
-        return History((*self.rows, numbers | {"epoch": int(row["epoch"])}))
+        return History((*self.rows, _check_row(row)))
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> "History":
+        """The history of these rows, each as :meth:`append` takes it.
+
+        Raises:
+          ValueError: as :meth:`append`.
+        """
+        return cls(tuple(map(_check_row, rows)))
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write all rows; at any moment ``path`` is the old file or the new one."""
@@ -95,16 +100,15 @@ class History:
             reader = csv.DictReader(file)
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise ValueError(f"{path}: expected columns {','.join(COLUMNS)}")
-            history = cls()
+            rows = []
             for row in reader:
                 try:
                     if None in row.values():
                         raise ValueError("the line ends early")
-                    numbers = {name: text for name, text in row.items() if text}
-                    history = history.append(**numbers)
+                    rows.append(_check_row({name: text for name, text in row.items() if text}))
                 except (TypeError, ValueError) as error:
                     raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-        return history
+        return cls(tuple(rows))
 
 
 def mean_history(histories: Sequence[History]) -> History:
@@ -120,7 +124,7 @@ def mean_history(histories: Sequence[History]) -> History:
     return mean
 
 
-def write_atomically(path: str | os.PathLike[str], text: str) -> None:
+def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Replace a file as a whole: at any moment, even after a crash, it is the old one or the new.
 
     Raises:
@@ -129,8 +133,8 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        with temporary.open("w", newline="") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -139,7 +143,14 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> None:
         raise
 
 
-def _check_columns(names: "list[str] | dict[str, float]") -> None:
+def _check_row(row: Mapping[str, Any]) -> dict[str, float]:
+    _check_columns(row)
+    if "epoch" not in row or float(row["epoch"]) % 1:
+        raise ValueError(f"a row needs its epoch, a whole number; got {row.get('epoch')}")
+    return {name: float(value) for name, value in row.items()} | {"epoch": int(row["epoch"])}
+
+
+def _check_columns(names: Iterable[str]) -> None:
     unknown = [name for name in names if name not in COLUMNS]
     if unknown:
         raise ValueError(f"no such column: {', '.join(unknown)}; there are {', '.join(COLUMNS)}")

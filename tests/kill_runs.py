@@ -85,12 +85,16 @@ def main(kills: int = 20, seed: int = 0) -> None:
         workdirs = [folder / f"kill-{number}" for number in range(kills)]
         for workdir in workdirs:
             kill_after(generator.uniform(0, duration), workdir)
-            seals = len(list(workdir.glob("checkpoints/*.sha256")))
+            newest = max(
+                (int(path.stem) for path in workdir.glob("checkpoints/*.sha256")), default=0
+            )
             if (workdir / "results.json").exists():
                 saved["after the end"] += 1
-            else:
-                saved[f"with {seals} checkpoints"] += 1
-                run_to_the_end(workdir)
+                continue
+            saved["before the first checkpoint" if not newest else "with checkpoints"] += 1
+            run_to_the_end(workdir)
+            said = f"going on after epoch {newest}\n" in Path(f"{workdir}.log").read_text()
+            assert said == (newest > 0), f"{workdir.name} did not go on from epoch {newest}"
 
         whole = jaxrnn.load_run(folder / "whole")
         for workdir in workdirs:

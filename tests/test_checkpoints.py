@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import pickle
 import shutil
 
@@ -136,10 +137,15 @@ def test_damage_to_any_file_of_the_newest_is_named_and_the_one_before_used(copy,
     assert not caplog.messages
 
 
-def test_a_checkpoint_that_was_not_sealed_is_passed_over(copy, caplog):
+def test_a_checkpoint_that_is_not_sealed_is_not_there(copy, caplog):
+    """It is being written, or whoever wrote it was killed: no reason for alarm."""
     (copy / "checkpoints" / "6.sha256").unlink()
     assert len(load_run(copy).history) == 5
-    assert "6 is damaged: it was not written to its end" in caplog.text
+    assert not caplog.messages
+    for path in (copy / "checkpoints").glob("*.sha256"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        load_run(copy)
 
 
 def test_where_all_are_damaged_each_is_named(copy):
@@ -164,6 +170,65 @@ def test_a_run_that_goes_back_replaces_what_was_damaged(copy, digits, tmp_path):
     names = {path.name for path in (copy / "checkpoints").iterdir() if path.suffix != ".sha256"}
     assert names == {"2", "4", "5"}
     assert not list((copy / "checkpoints").glob(".*"))
+
+
+def test_what_is_not_a_checkpoint_of_the_run_is_left_alone(state, tmp_path):
+    """Other people's files, whatever their names; and checkpoints that nobody has read."""
+    for name in ("model.bin.sha256", "SHA.sha256sums", "2024/photo", "0/photo"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    history = History().append(epoch=1, train_accuracy=0.5)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state, history, KEY)
+    with pytest.raises(OSError, match="there is one of epoch 2024 already"):
+        checkpoints.wait()
+    shutil.rmtree(tmp_path / "2024")
+    with checkpoints:
+        checkpoints.save(state, history, KEY)
+    again = Checkpoints(tmp_path)
+    again.save(state, history, KEY)
+    with pytest.raises(OSError, match="there is one of epoch 1 already"):
+        again.wait()
+    for name in ("model.bin.sha256", "SHA.sha256sums", "0/photo"):
+        assert (tmp_path / name).read_text() == "mine"
+
+
+def test_symbolic_links_are_not_followed(copy, tmp_path):
+    (tmp_path / "link").symlink_to(copy / "checkpoints")
+    with pytest.raises(ValueError, match="is a symbolic link"):
+        Checkpoints(tmp_path / "link")
+    path = copy / "checkpoints" / "6" / "run" / "metadata"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert len(load_run(copy).history) == 5
+
+
+def test_a_pipe_in_place_of_a_file_does_not_hang(copy):
+    path = copy / "checkpoints" / "6" / "run" / "metadata"
+    path.unlink()
+    os.mkfifo(path)
+    assert len(load_run(copy).history) == 5
+    with pytest.raises(ValueError, match="is no file"):
+        read_json(path)
+
+
+def test_a_chunk_that_is_larger_than_its_array_is_not_read(copy):
+    """The bias of 8 numbers, stored as if in a chunk of a hundred million."""
+    tensorstore = pytest.importorskip("tensorstore")
+    folder = copy / "checkpoints" / "6"
+    base = {"driver": "ocdbt", "base": f"file://{folder / 'state'}/"}
+    kvstore = tensorstore.KvStore.open({**base, "path": "params.layer0.i.bias/"}).result()
+    zarray = json.loads(kvstore.read(".zarray").result().value)
+    kvstore.write(".zarray", json.dumps(zarray | {"chunks": [10**8]}).encode()).result()
+    seal(folder)
+    assert len(load_run(copy).history) == 5
+
+
+def test_keys_of_another_kind(state, tmp_path):
+    key = jax.random.key(3, impl="rbg")
+    with Checkpoints(tmp_path / "rbg") as checkpoints:
+        checkpoints.save(state, History().append(epoch=1, train_accuracy=0.5), key)
+    assert Checkpoints(tmp_path / "rbg").restore(lambda description: state)[2] == key
 
 
 def test_what_cannot_be_written_is_said(state, tmp_path):
@@ -206,6 +271,10 @@ def test_a_failure_in_the_background_comes_out(state, tmp_path, monkeypatch):
         ("input_shape", []),
         ("history", [{"epoch": 1, "../../evil": 1}]),
         ("history", 7),
+        ("history", [{"epoch": 7}] * 6),
+        ("history", [[{"epoch": 1}], [{"epoch": 1}, {"epoch": 2}]]),
+        ("history", [{"epoch": 1}] * 300_000),
+        ("key_impl", "evil"),
         ("description", []),
         ("surprise", 1),
     ],
@@ -216,7 +285,7 @@ def test_a_description_that_was_tampered_with_gives_an_error_and_nothing_else(co
         folder = copy / "checkpoints" / epoch
         path = folder / "run" / "metadata"
         run = json.loads(path.read_text())
-        if place in ("history", "description", "surprise"):
+        if place in ("history", "description", "surprise", "key_impl"):
             run[place] = value
         elif isinstance(value, dict):
             run["description"][place] |= value

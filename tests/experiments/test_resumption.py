@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +143,7 @@ def test_a_finished_run_goes_further_and_is_not_overwritten(whole, folder, capsy
     assert "holds a finished run of 2 epochs; raise --epochs to go on with it, or name" in err
     assert Path("run/results.json").read_text() == results
     assert_same_run(train(4), whole)
+    assert "going on after epoch 2\n" in capsys.readouterr().out
     assert json.loads(Path("run/results.json").read_text())["epochs"] == 4
     assert json.loads(Path("run/config.json").read_text())["epochs"] == 4
     assert len(History.from_csv("run/history.csv")) == 4
@@ -151,7 +154,9 @@ def test_a_run_that_was_killed_after_its_last_epoch_gets_its_results(whole, caps
     Path("run/results.json").unlink()
     Path("run/.results.json-123").write_text("{")
     Path("run/history.csv").unlink()
+    capsys.readouterr()
     assert_same_run(train(4), whole)
+    assert "going on after epoch 4\n" in capsys.readouterr().out
     assert Path("run/results.json").exists()
     assert len(History.from_csv("run/history.csv")) == 4
     assert not list(Path("run").glob(".*"))
@@ -182,12 +187,50 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(whole, cap
 def test_where_no_checkpoint_is_good_nothing_is_changed(capsys):
     train(2)
     for path in Path("run/checkpoints").glob("*.sha256"):
-        path.unlink()
+        path.write_text("")
     before = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")}
     err = refuse(["keras", "--epochs", "3", *SLICE, "--workdir", "run"], capsys)
     assert "checkpoints/2 is damaged" in err
     assert "checkpoints/1 is damaged" in err
     assert {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")} == before
+
+
+def test_a_run_without_its_checkpoints_is_not_overwritten(capsys):
+    train(2)
+    shutil.rmtree("run/checkpoints")
+    for name in ("results.json", "history.csv"):
+        err = refuse(["keras", "--epochs", "3", *SLICE, "--workdir", "run"], capsys)
+        assert "holds a run without its checkpoints; name a new one" in err
+        Path("run", name).unlink()
+    assert len(train(3).history) == 3
+
+
+def test_a_run_that_was_killed_in_its_first_save_starts_again(whole):
+    train(1)
+    Path("run/results.json").unlink()
+    Path("run/checkpoints/1.sha256").unlink()
+    config = json.loads(Path("run/config.json").read_text())
+    Path("run/config.json").write_text(json.dumps(config | {"epochs": 4}))
+    assert_same_run(train(4), whole)
+
+
+def test_checkpoints_of_another_configuration(capsys):
+    """Whatever config.json has been made to say."""
+    train(1)
+    config = json.loads(Path("run/config.json").read_text())
+    Path("run/config.json").write_text(json.dumps(config | {"seed": 5}))
+    arguments = ["keras", "--epochs", "2", *SLICE, "--seed", "5", "--workdir", "run"]
+    assert "seed (0 there, 5 here)" in refuse(arguments, capsys)
+
+
+def test_pictures_do_not_follow_links():
+    Path("mine").write_text("mine")
+    Path("run").mkdir()
+    for name in ("samples.png", "curves.png", "history.csv"):
+        Path("run", name).symlink_to("../mine")
+    Path("run/history.csv").unlink()
+    train(1)
+    assert Path("mine").read_text() == "mine"
 
 
 def test_checkpoints_without_a_configuration(capsys):
@@ -204,7 +247,7 @@ def test_json_that_was_tampered_with(content, name, capsys):
     Path("run/config.json").write_text(json.dumps(to_json(parse(SLICE))))
     Path("run", name).write_text(content)
     err = refuse([*SLICE, "--workdir", "run"], capsys)
-    assert "run" in err
+    assert re.search(rf"{name} is damaged|another configuration|holds a finished run", err)
     assert {path.name for path in Path("run").iterdir()} == {"config.json", name}
 
 
@@ -213,9 +256,11 @@ def test_two_processes_do_not_share_a_work_dir(capsys):
     train(1)
     descriptor = os.open("run", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    err = refuse(["keras", "--epochs", "2", *SLICE, "--workdir", "run"], capsys, status=1)
-    assert "another process is at work in run" in err
+    before = Path("run/config.json").read_text()
+    err = refuse(["keras", "--epochs", "2", *SLICE, "--workdir", "run"], capsys)
+    assert "--workdir run cannot be used: another process is at work in it" in err
     os.close(descriptor)
+    assert Path("run/config.json").read_text() == before
     assert len(load_run("run").history) == 1
 
 
@@ -223,7 +268,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(capsys):
     arguments = ["keras", "--epochs", "3", *SLICE, "--learning-rate", "3e38", "--workdir", "run"]
     err = refuse(arguments, capsys, status=1)
     assert "the loss is no finite number from epoch 1, step 2 on" in err
-    assert "what came before is kept in run; try a --learning-rate below 3e+38" in err
+    assert "is kept in run; in another folder, try a --learning-rate below 3e+38" in err
     assert not Path("run/history.csv").exists()
 
 
@@ -242,6 +287,7 @@ def test_a_disk_that_fills_up(whole, capsys, monkeypatch):
     assert err.endswith("--workdir run\n")
     assert len(load_run("run").history) == 2
     assert_same_run(train(4), whole)
+    assert "going on after epoch 2\n" in capsys.readouterr().out
 
 
 def test_a_work_dir_that_vanishes(folder, capsys, monkeypatch):
@@ -269,7 +315,7 @@ def test_evaluate_prints_the_metrics_of_results_json(capsys):
         f"test_loss {results['test_loss']}",
         f"test_accuracy {results['test_accuracy']}",
     ]
-    assert "nowhere holds no checkpoint of a run" in refuse(["evaluate", "nowhere"], capsys)
+    assert "nowhere holds no run" in refuse(["evaluate", "nowhere"], capsys)
 
 
 def test_load_run_gives_everything_back(capsys):

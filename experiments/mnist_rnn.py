@@ -556,7 +556,7 @@ def restore(
 
     Raises:
       ValueError: every checkpoint is damaged, or of another configuration; or there is none,
-        though the run was further than its first.
+        though the run was further than its second epoch.
     """
 
     def template(description: Mapping[str, Any]) -> TrainState:
@@ -568,9 +568,9 @@ def restore(
     if restored is not None:
         return restored
     curves = workdir / "history.csv"
-    if (workdir / "results.json").exists() or (
-        curves.exists() and len(History.from_csv(curves)) > 1
-    ):
+    # The second epoch may be recorded before the first is on disk; the third is not.
+    further = curves.exists() and len(History.from_csv(curves)) > 2
+    if further or (workdir / "results.json").exists():
         raise ValueError(f"--workdir {workdir} holds a run without its checkpoints; name a new one")
     return state, None, data_key(config)
 

@@ -36,8 +36,9 @@ def make_optimizer(
     which is optax's Adam with an ε of :math:`\epsilon / \sqrt{1 - \beta_2^t}` at step t.
 
     ``muon`` updates the recurrent kernels, and them alone, by their momentum with all its singular
-    values brought to about 1; the rest by Adam. A recurrent kernel is applied at every time step,
-    so that what a step does to its largest directions decides whether long runs stay stable.
+    values brought to about 1; the rest by Adam with Nesterov's momentum. A recurrent kernel is
+    applied at every time step, so that what a step does to its largest directions decides whether
+    long runs stay stable.
 
     Args:
       learning_rate: η of Adam, at its highest.

@@ -12,7 +12,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn import Clock, History, fit
-from tests.conftest import assert_identical, compilations
+from tests.conftest import assert_identical, compilations, leaves
 
 KEY = jax.random.key(5)
 
@@ -179,3 +179,59 @@ def test_clock_counts_compilation_apart():
     assert clock.seconds["compilation"] == compiled
     with clock("training"), pytest.raises(RuntimeError, match="running already"), clock("training"):
         pass
+
+
+@pytest.mark.parametrize("train_curve", ["epoch", "last_batch"])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_many_networks_are_each_as_if_alone(digits, held_out, train_curve, devices, tmp_path):
+    model, optimizer = jaxrnn.RNNClassifier(hidden=8), jaxrnn.make_optimizer(average=0.9)
+    keys = jax.random.split(jax.random.key(4), 4)
+    states = [jaxrnn.create_train_state(key, model, optimizer, digits.inputs) for key in keys]
+    options = {
+        "epochs": 2, "batch_size": 64, "validation": held_out, "train_curve": train_curve,
+        "augment": jaxrnn.random_warp(shift=1.0), "label_smoothing": 0.1,
+    }  # fmt: skip
+    together, histories = fit(
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
+        digits, key=keys, devices=devices, workdir=tmp_path, **options,
+    )  # fmt: skip
+    assert len(histories) == 4
+    members = [jax.tree.map(lambda leaf, n=n: leaf[n], together.params) for n in range(4)]
+    assert History.from_csv(tmp_path / "history.csv") == jaxrnn.mean_history(histories)
+    for number, (state, key) in enumerate(zip(states, keys, strict=True)):
+        alone, history = fit(state, digits, key=key, devices=1, **options)
+        for a, b in zip(leaves(members[number]), leaves(alone.params), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4)
+        for column in ("train_loss", "validation_loss"):
+            np.testing.assert_allclose(histories[number][column], history[column], rtol=1e-4)
+
+
+def test_many_networks_go_on_from_a_checkpoint(digits, tmp_path):
+    model, optimizer = jaxrnn.RNNClassifier(hidden=8), jaxrnn.make_optimizer()
+    keys = jax.random.split(jax.random.key(4), 2)
+    states = [jaxrnn.create_train_state(key, model, optimizer, digits.inputs) for key in keys]
+    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    options = {"key": keys, "batch_size": 100}
+    whole, histories = fit(states, digits, epochs=3, **options)
+    with jaxrnn.Checkpoints(tmp_path) as checkpoints:
+        fit(states, digits, epochs=2, checkpoints=checkpoints, **options)
+    restored, part, restored_keys = jaxrnn.Checkpoints(tmp_path).restore(lambda _: states)
+    assert (restored_keys == keys).all()
+    rest, resumed = fit(restored, digits, epochs=3, history=part, **options)
+    assert_identical(rest.params, whole.params)
+    for a, b in zip(resumed, histories, strict=True):
+        assert without_seconds(a) == without_seconds(b)
+    with pytest.raises(ValueError, match="2 networks need as many histories; got 1"):
+        fit(states, digits, epochs=3, history=part[:1], **options)
+    with pytest.raises(ValueError, match="every epoch from 1 on"):
+        fit(states, digits, epochs=3, history=(part[0], History()), **options)
+
+
+def test_the_average_is_what_is_evaluated(digits, held_out):
+    optimizer = jaxrnn.make_optimizer(learning_rate=0.01, average=0.99)
+    model = jaxrnn.RNNClassifier(hidden=8)
+    state = jaxrnn.create_train_state(KEY, model, optimizer, digits.inputs)
+    fitted, history = fit(state, digits, key=KEY, epochs=1, batch_size=100, test=held_out)
+    of_average = jaxrnn.evaluate(jaxrnn.averaged(fitted), held_out).loss
+    assert history["test_loss"][0] == pytest.approx(float(of_average), rel=1e-6)
+    assert history["test_loss"][0] != pytest.approx(float(jaxrnn.evaluate(fitted, held_out).loss))

@@ -197,3 +197,18 @@ def test_every_step_classifies_every_state():
     logits = model.apply({"params": params}, INPUTS, every_step=True)
     expected = head_by_hand(params, states_by_hand(params["layer0"], INPUTS)[:, 1:])
     np.testing.assert_allclose(logits, expected, atol=1e-6)
+
+
+def test_identity_and_gain():
+    def kernels(**options):
+        model = RNNClassifier(hidden=6, **options)
+        params = model.init(jax.random.key(0), jnp.zeros((1, 5, 4)))["params"]
+        return params["layer0"]["h"]["kernel"], params["layer0"]["i"]["kernel"]
+
+    np.testing.assert_array_equal(kernels(initializers="identity")[0], np.eye(6))
+    np.testing.assert_array_equal(
+        kernels(initializers="identity", recurrent_gain=0.5)[0], np.eye(6) / 2
+    )
+    recurrent, of_inputs = kernels(recurrent_gain=2.0)
+    np.testing.assert_allclose(recurrent @ recurrent.T, 4 * np.eye(6), atol=1e-5)
+    np.testing.assert_array_equal(of_inputs, kernels()[1])

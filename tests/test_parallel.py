@@ -66,3 +66,27 @@ def test_one_all_reduce_a_step_and_no_gather(state, digits):
     assert len(of_gradients) == 1
     # The rest are the three sums of the metrics, once an epoch.
     assert len(collectives) <= 1 + 3
+
+
+def test_networks_of_their_own_devices_move_nothing(state, digits):
+    from jaxrnn.fitting import _train_each
+
+    mesh = batch_mesh(4, devices=2)
+    states = jax.tree.map(lambda leaf: np.stack([leaf] * 4), state)
+    keys = jax.random.split(KEY, 4)
+    program = _train_each.lower(states, digits, keys, batch_size=100, mesh=mesh).compile()
+    assert "all-reduce" not in program.as_text()
+    assert "all-gather" not in program.as_text()
+
+
+@pytest.mark.parametrize("batch_size", [100, 64])
+def test_augmentation_is_the_same_on_any_number_of_devices(state, digits, batch_size):
+    mesh = batch_mesh(batch_size, devices=2)
+    options = {"batch_size": batch_size, "augment": jaxrnn.random_warp(shift=2.0)}
+    alone, metrics = jaxrnn.train_epoch(state, digits, KEY, **options)
+    shared, shared_metrics = jaxrnn.train_epoch(
+        *replicate((state, digits), mesh), KEY, **options, mesh=mesh
+    )
+    np.testing.assert_allclose(shared_metrics.loss_sum, metrics.loss_sum, rtol=1e-5)
+    for a, b in zip(leaves(shared.params), leaves(alone.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)

@@ -159,3 +159,45 @@ def test_a_whole_run_under_jit_and_vmap(digits):
     keys = jax.random.split(KEY, 3)
     together = jax.jit(jax.vmap(run))(keys)
     np.testing.assert_allclose(together, [run(key) for key in keys], rtol=1e-4)
+
+
+def test_augmentation_gives_every_example_its_own_key(state, digits):
+    """By hand: the order of the epoch, and the keys of fold_in(key, 1) by place in the split."""
+
+    def augment(key, image):
+        return image * jax.random.uniform(key)
+
+    key = jax.random.key(3)
+    fitted, metrics = jaxrnn.train_epoch(
+        state, digits, key, batch_size=100, augment=augment, per_step=True
+    )
+    keys = jax.random.split(jax.random.fold_in(key, 1), 500)
+    numbered = digits.replace(labels=np.arange(500, dtype=np.int32))
+    for step, batch in enumerate(jaxrnn.batches(numbered, key, batch_size=100)):
+        places = batch["labels"]
+        inputs = jax.vmap(augment)(keys[places], jnp.asarray(batch["inputs"]) / 255.0)
+        state, by_hand = jaxrnn.train_step(
+            state, {"inputs": inputs, "labels": digits.labels[places]}
+        )
+        assert metrics.loss_sum[step] == pytest.approx(float(by_hand.loss_sum), rel=1e-5)
+        assert metrics.correct[step] == by_hand.correct
+    for a, b in zip(leaves(fitted.params), leaves(state.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_per_step_metrics_add_up(state, digits):
+    key = jax.random.key(3)
+    _, total = jaxrnn.train_epoch(state, digits, key, batch_size=64)
+    _, steps = jaxrnn.train_epoch(state, digits, key, batch_size=64, per_step=True)
+    assert steps.count.tolist() == [64] * 7 + [52]
+    assert steps.correct.sum() == total.correct
+    assert float(steps.loss_sum.sum()) == pytest.approx(float(total.loss_sum), rel=1e-6)
+
+
+def test_label_smoothing(state, digits):
+    batch = {"inputs": digits.inputs[:7], "labels": digits.labels[:7]}
+    logits = jaxrnn.predict(state, jaxrnn.Split(**batch))
+    targets = 0.8 * np.eye(10)[batch["labels"]] + 0.2 / 10
+    expected = -(targets * np.asarray(jax.nn.log_softmax(logits))).sum()
+    measured = jaxrnn.measure(state, batch, label_smoothing=0.2)
+    assert float(measured.loss_sum) == pytest.approx(expected, rel=1e-5)

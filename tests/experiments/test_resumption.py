@@ -196,13 +196,13 @@ def test_where_no_checkpoint_is_good_nothing_is_changed(capsys):
 
 
 def test_a_run_without_its_checkpoints_is_not_overwritten(capsys):
-    train(2)
+    train(3)
     shutil.rmtree("run/checkpoints")
     for name in ("results.json", "history.csv"):
-        err = refuse(["keras", "--epochs", "3", *SLICE, "--workdir", "run"], capsys)
+        err = refuse(["keras", "--epochs", "4", *SLICE, "--workdir", "run"], capsys)
         assert "holds a run without its checkpoints; name a new one" in err
         Path("run", name).unlink()
-    assert len(train(3).history) == 3
+    assert len(train(4).history) == 4
 
 
 def test_a_run_that_was_killed_in_its_first_save_starts_again(whole):

@@ -1,0 +1,132 @@
+"""make_optimizer against optax's parts and the rules written out; averaged."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxrnn
+from jaxrnn import averaged, make_optimizer
+
+PARAMS = {
+    "layer0": {"i": {"kernel": jnp.ones((3, 4))}, "h": {"kernel": jnp.eye(4)}},
+    "head": {"kernel": jnp.ones((4, 2)), "bias": jnp.zeros(2)},
+}
+
+
+def gradients(seed):
+    leaves, structure = jax.tree.flatten(PARAMS)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    return structure.unflatten(
+        [jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+    )
+
+
+def sizes(optimizer, steps, params=PARAMS):
+    """The largest change of the head's kernel in each step."""
+    state, changes = optimizer.init(params), []
+    for step in range(steps):
+        updates, state = optimizer.update(gradients(step), state, params)
+        changes.append(float(jnp.abs(updates["head"]["kernel"]).max()))
+    return np.array(changes)
+
+
+def test_equal_arguments_give_the_same_object():
+    assert make_optimizer() is make_optimizer(learning_rate=1e-3, schedule="constant")
+    assert make_optimizer(learning_rate=0.1) is not make_optimizer()
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_schedules(schedule):
+    """The rate divides out: the same steps at a constant rate of 1 changed by so much."""
+    options = {"schedule": schedule, "warmup": 0.2, "steps": 20}
+    rates = sizes(make_optimizer(learning_rate=0.5, **options), 20) / sizes(
+        make_optimizer(learning_rate=1.0), 20
+    )
+    rising, falling = np.arange(4) / 4, np.arange(16) / 16
+    fall = {"constant": 1 + 0 * falling, "linear": 1 - falling,
+            "cosine": (1 + np.cos(np.pi * falling)) / 2}[schedule]  # fmt: skip
+    np.testing.assert_allclose(rates, 0.5 * np.concatenate([rising, fall]), atol=1e-5)
+
+
+def test_a_schedule_needs_steps():
+    with pytest.raises(ValueError, match="needs to know the steps"):
+        make_optimizer(schedule="linear")
+    with pytest.raises(ValueError, match="must be one of constant, linear, cosine; got 'exp'"):
+        make_optimizer(schedule="exp")
+    with pytest.raises(ValueError, match="must be one of adam, muon; got 'sgd'"):
+        make_optimizer(optimizer="sgd")
+
+
+def test_clipping_comes_first():
+    optimizer, plain = make_optimizer(clip_norm=1.0), make_optimizer()
+    grads = gradients(0)
+    norm = optax.global_norm(grads)
+    assert norm > 1
+    clipped, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
+    by_hand, _ = plain.update(jax.tree.map(lambda g: g / norm, grads), plain.init(PARAMS), PARAMS)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), clipped, by_hand)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_weight_decay_is_decoupled(optimizer):
+    def update(decay):
+        made = make_optimizer(
+            optimizer=optimizer, learning_rate=0.5, muon_learning_rate=0.5, weight_decay=decay
+        )
+        return made.update(gradients(0), made.init(PARAMS), PARAMS)[0]
+
+    jax.tree.map(
+        lambda with_decay, without, param: np.testing.assert_allclose(
+            with_decay, without - 0.5 * 0.1 * param, atol=1e-5
+        ),
+        update(0.1), update(0.0), PARAMS,
+    )  # fmt: skip
+
+
+def test_muon_is_for_recurrent_kernels_alone():
+    optimizer = make_optimizer(optimizer="muon", learning_rate=0.25, muon_learning_rate=1.0)
+    updates, _ = optimizer.update(gradients(0), optimizer.init(PARAMS), PARAMS)
+    singular = np.linalg.svd(updates["layer0"]["h"]["kernel"], compute_uv=False)
+    assert singular.min() > 0.3
+    assert singular.max() < 1.5
+    nadam = optax.nadamw(0.25, weight_decay=0.0)
+    others, _ = nadam.update(gradients(0), nadam.init(PARAMS), PARAMS)
+    for layer, name in (("layer0", "i"), ("head", None)):
+        ours, theirs = (tree[layer][name] if name else tree[layer] for tree in (updates, others))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), ours, theirs)
+
+
+@pytest.mark.parametrize("cell", ["simple", "gru", "lstm", "mgu"])
+def test_muon_knows_every_cell(cell):
+    model = jaxrnn.RNNClassifier(hidden=4, cell=cell, layers=2)
+    optimizer = make_optimizer(optimizer="muon", learning_rate=0.0, muon_learning_rate=1.0)
+    state = jaxrnn.create_train_state(jax.random.key(0), model, optimizer, np.zeros((1, 5, 3)))
+    batch = {"inputs": np.ones((2, 5, 3), np.float32), "labels": np.array([0, 1])}
+    moved = jax.tree_util.tree_map_with_path(
+        lambda path, a, b: (path[-2].key, a.ndim, bool((a != b).any())),
+        state.params, jaxrnn.train_step(state, batch)[0].params,
+    )  # fmt: skip
+    for name, rank, has in jax.tree.leaves(moved, is_leaf=lambda leaf: isinstance(leaf, tuple)):
+        assert has == (rank == 2 and name != "head" and name.startswith("h")), name
+
+
+def test_average():
+    """At first the mean of what there was, forgetting the start; then a decay of 0.9."""
+    optimizer = make_optimizer(learning_rate=0.1, average=0.9)
+    model = jaxrnn.RNNClassifier(hidden=4)
+    state = jaxrnn.create_train_state(jax.random.key(0), model, optimizer, np.zeros((1, 5, 3)))
+    assert averaged(state).params is not None
+    batch = {"inputs": np.ones((2, 5, 3), np.float32), "labels": np.array([0, 1])}
+    expected = np.asarray(state.params["head"]["bias"])
+    for step in range(1, 120):
+        state, _ = jaxrnn.train_step(state, batch)
+        share = max(0.1, 10 / (step + 10))
+        expected = (1 - share) * expected + share * np.asarray(state.params["head"]["bias"])
+    np.testing.assert_allclose(averaged(state).params["head"]["bias"], expected, rtol=1e-4)
+    assert (averaged(state).params["head"]["bias"] != state.params["head"]["bias"]).all()
+
+
+def test_without_an_average_the_state_itself(state):
+    assert averaged(state) is state

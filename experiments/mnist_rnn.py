@@ -21,24 +21,15 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import contextlib
-import dataclasses
 import difflib
 import importlib
-import io
-import itertools
-import json
 import math
-import os
 import platform
-import re
-import shlex
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn
 
 import flax
 import jax
@@ -53,163 +44,22 @@ from scipy.special import stdtrit
 from tqdm import tqdm
 
 import jaxrnn
+from experiments.configuration import (
+    DEFAULT_PRESET,
+    PRESETS,
+    Config,
+    Evaluation,
+    check,
+    check_configuration,
+    command_line,
+    from_json,
+    to_json,
+)
 from experiments.interruption import Interruption, interruption
+from experiments.workdir import check_workdir, open_workdir, save, write_json
 from jaxrnn import History, Split
 from jaxrnn.checkpoints import describe_run, read_json
-from jaxrnn.history import write_atomically
-from jaxrnn.models import CELLS
-from jaxrnn.parallel import batch_mesh, distribute, replicate, use_cpu_cores
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """One run, fully described."""
-
-    preset: tyro.conf.Suppress[str]
-
-    epochs: int
-    """Passes over the training split."""
-    batch_size: int = 150
-    """Examples in each optimizer step."""
-    optimizer: Literal["adam", "muon"] = "adam"
-    """Muon is for the recurrent kernels; all else is Adam's."""
-    learning_rate: float = 1e-3
-    """Of Adam, at its highest."""
-    muon_learning_rate: float = 5e-3
-    """Of Muon, at its highest."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rates fall, to 0 at the end."""
-    warmup: float = 0.0
-    """Share of all steps in which they rise from 0."""
-    clip_norm: float | None = None
-    """Gradients with a larger global norm are scaled down to it."""
-    weight_decay: float = 0.0
-    """Decoupled, times the learning rate."""
-    average: float = 0.0
-    """Decay of a moving average of the weights, which is what is evaluated; 0 for none."""
-    label_smoothing: float = 0.0
-    """Share of each label that is given to all classes alike."""
-    epsilon: float = 1e-7
-    """Of Adam; added to the root of its second moment before the bias is corrected."""
-
-    hidden: int = 150
-    """Recurrent units in each layer."""
-    cell: str = "simple"
-    """Recurrent cell: simple (the Elman network), gru, lstm or mgu."""
-    layers: int = 1
-    """Recurrent layers, one on top of the other."""
-    bidirectional: bool = False
-    """Read each image from both ends."""
-    initializers: Literal["keras", "tf1", "identity"] = "keras"
-    """Initial weights: Keras's SimpleRNN's, TF1's BasicRNNCell's, or an identity to recur with."""
-    recurrent_gain: float = 1.0
-    """What the initial recurrent weights are multiplied by."""
-
-    shift: float = 0.0
-    """Training images are moved by up to so many pixels, at random."""
-    rotation: float = 0.0
-    """Turned, degrees."""
-    zoom: float = 0.0
-    """Stretched or shrunk, as the logarithm of the scale."""
-    shear: float = 0.0
-    """Slanted, columns a row."""
-    elastic: float = 0.0
-    """Bent, pixels of standard deviation."""
-
-    dataset: str = "mnist"
-    """mnist (bundled), fashion_mnist, kmnist, or any tfds dataset of labelled images."""
-    train_split: str = "train[:48000]"
-    """Trained on; a tfds split string, such as train[:80%]."""
-    validation_split: str | None = None
-    """Evaluated after every epoch; None for none."""
-    test_split: str = "test"
-    """Evaluated at the end."""
-    test_every_epoch: bool = False
-    """Evaluate the test split after every epoch too."""
-    drop_remainder: bool = False
-    """Train on whole batches only, leaving out what does not fill one."""
-    train_curve: Literal["epoch", "last_batch"] = "epoch"
-    """Training curve: mean over the epoch's steps, or its last batch after its own update."""
-
-    seed: int = 0
-    """Of initial weights and data order; the same seed on the same devices is the same run."""
-    seeds: int = 1
-    """Networks to train at once, of this seed and those that follow it."""
-    devices: int | None = None
-    """How many share each batch; None for as many as divide it (on a CPU: of its cores)."""
-    recurrence: Literal["fast", "flax"] = "fast"
-    """Hand-written gradient, or flax.linen.RNN for comparison."""
-    data_dir: Path | None = None
-    """Where prepared datasets are kept; None for tfds's own place, ~/tensorflow_datasets."""
-    archives: Path | None = None
-    """Folder with the four archives of mnist, fashion_mnist or kmnist, instead of a download."""
-    workdir: Path | None = None
-    """Where the run leaves its files; None for runs/mnist_rnn/PRESET-DATE-TIME."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Print the test metrics of a stored run."""
-
-    workdir: tyro.conf.Positional[Path]
-    """The folder of the run."""
-    data_dir: Path | None = None
-    """Where prepared datasets are kept; None for tfds's own place, ~/tensorflow_datasets."""
-    archives: Path | None = None
-    """Folder with the four archives of mnist, fashion_mnist or kmnist, instead of a download."""
-
-
-# tf1 and keras are one published notebook each, with one difference: TF1's next_batch carries the
-# 100 examples that do not fill a batch over into the next epoch, and here each epoch leaves out 100
-# others. fast and record were chosen on the last 10,000 training images, never on the test set.
-PRESETS = {
-    "fast": Config(
-        preset="fast",
-        epochs=3,
-        optimizer="muon",
-        learning_rate=6e-3,
-        muon_learning_rate=5e-3,
-        schedule="linear",
-        warmup=0.1,
-        clip_norm=1.0,
-        epsilon=1e-8,
-        shift=1.0,
-        train_split="train",
-    ),
-    "record": Config(
-        preset="record",
-        epochs=60,
-        optimizer="muon",
-        learning_rate=6e-3,
-        muon_learning_rate=3e-3,
-        schedule="linear",
-        warmup=0.1,
-        clip_norm=1.0,
-        epsilon=1e-8,
-        average=0.999,
-        label_smoothing=0.05,
-        shift=2.0,
-        rotation=12.0,
-        zoom=0.12,
-        shear=0.12,
-        elastic=0.8,
-        train_split="train",
-    ),
-    "tf1": Config(
-        preset="tf1",
-        epochs=100,
-        epsilon=1e-8,
-        initializers="tf1",
-        train_split="train[5000:]",
-        test_every_epoch=True,
-        drop_remainder=True,
-        train_curve="last_batch",
-    ),
-    "keras": Config(preset="keras", epochs=5, validation_split="train[48000:]"),
-}
-DEFAULT_PRESET = "fast"
-# What says where a run finds things, and on how many devices it runs; all else makes it another.
-PLACES = ("workdir", "data_dir", "archives", "devices")
+from jaxrnn.parallel import batch_mesh, distribute, member_mesh, replicate, use_cpu_cores
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -227,6 +77,8 @@ def train(config: Config) -> None:
     with contextlib.ExitStack() as held:
         try:
             check(config)
+            if config.workdir is not None:
+                check_workdir(config, config.workdir)
             use_cpu_cores(config.devices)
             keep_compiled_programs()
             batch_mesh(config.batch_size, config.devices)
@@ -236,6 +88,11 @@ def train(config: Config) -> None:
                 raise ValueError(
                     f"--batch-size {config.batch_size} is larger than the training split "
                     f"{config.train_split!r} of {len(splits['train'])} examples"
+                )
+            if splits["train"].channels > 1 and warp(config) is not None:
+                raise ValueError(
+                    f"images of {config.dataset!r} have {splits['train'].channels} channels, which "
+                    "cannot be warped; use --shift 0 --rotation 0 --zoom 0 --shear 0 --elastic 0"
                 )
             with clock("training"):
                 state = initial_state(config, splits["train"])
@@ -257,14 +114,15 @@ def train(config: Config) -> None:
                     config, state, history, key, splits, workdir, checkpoints, interrupted, clock
                 )
         except jaxrnn.NonFiniteLossError as error:
+            kept = f"what came before is kept in {workdir}; " if checkpoints.epochs else ""
             fail(
-                f"{error}; what came before is kept in {workdir}; in another folder, try a "
-                f"--learning-rate below {config.learning_rate}, or --clip-norm 1",
+                f"{error}; {kept}in another folder, try a --learning-rate below "
+                f"{config.learning_rate} or a smaller --clip-norm",
                 status=1,
             )
         except OSError as error:
-            kept = f"what was saved before is kept; {again}" if checkpoints.epochs else ""
-            fail(f"{error}; {kept}", interrupted.exit_status or 1)
+            kept = f"; what was saved before is kept; {again}" if checkpoints.epochs else ""
+            fail(f"{error}{kept}", interrupted.exit_status or 1)
     if results is None:
         print(f"stopped; everything so far is in {workdir}\n{again}")
         raise SystemExit(interrupted.exit_status)
@@ -289,6 +147,7 @@ def evaluate_run(arguments: Sequence[str]) -> None:
         use_cpu_cores(config.devices)
         keep_compiled_programs()
         stored = jaxrnn.load_run(options.workdir)
+        check_configuration(config, {**stored.config, "epochs": config.epochs})
         test = jaxrnn.load(
             config.dataset,
             split=config.test_split,
@@ -296,7 +155,7 @@ def evaluate_run(arguments: Sequence[str]) -> None:
             archives=options.archives,
         )
         many = config.seeds > 1
-        mesh = batch_mesh(stored.key.size if many else config.batch_size, config.devices)
+        mesh = batch_mesh(config.seeds if many else config.batch_size, config.devices)
     except (ValueError, OSError, ImportError) as error:
         fail(str(error))
     state = (distribute if many else replicate)(jaxrnn.averaged(stored.state), mesh)
@@ -304,11 +163,11 @@ def evaluate_run(arguments: Sequence[str]) -> None:
     metrics = jax.device_get(evaluate(state, replicate(test, mesh), mesh=mesh))
     print(f"after epoch {len(mean(stored.history))}:")
     for name, values in (("test_loss", metrics.loss), ("test_accuracy", metrics.accuracy)):
-        print(name, *np.atleast_1d(values)[: config.seeds].tolist())
+        print(name, *np.atleast_1d(values).tolist())
 
 
 def parse(arguments: Sequence[str]) -> Config:
-    """The preset named first (``keras`` if none is), with the options that follow it."""
+    """The preset named first (``fast`` if none is), with the options that follow it."""
     arguments = list(arguments)
     named = bool(arguments) and not arguments[0].startswith("-")
     preset = arguments.pop(0) if named else DEFAULT_PRESET
@@ -320,7 +179,7 @@ def parse(arguments: Sequence[str]) -> Config:
         Config,
         default=PRESETS[preset],
         args=arguments,
-        prog=f"python -m experiments.mnist_rnn {preset if named else '[tf1|keras]'}",
+        prog=f"python -m experiments.mnist_rnn {preset if named else '[fast|record|tf1|keras]'}",
         description=__doc__,
     )
 
@@ -329,104 +188,6 @@ def fail(message: str, status: int = 2) -> NoReturn:
     """End with one line that says what was wrong; status 2 is for what the user gave."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(status)
-
-
-def check(config: Config) -> None:
-    """Raise ``ValueError`` for what is wrong before any data is read or any folder is made."""
-    for name in ("epochs", "batch_size", "hidden", "layers", "seeds"):
-        if getattr(config, name) < 1:
-            flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} must be at least 1; got {getattr(config, name)}")
-    for name in ("warmup", "average", "label_smoothing"):
-        if not 0 <= getattr(config, name) < 1:
-            flag = name.replace("_", "-")
-            raise ValueError(
-                f"--{flag} must be at least 0 and below 1; got {getattr(config, name)}"
-            )
-    for name in ("weight_decay", "shift", "rotation", "zoom", "shear", "elastic"):
-        if not 0 <= getattr(config, name) < math.inf:
-            flag = name.replace("_", "-")
-            raise ValueError(
-                f"--{flag} must be 0 or a positive number; got {getattr(config, name)}"
-            )
-    for name in ("learning_rate", "muon_learning_rate", "epsilon", "clip_norm", "recurrent_gain"):
-        value = getattr(config, name)
-        if value is None and name == "clip_norm":
-            continue
-        if not 0 < value <= float(np.finfo(np.float32).max):  # what the step can hold
-            flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} must be a positive finite number, like 1e-3; got {value}")
-    if not 0 <= config.seed < 2**32 - 2 * config.seeds:
-        raise ValueError(f"--seed must be between 0 and 4294967295; got {config.seed}")
-    if config.average and config.train_curve == "last_batch":
-        raise ValueError("--train-curve last_batch is of the weights themselves; use --average 0")
-    if config.devices is not None and config.devices < 1:
-        raise ValueError(f"--devices must be at least 1; got {config.devices}")
-    if config.cell not in CELLS:
-        raise ValueError(f"--cell must be one of {', '.join(CELLS)}; got {config.cell!r}")
-    if config.workdir is not None:
-        check_workdir(config, config.workdir)
-
-
-def check_workdir(config: Config, workdir: Path) -> None:
-    """Raise ``ValueError`` for a work dir that cannot be made, or holds a run that cannot go on."""
-    try:
-        if workdir.exists() and not workdir.is_dir():
-            raise ValueError(f"--workdir {workdir} is a file; name a folder")
-        if (workdir / "config.json").exists():
-            check_resumption(config, workdir)
-        elif (workdir / "checkpoints").exists():
-            raise ValueError(f"--workdir {workdir} holds checkpoints but no config.json")
-        ancestor = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
-    except OSError as error:  # a name that is too long, a folder that may not be searched
-        raise ValueError(f"--workdir {workdir} cannot be used: {error.strerror}") from error
-    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
-        raise ValueError(f"--workdir {workdir} cannot be written: {ancestor} does not allow it")
-
-
-def check_resumption(config: Config, workdir: Path) -> None:
-    """Raise ``ValueError`` unless the run in a work dir is this one, and not at its end."""
-    try:
-        check_configuration(config, read_json(workdir / "config.json"))
-    except ValueError as error:
-        raise ValueError(f"--workdir {workdir}: {error}") from error
-    if (workdir / "results.json").exists():
-        epochs = read_json(workdir / "results.json").get("epochs")
-        if not is_more(config.epochs, epochs):
-            raise ValueError(
-                f"--workdir {workdir} holds a finished run of {epochs} epochs; "
-                + ("raise --epochs to go on with it, or " if may_grow(config) else "")
-                + "name a new folder"
-            )
-
-
-def check_configuration(config: Config, stored: Mapping[str, Any]) -> None:
-    """Raise ``ValueError``, with what differs, unless a stored configuration is of this run."""
-    wanted = to_json(config)
-    # What older versions did not have was as it is by default.
-    stored = {**to_json(PRESETS["keras"]), **{"preset": None}, **stored}
-    differing = [
-        f"{name} ({stored[name]!r} there, {wanted.get(name, 'unknown')!r} here)"
-        for name in {**wanted, **stored}
-        if name not in PLACES
-        and stored[name] != wanted.get(name)
-        and not (name == "epochs" and may_grow(config) and is_more(config.epochs, stored[name]))
-    ]
-    if differing:
-        raise ValueError(
-            f"it holds a run of another configuration: {', '.join(differing)}; name a new folder, "
-            "or the same options"
-        )
-
-
-def may_grow(config: Config) -> bool:
-    """A learning rate that falls to 0 at the last epoch falls otherwise where there are more."""
-    return config.schedule == "constant" and not config.warmup
-
-
-def is_more(epochs: int, stored: object) -> bool:
-    """Whether ``epochs`` goes beyond a number that a file holds."""
-    return isinstance(stored, int) and epochs > stored
 
 
 def keep_compiled_programs() -> None:
@@ -486,10 +247,20 @@ def optimizer_options(config: Config, train: Split) -> dict[str, Any]:
     }
 
 
-def member_seeds(config: Config) -> list[int]:
-    """The seed of each network; there are as many on each device, the last for no other reason."""
-    devices = min(config.seeds, config.devices or len(jax.devices()))
-    return [config.seed + index for index in range(-(-config.seeds // devices) * devices)]
+def warp(config: Config) -> Any:
+    """What is done to training images, or None."""
+    return jaxrnn.random_warp(
+        shift=config.shift,
+        rotation=config.rotation,
+        zoom=config.zoom,
+        shear=config.shear,
+        elastic=config.elastic,
+    )
+
+
+def member_seeds(config: Config) -> range:
+    """The seed of each network."""
+    return range(config.seed, config.seed + config.seeds)
 
 
 def initial_state(config: Config, train: Split) -> TrainState:
@@ -524,31 +295,6 @@ def describe(config: Config, train: Split, state: TrainState) -> dict[str, Any]:
     )
 
 
-@contextlib.contextmanager
-def open_workdir(config: Config) -> Iterator[Path]:
-    """Make the folder of the run, or take the one that is there, and hold it.
-
-    Where what is done inside for the first time fails, nothing is left behind.
-    """
-    workdir = config.workdir or unused_folder(config.preset)
-    made = [path for path in (workdir, *workdir.parents) if not path.exists()]
-    try:
-        # Only a folder that was named may be there already.
-        workdir.mkdir(parents=True, exist_ok=config.workdir is not None)
-        with only_process_in(workdir):
-            check_workdir(config, workdir)  # again: another process may have been at work in it
-            for path in workdir.glob(".*-*"):  # of a process that was killed while it wrote
-                if re.fullmatch(r"\.[\w-]+\.(json|csv|png)-\d+", path.name):
-                    path.unlink()
-            yield workdir
-    except OSError as error:
-        raise OSError(f"--workdir {workdir} cannot be used: {error.strerror or error}") from error
-    finally:
-        for path in made:
-            with contextlib.suppress(OSError):  # it is empty only if nothing came of the run
-                path.rmdir()
-
-
 def restore(
     config: Config, workdir: Path, checkpoints: jaxrnn.Checkpoints, state: TrainState
 ) -> tuple[TrainState, Any, jax.Array]:
@@ -575,105 +321,6 @@ def restore(
     return state, None, data_key(config)
 
 
-@contextlib.contextmanager
-def only_process_in(workdir: Path) -> Iterator[None]:
-    """Hold the work dir against other processes.
-
-    Raises:
-      BlockingIOError: one of them is at work in it.
-    """
-    folder = os.open(workdir, os.O_RDONLY)
-    try:
-        with contextlib.suppress(ImportError):  # of fcntl, which only Unix has
-            import fcntl
-
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BlockingIOError(error.errno, "another process is at work in it") from error
-        yield
-    finally:
-        os.close(folder)
-
-
-def command_line(config: Config, workdir: Path) -> str:
-    """What to type to go on with a run."""
-    words = ["python", "-m", "experiments.mnist_rnn", config.preset]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        flag = field.name.replace("_", "-")
-        if field.name in ("preset", "workdir") or value == getattr(
-            PRESETS[config.preset], field.name
-        ):
-            continue
-        words += (
-            [f"--{flag}" if value else f"--no-{flag}"]
-            if isinstance(value, bool)
-            else [
-                f"--{flag}",
-                str(value),
-            ]
-        )
-    return shlex.join([*words, "--workdir", str(workdir)])
-
-
-def unused_folder(preset: str) -> Path:
-    """``runs/mnist_rnn/PRESET-DATE-TIME``, with a number where that is another run's."""
-    stem = Path("runs", "mnist_rnn", f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}")
-    numbered = (stem.with_name(f"{stem.name}-{number}") for number in itertools.count(2))
-    return next(path for path in itertools.chain([stem], numbered) if not path.exists())
-
-
-def save(figure: Any, path: Path) -> None:
-    """Write a picture, atomically."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    write_atomically(path, content.getvalue())
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file of indented JSON, atomically."""
-    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def to_json(config: Config) -> dict[str, Any]:
-    """The configuration as ``config.json`` has it: a path is its text."""
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in dataclasses.asdict(config).items()
-    }
-
-
-def from_json(stored: Mapping[str, Any]) -> Config:
-    """The configuration that :func:`to_json` made text of; its places are left out.
-
-    Raises:
-      ValueError: it is none, or has a value that no command line could give.
-    """
-    hints = get_type_hints(Config)
-    wrong = [name for name in stored if name not in hints or not fits(stored[name], hints[name])]
-    if wrong:
-        raise ValueError(f"the stored configuration is damaged: {', '.join(wrong)}")
-    kept = {name: value for name, value in stored.items() if name not in PLACES[:-1]}
-    if not {"preset", "epochs"} <= kept.keys():
-        raise ValueError("the stored configuration is damaged: it lacks preset or epochs")
-    config = Config(**kept)
-    check(config)
-    return config
-
-
-def fits(value: object, hint: Any) -> bool:
-    """Whether a value of JSON is of an option's type."""
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) is UnionType:
-        return any(fits(value, one) for one in get_args(hint))
-    if isinstance(value, bool):
-        return hint is bool
-    kinds: Any = {float: (int, float), Path: str}.get(hint, hint)
-    return isinstance(value, kinds)
-
-
 def run(
     config: Config,
     state: TrainState,
@@ -692,11 +339,12 @@ def run(
     """
     many = config.seeds > 1
     train, test = splits["train"], splits["test"]
-    mesh = batch_mesh(key.size if many else config.batch_size, config.devices)
+    mesh = batch_mesh(config.seeds if many else config.batch_size, config.devices)
     evaluate = jaxrnn.evaluate_each if many else jaxrnn.evaluate
-    devices = describe_devices(mesh.devices.flat)
+    shared = member_mesh(config.seeds, config.devices)[0] if many else mesh
+    devices = describe_devices(shared.devices.flat)
     sizes = [math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(state.params)]
-    parameters = sum(sizes) // max(1, key.size)
+    parameters = sum(sizes) // config.seeds
     networks = f"{config.seeds} networks of " if many else ""
     print(
         f"{config.preset}: {networks}{parameters:,} parameters, {len(train):,} training examples "
@@ -705,6 +353,8 @@ def run(
     if history:
         print(f"going on after epoch {len(mean(history))}")
         mean(history).to_csv(workdir / "history.csv")
+        if len(mean(history)) < config.epochs:  # they are no longer the run's
+            (workdir / "results.json").unlink(missing_ok=True)
     state = (distribute if many else replicate)(state, mesh)
     test_on_devices = replicate(test, mesh)
     with ThreadPoolExecutor() as pool:  # in the shadow of the training step's compilation
@@ -724,13 +374,7 @@ def run(
             test=test_on_devices if config.test_every_epoch else None,
             drop_remainder=config.drop_remainder,
             train_curve=config.train_curve,
-            augment=jaxrnn.random_warp(
-                shift=config.shift,
-                rotation=config.rotation,
-                zoom=config.zoom,
-                shear=config.shear,
-                elastic=config.elastic,
-            ),
+            augment=warp(config),
             label_smoothing=config.label_smoothing,
             on_epoch=print_like_tf1_notebook if config.preset == "tf1" else None,
             stop=lambda history: interrupted.received is not None,
@@ -741,13 +385,15 @@ def run(
             devices=config.devices,
         )
     samples.result()
-    histories = history[: config.seeds] if many else (history,)
+    histories = history if many else (history,)
     if len(histories[0]) < config.epochs:
         return None
     with clock("evaluation"):
+        if many:
+            state = distribute(state, mesh)
         metrics = jax.device_get(evaluate(jaxrnn.averaged(state), test_on_devices, mesh=mesh))
     losses, accuracies = (
-        np.atleast_1d(value)[: config.seeds].tolist() for value in (metrics.loss, metrics.accuracy)
+        np.atleast_1d(value).tolist() for value in (metrics.loss, metrics.accuracy)
     )
     if config.preset == "keras" and not many:
         print("accuracy: ", accuracies[0])  # as its notebook does
@@ -762,7 +408,7 @@ def run(
             **best(one, accuracy),
         }
         for seed, one, loss, accuracy in zip(
-            member_seeds(config), histories, losses, accuracies, strict=False
+            member_seeds(config), histories, losses, accuracies, strict=True
         )
     ]
     if many:

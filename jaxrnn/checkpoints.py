@@ -118,7 +118,8 @@ class Checkpoints:
         """The epochs that have a checkpoint, first to last, whether or not they are good."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+        names = [path.name for path in self.folder.iterdir() if path.is_dir()]
+        return sorted(int(name) for name in names if re.fullmatch(r"[1-9][0-9]{0,8}", name))
 
     def save(
         self, state: TrainState, history: History | tuple[History, ...], key: jax.Array
@@ -173,11 +174,10 @@ class Checkpoints:
             folder = self.folder / str(epoch)
             try:
                 if not _seal_of(folder).exists():  # being written, or its process was killed
-                    self._passed_over.add(epoch)
                     continue
                 restored = self._restore(epoch, template)
             except Exception as error:  # of many kinds: Orbax, TensorStore, JSON, our own
-                if not folder.exists():  # a run that goes on has removed it
+                if not _seal_of(folder).exists():  # a run that goes on has removed it
                     vanished = True
                     continue
                 reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
@@ -196,7 +196,8 @@ class Checkpoints:
         for epoch in newest_first if best else ():
             # Every checkpoint has the whole history; damage that hides it here is reported below.
             with contextlib.suppress(Exception):
-                yield _best_epoch(_read_history(self._read_run(epoch)))
+                chosen = _best_epoch(_read_history(self._read_run(epoch)))
+                newest_first.sort(key=lambda epoch: epoch != chosen)
                 break
         yield from newest_first
 
@@ -209,10 +210,15 @@ class Checkpoints:
         run = self._read_run(epoch)
         state = template(run["description"])
         history = _read_history(run)
-        if _epochs_of(history) != list(range(1, epoch + 1)):
+        members = np.shape(state.step)
+        if _shape_of(history) != (*members, epoch):
             raise ValueError("its history is not that of its epochs")
-        key = jax.random.key(0, impl=run["key_impl"])
-        expected = _to_tree(state, jax.random.split(key, np.shape(state.step)))
+        keys = jax.eval_shape(  # as many as there are networks
+            lambda: jax.random.key_data(
+                jax.random.split(jax.random.key(0, impl=run["key_impl"]), np.shape(state.step))
+            )
+        )
+        expected = {**serialization.to_state_dict(state), "key": keys}
         folder = self.folder / str(epoch)
         items = ocp.CompositeCheckpointHandler(
             state=ocp.StandardCheckpointHandler(), run=ocp.JsonCheckpointHandler()
@@ -240,10 +246,8 @@ class Checkpoints:
 
         for later in [other for other in self.epochs if other >= epoch]:
             folder = self.folder / str(later)
-            unfinished = (folder / "_CHECKPOINT_METADATA").exists() and not _seal_of(
-                folder
-            ).exists()
-            if later not in self._passed_over and not unfinished:
+            whole = _seal_of(folder).exists() or not (folder / "_CHECKPOINT_METADATA").exists()
+            if whole and later not in self._passed_over:
                 raise FileExistsError(errno.EEXIST, f"there is one of epoch {later} already")
             self._remove(later)
         if not self._made:  # once: where it is gone later, so is the run
@@ -376,7 +380,7 @@ def read_json(path: str | os.PathLike[str], *, max_bytes: int = 2**20) -> dict[s
 
 
 def _to_tree(state: TrainState, key: jax.Array) -> dict[str, Any]:
-    """What is stored: nested dicts of numpy arrays (of shapes, if the state is made of shapes)."""
+    """What is stored: nested dicts of numpy arrays."""
     tree = {**serialization.to_state_dict(state), "key": jax.random.key_data(key)}
     return jax.device_get(tree)
 
@@ -474,11 +478,15 @@ def _read_history(run: Mapping[str, Any]) -> Any:
     return History.from_rows(rows)
 
 
-def _epochs_of(history: Any) -> list[int] | None:
-    """The epochs, or None where several networks have not the same."""
+def _shape_of(history: Any) -> tuple[int, ...] | None:
+    """([networks,] epochs), or None where epochs are missing or the columns are not the same."""
     histories = history if isinstance(history, tuple) else (history,)
-    first, *others = ([row["epoch"] for row in one] for one in histories)
-    return None if any(other != first for other in others) else first
+    epochs = list(range(1, len(histories[0]) + 1))
+    first = [set(row) for row in histories[0]]
+    for one in histories:
+        if [row["epoch"] for row in one] != epochs or [set(row) for row in one] != first:
+            return None
+    return (len(histories), len(epochs)) if isinstance(history, tuple) else (len(epochs),)
 
 
 def _best_epoch(history: Any) -> int:

@@ -1,5 +1,6 @@
 """Split and its protocols: arrays in, batches out."""
 
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -28,12 +29,14 @@ class Split:
       labels: (N,) int32, class indices from 0.
       lengths: (N,) int32, the valid time steps of each sequence, or None where all are.
       class_names: what each label is called, in order; may be empty.
+      channels: numbers for each pixel, side by side in ``features``, where images were read.
     """
 
     inputs: jax.Array | np.ndarray
     labels: jax.Array | np.ndarray
     lengths: jax.Array | np.ndarray | None = None
     class_names: tuple[str, ...] = struct.field(pytree_node=False, default=())
+    channels: int = struct.field(pytree_node=False, default=1)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -103,7 +106,9 @@ def load(
         ) from error
     except (OSError, RuntimeError, IndexError, DecodeError) as error:
         raise damaged(builder, error) from error
-    return Split(as_sequences(images, rows), labels, class_names=class_names)
+    channels = math.prod(images.shape[3:])
+    sequences = as_sequences(images, rows)
+    return Split(sequences, labels, class_names=class_names, channels=channels)
 
 
 def _read(source: Any, input_key: str, label_key: str) -> tuple[np.ndarray, np.ndarray]:

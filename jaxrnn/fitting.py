@@ -22,7 +22,7 @@ from jaxrnn.data import Split, check_batch_size, check_examples, epoch_indices, 
 from jaxrnn.evaluation import evaluate, evaluate_each
 from jaxrnn.history import History, mean_history
 from jaxrnn.optimizers import averaged
-from jaxrnn.parallel import batch_mesh, distribute, for_each_member, replicate
+from jaxrnn.parallel import batch_mesh, distribute, for_each_member, member_mesh, replicate
 from jaxrnn.training import Augment, Metrics, compute_logits, measure, train_epoch
 
 
@@ -151,6 +151,8 @@ def fit(
         raise ValueError(f"train_curve must be epoch or last_batch; got {train_curve!r}")
     if workdir is not None and not Path(workdir).is_dir():
         raise NotADirectoryError(f"workdir {workdir} is no folder")
+    if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)  # of the older kind, jax.random.PRNGKey
     many = key.ndim > 0
     histories = _as_tuple(history) if history else (History(),) * max(1, key.size)
     for one in histories:
@@ -166,9 +168,22 @@ def fit(
     check_batch_size(batch_size, train)
 
     clock = Clock() if clock is None else clock
-    mesh = batch_mesh(key.size if many else batch_size, devices)
+    networks, keys = max(1, key.size), key
+    if many:  # those that come round again fill up the last device's share
+        mesh, padded = member_mesh(networks, devices)
+        if padded > networks:
+            again = np.arange(padded) % networks
+            state, keys = jax.tree.map(lambda leaf: leaf[again], (state, key))
+        state = distribute(state, mesh)
+    else:
+        mesh = batch_mesh(batch_size, devices)
+        state = replicate(state, mesh)
     train, validation, test = replicate((train, validation, test), mesh)
-    state = distribute(state, mesh) if many else replicate(state, mesh)
+
+    def real(state: TrainState) -> TrainState:
+        """Without those that came round again."""
+        return jax.tree.map(lambda leaf: leaf[:networks], state) if keys.size > networks else state
+
     # What the steps of an epoch see: one split, one batch size, one rule for what is left over.
     batching: dict[str, Any] = {"batch_size": batch_size, "drop_remainder": drop_remainder}
     training = {**batching, "augment": augment, "label_smoothing": label_smoothing, "mesh": mesh}
@@ -183,14 +198,14 @@ def fit(
     if done < epochs:
         with clock("compilation"), ThreadPoolExecutor() as pool:
             # All at once, which takes as long as the slowest; calling them finds them compiled.
-            pool.submit(run_epoch.lower(state, train, _fold_in(key, 1), **training).compile)
+            pool.submit(run_epoch.lower(state, train, _fold_in(keys, 1), **training).compile)
             for split in (validation, test):
                 if split is not None:
                     pool.submit(measure_split.lower(averaged(state), split, mesh=mesh).compile)
 
     with _reporter(epochs, done, enabled=progress) as report:
         for epoch in range(done + 1, epochs + 1):
-            epoch_key = _fold_in(key, epoch)
+            epoch_key = _fold_in(keys, epoch)
             before = clock.seconds.get("training", 0.0)
             with clock("training"):
                 before_epoch = state
@@ -217,15 +232,15 @@ def fit(
             if workdir is not None:
                 mean_history(histories).to_csv(Path(workdir) / "history.csv")
             if checkpoints is not None:
-                checkpoints.save(state, history, key)
+                checkpoints.save(real(state), history, key)
             report(mean_history(histories).rows[-1], examples / seconds)
             if on_epoch is not None:
-                on_epoch(state, history)
+                on_epoch(real(state), history)
             if stop is not None and stop(history):
                 break
     if checkpoints is not None:
         checkpoints.wait()
-    return state, histories if many else histories[0]
+    return real(state), histories if many else histories[0]
 
 
 class NonFiniteLossError(ArithmeticError):

@@ -98,10 +98,10 @@ class History:
         """
         with open(path, newline="") as file:
             reader = csv.DictReader(file)
+            rows: list[dict[str, float]] = []
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise ValueError(f"{path}: expected columns {','.join(COLUMNS)}")
-            rows = []
-            for row in reader:
+            for row in _readable(reader, path):
                 try:
                     if None in row.values():
                         raise ValueError("the line ends early")
@@ -141,6 +141,13 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _readable(reader: Any, path: Any) -> Iterator[dict[str, str]]:
+    try:
+        yield from reader
+    except csv.Error as error:  # a field that is too long, a NUL
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
 
 
 def _check_row(row: Mapping[str, Any]) -> dict[str, float]:

@@ -165,7 +165,7 @@ def _keep_average(decay: float) -> optax.GradientTransformation:
         return _Average(jnp.zeros((), jnp.int32), params)
 
     def update(updates: Any, state: _Average, params: Any = None) -> tuple[Any, _Average]:
-        # Over the first steps, those of a mean: what was there at the start is forgotten sooner.
+        # A shorter memory in the first steps: what was there at the start is forgotten sooner.
         new_share = jnp.maximum(1 - decay, 10.0 / (state.steps + 11.0))
         new_params = optax.apply_updates(params, updates)
         average = optax.incremental_update(new_params, state.average, new_share)

@@ -44,6 +44,18 @@ def batch_mesh(batch_size: int, devices: int | None = None) -> Mesh:
     return jax.make_mesh((count,), (_AXIS,), axis_types=(AxisType.Auto,), devices=available[:count])
 
 
+def member_mesh(members: int, devices: int | None = None) -> tuple[Mesh, int]:
+    """A mesh for N networks, and how many there must be for each device to have as many.
+
+    Raises:
+      ValueError: as :func:`batch_mesh`.
+    """
+    available = batch_mesh(0, devices).size  # any number divides 0
+    share = -(-members // available)
+    used = -(-members // share)
+    return batch_mesh(share * used, used), share * used
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Put a copy of each array on every device of the mesh."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

@@ -174,7 +174,7 @@ def test_a_run_that_goes_back_replaces_what_was_damaged(copy, digits, tmp_path):
 
 def test_what_is_not_a_checkpoint_of_the_run_is_left_alone(state, tmp_path):
     """Other people's files, whatever their names; and checkpoints that nobody has read."""
-    for name in ("model.bin.sha256", "SHA.sha256sums", "2024/photo", "0/photo"):
+    for name in ("model.bin.sha256", "SHA.sha256sums", "2024/photo", "007/photo"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("mine")
     history = History().append(epoch=1, train_accuracy=0.5)
@@ -189,8 +189,21 @@ def test_what_is_not_a_checkpoint_of_the_run_is_left_alone(state, tmp_path):
     again.save(state, history, KEY)
     with pytest.raises(OSError, match="there is one of epoch 1 already"):
         again.wait()
-    for name in ("model.bin.sha256", "SHA.sha256sums", "0/photo"):
+    for name in ("model.bin.sha256", "SHA.sha256sums", "007/photo"):
         assert (tmp_path / name).read_text() == "mine"
+
+
+def test_folders_with_numbers_for_names_are_not_checkpoints(state, tmp_path):
+    """Nor does looking for checkpoints among them make them so."""
+    (tmp_path / "9").mkdir()
+    (tmp_path / "9" / "notes").write_text("mine")
+    (tmp_path / "11").write_text("mine")
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.restore(lambda description: state) is None
+    checkpoints.save(state, History().append(epoch=1, train_accuracy=0.5), KEY)
+    with pytest.raises(OSError, match="there is one of epoch 9 already"):
+        checkpoints.wait()
+    assert (tmp_path / "9" / "notes").read_text() == "mine"
 
 
 def test_symbolic_links_are_not_followed(copy, tmp_path):
@@ -268,12 +281,15 @@ def test_a_failure_in_the_background_comes_out(state, tmp_path, monkeypatch):
         ("optimizer", {"callback": 1}),
         ("input_shape", [10**6, 10**6]),
         ("input_shape", "28"),
+        ("members", [10**12]),
+        ("members", [-1]),
         ("input_shape", []),
         ("history", [{"epoch": 1, "../../evil": 1}]),
         ("history", 7),
         ("history", [{"epoch": 7}] * 6),
         ("history", [[{"epoch": 1}], [{"epoch": 1}, {"epoch": 2}]]),
         ("history", [{"epoch": 1}] * 300_000),
+        ("history", [{"epoch": epoch, "seconds": 1} for epoch in range(1, 4)]),
         ("key_impl", "evil"),
         ("description", []),
         ("surprise", 1),

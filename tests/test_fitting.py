@@ -182,7 +182,7 @@ def test_clock_counts_compilation_apart():
 
 
 @pytest.mark.parametrize("train_curve", ["epoch", "last_batch"])
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, 2, 3])  # of which three divide four unevenly
 def test_many_networks_are_each_as_if_alone(digits, held_out, train_curve, devices, tmp_path):
     model, optimizer = jaxrnn.RNNClassifier(hidden=8), jaxrnn.make_optimizer(average=0.9)
     keys = jax.random.split(jax.random.key(4), 4)
@@ -225,6 +225,12 @@ def test_many_networks_go_on_from_a_checkpoint(digits, tmp_path):
         fit(states, digits, epochs=3, history=part[:1], **options)
     with pytest.raises(ValueError, match="every epoch from 1 on"):
         fit(states, digits, epochs=3, history=(part[0], History()), **options)
+
+
+def test_keys_of_the_older_kind(state, digits):
+    _, old = fit(state, digits, key=jax.random.PRNGKey(5), epochs=1, batch_size=100)
+    _, new = fit(state, digits, key=KEY, epochs=1, batch_size=100)
+    assert without_seconds(old) == without_seconds(new)
 
 
 def test_the_average_is_what_is_evaluated(digits, held_out):

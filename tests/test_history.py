@@ -92,3 +92,11 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path, mon
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_field_that_is_too_long_is_refused(tmp_path):
+    path = tmp_path / "long.csv"
+    History().append(epoch=1).to_csv(path)
+    path.write_text(path.read_text() + "2," + "1" * 200_000 + ",,,,,,\n")
+    with pytest.raises(ValueError, match="field larger than field limit"):
+        History.from_csv(path)

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 import jaxrnn
-from experiments.mnist_rnn import PRESETS, main, make_model, optimizer_options, parse
+from experiments.configuration import PRESETS
+from experiments.mnist_rnn import main, make_model, optimizer_options, parse
 from jaxrnn import History
 from tests.conftest import as_users_do
 
@@ -336,7 +337,7 @@ def test_workdir_that_turns_out_full(folder, capsys, monkeypatch):
     def full(path, text):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("experiments.mnist_rnn.write_atomically", full)
+    monkeypatch.setattr("experiments.workdir.write_atomically", full)
     for workdir in (["--workdir", "runs/of/mine"], []):
         err = refuse([*workdir, *SLICE], capsys)
         assert err == "error: [Errno 28] No space left on device\n"

@@ -12,13 +12,15 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxrnn
+from experiments.configuration import PRESETS, command_line, from_json, to_json
 from experiments.interruption import interruption
-from experiments.mnist_rnn import PRESETS, command_line, from_json, main, parse, to_json
+from experiments.mnist_rnn import main, parse
 from jaxrnn import History, load_run
 from tests.conftest import as_users_do, assert_identical
 
@@ -223,6 +225,34 @@ def test_checkpoints_of_another_configuration(capsys):
     assert "seed (0 there, 5 here)" in refuse(arguments, capsys)
 
 
+def test_several_networks_go_on_on_another_number_of_devices(capsys):
+    many = ["keras", *SLICE, "--seeds", "3", "--workdir"]
+    main([*many, "run", "--epochs", "2", "--devices", "2"])
+    main([*many, "run", "--epochs", "3", "--devices", "1"])
+    assert "going on after epoch 2\n" in capsys.readouterr().out
+    main([*many, "whole", "--epochs", "3", "--devices", "3"])
+    for seed in (0, 1, 2):
+        ours, theirs = (History.from_csv(f"{name}/history-{seed}.csv") for name in ("run", "whole"))
+        np.testing.assert_allclose(ours["train_loss"], theirs["train_loss"], rtol=1e-5)
+    assert load_run("run").state.step.shape == (3,)
+
+
+def test_going_further_takes_the_old_results_away(folder, monkeypatch):
+    train(1)
+    monkeypatch.setattr(jaxrnn, "fit", lambda *args, **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(2)
+    assert not Path("run/results.json").exists()
+
+
+def test_evaluate_compares_the_configuration(capsys):
+    train(1)
+    config = json.loads(Path("run/config.json").read_text())
+    for name, value in (("seeds", 3), ("hidden", 999), ("test_split", 5)):
+        Path("run/config.json").write_text(json.dumps(config | {name: value}))
+        assert name in refuse(["evaluate", "run"], capsys)
+
+
 def test_pictures_do_not_follow_links():
     Path("mine").write_text("mine")
     Path("run").mkdir()
@@ -268,7 +298,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(capsys):
     arguments = ["keras", "--epochs", "3", *SLICE, "--learning-rate", "3e38", "--workdir", "run"]
     err = refuse(arguments, capsys, status=1)
     assert "the loss is no finite number from epoch 1, step 2 on" in err
-    assert "is kept in run; in another folder, try a --learning-rate below 3e+38" in err
+    assert "on; in another folder, try a --learning-rate below 3e+38 or a smaller" in err
     assert not Path("run/history.csv").exists()
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 import jaxrnn
 from experiments.peers import CONTENDERS, SGEMM_PRODUCTS, SGEMM_SIZE
@@ -283,6 +284,8 @@ def plot_scaling(rows: list[dict[str, Any]]) -> Figure:
                 label=name,
             )
         axes.set(xlabel=label, ylabel="Microseconds an example")
+        axes.set_xticks([row["size"] for row in points], [str(row["size"]) for row in points])
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.legend()
     return figure
 

@@ -16,6 +16,7 @@ from PIL import Image
 import jaxrnn
 from experiments.configuration import PRESETS
 from experiments.mnist_rnn import main, make_model, optimizer_options, parse
+from experiments.workdir import write_json
 from jaxrnn import History
 from tests.conftest import as_users_do
 
@@ -366,3 +367,11 @@ def test_altered_archive(folder, capsys):
         (folder / "archives" / path.name).write_bytes(content)
     err = refuse(["--archives", "archives"], capsys)
     assert "train-images-idx3-ubyte.gz" in err
+
+
+def test_json_has_no_nan(folder):
+    content = {"loss": float("inf"), "members": [{"loss": float("nan"), "epoch": 3}], "seed": 0}
+    write_json(folder / "results.json", content)
+    assert json.loads((folder / "results.json").read_text()) == {
+        "loss": None, "members": [{"loss": None, "epoch": 3}], "seed": 0,
+    }  # fmt: skip

@@ -210,6 +210,15 @@ def compute_logits(state: TrainState, batch: Batch) -> jax.Array:
     return state.apply_fn({"params": state.params}, scale(jnp.asarray(batch["inputs"])), *lengths)
 
 
+def augmentation_key(key: jax.Array) -> jax.Array:
+    """Of an epoch's augmentation, from the epoch's key.
+
+    Not one of the keys that ``jax.random.permutation`` derives from the same key for the order:
+    those are ``split(key)`` and what follows from them, and ``split`` is ``fold_in`` of 0, 1, ….
+    """
+    return jax.random.fold_in(key, 0x77617270)  # "warp"
+
+
 @partial(
     jax.jit,
     static_argnames=(
@@ -261,7 +270,7 @@ def train_epoch(
             key, len(split), batch_size=batch_size, drop_remainder=drop_remainder
         )
         # A key for each example and not for each device: the same on any number of devices.
-        keys = jax.random.split(jax.random.fold_in(key, 1), (len(split),) if augment else (0,))
+        keys = jax.random.split(augmentation_key(key), (len(split),) if augment else (0,))
 
         def step(
             state: TrainState, indices: jax.Array, size: int, mesh: Mesh | None

@@ -9,6 +9,7 @@ import pytest
 import jaxrnn
 from jaxrnn import Metrics, RNNClassifier, create_train_state, train_epoch, train_step
 from jaxrnn.data import take
+from jaxrnn.training import augmentation_key
 from tests.conftest import assert_identical, compilations, leaves
 
 KEY = jax.random.key(7)
@@ -162,7 +163,7 @@ def test_a_whole_run_under_jit_and_vmap(digits):
 
 
 def test_augmentation_gives_every_example_its_own_key(state, digits):
-    """By hand: the order of the epoch, and the keys of fold_in(key, 1) by place in the split."""
+    """By hand: the order of the epoch, and a key for each place in the split."""
 
     def augment(key, image):
         return image * jax.random.uniform(key)
@@ -171,7 +172,7 @@ def test_augmentation_gives_every_example_its_own_key(state, digits):
     fitted, metrics = jaxrnn.train_epoch(
         state, digits, key, batch_size=100, augment=augment, per_step=True
     )
-    keys = jax.random.split(jax.random.fold_in(key, 1), 500)
+    keys = jax.random.split(augmentation_key(key), 500)
     numbered = digits.replace(labels=np.arange(500, dtype=np.int32))
     for step, batch in enumerate(jaxrnn.batches(numbered, key, batch_size=100)):
         places = batch["labels"]
@@ -183,6 +184,15 @@ def test_augmentation_gives_every_example_its_own_key(state, digits):
         assert metrics.correct[step] == by_hand.correct
     for a, b in zip(leaves(fitted.params), leaves(state.params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_augmentation_and_order_share_no_key():
+    """permutation sorts by the bits of one of split(key), then by one of split of the other."""
+    key = jax.random.key(3)
+    rest, first = jax.random.split(key)
+    of_order = [key, rest, first, *jax.random.split(rest)]
+    used = {jax.random.key_data(one).tobytes() for one in of_order}
+    assert jax.random.key_data(augmentation_key(key)).tobytes() not in used
 
 
 def test_per_step_metrics_add_up(state, digits):

@@ -62,7 +62,8 @@ def make_optimizer(
 
     Source: D. P. Kingma and J. Ba, "Adam: a method for stochastic optimization" (2015), the end of
     section 2, where the two orders of computation are given; K. Jordan and others, "Muon: an
-    optimizer for hidden layers in neural networks" (2024).
+    optimizer for hidden layers in neural networks" (2024); T. Boissin and others, "Turbo-Muon:
+    accelerating orthogonality-based optimization with pre-conditioning" (2025).
 
     >>> make_optimizer(learning_rate=1e-3) is make_optimizer()
     True
@@ -108,6 +109,10 @@ def _make_optimizer(
             adam_learning_rate=adam_rate,
             eps=epsilon,
             muon_weight_dimension_numbers=_recurrent_kernels,
+            # On 150 × 150 a step's Newton–Schulz products cost a quarter of its time. Scaling rows
+            # and columns first does the work of one of the five iterations.
+            preconditioning="aol",
+            ns_steps=4,
         )
     else:
         adam = optax.inject_hyperparams(optax.adamw if weight_decay else optax.adam)

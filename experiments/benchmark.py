@@ -1,10 +1,13 @@
 """Measure jaxrnn beside its peers, in one run on the same machine, data and protocol.
 
-    python -m experiments.benchmark [--scaling] [--options]
+    python -m experiments.benchmark [--scaling | --accuracy 0.9793] [--options]
 
 Protocol: the last 55,000 training images of MNIST, batches of 150, Adam at 1e-3, float32, 366 steps
 an epoch. Contenders take turns, an epoch each, so that the machine's moods fall on all of them;
-the first round warms up and does not count. Peers other than Flax are measured if installed:
+the first round warms up and does not count. With --accuracy, each trains until its test accuracy
+first reaches that number, tested after every epoch, for several seeds; beside the protocol above,
+the fast preset on all 60,000 images. What is built before the first epoch, compiled programs of
+jaxrnn among it, is not in these seconds. Peers other than Flax are measured if installed:
 
     pip install -e '.[bench]'
 """
@@ -12,6 +15,7 @@ the first round warms up and does not count. Peers other than Flax are measured 
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -28,9 +32,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 import jaxrnn
+from experiments.configuration import PRESETS
 from experiments.peers import CONTENDERS, SGEMM_PRODUCTS, SGEMM_SIZE
 from jaxrnn.history import write_atomically
 
+MAX_EPOCHS = 100  # where an accuracy is never reached
 REST = 0.5  # seconds between turns: some thread pools spin for a while before they sleep
 SCALES = {
     "batch_size": (32, 64, 128, 256, 512, 1024, 2048, 4096),
@@ -44,7 +50,7 @@ class Config:
     """What is measured."""
 
     repeats: int = 5
-    """Epochs of each contender that count."""
+    """Epochs of each contender that count; with --accuracy, seeds."""
     batch_size: int = 150
     """Examples a step."""
     hidden: int = 150
@@ -53,6 +59,8 @@ class Config:
     """Of the training set, from its end."""
     only: tuple[str, ...] = ()
     """Contenders to measure beside jaxrnn; all that are installed by default."""
+    accuracy: float | None = None
+    """Measure the seconds of training until the test accuracy reaches this."""
     scaling: bool = False
     """Measure jaxrnn and Flax over batch, hidden and sequence sizes instead."""
     data_dir: Path | None = None
@@ -69,22 +77,28 @@ def main() -> None:
         unknown
         or min(config.repeats, config.batch_size, config.hidden) < 1
         or not (config.batch_size <= config.examples <= 60_000)
+        or not 0 < (config.accuracy or 1) <= 1
     ):
         print(
             f"error: --only takes of {', '.join(CONTENDERS)}; repeats, batch size and hidden are "
-            "at least 1; examples between the batch size and 60000",
+            "at least 1; examples between the batch size and 60000; an accuracy above 0, at most 1",
             file=sys.stderr,
         )
         raise SystemExit(2)
     workdir = config.workdir or Path("runs", "benchmark", time.strftime("%Y%m%d-%H%M%S"))
     workdir.mkdir(parents=True, exist_ok=True)
-    train = jaxrnn.load(split=f"train[{60_000 - config.examples}:]", data_dir=config.data_dir)
-    if config.scaling:
-        rows = measure_scaling(config, train)
+    train = jaxrnn.load(split="train", data_dir=config.data_dir)
+    test = jaxrnn.load(split="test", data_dir=config.data_dir)
+    if config.accuracy is not None:
+        rows = measure_time_to_accuracy(config, train, test)
+        print_times(rows, config.accuracy)
+        name = "accuracy.json"
+    elif config.scaling:
+        rows = measure_scaling(config, last(train, config.examples), test)
         plot_scaling(rows).savefig(workdir / "scaling.png", dpi=80)
         name = "scaling.json"
     else:
-        rows = measure_peers(config, train)
+        rows = measure_peers(config, last(train, config.examples), test)
         print_table(rows)
         plot_peers(rows).savefig(workdir / "benchmark.png", dpi=80)
         name = "benchmark.json"
@@ -93,18 +107,23 @@ def main() -> None:
     print(f"\n{describe_machine()}; everything is in {workdir}")
 
 
-def measure_peers(config: Config, train: jaxrnn.Split) -> list[dict[str, Any]]:
+def last(split: jaxrnn.Split, examples: int) -> jaxrnn.Split:
+    """Some examples, from the end of the file."""
+    return jaxrnn.Split(split.inputs[-examples:], split.labels[-examples:])
+
+
+def measure_peers(config: Config, train: jaxrnn.Split, test: jaxrnn.Split) -> list[dict[str, Any]]:
     """One row for each contender, jaxrnn first."""
-    names = [name for name in CONTENDERS if is_wanted(name, config)]
-    options = {"hidden": config.hidden, "batch_size": config.batch_size}
+    names = [name for name in CONTENDERS if name != "jaxrnn fast" and is_wanted(name, config)]
+    options = {"hidden": config.hidden, "batch_size": config.batch_size, "seed": 0}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     peaks: dict[str, int] = {}
-    with ExitStack() as stack, saved(train) as data:
+    with ExitStack() as stack, saved(train, test) as data:
         contenders = {name: stack.enter_context(contender(name, data, options)) for name in names}
         for repeat in range(config.repeats + 1):
-            for name, epoch in contenders.items():
+            for name, ask in contenders.items():
                 time.sleep(REST)
-                answer = epoch()
+                answer = ask("epoch")
                 peaks[name] = answer["peak_rss_bytes"]
                 if repeat:
                     seconds[name].append(answer["seconds"])
@@ -135,12 +154,48 @@ def measure_peers(config: Config, train: jaxrnn.Split) -> list[dict[str, Any]]:
     return rows
 
 
-def measure_scaling(config: Config, train: jaxrnn.Split) -> list[dict[str, Any]]:
+def measure_time_to_accuracy(
+    config: Config, train: jaxrnn.Split, test: jaxrnn.Split
+) -> list[dict[str, Any]]:
+    """One row for each contender: for each seed, epochs and seconds of training; None if never."""
+    assert config.accuracy is not None
+    names = [name for name in CONTENDERS if name != "sgemm" and is_wanted(name, config)]
+    names.sort(key=lambda name: name != "jaxrnn fast")
+    rows: list[dict[str, Any]] = [{"name": name, "epochs": [], "seconds": []} for name in names]
+    longest = {"jaxrnn fast": PRESETS["fast"].epochs}  # its rate is 0 after that
+    with saved(train, test) as all_of_it, saved(last(train, config.examples), test) as protocol:
+        for seed in range(config.repeats):
+            options = {"hidden": config.hidden, "batch_size": config.batch_size, "seed": seed}
+            for row in rows:
+                data = all_of_it if row["name"] == "jaxrnn fast" else protocol
+                with contender(row["name"], data, options) as ask:
+                    seconds, reached = 0.0, None
+                    for epoch in range(1, longest.get(row["name"], MAX_EPOCHS) + 1):
+                        seconds += ask("epoch")["seconds"]
+                        if ask("test")["accuracy"] >= config.accuracy:
+                            reached = epoch
+                            break
+                row["epochs"].append(reached)
+                row["seconds"].append(seconds if reached else None)
+                after = f"{seconds:.1f} s, {reached} epochs" if reached else "never"
+                print(f"seed {seed}: {row['name']}: {after}", flush=True)
+                time.sleep(REST)
+    for row in rows:
+        for quantity in ("epochs", "seconds"):  # what is never reached takes longest
+            values = [math.inf if value is None else value for value in row[quantity]]
+            median = float(np.median(values))
+            row[f"median_{quantity}"] = median if math.isfinite(median) else None
+    return rows
+
+
+def measure_scaling(
+    config: Config, train: jaxrnn.Split, test: jaxrnn.Split
+) -> list[dict[str, Any]]:
     """Seconds per example of jaxrnn and Flax as one size grows and the others stay."""
     rows = []
     for axis, sizes in SCALES.items():
         for size in sizes:
-            options = {"hidden": config.hidden, "batch_size": config.batch_size}
+            options = {"hidden": config.hidden, "batch_size": config.batch_size, "seed": 0}
             options |= {axis: size} if axis != "time" else {}
             time_steps = size if axis == "time" else 28
             # About the same work for each point, and at least two steps.
@@ -150,16 +205,16 @@ def measure_scaling(config: Config, train: jaxrnn.Split) -> list[dict[str, Any]]
             inputs = train.inputs[:examples].reshape(-1, time_steps, 784 // time_steps)
             split = jaxrnn.Split(inputs, train.labels[:examples])
             row: dict[str, Any] = {"axis": axis, "size": size}
-            with ExitStack() as stack, saved(split) as data:
+            with ExitStack() as stack, saved(split, test) as data:
                 contenders = {
                     name: stack.enter_context(contender(name, data, options))
                     for name in ("jaxrnn", "Flax nn.RNN")
                 }
                 seconds: dict[str, list[float]] = {name: [] for name in contenders}
                 for repeat in range(config.repeats + 1):
-                    for name, epoch in contenders.items():
+                    for name, ask in contenders.items():
                         time.sleep(REST)
-                        answer = epoch()["seconds"]
+                        answer = ask("epoch")["seconds"]
                         if repeat:
                             seconds[name].append(answer)
             for name, measured in seconds.items():
@@ -175,7 +230,7 @@ def measure_scaling(config: Config, train: jaxrnn.Split) -> list[dict[str, Any]]
 
 def is_wanted(name: str, config: Config) -> bool:
     """Whether a contender is asked for and its packages are installed."""
-    if name in ("jaxrnn", "sgemm"):
+    if name.startswith("jaxrnn") or name == "sgemm":
         return True
     _, packages, _ = CONTENDERS[name]
     installed = all(importlib.util.find_spec(package) for package in packages)
@@ -185,17 +240,23 @@ def is_wanted(name: str, config: Config) -> bool:
 
 
 @contextmanager
-def saved(train: jaxrnn.Split) -> Iterator[str]:
-    """The training set in a file that every contender's process reads."""
+def saved(train: jaxrnn.Split, test: jaxrnn.Split) -> Iterator[str]:
+    """The data in a file that every contender's process reads."""
     with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/train.npz"
-        np.savez(path, images=train.inputs, labels=train.labels)
+        path = f"{folder}/data.npz"
+        np.savez(
+            path,
+            images=train.inputs,
+            labels=train.labels,
+            test_images=test.inputs,
+            test_labels=test.labels,
+        )
         yield path
 
 
 @contextmanager
 def contender(name: str, data: str, options: dict[str, int]) -> Iterator[Any]:
-    """A process of its own; the function that it yields trains an epoch there."""
+    """A process of its own; what is yielded asks it to train an epoch, or to test."""
     _, _, environment = CONTENDERS[name]
     command = [sys.executable, "-m", "experiments.peers", name, data, json.dumps(options)]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_DEPRECATION_WARNINGS": "0"}
@@ -212,9 +273,9 @@ def contender(name: str, data: str, options: dict[str, int]) -> Iterator[Any]:
         assert asked is not None
         assert answered is not None
 
-        def epoch() -> Any:
+        def ask(what: str) -> Any:
             try:
-                asked.write("\n")
+                asked.write(f"{what}\n")
                 asked.flush()
                 return json.loads(answered.readline())
             except (BrokenPipeError, json.JSONDecodeError) as error:
@@ -223,7 +284,7 @@ def contender(name: str, data: str, options: dict[str, int]) -> Iterator[Any]:
                 raise RuntimeError(f"{name} failed:\n{errors.read()}") from error
 
         try:
-            yield epoch
+            yield ask
         finally:
             process.kill()
             process.communicate()
@@ -254,6 +315,27 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             f"{row['examples_per_second']:,.0f} | {row['gflops']:.0f} | "
             f"{row['sgemm_fraction']:.0%} | {row['peak_rss_bytes'] / 2**20:,.0f} MiB | "
             f"{row['ratio']:.2f} × |"
+        )
+
+
+def print_times(rows: list[dict[str, Any]], accuracy: float) -> None:
+    """Markdown, as in the README: medians over seeds, and each against the first row's."""
+    print(
+        f"\n| until {accuracy:.2%} of the test set | epochs | seconds of training (min … max) | "
+        "time |\n|---|---|---|---|"
+    )
+    best = rows[0]["median_seconds"]
+    for row in rows:
+        measured = [value for value in row["seconds"] if value is not None]
+        missed = len(row["seconds"]) - len(measured)
+        never = f", {missed} of {len(row['seconds'])} seeds never" * (missed > 0)
+        if row["median_seconds"] is None:
+            print(f"| {row['name']} | | {never.strip(', ')} | |")
+            continue
+        ratio = f"{row['median_seconds'] / best:.1f} ×" if best else ""
+        print(
+            f"| {row['name']} | {row['median_epochs']:g} | {row['median_seconds']:.1f} "
+            f"({min(measured):.1f} … {max(measured):.1f}{never}) | {ratio} |"
         )
 
 

@@ -1,13 +1,14 @@
 """The contenders of the benchmark: the same network and protocol, each as its own users write it.
 
 Each ``build`` function returns ``epoch``, a function without arguments that trains for one epoch of
-random order over the training set and returns when the work is done. A contender runs in a process
-of its own, which this module is: it reads a line, trains an epoch, answers with its seconds. So
-thread pools don't fight, and a peer's memory is its own.
+random order over the training set and returns when the work is done, and ``predict``, from images
+to classes. A contender runs in a process of its own, which this module is: it reads a line, trains
+an epoch or tests, and answers. So thread pools don't fight, and a peer's memory is its own.
 
-    python -m experiments.peers CONTENDER DATA.npz '{"hidden": 150, "batch_size": 150}'
+    python -m experiments.peers CONTENDER DATA.npz '{"hidden": 150, "batch_size": 150, "seed": 0}'
 """
 
+import dataclasses
 import json
 import os
 import resource
@@ -19,34 +20,63 @@ from typing import Any
 import numpy as np
 
 Epoch = Callable[[], None]
+Predict = Callable[[np.ndarray], Any]
 
 
-def build_jaxrnn(images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int) -> Epoch:
-    """``train_epoch`` on all devices."""
+def build_jaxrnn(
+    images: np.ndarray,
+    labels: np.ndarray,
+    hidden: int,
+    batch_size: int,
+    seed: int,
+    preset: str = "keras",
+) -> tuple[Epoch, Predict]:
+    """``train_epoch`` on all devices, as ``fit`` calls it; the ``keras`` preset is plain Adam."""
     import jax
-    import optax
 
     import jaxrnn
+    from experiments import mnist_rnn
     from jaxrnn.parallel import batch_mesh, replicate, use_cpu_cores
 
     use_cpu_cores()
     mesh = batch_mesh(batch_size)
-    model, optimizer = jaxrnn.RNNClassifier(hidden=hidden), optax.adam(1e-3)
-    state = jaxrnn.create_train_state(jax.random.key(0), model, optimizer, images)
-    state, split = replicate((state, jaxrnn.Split(images, labels)), mesh)
-    keys = iter(jax.random.split(jax.random.key(1), 1000))
+    config = dataclasses.replace(
+        mnist_rnn.PRESETS[preset], hidden=hidden, batch_size=batch_size, seed=seed
+    )
+    options = {
+        "batch_size": batch_size,
+        "drop_remainder": True,
+        "augment": mnist_rnn.warp(config),
+        "label_smoothing": config.label_smoothing,
+        "mesh": mesh,
+    }
+    split = jaxrnn.Split(images, labels, class_names=tuple("0123456789"))
+    state, split = replicate((mnist_rnn.initial_state(config, split), split), mesh)
+    keys = iter(jax.random.split(mnist_rnn.data_key(config), 1000))
+    jaxrnn.train_epoch.lower(state, split, next(keys), **options).compile()
 
     def epoch() -> None:
         nonlocal state
-        state, metrics = jaxrnn.train_epoch(
-            state, split, next(keys), batch_size=batch_size, drop_remainder=True, mesh=mesh
-        )
+        state, metrics = jaxrnn.train_epoch(state, split, next(keys), **options)
         jax.block_until_ready(metrics)
 
-    return epoch
+    def predict(images: np.ndarray) -> Any:
+        unlabelled = replicate(jaxrnn.Split(images, np.zeros(len(images), np.int32)), mesh)
+        return jaxrnn.predict(jaxrnn.averaged(state), unlabelled).argmax(-1)
+
+    return epoch, predict
 
 
-def build_flax(images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int) -> Epoch:
+def build_fast(
+    images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int, seed: int
+) -> tuple[Epoch, Predict]:
+    """The ``fast`` preset, which is made for few epochs."""
+    return build_jaxrnn(images, labels, hidden, batch_size, seed, preset="fast")
+
+
+def build_flax(
+    images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int, seed: int
+) -> tuple[Epoch, Predict]:
     """``flax.linen.RNN`` and one jitted step per batch, called from Python."""
     import jax
     import jax.numpy as jnp
@@ -70,9 +100,9 @@ def build_flax(images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: 
 
     model = Classifier()
     inputs = images.astype(np.float32) / 255
-    params = model.init(jax.random.key(0), jnp.zeros((1, *images.shape[1:])))["params"]
+    params = model.init(jax.random.key(seed), jnp.zeros((1, *images.shape[1:])))["params"]
     state = TrainState.create(apply_fn=model.apply, params=params, tx=optax.adam(1e-3))
-    generator = np.random.default_rng(1)
+    generator = np.random.default_rng(seed)
 
     def epoch() -> None:
         nonlocal state
@@ -80,10 +110,16 @@ def build_flax(images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: 
             state, loss = step(state, inputs[batch], labels[batch])
         jax.block_until_ready((state, loss))
 
-    return epoch
+    def predict(images: np.ndarray) -> Any:
+        inputs = images.astype(np.float32) / 255
+        return jax.jit(model.apply)({"params": state.params}, inputs).argmax(-1)
+
+    return epoch, predict
 
 
-def build_pytorch(images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int) -> Epoch:
+def build_pytorch(
+    images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int, seed: int
+) -> tuple[Epoch, Predict]:
     """``torch.nn.RNN``, eager; cuDNN where there is a GPU."""
     import torch
 
@@ -98,7 +134,7 @@ def build_pytorch(images: np.ndarray, labels: np.ndarray, hidden: int, batch_siz
         def forward(self, inputs: Any) -> Any:
             return self.head(self.rnn(inputs)[1][0])
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = Classifier().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     inputs = torch.from_numpy(images.astype(np.float32) / 255).to(device)
@@ -113,13 +149,22 @@ def build_pytorch(images: np.ndarray, labels: np.ndarray, hidden: int, batch_siz
             optimizer.step()
         loss.item()  # waits for the device
 
-    return epoch
+    def predict(images: np.ndarray) -> Any:
+        with torch.no_grad():
+            return (
+                model(torch.from_numpy(images.astype(np.float32) / 255).to(device)).argmax(-1).cpu()
+            )
+
+    return epoch, predict
 
 
-def build_keras(images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int) -> Epoch:
+def build_keras(
+    images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int, seed: int
+) -> tuple[Epoch, Predict]:
     """Keras 3 ``SimpleRNN`` and ``fit``, on the backend that the environment names."""
     import keras
 
+    keras.utils.set_random_seed(seed)
     model = keras.Sequential(
         [
             keras.layers.Input(images.shape[1:]),
@@ -135,14 +180,20 @@ def build_keras(images: np.ndarray, labels: np.ndarray, hidden: int, batch_size:
     def epoch() -> None:
         model.fit(inputs, targets, batch_size=batch_size, epochs=1, verbose=0)
 
-    return epoch
+    def predict(images: np.ndarray) -> Any:
+        return model.predict(images.astype(np.float32) / 255, verbose=0).argmax(-1)
+
+    return epoch, predict
 
 
-def build_tf1(images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int) -> Epoch:
+def build_tf1(
+    images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int, seed: int
+) -> tuple[Epoch, Predict]:
     """The graph of the TF1 notebook under ``tf.compat.v1``, fed from Python."""
     import tensorflow.compat.v1 as tf
 
     tf.disable_v2_behavior()
+    tf.set_random_seed(seed)
     x = tf.placeholder(tf.float32, [None, *images.shape[1:]])
     y = tf.placeholder(tf.int32, [None])
     cell = tf.nn.rnn_cell.BasicRNNCell(num_units=hidden)
@@ -153,16 +204,21 @@ def build_tf1(images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: i
     session = tf.Session()
     session.run(tf.global_variables_initializer())
     inputs = images.astype(np.float32) / 255
-    generator = np.random.default_rng(1)
+    generator = np.random.default_rng(seed)
 
     def epoch() -> None:
         for batch in shuffled_batches(generator, len(labels), batch_size):
             session.run(train, feed_dict={x: inputs[batch], y: labels[batch]})
 
-    return epoch
+    def predict(images: np.ndarray) -> Any:
+        return session.run(logits, feed_dict={x: images.astype(np.float32) / 255}).argmax(-1)
+
+    return epoch, predict
 
 
-def build_sgemm(images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int) -> Epoch:
+def build_sgemm(
+    images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int, seed: int
+) -> tuple[Epoch, Predict]:
     """No contender: ten float32 products of 2048 × 2048, the rate that the machine has to give."""
     import jax
     import jax.numpy as jnp
@@ -176,7 +232,7 @@ def build_sgemm(images: np.ndarray, labels: np.ndarray, hidden: int, batch_size:
             result = product(result, factor)
         jax.block_until_ready(result)
 
-    return epoch
+    return epoch, lambda images: np.zeros(len(images))
 
 
 SGEMM_SIZE, SGEMM_PRODUCTS = 2048, 10
@@ -191,8 +247,9 @@ def shuffled_batches(
 
 
 # name: what builds it, the packages it needs, and what its process's environment must say.
-CONTENDERS: dict[str, tuple[Callable[..., Epoch], tuple[str, ...], dict[str, str]]] = {
+CONTENDERS: dict[str, tuple[Callable[..., Any], tuple[str, ...], dict[str, str]]] = {
     "jaxrnn": (build_jaxrnn, (), {}),
+    "jaxrnn fast": (build_fast, (), {}),
     "Flax nn.RNN": (build_flax, (), {}),
     "PyTorch nn.RNN": (build_pytorch, ("torch",), {}),
     "Keras on TensorFlow": (
@@ -207,16 +264,21 @@ CONTENDERS: dict[str, tuple[Callable[..., Epoch], tuple[str, ...], dict[str, str
 
 
 def main() -> None:
-    """Build a contender, then train an epoch for every line that is read."""
+    """Build a contender; then train an epoch for every line ``epoch``, test for any other."""
     name, data, options = sys.argv[1:]
     # What libraries print goes to stderr; stdout carries the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     with np.load(data) as arrays:
         images, labels = arrays["images"], arrays["labels"]
+        test_images, test_labels = arrays["test_images"], arrays["test_labels"]
     build, _, _ = CONTENDERS[name]
-    epoch = build(images, labels, **json.loads(options))
-    for _ in sys.stdin:
+    epoch, predict = build(images, labels, **json.loads(options))
+    for line in sys.stdin:
+        if line.strip() != "epoch":
+            accuracy = float(np.mean(np.asarray(predict(test_images)) == test_labels))
+            print(json.dumps({"accuracy": accuracy}), file=answers)
+            continue
         start = time.perf_counter()
         epoch()
         seconds = time.perf_counter() - start

@@ -33,6 +33,25 @@ def test_one_row_a_contender(tmp_path, monkeypatch, capsys):
         assert picture.size[0] == 640
 
 
+def test_time_to_accuracy(tmp_path, monkeypatch, capsys):
+    """With 8 units 0.3 is reached soon, 0.999 never."""
+    options = ["--examples", "3000", "--hidden", "8", "--repeats", "1", "--only", "Flax nn.RNN"]
+    run([*options, "--accuracy", "0.3", "--workdir", str(tmp_path)], monkeypatch)
+    rows = json.loads((tmp_path / "accuracy.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["jaxrnn fast", "jaxrnn", "Flax nn.RNN"]
+    assert rows[0]["epochs"] == [1]
+    for row in rows:
+        assert row["median_epochs"] == row["epochs"][0] >= 1
+        assert row["median_seconds"] == row["seconds"][0] > 0
+    assert "| jaxrnn fast | 1 | " in capsys.readouterr().out
+
+    monkeypatch.setattr(benchmark, "MAX_EPOCHS", 2)
+    run([*options, "--accuracy", "0.999", "--workdir", str(tmp_path)], monkeypatch)
+    rows = json.loads((tmp_path / "accuracy.json").read_text())["rows"]
+    assert [row["median_seconds"] for row in rows] == [None] * 3
+    assert "| jaxrnn | | 1 of 1 seeds never | |" in capsys.readouterr().out
+
+
 def test_work_of_a_step():
     """637 million operations, counted by hand for the notebooks' network."""
     projections, recurrence, head = 150 * 28 * 28 * 150, 150 * 28 * 150 * 150, 150 * 150 * 10
@@ -64,13 +83,13 @@ def test_scaling_picture():
 
 
 def test_a_contender_that_fails_says_why(tmp_path):
-    with benchmark.contender("jaxrnn", str(tmp_path / "none.npz"), {}) as epoch:  # noqa: SIM117
+    with benchmark.contender("jaxrnn", str(tmp_path / "none.npz"), {}) as ask:  # noqa: SIM117
         with pytest.raises(RuntimeError, match=r"(?s)jaxrnn failed:.*none\.npz"):
-            epoch()
+            ask("epoch")
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--only", "caffe"], ["--repeats", "0"], ["--examples", "9"]]
+    "arguments", [["--only", "caffe"], ["--repeats", "0"], ["--examples", "9"], ["--accuracy", "2"]]
 )
 def test_bad_input(arguments, monkeypatch, capsys):
     with pytest.raises(SystemExit) as exit_:

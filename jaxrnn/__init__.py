@@ -21,14 +21,14 @@ from jaxrnn.training import (
 )
 
 if TYPE_CHECKING:
-    from jaxrnn.plotting import plot_history, plot_samples
+    from jaxrnn.plotting import plot_history, plot_runs, plot_samples
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     # Matplotlib is nearly a third of what importing costs, and many a program draws nothing.
-    if name in ("plot_history", "plot_samples"):
+    if name in ("plot_history", "plot_runs", "plot_samples"):
         return getattr(importlib.import_module("jaxrnn.plotting"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -55,6 +55,7 @@ __all__ = [
     "mean_history",
     "measure",
     "plot_history",
+    "plot_runs",
     "plot_samples",
     "predict",
     "random_warp",

@@ -1,11 +1,11 @@
 """Pictures: curves and sample grids. Each returns a Figure and shows nothing by itself."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from jaxrnn.data import Split
 from jaxrnn.history import History, mean_history
@@ -60,6 +60,49 @@ def plot_history(history: History | Sequence[History]) -> Figure:
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
+    return figure
+
+
+def plot_runs(runs: Mapping[str, History | Sequence[History]]) -> Figure:
+    """Test accuracy against seconds of training, one line for each run.
+
+    Args:
+      runs: by name, a history, or those of N networks that were trained at once: their mean is
+        drawn in a band of one standard deviation, and a network counts an Nth of the seconds.
+
+    Returns:
+      A 10 × 6 inch figure, seconds on a logarithmic axis, accuracy on a logit one.
+
+    Raises:
+      ValueError: no run, or one whose test accuracy was not measured after each epoch.
+
+    >>> history = History().append(epoch=1, test_accuracy=0.9, seconds=2.0)
+    >>> plot_runs({"tf1": history}).axes[0].get_xlabel()
+    'Seconds of training'
+    """
+    if not runs:
+        raise ValueError("there is no run to plot")
+    figure = Picture(figsize=(10, 6), layout="constrained")
+    axes = figure.subplots()
+    for name, run in runs.items():
+        histories = [run] if isinstance(run, History) else list(run)
+        accuracies = np.array([history["test_accuracy"] for history in histories])
+        if not accuracies.size or np.isnan(accuracies).any():
+            raise ValueError(f"the test accuracy of {name} was not measured after each epoch")
+        seconds = np.cumsum(mean_history(histories)["seconds"]) / len(histories)
+        mean = accuracies.mean(0)
+        (line,) = axes.plot(seconds, mean, marker="o" if mean.size < 10 else None, label=name)
+        if len(histories) > 1:
+            deviation = accuracies.std(0, ddof=1)
+            edges = mean - deviation, mean + deviation
+            axes.fill_between(seconds, *edges, color=line.get_color(), alpha=0.2)
+    axes.set(xscale="log", yscale="logit", xlabel="Seconds of training", ylabel="Test Accuracy")
+    axes.yaxis.set_major_locator(FixedLocator([0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
     return figure
 
 

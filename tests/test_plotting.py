@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxrnn import History, plot_history, plot_samples
+from jaxrnn import History, plot_history, plot_runs, plot_samples
 
 
 @pytest.fixture
@@ -101,3 +101,30 @@ def test_notebooks_display_figures_by_themselves(history):
     picture = plot_history(history)._repr_png_()
     with Image.open(io.BytesIO(picture)) as image:
         assert image.size == (2000, 600)
+
+
+def with_accuracies(*accuracies, seconds=2.0):
+    return History.from_rows(
+        {"epoch": epoch, "test_accuracy": accuracy, "seconds": seconds}
+        for epoch, accuracy in enumerate(accuracies, 1)
+    )
+
+
+def test_runs_by_seconds():
+    """Two networks at once: each counts half the seconds; the band is their deviation."""
+    many = (with_accuracies(0.9, 0.96), with_accuracies(0.8, 0.98))
+    axes = plot_runs({"one": with_accuracies(0.5, 0.7, 0.9), "two": many}).axes[0]
+    one, two = axes.lines
+    np.testing.assert_allclose(one.get_xydata(), [[2, 0.5], [4, 0.7], [6, 0.9]])
+    np.testing.assert_allclose(two.get_xydata(), [[1, 0.85], [2, 0.97]])
+    (band,) = axes.collections
+    edges = band.get_paths()[0].vertices[:, 1]
+    assert edges.min() == pytest.approx(0.85 - 0.1 / 2**0.5)
+    assert edges.max() == pytest.approx(0.97 + 0.02 / 2**0.5)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one", "two"]
+
+
+@pytest.mark.parametrize("runs", [{}, {"untested": with_accuracies(0.5).append(epoch=2)}])
+def test_runs_that_cannot_be_drawn(runs):
+    with pytest.raises(ValueError, match=r"no run to plot|untested was not measured"):
+        plot_runs(runs)

@@ -1,8 +1,10 @@
 """Split and its protocols: arrays in, batches out."""
 
+import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -42,6 +44,109 @@ class Split:
         return len(self.labels)
 
 
+class Source:
+    """Labelled sequences on disk, any of which can be read at any time, for :func:`jaxrnn.stream`.
+
+    Opening one prepares the dataset where needed, and reads nothing of it; that takes memory for an
+    index, some bytes an example. A source can be pickled: it is opened again where it arrives.
+
+    Args:
+      name, split, data_dir, archives, rows: see :func:`load`.
+
+    Attributes:
+      class_names: what each label is called, in order.
+      channels: numbers for each pixel, side by side in ``features``.
+
+    Raises:
+      ValueError, FileNotFoundError, ImportError, OSError: see :func:`load`.
+
+    >>> source = Source("mnist", split="train")
+    >>> len(source), source.read([0, 59_999])["labels"].tolist()
+    (60000, [5, 8])
+    """
+
+    def __init__(
+        self,
+        name: str = "mnist",
+        *,
+        split: str,
+        data_dir: str | os.PathLike[str] | None = None,
+        archives: str | os.PathLike[str] | None = None,
+        rows: int | None = None,
+    ) -> None:
+        self._name, self._rows = name, rows
+        self._places: dict[str, Any] = {
+            "split": split,
+            "data_dir": data_dir,
+            "archives": archives,
+            "rows": rows,
+        }
+        builder = self._builder = find_builder(name, data_dir=data_dir, archives=archives)
+        features = builder.info.features
+        match builder.info.supervised_keys:
+            case (str(input_key), str(label_key)) if len(
+                features[input_key].shape
+            ) >= 2 and isinstance(features[label_key], tfds.features.ClassLabel):
+                self.class_names = tuple(features[label_key].names)
+                self._keys = input_key, label_key
+                self.channels = math.prod(features[input_key].shape[2:] or (1,))
+            case _:
+                raise ValueError(
+                    f"{name!r} is no dataset of labelled images, the kind that is read"
+                )
+        prepare(builder)
+
+        try:
+            size = builder.info.splits[split].num_examples
+        except (AssertionError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"split {split!r} of {name!r}: {str(error).splitlines()[0]}"
+            ) from error
+        if size < 1:
+            raise ValueError(f"split {split!r} of {name!r} holds no examples")
+        with self._reading():
+            self._examples = (
+                builder.records(split)
+                if isinstance(builder, IdxImages)
+                else builder.as_data_source(split)
+            )
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __reduce__(self) -> Any:
+        return partial(type(self), **self._places), (self._name,)
+
+    def read(self, indices: Sequence[int] | np.ndarray | range) -> Batch:
+        """The examples at these places, one or more, in this order.
+
+        Returns:
+          ``inputs`` (N, time, features) uint8 and ``labels`` (N,) int32, numpy arrays.
+
+        Raises:
+          ValueError: the prepared data is damaged, or its images are not of one size.
+        """
+        places = np.asarray(indices).tolist()
+        with self._reading():
+            if isinstance(self._builder, IdxImages):
+                images, labels = self._builder.parse(self._examples.__getitems__(places))
+            else:
+                images, labels = _read(self._examples, places, *self._keys)
+        return {"inputs": as_sequences(images, self._rows), "labels": labels}
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{self._name!r} is prepared in {self._builder.data_dir} in a format without "
+                "random access; choose another data dir"
+            ) from error
+        except (OSError, RuntimeError, IndexError, DecodeError) as error:
+            raise damaged(self._builder, error) from error
+
+
 def load(
     name: str = "mnist",
     *,
@@ -75,54 +180,27 @@ def load(
     >>> digits.inputs.shape, digits.labels.tolist()
     ((5, 28, 28), [5, 0, 4, 1, 9])
     """
-    builder = find_builder(name, data_dir=data_dir, archives=archives)
-    features = builder.info.features
-    match builder.info.supervised_keys:
-        case (str(input_key), str(label_key)) if len(features[input_key].shape) >= 2 and isinstance(
-            features[label_key], tfds.features.ClassLabel
-        ):
-            class_names = tuple(features[label_key].names)
-        case _:
-            raise ValueError(f"{name!r} is no dataset of labelled images, the kind that is read")
-    prepare(builder)
-
-    try:
-        size = builder.info.splits[split].num_examples
-    except (AssertionError, KeyError, ValueError) as error:
-        raise ValueError(f"split {split!r} of {name!r}: {str(error).splitlines()[0]}") from error
-    if size < 1:
-        raise ValueError(f"split {split!r} of {name!r} holds no examples")
-
-    try:
-        if isinstance(builder, IdxImages):
-            images, labels = builder.read(split)
-        else:
-            source = builder.as_data_source(split)
-            images, labels = _read(source, input_key, label_key)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"{name!r} is prepared in {builder.data_dir} in a format without random access; "
-            "choose another data dir"
-        ) from error
-    except (OSError, RuntimeError, IndexError, DecodeError) as error:
-        raise damaged(builder, error) from error
-    channels = math.prod(images.shape[3:])
-    sequences = as_sequences(images, rows)
-    return Split(sequences, labels, class_names=class_names, channels=channels)
+    source = Source(name, split=split, data_dir=data_dir, archives=archives, rows=rows)
+    batch = source.read(range(len(source)))
+    return Split(**batch, class_names=source.class_names, channels=source.channels)
 
 
-def _read(source: Any, input_key: str, label_key: str) -> tuple[np.ndarray, np.ndarray]:
-    """All examples of a tfds data source: images (N, height, width, …) and labels (N,) int32."""
-    shape, dtype = source[0][input_key].shape, source[0][input_key].dtype
-    images = np.empty((len(source), *shape), dtype)
-    labels = np.empty(len(source), np.int32)
-    for start in range(0, len(source), _READ_AT_ONCE):
-        indices = range(start, min(start + _READ_AT_ONCE, len(source)))
-        for index, example in zip(indices, source.__getitems__(indices), strict=True):
-            if example[input_key].shape != shape:
-                raise ValueError(f"images of several sizes, {shape} and {example[input_key].shape}")
-            images[index] = example[input_key]
-            labels[index] = example[label_key]
+def _read(
+    source: Any, places: Sequence[int], input_key: str, label_key: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Examples of a tfds data source: images (N, height, width, …) and labels (N,) int32."""
+    first = source[places[0]][input_key]
+    images = np.empty((len(places), *first.shape), first.dtype)
+    labels = np.empty(len(places), np.int32)
+    for start in range(0, len(places), _READ_AT_ONCE):
+        some = places[start : start + _READ_AT_ONCE]
+        for row, example in enumerate(source.__getitems__(some), start):
+            if example[input_key].shape != first.shape:
+                raise ValueError(
+                    f"images of several sizes, {first.shape} and {example[input_key].shape}"
+                )
+            images[row] = example[input_key]
+            labels[row] = example[label_key]
     return images, labels
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -79,10 +79,17 @@ class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
         The same as ``as_data_source`` gives one by one, several times faster: tfds decodes each
         example for whatever features a dataset may have, and these differ in known places only.
         """
-        source = self.as_data_source(
-            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-        )
-        records = source.data_source.__getitems__(range(len(source)))
+        records = self.records(split)
+        return self.parse(records.__getitems__(range(len(records))))
+
+    def records(self, split: str) -> Any:
+        """Random access to a prepared split: its length, and ``__getitems__`` to raw records."""
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        return self.as_data_source(split, deserialize_method=raw).data_source
+
+    @staticmethod
+    def parse(records: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """Images (N, 28, 28) uint8 and labels (N,) int32 of N raw records, one or more."""
         image = _features(records[0])["image"].bytes_list.value[0]
         start = records[0].index(image)
         label = records[0].find(_LABEL) + len(_LABEL)

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from jaxrnn.augmentation import random_warp
 from jaxrnn.checkpoints import Checkpoints, Run, load_run
-from jaxrnn.data import Split, batches, load
-from jaxrnn.evaluation import evaluate, evaluate_each, predict
-from jaxrnn.fitting import Clock, NonFiniteLossError, fit
+from jaxrnn.data import Source, Split, batches, load
+from jaxrnn.evaluation import evaluate, evaluate_each, evaluate_stream, predict
+from jaxrnn.fitting import NonFiniteLossError, fit
 from jaxrnn.history import History, mean_history
 from jaxrnn.models import RNNClassifier
 from jaxrnn.optimizers import averaged, make_optimizer
+from jaxrnn.progress import Clock
+from jaxrnn.streaming import Stream, stream
 from jaxrnn.training import (
     Metrics,
     TrainState,
@@ -41,13 +43,16 @@ __all__ = [
     "NonFiniteLossError",
     "RNNClassifier",
     "Run",
+    "Source",
     "Split",
+    "Stream",
     "TrainState",
     "averaged",
     "batches",
     "create_train_state",
     "evaluate",
     "evaluate_each",
+    "evaluate_stream",
     "fit",
     "load",
     "load_run",
@@ -59,6 +64,7 @@ __all__ = [
     "plot_samples",
     "predict",
     "random_warp",
+    "stream",
     "train_epoch",
     "train_step",
 ]

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from functools import partial
 from typing import Any
 
@@ -306,7 +306,7 @@ def batches(
         yield take(split, np.asarray(rest))
 
 
-def check_batch_size(batch_size: int, split: Split) -> None:
+def check_batch_size(batch_size: int, split: Sized) -> None:
     """Raise ``ValueError`` unless ``split`` holds at least one batch of ``batch_size`` examples."""
     if not 1 <= batch_size <= len(split):
         raise ValueError(

@@ -1,5 +1,7 @@
 """evaluate and predict: a state against a whole split."""
 
+import contextlib
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,7 +12,15 @@ from flax.training.train_state import TrainState
 from jax.sharding import Mesh
 
 from jaxrnn.data import Batch, Split, check_examples, take
-from jaxrnn.parallel import for_each_member, over_devices, own_share, sum_over_devices
+from jaxrnn.parallel import (
+    batch_mesh,
+    for_each_member,
+    over_devices,
+    own_share,
+    sum_over_devices,
+    to_host,
+)
+from jaxrnn.streaming import Stream, mesh_of
 from jaxrnn.training import Metrics, compute_logits, measure
 
 
@@ -51,6 +61,55 @@ def evaluate(
         return metrics if rest is None else metrics + rest
 
     return over_devices(measure_all, mesh)(state, split)
+
+
+@partial(jax.jit, static_argnames="mesh")
+def evaluate_block(state: TrainState, block: Batch, *, mesh: Mesh | None = None) -> Metrics:
+    """The sum of the :class:`Metrics` of some batches of a stream, as one XLA program.
+
+    Args:
+      state: from :func:`jaxrnn.create_train_state`.
+      block: a batch with a leading axis of steps, from :meth:`jaxrnn.Stream.blocks`.
+      mesh: devices that each have their part of every batch; None where each has all of it.
+    """
+
+    def measure_all(state: TrainState, block: Batch) -> Metrics:
+        metrics = jax.lax.map(partial(measure, state), block)
+        return jax.tree.map(lambda sums: sum_over_devices(sums.sum(0), mesh), metrics)
+
+    return over_devices(measure_all, mesh, divided=1)(state, block)
+
+
+def evaluate_stream(
+    state: TrainState, stream: Stream, *, mesh: Mesh | None = None, classes: int | None = None
+) -> Metrics:
+    """:func:`evaluate` of a split that is read from disk as it is needed.
+
+    Args:
+      state: from :func:`jaxrnn.create_train_state`, or on all devices of ``mesh``.
+      stream: from :func:`jaxrnn.stream`; one pass of it is measured.
+      mesh: devices that share the work, from :func:`jaxrnn.parallel.batch_mesh`; one by default.
+      classes: labels are below it, or ``ValueError`` is raised.
+
+    Returns:
+      The :class:`Metrics` of all examples, on the host.
+
+    >>> import optax
+    >>> from jaxrnn import RNNClassifier, Source, create_train_state, stream
+    >>> test = stream(Source(split="test[:50]"), batch_size=20)
+    >>> state = create_train_state(
+    ...     jax.random.key(0), RNNClassifier(), optax.adam(1e-3), jnp.zeros((1, 28, 28))
+    ... )
+    >>> int(evaluate_stream(state, test).count)
+    50
+    """
+    mesh = batch_mesh(stream.batch_size, 1) if mesh is None else mesh
+    with contextlib.closing(stream.blocks(mesh, classes=classes)) as blocks:
+        metrics: list[Metrics] = []
+        for block in itertools.islice(blocks, stream.blocks_per_epoch):
+            jax.block_until_ready(metrics[-2:-1])  # what waits for its turn is held in memory
+            metrics.append(evaluate_block(state, block, mesh=mesh_of(block, mesh)))
+    return sum(map(to_host, metrics), Metrics.zero())
 
 
 @partial(jax.jit, static_argnames="mesh")

@@ -1,12 +1,9 @@
 """fit: the epoch loop that ties training, evaluation and history together."""
 
+import contextlib
 import os
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,68 +12,35 @@ import jax
 import numpy as np
 from flax.training.train_state import TrainState
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from jaxrnn.checkpoints import Checkpoints
-from jaxrnn.data import Split, check_batch_size, check_examples, epoch_indices, take
-from jaxrnn.evaluation import evaluate, evaluate_each
+from jaxrnn.data import Batch, Split, check_batch_size, check_examples, epoch_indices, take
+from jaxrnn.evaluation import evaluate, evaluate_block, evaluate_each, evaluate_stream
 from jaxrnn.history import History, mean_history
 from jaxrnn.optimizers import averaged
-from jaxrnn.parallel import batch_mesh, distribute, for_each_member, member_mesh, replicate
-from jaxrnn.training import Augment, Metrics, compute_logits, measure, train_epoch
-
-
-class Clock:
-    """Seconds by phase, with what JAX spends on compiling counted apart as ``compilation``.
-
-    Only the thread that entered the phase counts: what others compile meanwhile delays nobody.
-
-    >>> clock = Clock()
-    >>> with clock("training"):
-    ...     _ = jax.jit(lambda x: x + 1)(1.0)
-    >>> sorted(clock.seconds)
-    ['compilation', 'training']
-    """
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {"compilation": 0.0}
-        self._running = False
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        """Add the time that the ``with`` block takes to ``seconds[phase]``."""
-        if self._running:
-            raise RuntimeError("the clock is running already: phases do not nest")
-        self._running, self._thread = True, threading.get_ident()
-        compiled, start = self.seconds["compilation"], time.perf_counter()
-        listening = phase != "compilation"  # which is all that happens there
-        if listening:
-            jax.monitoring.register_event_duration_secs_listener(self._listen)
-        try:
-            yield
-        finally:
-            if listening:
-                jax.monitoring.unregister_event_duration_listener(self._listen)
-            self._running = False
-            compiling = self.seconds["compilation"] - compiled
-            elapsed = time.perf_counter() - start - compiling
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + elapsed
-
-    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
-        compiling = event.startswith("/jax/core/compile/")  # tracing, lowering, XLA
-        if compiling and threading.get_ident() == self._thread:
-            self.seconds["compilation"] += duration_secs
+from jaxrnn.parallel import (
+    batch_mesh,
+    distribute,
+    for_each_member,
+    in_any_process,
+    member_mesh,
+    replicate,
+    to_host,
+)
+from jaxrnn.progress import Clock, reporter
+from jaxrnn.streaming import Stream, mesh_of
+from jaxrnn.training import Augment, Metrics, compute_logits, measure, train_block, train_epoch
 
 
 def fit(
     state: TrainState,
-    train: Split,
+    train: Split | Stream,
     *,
-    key: jax.Array,
     epochs: int,
-    batch_size: int,
-    validation: Split | None = None,
-    test: Split | None = None,
+    key: jax.Array | None = None,
+    batch_size: int | None = None,
+    validation: Split | Stream | None = None,
+    test: Split | Stream | None = None,
     drop_remainder: bool = False,
     train_curve: Literal["epoch", "last_batch"] = "epoch",
     augment: Augment | None = None,
@@ -92,19 +56,24 @@ def fit(
 ) -> tuple[TrainState, Any]:
     """Train for some epochs, evaluating and recording after each.
 
-    The data order of an epoch depends on ``fold_in(key, epoch)`` alone. Where the optimizer keeps
-    an average of the parameters, that is what is evaluated.
+    The data order of an epoch depends on ``fold_in(key, epoch)`` alone, from memory or a stream, so
+    that a run that goes on with ``history`` sees the very batches that come next. Where the
+    optimizer keeps an average of the parameters, that is what is evaluated.
 
     Many networks train at once where ``key`` is an array of N keys, and every array of ``state``
     has a leading axis of N: each comes out as if it had been trained alone on one device, to float
     rounding. The devices divide the networks among them instead of the batch.
 
+    Where there are several processes, all of them call this with the same arguments. The devices of
+    all share the batches; the first process writes ``history.csv`` and shows the progress.
+
     Args:
       state: from :func:`jaxrnn.create_train_state`; left as it was.
-      train: what is trained on. All splits are put on the device once.
-      key: root of the data order; or N of them, see above.
+      train: what is trained on. A split is put on the device once, and so are the others; a
+        :func:`jaxrnn.stream` is read as it goes, for one network.
       epochs: epochs in all, those of ``history`` included.
-      batch_size: examples a step.
+      key: root of the data order; or N of them, see above. A stream has its own.
+      batch_size: examples a step. A stream has its own.
       validation, test: evaluated after every epoch where given.
       drop_remainder: train on whole batches only, see :func:`jaxrnn.train_epoch`.
       train_curve: what the training columns hold. ``epoch``: the mean over the epoch's steps, each
@@ -128,8 +97,9 @@ def fit(
       ``history`` and what the callbacks get are likewise; ``history.csv`` is then their mean.
 
     Raises:
-      ValueError: ``epochs`` below 1, ``batch_size`` not between 1 and the examples of ``train``,
-        splits whose arrays, labels or lengths do not fit, an unknown ``train_curve``, or a history
+      ValueError: ``epochs`` below 1; no ``key``, or one that is not the stream's; a ``batch_size``
+        not between 1 and the examples of ``train``, or that does not divide among the processes;
+        splits whose arrays, labels or lengths do not fit; an unknown ``train_curve``; a history
         that lacks an epoch.
       NotADirectoryError: ``workdir`` is no folder.
       NonFiniteLossError: the loss or a parameter is infinite or not a number; such an epoch is
@@ -151,8 +121,12 @@ def fit(
         raise ValueError(f"train_curve must be epoch or last_batch; got {train_curve!r}")
     if workdir is not None and not Path(workdir).is_dir():
         raise NotADirectoryError(f"workdir {workdir} is no folder")
-    if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if key is not None and not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)  # of the older kind, jax.random.PRNGKey
+    if isinstance(train, Stream):
+        key, batch_size = _of_stream(train, key, batch_size, drop_remainder)
+    if key is None or batch_size is None:
+        raise ValueError("key and batch_size are needed to train on a split")
     many = key.ndim > 0
     histories = _as_tuple(history) if history else (History(),) * max(1, key.size)
     for one in histories:
@@ -162,10 +136,13 @@ def fit(
         raise ValueError(f"{key.size} networks need as many histories; got {len(histories)}")
     first = jax.tree.map(lambda leaf: leaf[0], state) if many else state
     for split in (train, validation, test):
-        if split is not None:
+        if isinstance(split, Split):
             check_examples(split)
             _check_values(first, split)
-    check_batch_size(batch_size, train)
+        elif split is not None and many:
+            raise ValueError("many networks train on splits; a stream has the order of one")
+    if isinstance(train, Split):
+        check_batch_size(batch_size, train)
 
     clock = Clock() if clock is None else clock
     networks, keys = max(1, key.size), key
@@ -178,69 +155,166 @@ def fit(
     else:
         mesh = batch_mesh(batch_size, devices)
         state = replicate(state, mesh)
-    train, validation, test = replicate((train, validation, test), mesh)
 
     def real(state: TrainState) -> TrainState:
         """Without those that came round again."""
         return jax.tree.map(lambda leaf: leaf[:networks], state) if keys.size > networks else state
 
-    # What the steps of an epoch see: one split, one batch size, one rule for what is left over.
-    batching: dict[str, Any] = {"batch_size": batch_size, "drop_remainder": drop_remainder}
-    training = {**batching, "augment": augment, "label_smoothing": label_smoothing, "mesh": mesh}
-    examples = (len(train) - drop_remainder * (len(train) % batch_size)) * len(histories)
-    run_epoch, measure_split, measure_last = (
-        (_train_each, evaluate_each, _evaluate_last_of_each)
-        if many
-        else (train_epoch, evaluate, _evaluate_last)
-    )
+    options: Any = {"augment": augment, "label_smoothing": label_smoothing, "mesh": mesh}
+    batching: Any = {"batch_size": batch_size, "drop_remainder": drop_remainder}
+    done, is_first = len(histories[0]), jax.process_index() == 0
+    with contextlib.ExitStack() as held:
+        training: Any = (
+            held.enter_context(_Streamed(train, options, done + 1, first))
+            if isinstance(train, Stream)
+            else _Resident(replicate(train, mesh), batching, options, many=many)
+        )
+        measuring = {
+            name: _StreamMeasured(split, mesh, first)
+            if isinstance(split, Stream)
+            else _SplitMeasured(replicate(split, mesh), mesh, many=many)
+            for name, split in (("validation", validation), ("test", test))
+            if split is not None
+        }
+        if done < epochs:
+            with clock("compilation"), ThreadPoolExecutor() as pool:
+                # All at once, which takes as long as the slowest; calls then find it compiled.
+                lowered = [*training.lower(state, _fold_in(keys, 1))]
+                lowered += [one for each in measuring.values() for one in each.lower(state)]
+                for one in lowered:
+                    pool.submit(one.compile)
 
-    done = len(histories[0])
-    if done < epochs:
-        with clock("compilation"), ThreadPoolExecutor() as pool:
-            # All at once, which takes as long as the slowest; calling them finds them compiled.
-            pool.submit(run_epoch.lower(state, train, _fold_in(keys, 1), **training).compile)
-            for split in (validation, test):
-                if split is not None:
-                    pool.submit(measure_split.lower(averaged(state), split, mesh=mesh).compile)
-
-    with _reporter(epochs, done, enabled=progress) as report:
+        report = held.enter_context(reporter(epochs, done, enabled=progress and is_first))
         for epoch in range(done + 1, epochs + 1):
             epoch_key = _fold_in(keys, epoch)
             before = clock.seconds.get("training", 0.0)
             with clock("training"):
                 before_epoch = state
-                state, metrics = run_epoch(state, train, epoch_key, **training)
-                metrics = jax.device_get(metrics)  # waits for the epoch to end
+                state, metrics = training.epoch(state, epoch_key)
+                metrics = to_host(metrics)  # waits for the epoch to end
             seconds = clock.seconds["training"] - before
             if not _is_finite((metrics.loss_sum, state.params)):
-                _, metrics = run_epoch(before_epoch, train, epoch_key, **training, per_step=True)
-                raise NonFiniteLossError(epoch, _first_bad_step(metrics))
+                steps = to_host(training.steps_of_last_epoch(before_epoch, epoch_key))
+                raise NonFiniteLossError(epoch, _first_bad_step(steps))
 
             with clock("evaluation"):
                 if train_curve == "last_batch":
-                    metrics = measure_last(state, train, epoch_key, **batching, mesh=mesh)
-                measured = {"train": metrics}
-                for name, split in (("validation", validation), ("test", test)):
-                    if split is not None:
-                        measured[name] = measure_split(averaged(state), split, mesh=mesh)
-                measured = jax.device_get(measured)
+                    metrics = training.measure_last(state, epoch_key)
+                measured = {"train": metrics} | {
+                    name: one(averaged(state)) for name, one in measuring.items()
+                }
+                measured = to_host(measured)
             histories = tuple(
                 one.append(epoch=epoch, **_columns(measured, member, many), seconds=seconds)
                 for member, one in enumerate(histories)
             )
             history = histories if many else histories[0]
-            if workdir is not None:
+            if workdir is not None and is_first:
                 mean_history(histories).to_csv(Path(workdir) / "history.csv")
             if checkpoints is not None:
                 checkpoints.save(real(state), history, key)
-            report(mean_history(histories).rows[-1], examples / seconds)
+            report(mean_history(histories).rows[-1], len(histories) * training.examples / seconds)
             if on_epoch is not None:
                 on_epoch(real(state), history)
-            if stop is not None and stop(history):
+            if stop is not None and in_any_process(stop(history)):
                 break
     if checkpoints is not None:
         checkpoints.wait()
     return real(state), histories if many else histories[0]
+
+
+class _Resident:
+    """Training on a split that is on the devices: an epoch is one program."""
+
+    def __init__(
+        self, train: Split, batching: dict[str, Any], options: dict[str, Any], *, many: bool
+    ) -> None:
+        self._train, self._batching, self._options = train, batching, options
+        self._run = _train_each if many else train_epoch
+        self._measure_last = _evaluate_last_of_each if many else _evaluate_last
+        rest = len(train) % batching["batch_size"] if batching["drop_remainder"] else 0
+        self.examples = len(train) - rest
+
+    def lower(self, state: TrainState, key: jax.Array) -> Iterator[Any]:
+        yield self._run.lower(state, self._train, key, **self._batching, **self._options)
+
+    def epoch(self, state: TrainState, key: jax.Array, **options: Any) -> Any:
+        return self._run(state, self._train, key, **self._batching, **self._options, **options)
+
+    def steps_of_last_epoch(self, before: TrainState, key: jax.Array) -> Metrics:
+        return self.epoch(before, key, per_step=True)[1]
+
+    def measure_last(self, state: TrainState, key: jax.Array) -> Metrics:
+        mesh = self._options["mesh"]
+        return self._measure_last(state, self._train, key, **self._batching, mesh=mesh)
+
+
+class _Streamed:
+    """Training on a stream: an epoch is some blocks, read and moved while others are trained on."""
+
+    def __init__(
+        self, train: Stream, options: dict[str, Any], epoch: int, example: TrainState
+    ) -> None:
+        self._train, self._options, self._mesh = train, options, options["mesh"]
+        self._blocks = train.blocks(self._mesh, epoch=epoch, classes=_classes(example, train))
+        self.examples = train.examples_per_epoch
+
+    def __enter__(self) -> "_Streamed":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._blocks.close()
+
+    def lower(self, state: TrainState, key: jax.Array) -> Iterator[Any]:
+        for block in self._train.block_shapes(self._mesh):
+            yield train_block.lower(state, block, key, **self._options_for(block))
+
+    def _options_for(self, block: Batch) -> dict[str, Any]:
+        return {**self._options, "mesh": mesh_of(block, self._mesh)}
+
+    def epoch(self, state: TrainState, key: jax.Array) -> tuple[TrainState, Metrics]:
+        steps: list[Metrics] = []
+        for _ in range(self._train.blocks_per_epoch):
+            self._last = next(self._blocks)
+            jax.block_until_ready(steps[-2:-1])  # what waits for its turn is held in memory
+            state, metrics = train_block(state, self._last, key, **self._options_for(self._last))
+            steps.append(metrics)
+        self._steps = jax.tree.map(lambda *sums: np.concatenate(sums), *map(to_host, steps))
+        return state, jax.tree.map(np.sum, self._steps)
+
+    def steps_of_last_epoch(self, before: TrainState, key: jax.Array) -> Metrics:
+        return self._steps
+
+    def measure_last(self, state: TrainState, key: jax.Array) -> Metrics:
+        return _evaluate_last_of_block(state, self._last)
+
+
+class _SplitMeasured:
+    """A split on the devices, and how to measure a state on it."""
+
+    def __init__(self, split: Split, mesh: Mesh, *, many: bool) -> None:
+        self._split, self._mesh = split, mesh
+        self._evaluate = evaluate_each if many else evaluate
+
+    def lower(self, state: TrainState) -> Iterator[Any]:
+        yield self._evaluate.lower(averaged(state), self._split, mesh=self._mesh)
+
+    def __call__(self, state: TrainState) -> Metrics:
+        return self._evaluate(state, self._split, mesh=self._mesh)
+
+
+class _StreamMeasured:
+    """A stream, one pass of which measures a state."""
+
+    def __init__(self, stream: Stream, mesh: Mesh, example: TrainState) -> None:
+        self._stream, self._mesh, self._classes = stream, mesh, _classes(example, stream)
+
+    def lower(self, state: TrainState) -> Iterator[Any]:
+        for block in self._stream.block_shapes(self._mesh):
+            yield evaluate_block.lower(averaged(state), block, mesh=mesh_of(block, self._mesh))
+
+    def __call__(self, state: TrainState) -> Metrics:
+        return evaluate_stream(state, self._stream, mesh=self._mesh, classes=self._classes)
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -257,7 +331,7 @@ class NonFiniteLossError(ArithmeticError):
 
 
 def _is_finite(tree: Any) -> bool:
-    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(tree)))
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(to_host(tree)))
 
 
 def _first_bad_step(metrics: Metrics) -> int:
@@ -280,6 +354,11 @@ def _evaluate_last(
     """Of an epoch's last batch."""
     whole, rest = epoch_indices(key, len(train), **batching)
     return measure(state, take(train, rest if len(rest) else whole[-1]))
+
+
+@jax.jit
+def _evaluate_last_of_block(state: TrainState, block: Batch) -> Metrics:
+    return measure(state, jax.tree.map(lambda array: array[-1], block))
 
 
 _TRAINING = ("batch_size", "drop_remainder", "augment", "label_smoothing", "per_step", "mesh")
@@ -305,6 +384,28 @@ def _evaluate_last_of_each(
         return _evaluate_last(state, train, key, mesh=None, **batching)
 
     return for_each_member(evaluate_one, (states, keys), train, mesh)
+
+
+def _of_stream(
+    train: Stream, key: jax.Array | None, batch_size: int | None, drop_remainder: bool
+) -> tuple[jax.Array, int]:
+    """Root key and batch size of a stream; what else was said must not differ."""
+    if train.key is None:
+        raise ValueError("a stream that is trained on needs a key, for its order")
+    if key is not None and (
+        key.shape or (jax.random.key_data(key) != jax.random.key_data(train.key)).any()
+    ):
+        raise ValueError("key is not that of the stream, which orders its batches by its own")
+    if batch_size not in (None, train.batch_size) or drop_remainder > train.drop_remainder:
+        raise ValueError("batch_size and drop_remainder are the stream's own, where one is given")
+    return train.key, train.batch_size
+
+
+def _classes(state: TrainState, stream: Stream) -> int:
+    """Of the model, which has to take the stream's inputs."""
+    example = stream.source.read([0])
+    check_examples(example)
+    return jax.eval_shape(compute_logits, state, example).shape[-1]
 
 
 def _as_tuple(history: Any) -> tuple[History, ...]:
@@ -335,33 +436,3 @@ def _columns(measured: dict[str, Metrics], member: int, many: bool) -> dict[str,
         metrics = jax.tree.map(lambda sums: sums[member], metrics) if many else metrics
         columns |= {f"{name}_loss": metrics.loss, f"{name}_accuracy": metrics.accuracy}
     return columns
-
-
-@contextmanager
-def _reporter(
-    epochs: int, done: int, *, enabled: bool
-) -> Iterator[Callable[[dict[str, float], float], None]]:
-    """How an epoch is shown: a bar on a terminal, else a line, else not at all."""
-    if not enabled:
-        yield lambda row, rate: None
-    elif not sys.stdout.isatty():
-        yield lambda row, rate: print(
-            f"epoch {row['epoch']}/{epochs}: {', '.join(_describe(row, rate))}", flush=True
-        )
-    else:
-        with tqdm(total=epochs, initial=done, unit="epoch", file=sys.stdout) as bar:
-
-            def report(row: dict[str, float], rate: float) -> None:
-                bar.set_postfix_str(", ".join(_describe(row, rate)), refresh=False)
-                bar.update()
-
-            yield report
-
-
-def _describe(row: dict[str, float], rate: float) -> Iterator[str]:
-    yield f"loss {row['train_loss']:.4f}"
-    yield f"accuracy {row['train_accuracy']:.4f}"
-    for name in ("validation", "test"):
-        if f"{name}_accuracy" in row:
-            yield f"{name} accuracy {row[f'{name}_accuracy']:.4f}"
-    yield f"{rate:,.0f} examples/s"

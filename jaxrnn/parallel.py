@@ -10,10 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 _AXIS = "batch"
+_ROWS = PartitionSpec(None, _AXIS)  # of (steps, batch, …): each device has its part of every batch
 
 
 def use_cpu_cores(count: int | None = None) -> None:
@@ -31,17 +34,30 @@ def use_cpu_cores(count: int | None = None) -> None:
 def batch_mesh(batch_size: int, devices: int | None = None) -> Mesh:
     """A mesh of as many devices as there are, at most ``devices``, whose number divides the batch.
 
+    Where there are several processes (``jax.distributed.initialize``), each has equally many of its
+    own devices in it, at most ``devices``.
+
     Raises:
-      ValueError: ``devices`` below 1, or more than there are.
+      ValueError: ``devices`` below 1, or more than there are; or a batch that does not divide among
+        the processes.
     """
-    available = jax.devices()
-    wanted = len(available) if devices is None else devices
-    if not 1 <= wanted <= len(available):
+    available, processes = jax.local_device_count(), jax.process_count()
+    wanted = available if devices is None else devices
+    if not 1 <= wanted <= available:
+        raise ValueError(f"devices must be between 1 and the {available} there are; got {wanted}")
+    counts = [n for n in range(1, wanted + 1) if batch_size % (n * processes) == 0]
+    if not counts:
+        more = -(-batch_size // processes) * processes
         raise ValueError(
-            f"devices must be between 1 and the {len(available)} there are; got {wanted}"
+            f"a batch of {batch_size} does not divide among {processes} processes; one of {more} "
+            "does"
         )
-    count = max(n for n in range(1, wanted + 1) if batch_size % n == 0)
-    return jax.make_mesh((count,), (_AXIS,), axis_types=(AxisType.Auto,), devices=available[:count])
+    chosen = [
+        device
+        for process in range(processes)
+        for device in jax.local_devices(process)[: counts[-1]]
+    ]
+    return jax.make_mesh((len(chosen),), (_AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
 
 
 def member_mesh(members: int, devices: int | None = None) -> tuple[Mesh, int]:
@@ -50,8 +66,10 @@ def member_mesh(members: int, devices: int | None = None) -> tuple[Mesh, int]:
     Raises:
       ValueError: as :func:`batch_mesh`.
     """
-    available = batch_mesh(0, devices).size  # any number divides 0
-    share = -(-members // available)
+    mesh = batch_mesh(0, devices)  # any number divides 0
+    share = -(-members // mesh.size)
+    if jax.process_count() > 1:
+        return mesh, share * mesh.size
     used = -(-members // share)
     return batch_mesh(share * used, used), share * used
 
@@ -61,18 +79,28 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def over_devices(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+def over_devices(
+    function: Callable[..., Any], mesh: Mesh | None, *, divided: int | None = None
+) -> Callable[..., Any]:
     """Run ``function`` on every device of the mesh, with the same arguments and the same result.
 
-    Inside, :func:`own_share` and :func:`sum_over_devices` tell the devices apart and join them.
+    Inside, :func:`own_share` and :func:`sum_over_devices` tell the devices apart and join them. The
+    argument number ``divided`` has arrays (steps, batch, …), of which each device sees its rows.
     """
     if mesh is None or mesh.size == 1:
         return function
     everywhere = PartitionSpec()
-    # check_vma would have every scan inside, Flax's included, say which carries differ by device.
-    return jax.shard_map(
-        function, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
-    )
+
+    def on_each_device(*arguments: Any) -> Any:
+        specs = tuple(
+            _ROWS if number == divided else everywhere for number in range(len(arguments))
+        )
+        # check_vma would have every scan inside, Flax's included, say what differs by device.
+        return jax.shard_map(
+            function, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False
+        )(*arguments)
+
+    return on_each_device
 
 
 def for_each_member(
@@ -101,6 +129,28 @@ def distribute(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(_AXIS)))
 
 
+def own_rows(mesh: Mesh, batch_size: int) -> slice:
+    """Which rows of a batch the devices of this process take; together, the processes take all."""
+    share = batch_size // mesh.size
+    here = [
+        place
+        for place, device in enumerate(mesh.devices.flat)
+        if device.process_index == jax.process_index()
+    ]
+    return slice(here[0] * share, (here[-1] + 1) * share)
+
+
+def from_own_rows(tree: Any, mesh: Mesh, *, divided: bool) -> Any:
+    """Put (steps, batch, …) arrays on the devices: this process's rows, or, undivided, all."""
+    sharding = block_sharding(mesh, divided=divided)
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), tree)
+
+
+def block_sharding(mesh: Mesh, *, divided: bool) -> NamedSharding:
+    """Of what :func:`from_own_rows` makes."""
+    return NamedSharding(mesh, _ROWS if divided else PartitionSpec())
+
+
 def own_share(indices: jax.Array, mesh: Mesh | None) -> jax.Array:
     """This device's part of each batch: (batches, batch_size) → (batches, batch_size / devices)."""
     if mesh is None or mesh.size == 1:
@@ -116,3 +166,23 @@ def sum_over_devices(tree: Any, mesh: Mesh | None) -> Any:
         return tree
     flat, unravel = ravel_pytree(tree)
     return unravel(jax.lax.psum(flat, _AXIS))
+
+
+def to_host(tree: Any) -> Any:
+    """Numpy arrays of a pytree, in every process, wherever the devices are that hold its parts."""
+
+    def whole(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not (
+            leaf.is_fully_addressable or leaf.is_fully_replicated
+        ):
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return leaf
+
+    return jax.device_get(jax.tree.map(whole, tree))
+
+
+def in_any_process(condition: bool) -> bool:
+    """Whether it holds in one process at least: the same answer in all, who all have to ask."""
+    if jax.process_count() == 1:
+        return condition
+    return bool(np.any(multihost_utils.process_allgather(np.array(condition))))

@@ -210,15 +210,6 @@ def compute_logits(state: TrainState, batch: Batch) -> jax.Array:
     return state.apply_fn({"params": state.params}, scale(jnp.asarray(batch["inputs"])), *lengths)
 
 
-def augmentation_key(key: jax.Array) -> jax.Array:
-    """Of an epoch's augmentation, from the epoch's key.
-
-    Not one of the keys that ``jax.random.permutation`` derives from the same key for the order:
-    those are ``split(key)`` and what follows from them, and ``split`` is ``fold_in`` of 0, 1, ….
-    """
-    return jax.random.fold_in(key, 0x77617270)  # "warp"
-
-
 @partial(
     jax.jit,
     static_argnames=(
@@ -269,17 +260,14 @@ def train_epoch(
         whole, rest = epoch_indices(
             key, len(split), batch_size=batch_size, drop_remainder=drop_remainder
         )
-        # A key for each example and not for each device: the same on any number of devices.
-        keys = jax.random.split(augmentation_key(key), (len(split),) if augment else (0,))
 
         def step(
             state: TrainState, indices: jax.Array, size: int, mesh: Mesh | None
         ) -> tuple[TrainState, Metrics]:
             batch = take(split, indices)
             if augment:
-                batch["inputs"] = jax.vmap(augment)(keys[indices], scale(batch["inputs"]))
-            grads, metrics = _gradients(state, batch, size, label_smoothing)
-            return state.apply_gradients(grads=sum_over_devices(grads, mesh)), metrics
+                batch = augmented(augment, batch, indices, key)
+            return _step(state, batch, size, label_smoothing, mesh)
 
         state, metrics = jax.lax.scan(
             lambda state, indices: step(state, indices, batch_size, mesh),
@@ -295,3 +283,60 @@ def train_epoch(
         return state, metrics
 
     return over_devices(epoch, mesh)(state, split, key)
+
+
+@partial(jax.jit, static_argnames=("augment", "label_smoothing", "mesh"))
+def train_block(
+    state: TrainState,
+    block: Batch,
+    key: jax.Array,
+    *,
+    augment: Augment | None = None,
+    label_smoothing: float = 0.0,
+    mesh: Mesh | None = None,
+) -> tuple[TrainState, Metrics]:
+    """Some steps of an epoch, as one XLA program: what :func:`train_epoch` does, part by part.
+
+    Args:
+      state: from :func:`create_train_state`.
+      block: a batch with a leading axis of steps, and ``places`` (steps, batch), where each example
+        is in its source; from :meth:`jaxrnn.Stream.blocks`.
+      key: of this epoch, see :func:`train_epoch`.
+      augment, label_smoothing: see :func:`train_epoch`.
+      mesh: devices that each have their part of every batch; None where each has all of it.
+
+    Returns:
+      The state after these steps, and the :class:`Metrics` of each, (steps,) arrays.
+    """
+    batch_size = block["labels"].shape[1]
+
+    def steps(state: TrainState, block: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+            if augment:
+                batch = augmented(augment, batch, batch["places"], key)
+            return _step(state, batch, batch_size, label_smoothing, mesh)
+
+        state, metrics = jax.lax.scan(step, state, block)
+        return state, jax.tree.map(lambda sums: sum_over_devices(sums, mesh), metrics)
+
+    return over_devices(steps, mesh, divided=1)(state, block, key)
+
+
+def _step(
+    state: TrainState, batch: Batch, size: int, label_smoothing: float, mesh: Mesh | None
+) -> tuple[TrainState, Metrics]:
+    """On this device's share of a batch of ``size``."""
+    grads, metrics = _gradients(state, batch, size, label_smoothing)
+    return state.apply_gradients(grads=sum_over_devices(grads, mesh)), metrics
+
+
+def augmented(augment: Augment, batch: Batch, places: jax.Array, key: jax.Array) -> Batch:
+    """A batch with its inputs changed: each by a key of its place in the split and the epoch's key.
+
+    So the result is the same on any number of devices.
+    """
+    # Not one of the keys that permutation derives from the epoch's key for the order: those are
+    # split(key) and what follows from them, and split is fold_in of 0, 1, …
+    key = jax.random.fold_in(key, 0x77617270)  # "warp"
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
+    return {**batch, "inputs": jax.vmap(augment)(keys, scale(batch["inputs"]))}

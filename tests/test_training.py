@@ -9,7 +9,7 @@ import pytest
 import jaxrnn
 from jaxrnn import Metrics, RNNClassifier, create_train_state, train_epoch, train_step
 from jaxrnn.data import take
-from jaxrnn.training import augmentation_key
+from jaxrnn.training import augmented
 from tests.conftest import assert_identical, compilations, leaves
 
 KEY = jax.random.key(7)
@@ -172,27 +172,31 @@ def test_augmentation_gives_every_example_its_own_key(state, digits):
     fitted, metrics = jaxrnn.train_epoch(
         state, digits, key, batch_size=100, augment=augment, per_step=True
     )
-    keys = jax.random.split(augmentation_key(key), 500)
     numbered = digits.replace(labels=np.arange(500, dtype=np.int32))
     for step, batch in enumerate(jaxrnn.batches(numbered, key, batch_size=100)):
         places = batch["labels"]
-        inputs = jax.vmap(augment)(keys[places], jnp.asarray(batch["inputs"]) / 255.0)
-        state, by_hand = jaxrnn.train_step(
-            state, {"inputs": inputs, "labels": digits.labels[places]}
-        )
+        batch = augmented(augment, take(digits, places), places, key)
+        state, by_hand = jaxrnn.train_step(state, batch)
         assert metrics.loss_sum[step] == pytest.approx(float(by_hand.loss_sum), rel=1e-5)
         assert metrics.correct[step] == by_hand.correct
     for a, b in zip(leaves(fitted.params), leaves(state.params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_augmentation_and_order_share_no_key():
-    """permutation sorts by the bits of one of split(key), then by one of split of the other."""
+def test_augmentation_uses_no_key_twice():
+    """Nor one that the order is made from: permutation sorts by the bits of split keys."""
     key = jax.random.key(3)
+
+    def augment(key, image):
+        return image + jax.random.key_data(key).astype(jnp.float32)[0]
+
+    batch = {"inputs": np.zeros((100, 1, 1), np.float32)}
+    of_examples = augmented(augment, batch, np.arange(100), key)["inputs"]
+    assert len(set(np.ravel(of_examples).tolist())) == 100
     rest, first = jax.random.split(key)
-    of_order = [key, rest, first, *jax.random.split(rest)]
-    used = {jax.random.key_data(one).tobytes() for one in of_order}
-    assert jax.random.key_data(augmentation_key(key)).tobytes() not in used
+    of_order = jnp.stack([key, rest, first, *jax.random.split(rest)])
+    words = jax.random.key_data(of_order)[:, 0].astype(jnp.float32)
+    assert not set(np.ravel(of_examples).tolist()) & set(words.tolist())
 
 
 def test_per_step_metrics_add_up(state, digits):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,6 +79,12 @@ class Config:
     """Evaluated after every epoch; None for none."""
     test_split: str = "test"
     """Evaluated at the end."""
+    stream: bool = False
+    """Read the training split from disk while training, for data larger than memory."""
+    steps_per_epoch: int | None = None
+    """Of a stream: steps after which to evaluate and to save; None for a whole pass."""
+    workers: int = 0
+    """Of a stream: processes that read; 0 for threads."""
     test_every_epoch: bool = False
     """Evaluate the test split after every epoch too."""
     drop_remainder: bool = False
@@ -90,7 +97,18 @@ class Config:
     seeds: int = 1
     """Networks to train at once, of this seed and those that follow it."""
     devices: int | None = None
-    """How many share each batch; None for as many as divide it (on a CPU: of its cores)."""
+    """How many share each batch; None for as many as divide it (on a CPU: of its cores). Of each
+    process, if there are several."""
+    distributed: bool = False
+    """Share the work among processes, which JAX finds (SLURM, Open MPI, Kubernetes, TPU pods)."""
+    coordinator: str | None = None
+    """Of several processes: where the first one can be reached, host:port."""
+    processes: int | None = None
+    """How many there are."""
+    process: int | None = None
+    """Which this one is, from 0."""
+    heartbeat: int = 100
+    """Seconds of silence after which a process counts as gone, and the others end."""
     recurrence: Literal["fast", "flax"] = "fast"
     """Hand-written gradient, or flax.linen.RNN for comparison."""
     data_dir: Path | None = None
@@ -165,8 +183,10 @@ PRESETS = {
 DEFAULT_PRESET = "fast"
 
 
-# What says where a run finds things, and on how many devices it runs; all else makes it another.
-PLACES = ("workdir", "data_dir", "archives", "devices")
+# Where and how this process finds what it needs; a stored run is not asked for it.
+PLACES = ("workdir", "data_dir", "archives", "distributed", "coordinator", "processes", "process")
+# With these it is the same run, too, to float rounding; all else makes it another.
+MEANS = ("devices", "heartbeat", "stream", "workers")
 
 
 def check(config: Config) -> None:
@@ -198,6 +218,30 @@ def check(config: Config) -> None:
         raise ValueError(f"--seed must be between 0 and {2**32 - config.seeds}; got {config.seed}")
     if config.average and config.train_curve == "last_batch":
         raise ValueError("--train-curve last_batch is of the weights themselves; use --average 0")
+    for name in ("steps_per_epoch", "processes"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {value}")
+    if config.workers < 0 or config.heartbeat < 1:
+        raise ValueError(
+            "--workers must be at least 0 and --heartbeat at least 1; "
+            f"got {config.workers} and {config.heartbeat}"
+        )
+    if not config.stream and (config.workers or config.steps_per_epoch):
+        raise ValueError("--workers and --steps-per-epoch are of a stream; use --stream")
+    if config.stream and config.seeds > 1:
+        raise ValueError("--stream trains one network; use --seeds 1")
+    told = (config.coordinator, config.processes, config.process)
+    if not config.distributed and told != (None, None, None):
+        raise ValueError("--coordinator, --processes and --process need --distributed")
+    if None in told and told != (None, None, None):
+        raise ValueError("--coordinator, --processes and --process are given together, or none")
+    if config.process is not None and not 0 <= config.process < (config.processes or 0):
+        raise ValueError(
+            f"--process must be between 0 and {(config.processes or 0) - 1}; got {config.process}"
+        )
+    if config.coordinator is not None and not re.fullmatch(r"\S+:\d{1,5}", config.coordinator):
+        raise ValueError(f"--coordinator must be host:port; got {config.coordinator!r}")
     if config.devices is not None and config.devices < 1:
         raise ValueError(f"--devices must be at least 1; got {config.devices}")
     if config.cell not in CELLS:
@@ -212,7 +256,7 @@ def check_configuration(config: Config, stored: Mapping[str, Any]) -> None:
     differing = [
         f"{name} ({stored[name]!r} there, {wanted.get(name, 'unknown')!r} here)"
         for name in {**wanted, **stored}
-        if name not in PLACES
+        if name not in (*PLACES, *MEANS)
         and stored[name] != wanted.get(name)
         and not (name == "epochs" and may_grow(config) and is_more(config.epochs, stored[name]))
     ]
@@ -239,7 +283,7 @@ def command_line(config: Config, workdir: Path) -> str:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         flag = field.name.replace("_", "-")
-        if field.name in ("preset", "workdir") or value == getattr(
+        if field.name in ("preset", "workdir", "process") or value == getattr(
             PRESETS[config.preset], field.name
         ):
             continue
@@ -272,7 +316,7 @@ def from_json(stored: Mapping[str, Any]) -> Config:
     wrong = [name for name in stored if name not in hints or not fits(stored[name], hints[name])]
     if wrong:
         raise ValueError(f"the stored configuration is damaged: {', '.join(wrong)}")
-    kept = {name: value for name, value in stored.items() if name not in PLACES[:-1]}
+    kept = {name: value for name, value in stored.items() if name not in PLACES}
     if not {"preset", "epochs"} <= kept.keys():
         raise ValueError("the stored configuration is damaged: it lacks preset or epochs")
     config = Config(**kept)

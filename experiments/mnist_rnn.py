@@ -56,10 +56,18 @@ from experiments.configuration import (
     to_json,
 )
 from experiments.interruption import Interruption, interruption
-from experiments.workdir import check_workdir, open_workdir, save, write_json
-from jaxrnn import History, Split
+from experiments.processes import from_first, is_first, processes, say, shared_workdir
+from experiments.workdir import check_workdir, save, write_json
+from jaxrnn import History, Source, Split
 from jaxrnn.checkpoints import describe_run, read_json
-from jaxrnn.parallel import batch_mesh, distribute, member_mesh, replicate, use_cpu_cores
+from jaxrnn.parallel import (
+    batch_mesh,
+    distribute,
+    member_mesh,
+    replicate,
+    to_host,
+    use_cpu_cores,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -73,38 +81,54 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def train(config: Config) -> None:
     """Start the run that the configuration describes, or go on with it."""
+    try:
+        check(config)
+        use_cpu_cores(config.devices)
+        with processes(config):
+            train_here(config)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+
+
+def train_here(config: Config) -> None:
+    """This process's part in a run, of which it may be all."""
     clock = jaxrnn.Clock()
     with contextlib.ExitStack() as held:
         try:
-            check(config)
-            if config.workdir is not None:
+            if config.workdir is not None and is_first():
                 check_workdir(config, config.workdir)
-            use_cpu_cores(config.devices)
             keep_compiled_programs()
-            batch_mesh(config.batch_size, config.devices)
+            if config.seeds % jax.process_count() and config.seeds > 1:
+                raise ValueError(
+                    f"--seeds {config.seeds} do not divide among {jax.process_count()} processes"
+                )
+            batch_mesh(config.seeds if config.seeds > 1 else config.batch_size, config.devices)
             with clock("preparation"):
                 splits = load_splits(config)
-            if config.batch_size > len(splits["train"]):
+            size, channels = len(splits["train"]), splits["train"].channels
+            if config.batch_size > size:
                 raise ValueError(
                     f"--batch-size {config.batch_size} is larger than the training split "
-                    f"{config.train_split!r} of {len(splits['train'])} examples"
+                    f"{config.train_split!r} of {size} examples"
                 )
-            if splits["train"].channels > 1 and warp(config) is not None:
+            if channels > 1 and warp(config) is not None:
                 raise ValueError(
-                    f"images of {config.dataset!r} have {splits['train'].channels} channels, which "
+                    f"images of {config.dataset!r} have {channels} channels, which "
                     "cannot be warped; use --shift 0 --rotation 0 --zoom 0 --shear 0 --elastic 0"
                 )
             with clock("training"):
                 state = initial_state(config, splits["train"])
-            workdir = held.enter_context(open_workdir(config))
+            workdir = held.enter_context(shared_workdir(config))
             checkpoints = jaxrnn.Checkpoints(
                 workdir / "checkpoints", describe(config, splits["train"], state)
             )
             state, history, key = restore(config, workdir, checkpoints, state)
-            write_json(workdir / "config.json", to_json(config))
+            if is_first():
+                write_json(workdir / "config.json", to_json(config))
         except (ValueError, OSError, ImportError) as error:
             fail(str(error))
         except jax.errors.JaxRuntimeError as error:
+            fail_without_others(error, "")
             fail(f"a network of this size does not fit in memory: {error}")
 
         again = f"to go on: {command_line(config, workdir)}"
@@ -120,21 +144,35 @@ def train(config: Config) -> None:
                 f"{config.learning_rate} or a smaller --clip-norm",
                 status=1,
             )
-        except OSError as error:
+        except (ValueError, OSError) as error:
             kept = f"; what was saved before is kept; {again}" if checkpoints.epochs else ""
             fail(f"{error}{kept}", interrupted.exit_status or 1)
+        except jax.errors.JaxRuntimeError as error:
+            fail_without_others(error, f"; {again}")
+            raise
     if results is None:
-        print(f"stopped; everything so far is in {workdir}\n{again}")
-        raise SystemExit(interrupted.exit_status)
+        say(f"stopped; everything so far is in {workdir}\n{again}")
+        # Where the signal went to another process, this one ends as that does.
+        raise SystemExit(interrupted.exit_status or 128 + signal.SIGTERM)
     if config.seeds > 1:
         for member in results["members"]:
-            print(f"seed {member['seed']}: test accuracy {member['test_accuracy']:.4f}")
+            say(f"seed {member['seed']}: test accuracy {member['test_accuracy']:.4f}")
         low, high = results["test_accuracy_interval"]
-        print(
+        say(
             f"deviation {results['test_accuracy_deviation']:.4f}, "
             f"95 % interval of the mean {low:.4f} to {high:.4f}"
         )
-    print(f"test accuracy {results['test_accuracy']:.4f}; everything is in {workdir}")
+    say(f"test accuracy {results['test_accuracy']:.4f}; everything is in {workdir}")
+
+
+def fail_without_others(error: Exception, again: str) -> None:
+    """End, where there are other processes: what fails in the runtime then is the way to them."""
+    if jax.process_count() > 1:
+        fail(
+            f"process {jax.process_index()} of {jax.process_count()} ends, as it lost the others: "
+            f"{error}{again}",
+            status=1,
+        )
 
 
 def evaluate_run(arguments: Sequence[str]) -> None:
@@ -198,15 +236,18 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def load_splits(config: Config) -> dict[str, Split]:
-    """The splits that the run needs, by role: train, test and, where wanted, validation."""
+def load_splits(config: Config) -> dict[str, Any]:
+    """The splits that the run needs, by role: train, test and, where wanted, validation.
+
+    The one to train on is a source, where it is not to be in memory.
+    """
     names = {
         "train": config.train_split,
         "validation": config.validation_split,
         "test": config.test_split,
     }
     return {
-        role: jaxrnn.load(
+        role: (jaxrnn.Source if config.stream and role == "train" else jaxrnn.load)(
             config.dataset, split=name, data_dir=config.data_dir, archives=config.archives
         )
         for role, name in names.items()
@@ -214,7 +255,12 @@ def load_splits(config: Config) -> dict[str, Split]:
     }
 
 
-def make_model(config: Config, train: Split) -> jaxrnn.RNNClassifier:
+def example_inputs(train: Split | Source) -> Any:
+    """Inputs of the shape that the network is to take, (1, time, features)."""
+    return train.inputs[:1] if isinstance(train, Split) else train.read([0])["inputs"]
+
+
+def make_model(config: Config, train: Split | Source) -> jaxrnn.RNNClassifier:
     """The network that the configuration describes."""
     return jaxrnn.RNNClassifier(
         hidden=config.hidden,
@@ -228,10 +274,11 @@ def make_model(config: Config, train: Split) -> jaxrnn.RNNClassifier:
     )
 
 
-def optimizer_options(config: Config, train: Split) -> dict[str, Any]:
+def optimizer_options(config: Config, train: Split | Source) -> dict[str, Any]:
     """The arguments of :func:`jaxrnn.make_optimizer`."""
     batches = len(train) / config.batch_size
-    steps = config.epochs * (math.floor if config.drop_remainder else math.ceil)(batches)
+    a_pass = (math.floor if config.drop_remainder else math.ceil)(batches)
+    steps = config.epochs * (config.steps_per_epoch or a_pass)
     scheduled = config.schedule != "constant" or config.warmup > 0
     return {
         "optimizer": config.optimizer,
@@ -263,13 +310,14 @@ def member_seeds(config: Config) -> range:
     return range(config.seed, config.seed + config.seeds)
 
 
-def initial_state(config: Config, train: Split) -> TrainState:
+def initial_state(config: Config, train: Split | Source) -> TrainState:
     """The state before the first step, of one network or of all: it follows from the seeds."""
     model = make_model(config, train)
     optimizer = jaxrnn.make_optimizer(**optimizer_options(config, train))
+    example = example_inputs(train)
     states = [
         jaxrnn.create_train_state(
-            jax.random.split(jax.random.key(seed))[0], model, optimizer, train.inputs
+            jax.random.split(jax.random.key(seed))[0], model, optimizer, example
         )
         for seed in member_seeds(config)
     ]
@@ -284,13 +332,13 @@ def data_key(config: Config) -> jax.Array:
     return jnp.stack(keys) if config.seeds > 1 else keys[0]
 
 
-def describe(config: Config, train: Split, state: TrainState) -> dict[str, Any]:
+def describe(config: Config, train: Split | Source, state: TrainState) -> dict[str, Any]:
     """What every checkpoint says of the run, for :func:`jaxrnn.load_run`."""
     return describe_run(
         to_json(config),
         make_model(config, train),
         optimizer_options(config, train),
-        train.inputs,
+        example_inputs(train),
         members=np.shape(state.step),
     )
 
@@ -311,6 +359,12 @@ def restore(
         return state
 
     restored = checkpoints.restore(template)
+    epochs = len(mean(restored[1])) if restored is not None else 0
+    if from_first(lambda: epochs) != epochs:
+        raise ValueError(
+            f"process {jax.process_index()} found epoch {epochs} in {workdir}, and the first one "
+            "another; all of them need the same folder"
+        )
     if restored is not None:
         return restored
     curves = workdir / "history.csv"
@@ -326,7 +380,7 @@ def run(
     state: TrainState,
     history: Any,
     key: jax.Array,
-    splits: dict[str, Split],
+    splits: dict[str, Any],
     workdir: Path,
     checkpoints: jaxrnn.Checkpoints,
     interrupted: Interruption,
@@ -346,12 +400,13 @@ def run(
     sizes = [math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(state.params)]
     parameters = sum(sizes) // config.seeds
     networks = f"{config.seeds} networks of " if many else ""
-    print(
+    say(
         f"{config.preset}: {networks}{parameters:,} parameters, {len(train):,} training examples "
         f"of {config.dataset}, on {len(devices)} × {devices[0]}; files in {workdir}"
     )
     if history:
-        print(f"going on after epoch {len(mean(history))}")
+        say(f"going on after epoch {len(mean(history))}")
+    if history and is_first():
         mean(history).to_csv(workdir / "history.csv")
         if len(mean(history)) < config.epochs:  # they are no longer the run's
             (workdir / "results.json").unlink(missing_ok=True)
@@ -362,10 +417,19 @@ def run(
             on_devices = jaxrnn.averaged(state), test_on_devices
             pool.submit(evaluate.lower(*on_devices, mesh=mesh).compile)
         pool.submit(importlib.import_module, "orbax.checkpoint")
-        samples = pool.submit(lambda: save(jaxrnn.plot_samples(train), workdir / "samples.png"))
+        samples = pool.submit(save_first_images, train, workdir)
         state, history = jaxrnn.fit(
             state,
-            train,
+            jaxrnn.stream(
+                train,
+                batch_size=config.batch_size,
+                key=key,
+                drop_remainder=config.drop_remainder,
+                steps_per_epoch=config.steps_per_epoch,
+                workers=config.workers,
+            )
+            if config.stream
+            else train,
             key=key,
             history=history,
             epochs=config.epochs,
@@ -376,7 +440,7 @@ def run(
             train_curve=config.train_curve,
             augment=warp(config),
             label_smoothing=config.label_smoothing,
-            on_epoch=print_like_tf1_notebook if config.preset == "tf1" else None,
+            on_epoch=print_like_tf1_notebook if config.preset == "tf1" and is_first() else None,
             stop=lambda history: interrupted.received is not None,
             checkpoints=checkpoints,
             workdir=workdir,
@@ -391,13 +455,12 @@ def run(
     with clock("evaluation"):
         if many:
             state = distribute(state, mesh)
-        metrics = jax.device_get(evaluate(jaxrnn.averaged(state), test_on_devices, mesh=mesh))
+        metrics = to_host(evaluate(jaxrnn.averaged(state), test_on_devices, mesh=mesh))
     losses, accuracies = (
         np.atleast_1d(value).tolist() for value in (metrics.loss, metrics.accuracy)
     )
     if config.preset == "keras" and not many:
-        print("accuracy: ", accuracies[0])  # as its notebook does
-    save(jaxrnn.plot_history(histories), workdir / "curves.png")
+        say(f"accuracy:  {accuracies[0]}")  # as its notebook does
 
     members = [
         {
@@ -411,9 +474,6 @@ def run(
             member_seeds(config), histories, losses, accuracies, strict=True
         )
     ]
-    if many:
-        for member, one in zip(members, histories, strict=True):
-            one.to_csv(workdir / f"history-{member['seed']}.csv")
     results = {
         "preset": config.preset,
         "seed": config.seed,
@@ -431,8 +491,23 @@ def run(
         },
         "devices": devices,
     }
-    write_json(workdir / "results.json", results)
+    if is_first():
+        save(jaxrnn.plot_history(histories), workdir / "curves.png")
+        for member, one in zip(members, histories, strict=True):
+            if many:
+                one.to_csv(workdir / f"history-{member['seed']}.csv")
+        write_json(workdir / "results.json", results)
     return results
+
+
+def save_first_images(train: Split | Source, workdir: Path) -> None:
+    """A picture of the first training examples."""
+    if not is_first():
+        return
+    if not isinstance(train, Split):
+        batch = train.read(range(min(36, len(train))))
+        train = Split(**batch, class_names=train.class_names)
+    save(jaxrnn.plot_samples(train), workdir / "samples.png")
 
 
 def mean(history: Any) -> History:

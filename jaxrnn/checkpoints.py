@@ -23,6 +23,7 @@ from flax.training.train_state import TrainState
 from jaxrnn.history import History, mean_history, write_atomically
 from jaxrnn.models import RNNClassifier
 from jaxrnn.optimizers import make_optimizer
+from jaxrnn.parallel import to_host
 from jaxrnn.training import create_train_state
 
 FOLDER = "checkpoints"
@@ -64,6 +65,10 @@ class Checkpoints:
     Best is the epoch with the highest validation accuracy; where there is no validation split, test
     accuracy, and where neither is measured, training accuracy.
 
+    Of several processes, all call the same methods. Every one of them has all parameters, so the
+    first writes, and all read, from a folder that all can see. What was written by some number of
+    processes can be read by any other.
+
     Written by Orbax's ``Checkpointer``, in a thread of this class. Its ``CheckpointManager``, and
     the v1 training API on top of that, read every old checkpoint when they start, so that a damaged
     one stops them, and where a disk is full or gone they print a traceback from a thread of theirs.
@@ -100,6 +105,8 @@ class Checkpoints:
         self._passed_over: set[int] = set()
 
     def __enter__(self) -> "Checkpoints":
+        if jax.process_index() > 0:
+            return self
         with self._writing():
             for path in self.folder.glob("*.orbax-checkpoint-tmp*"):  # of a process that was killed
                 shutil.rmtree(path)
@@ -142,6 +149,8 @@ class Checkpoints:
             "key_impl": str(jax.random.key_impl(key)),
         }
         self.wait()
+        if jax.process_index() > 0:
+            return
         kept = {_best_epoch(history), *range(epoch, epoch - _KEPT, -1)}
         self._saving = self._thread.submit(self._write, epoch, arrays, run, kept)
 
@@ -220,10 +229,12 @@ class Checkpoints:
         )
         expected = {**serialization.to_state_dict(state), "key": keys}
         folder = self.folder / str(epoch)
+        alone = _alone()
         items = ocp.CompositeCheckpointHandler(
-            state=ocp.StandardCheckpointHandler(), run=ocp.JsonCheckpointHandler()
+            state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+            run=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
         )
-        with ocp.Checkpointer(items) as reader:
+        with ocp.Checkpointer(items, multiprocessing_options=alone) as reader:
             # What the files hold must be what is expected, before any memory is given to it.
             stored = reader.metadata(folder).item_metadata["state"]
             _check_shapes(stored, expected)
@@ -255,7 +266,13 @@ class Checkpoints:
             self._made = True
         _check_room(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
         folder = self.folder / str(epoch)
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+        alone = _alone()
+        items = ocp.CompositeCheckpointHandler(
+            state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+            run=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+            composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        )
+        with ocp.Checkpointer(items, multiprocessing_options=alone) as writer:
             writer.save(
                 folder,
                 args=ocp.args.Composite(
@@ -382,7 +399,19 @@ def read_json(path: str | os.PathLike[str], *, max_bytes: int = 2**20) -> dict[s
 def _to_tree(state: TrainState, key: jax.Array) -> dict[str, Any]:
     """What is stored: nested dicts of numpy arrays."""
     tree = {**serialization.to_state_dict(state), "key": jax.random.key_data(key)}
-    return jax.device_get(tree)
+    return to_host(tree)
+
+
+def _alone() -> Any:
+    """Orbax's options for a process that meets no other one while it reads or writes."""
+    import orbax.checkpoint as ocp
+
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index,
+        active_processes={index},
+        barrier_sync_key_prefix=f"process-{index}",
+    )
 
 
 def _check_shapes(stored: Any, expected: Any) -> None:

@@ -278,14 +278,18 @@ def is_more(epochs: int, stored: object) -> bool:
 
 
 def command_line(config: Config, workdir: Path) -> str:
-    """What to type to go on with a run."""
+    """What to type to go on with a run; who its processes are is not a part of it."""
     words = ["python", "-m", "experiments.mnist_rnn", config.preset]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         flag = field.name.replace("_", "-")
-        if field.name in ("preset", "workdir", "process") or value == getattr(
-            PRESETS[config.preset], field.name
-        ):
+        if field.name in (
+            "preset",
+            "workdir",
+            "coordinator",
+            "processes",
+            "process",
+        ) or value == getattr(PRESETS[config.preset], field.name):
             continue
         words += (
             [f"--{flag}" if value else f"--no-{flag}"]

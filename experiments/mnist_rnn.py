@@ -28,6 +28,7 @@ import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -95,8 +96,8 @@ def train_here(config: Config) -> None:
     clock = jaxrnn.Clock()
     with contextlib.ExitStack() as held:
         try:
-            if config.workdir is not None and is_first():
-                check_workdir(config, config.workdir)
+            if config.workdir is not None:
+                from_first(partial(check_workdir, config, config.workdir))
             keep_compiled_programs()
             if config.seeds % jax.process_count() and config.seeds > 1:
                 raise ValueError(

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,11 +35,15 @@ def processes(config: Config) -> Iterator[None]:
     if not config.distributed:
         yield
         return
+    patience = 3 * config.heartbeat  # JAX's own ratio of the two
     try:
+        if config.coordinator and config.process:
+            wait_for(config.coordinator, patience)
         jax.distributed.initialize(
             config.coordinator,
             config.processes,
             config.process,
+            initialization_timeout=patience,
             heartbeat_timeout_seconds=config.heartbeat,
         )
     except (RuntimeError, ValueError) as error:
@@ -54,10 +60,30 @@ def processes(config: Config) -> Iterator[None]:
         _end(1)
 
 
+def wait_for(address: str, seconds: float) -> None:
+    """Return when something listens there: JAX aborts the process where nobody comes.
+
+    Raises:
+      ValueError: nobody came in time.
+    """
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=seconds).close()
+            return
+        except (OSError, OverflowError) as error:  # not yet; or its name is not known yet
+            if time.monotonic() > deadline:
+                raise ValueError(f"nobody listens at {address} ({error})") from error
+        time.sleep(0.2)
+
+
 def _end(status: int) -> None:
     """Now: where this process failed, the others don't come to the meeting at the end."""
     sys.stdout.flush()
     sys.stderr.flush()
+    if is_first():
+        time.sleep(1)  # others may be ending for the same reason, and JAX aborts them without it
     os._exit(status)
 
 

@@ -1,20 +1,24 @@
 """Kill real runs with SIGKILL at random moments, resume each, and compare bit for bit.
 
-    python -m tests.kill_runs [KILLS [SEED]]
+    python -m tests.kill_runs [KILLS [SEED [PROCESSES]]]
 
 Each run is a process of its own, forked from this one, which has imported everything and touched
-no device: so the moments fall on a run's own work and not on the imports before it.
+no device: so the moments fall on a run's own work and not on the imports before it. Of several
+processes one is killed, and the others have to end by themselves.
 """
 
 import os
 import random
 import signal
+import socket
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,47 +27,104 @@ import orbax.checkpoint  # noqa: F401
 import jaxrnn
 from experiments.mnist_rnn import main as mnist_rnn
 
+HEARTBEAT = 10  # seconds
 RUN = [
-    *("keras", "--epochs", "24", "--hidden", "12", "--batch-size", "64", "--devices", "2"),
+    *("keras", "--epochs", "24", "--hidden", "12", "--batch-size", "64"),
     *("--train-split", "train[:640]", "--validation-split", "train[640:900]"),
     *("--test-split", "test[:200]"),
 ]
 
 
-def start(workdir: Path) -> int:
-    """Run the experiment in a process of its own; returns its id."""
+def start(
+    workdir: Path, processes: int = 1, arguments: Sequence[str] = RUN, devices: int = 2
+) -> list[int]:
+    """Run the experiment in processes that share the devices; returns their ids."""
+    each = ["--devices", str(devices // processes or 1)]
+    told: list[list[str]] = [[]]
+    if processes > 1:
+        with socket.create_server(("localhost", 0)) as unused:
+            coordinator = f"localhost:{unused.getsockname()[1]}"
+        common = ["--distributed", "--coordinator", coordinator, "--heartbeat", str(HEARTBEAT)]
+        common += ["--processes", str(processes), "--process"]
+        told = [[*common, str(process)] for process in range(processes)]
+    return [
+        fork([*arguments, *each, *those, "--workdir", str(workdir)], log_of(workdir, n))
+        for n, those in enumerate(told)
+    ]
+
+
+def fork(arguments: list[str], log: Path) -> int:
+    """Run the command line in a process of its own; what it prints is added to ``log``."""
     child = os.fork()
     if not child:
-        log = os.open(f"{workdir}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
         status = 1
         try:
-            mnist_rnn([*RUN, "--workdir", str(workdir)])
+            mnist_rnn(arguments)
             status = 0
+        except SystemExit as error:
+            status = int(error.code or 0)
         except BaseException:
             traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
+            if not status and "--distributed" in arguments:
+                jax.distributed.shutdown()  # waits for the others, as leaving Python does
             os._exit(status)
     return child
 
 
-def run_to_the_end(workdir: Path) -> None:
+def log_of(workdir: Path, process: int = 0) -> Path:
+    """What a process of a run has printed."""
+    return Path(f"{workdir}.{process}.log")
+
+
+def end_of(children: list[int], workdir: Path, seconds: float) -> list[int]:
+    """The exit statuses of processes that have to end in time, or ``AssertionError``."""
+    deadline, statuses = time.monotonic() + seconds, {}
+    while len(statuses) < len(children):
+        for child in set(children) - set(statuses):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                statuses[child] = os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            for child in set(children) - set(statuses):
+                os.kill(child, signal.SIGKILL)
+            raise AssertionError(f"{workdir.name} did not end:\n{logs(workdir)}")
+        time.sleep(0.01)
+    return [statuses[child] for child in children]
+
+
+def logs(workdir: Path) -> str:
+    """What all processes of a run have printed."""
+    return "\n".join(path.read_text() for path in sorted(workdir.parent.glob(f"{workdir.name}.*")))
+
+
+def run_to_the_end(workdir: Path, *how: Any) -> None:
     """Raise ``RuntimeError``, with what it printed, unless the run ends well."""
-    _, status = os.waitpid(start(workdir), 0)
-    if status:
-        log = Path(f"{workdir}.log").read_text()
-        raise RuntimeError(f"{workdir.name} ended with {status}:\n{log}")
+    statuses = end_of(start(workdir, *how), workdir, 300)
+    if any(statuses):
+        raise RuntimeError(f"{workdir.name} ended with {statuses}:\n{logs(workdir)}")
 
 
-def kill_after(seconds: float, workdir: Path) -> None:
-    """Start a run and kill it."""
-    child = start(workdir)
+def kill_after(seconds: float, workdir: Path, processes: int, victim: int) -> None:
+    """Start a run and kill one of its processes; the others end, and say why."""
+    children = start(workdir, processes)
     time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    os.kill(children[victim], signal.SIGKILL)
+    statuses = end_of(children, workdir, 3 * HEARTBEAT + 30)
+    statuses.pop(victim)
+    if (workdir / "results.json").exists():
+        return
+    assert all(statuses), f"{workdir.name}: others ended with {statuses}:\n{logs(workdir)}"
+    for process in set(range(processes)) - {victim}:
+        said = log_of(workdir, process).read_text()
+        # Ours where a step failed; JAX's own where another thread of it noticed first.
+        clear = "lost the others", "were not found", "JAX distributed service"
+        assert any(words in said for words in clear), said
 
 
 def curves(run: jaxrnn.Run) -> list[dict[str, float]]:
@@ -71,20 +132,21 @@ def curves(run: jaxrnn.Run) -> list[dict[str, float]]:
     return [{name: row[name] for name in row if name != "seconds"} for row in run.history]
 
 
-def main(kills: int = 20, seed: int = 0) -> None:
+def main(kills: int = 20, seed: int = 0, processes: int = 1) -> None:
     """Kill, resume and compare, ``kills`` times."""
     generator = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run_to_the_end(folder / "warm-up")  # prepares the data and compiles
+        run_to_the_end(folder / "warm-up", processes)  # prepares the data and compiles
         begin = time.perf_counter()
-        run_to_the_end(folder / "whole")
+        run_to_the_end(folder / "whole", processes)
         duration = time.perf_counter() - begin
 
         saved: Counter[str] = Counter()
         workdirs = [folder / f"kill-{number}" for number in range(kills)]
         for workdir in workdirs:
-            kill_after(generator.uniform(0, duration), workdir)
+            victim = generator.randrange(processes)
+            kill_after(generator.uniform(0, duration), workdir, processes, victim)
             newest = max(
                 (int(path.stem) for path in workdir.glob("checkpoints/*.sha256")), default=0
             )
@@ -92,8 +154,8 @@ def main(kills: int = 20, seed: int = 0) -> None:
                 saved["after the end"] += 1
                 continue
             saved["before the first checkpoint" if not newest else "with checkpoints"] += 1
-            run_to_the_end(workdir)
-            said = f"going on after epoch {newest}\n" in Path(f"{workdir}.log").read_text()
+            run_to_the_end(workdir, processes)
+            said = f"going on after epoch {newest}\n" in log_of(workdir).read_text()
             assert said == (newest > 0), f"{workdir.name} did not go on from epoch {newest}"
 
         whole = jaxrnn.load_run(folder / "whole")

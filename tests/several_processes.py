@@ -1,0 +1,137 @@
+"""Runs on several processes of this machine, each forked; ``tests.experiments.test_processes``.
+
+Nothing here may touch a device before the last fork.
+
+python -m tests.several_processes SCENARIO FOLDER
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import jaxrnn
+from tests.kill_runs import end_of, fork, log_of, logs, run_to_the_end, start
+
+SMALL = ["--hidden", "12", "--test-split", "test[:200]", "--train-split", "train[:640]"]
+
+
+def assert_close(a: jaxrnn.History, b: jaxrnn.History) -> None:
+    """The same curves to 1e-5."""
+    assert len(a) == len(b)
+    for row, other in zip(a, b, strict=True):
+        assert row.keys() == other.keys()
+        for name in row.keys() - {"seconds"}:
+            assert row[name] == pytest.approx(other[name], abs=1e-5), name
+
+
+def four_are_one(folder: Path) -> None:
+    """One process with four devices, four with one each, from memory and as a stream."""
+    run = ["keras", *SMALL, "--epochs", "3", "--batch-size", "60"]  # leaves a batch of 40
+    run += ["--validation-split", "test[200:330]"]
+    run_to_the_end(folder / "one", 1, run, 4)
+    run_to_the_end(folder / "four", 4, run, 4)
+    run_to_the_end(folder / "stream", 2, [*run, "--stream"], 4)
+    one = jaxrnn.load_run(folder / "one")
+    results = (folder / "one" / "results.json").read_text()
+    accuracy = next(line for line in results.splitlines() if '"test_accuracy"' in line)
+    for name in ("four", "stream"):
+        assert_close(jaxrnn.load_run(folder / name).history, one.history)
+        assert accuracy in (folder / name / "results.json").read_text()
+        prints = [log_of(folder / name, n).read_text().count("epoch") for n in range(2)]
+        assert prints == [3, 0], "only the first one prints"
+        left = {path.name for path in (folder / name).iterdir()}
+        assert left == {path.name for path in (folder / "one").iterdir()}
+
+
+def stopped_and_resumed(folder: Path) -> None:
+    """A signal to one of two processes ends both; the run goes on in four, then in one."""
+    run = ["keras", *SMALL, "--batch-size", "64", "--validation-split", "None", "--stream"]
+    run += ["--steps-per-epoch", "7"]  # ten are a pass
+    run_to_the_end(folder / "whole", 1, [*run, "--epochs", "40"], 4)
+    children = start(folder / "run", 2, [*run, "--epochs", "30"], 4)
+    while "epoch 3/" not in log_of(folder / "run").read_text():
+        time.sleep(0.01)
+        assert os.waitpid(children[0], os.WNOHANG) == (0, 0), logs(folder / "run")
+    os.kill(children[1], signal.SIGTERM)
+    statuses = end_of(children, folder / "run", 60)
+    assert statuses == [128 + signal.SIGTERM] * 2, logs(folder / "run")
+    assert "stopped; everything so far is in" in log_of(folder / "run").read_text()
+    run_to_the_end(folder / "run", 4, [*run, "--epochs", "30"], 4)
+    run_to_the_end(folder / "run", 1, [*run, "--epochs", "40"], 4)
+    assert log_of(folder / "run").read_text().count("going on after epoch") == 2
+    histories = [jaxrnn.load_run(folder / name).history for name in ("run", "whole")]
+    assert_close(*histories)
+
+
+def many_networks(folder: Path) -> None:
+    """Three seeds are refused by two processes, four divided among them."""
+    run = ["fast", *SMALL, "--epochs", "2", "--test-every-epoch", "--seeds"]
+    run_to_the_end(folder / "one", 1, [*run, "4"], 2)
+    run_to_the_end(folder / "two", 2, [*run, "4"], 2)
+    refused = end_of(start(folder / "refused", 2, [*run, "3"], 2), folder / "refused", 60)
+    assert refused == [2, 2]
+    assert "error: --seeds 3 do not divide among 2 processes" in logs(folder / "refused")
+    again = end_of(start(folder / "two", 2, [*run, "4"], 2), folder / "two", 60)
+    assert again == [2, 2]
+    assert "holds a finished run of 2 epochs" in log_of(folder / "two", 1).read_text()
+    pairs = [jaxrnn.load_run(folder / name).history for name in ("one", "two")]
+    for one, two in zip(*pairs, strict=True):
+        assert_close(one, two)
+
+
+def launchers(folder: Path) -> None:
+    """Who the processes are is found in what SLURM and Open MPI tell them."""
+    run = ["fast", *SMALL, "--epochs", "1", "--devices", "1", "--distributed", "--workdir"]
+    with socket.create_server(("localhost", 0)) as unused:
+        port = unused.getsockname()[1]
+    port = 10_000 + port % 50_000 // 4096 * 4096  # SLURM: JAX derives it from the job's number
+    for launcher in ("slurm", "mpi"):
+        children = []
+        for process in range(2):
+            os.environ.update(environment(launcher, process, port))
+            log = log_of(folder / launcher, process)
+            children.append(fork([*run, str(folder / launcher)], log))
+        for name in environment(launcher, 0, port):
+            del os.environ[name]
+        statuses = end_of(children, folder / launcher, 120)
+        assert statuses == [0, 0], logs(folder / launcher)
+        assert "on 2 × cpu" in log_of(folder / launcher).read_text()
+
+
+def environment(launcher: str, process: int, port: int) -> dict[str, str]:
+    """What a launcher says to one of two processes on this machine."""
+    if launcher == "slurm":
+        return {
+            "SLURM_JOB_ID": str(port),
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": "2",
+            "SLURM_STEP_NUM_TASKS": "2",
+            "SLURM_PROCID": str(process),
+            "SLURM_LOCALID": str(process),
+        }
+    return {
+        "OMPI_MCA_orte_hnp_uri": f"{port}.0;tcp://127.0.0.1:{port}",
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_RANK": str(process),
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(process),
+    }
+
+
+def no_others(folder: Path) -> None:
+    """A process whose first one never comes says so, and does not wait for ever."""
+    arguments = ["fast", "--distributed", "--coordinator", "localhost:9", "--processes", "2"]
+    arguments += ["--process", "1", "--heartbeat", "1", "--workdir", str(folder / "run")]
+    child = fork(arguments, log_of(folder / "run"))
+    assert end_of([child], folder / "run", 60) == [2]
+    said = log_of(folder / "run").read_text()
+    assert "--distributed: the processes were not found: nobody listens at localhost:9" in said
+    assert not (folder / "run").exists()
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](Path(sys.argv[2]))

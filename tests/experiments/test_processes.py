@@ -2,8 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
+
+import experiments
+from experiments.configuration import check
+from experiments.mnist_rnn import main, parse
 
 
 def python(*arguments, timeout=400):
@@ -53,9 +59,27 @@ def arguments(**told):
     ],
 )
 def test_bad_input(options, message, capsys):
-    from experiments.mnist_rnn import main
-
     with pytest.raises(SystemExit) as exit_:
         main(["fast", *options])
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_kubernetes_manifest_says_what_the_command_line_takes():
+    """As many processes as pods, the first pod's name as JobSet makes it, options that parse."""
+    path = Path(experiments.__file__).with_name("jobset.yaml")
+    jobset = yaml.safe_load(path.read_text())
+    (job,) = jobset["spec"]["replicatedJobs"]
+    pods = job["template"]["spec"]
+    (container,) = pods["template"]["spec"]["containers"]
+    words = [word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in container["args"]]
+    config = parse(words)
+    check(config)
+    assert container["command"] == ["python", "-m", "experiments.mnist_rnn"]
+    assert config.processes == pods["parallelism"] == pods["completions"]
+    assert config.batch_size % config.processes == 0
+    name = jobset["metadata"]["name"]
+    assert config.coordinator.startswith(f"{name}-{job['name']}-0-0.{name}:")
+    assert any(str(config.workdir).startswith(m["mountPath"]) for m in container["volumeMounts"])
+    claimed = {volume["name"] for volume in pods["template"]["spec"]["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == claimed

@@ -17,11 +17,12 @@ import importlib.util
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ SCALES = {
     "hidden": (64, 128, 256, 512, 1024),
     "time": (28, 56, 112, 196, 392, 784),
 }
+PROCESSES = (1, 2, 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Config:
     accuracy: float | None = None
     """Measure the seconds of training until the test accuracy reaches this."""
     scaling: bool = False
-    """Measure jaxrnn and Flax over batch, hidden and sequence sizes instead."""
+    """Measure jaxrnn and Flax over batch, hidden and sequence sizes instead; and jaxrnn on several
+    processes, and reading from disk."""
     data_dir: Path | None = None
     """Where prepared datasets are kept; None for tfds's own place."""
     workdir: Path | None = None
@@ -95,6 +98,8 @@ def main() -> None:
         name = "accuracy.json"
     elif config.scaling:
         rows = measure_scaling(config, last(train, config.examples), test)
+        rows += measure_processes(config)
+        rows += measure_stream(config)
         plot_scaling(rows).savefig(workdir / "scaling.png", dpi=80)
         name = "scaling.json"
     else:
@@ -228,6 +233,84 @@ def measure_scaling(
     return rows
 
 
+def measure_processes(config: Config) -> list[dict[str, Any]]:
+    """Seconds per example of N processes with a device each, and of one process with N devices."""
+    rows = []
+    share = max(PROCESSES)
+    batch_size = -(-config.batch_size // share) * share
+    for count in PROCESSES:
+        one = run_experiment(config, batch_size, devices=count)
+        several = run_experiment(config, batch_size, processes=count) if count > 1 else one
+        rows.append(
+            {"axis": "processes", "size": count, "one process": one, "several processes": several}
+        )
+        print(
+            f"{count} devices: microseconds an example: in one process {1e6 * one:.1f}, "
+            f"in {count} {1e6 * several:.1f}",
+            flush=True,
+        )
+    return rows
+
+
+def measure_stream(config: Config) -> list[dict[str, Any]]:
+    """Seconds per example from memory and from disk, taking turns."""
+    kinds = {"memory": [], "stream": ["--stream"], "one worker": ["--stream", "--workers", "1"]}
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(3):
+        for kind, options in kinds.items():
+            seconds[kind].append(run_experiment(config, config.batch_size, options))
+    row: dict[str, Any] = {kind: float(np.median(values)) for kind, values in seconds.items()}
+    for kind in ("stream", "one worker"):
+        row[f"{kind} ratio"] = float(np.median(np.divide(seconds[kind], seconds["memory"])))
+    print(
+        f"data in memory: {1e6 * row['memory']:.1f} microseconds an example; streamed "
+        f"{1e6 * row['stream']:.1f} ({row['stream ratio']:.3f} ×), by a process that reads "
+        f"{1e6 * row['one worker']:.1f} ({row['one worker ratio']:.3f} ×)"
+    )
+    return [{"axis": "data", **row}]
+
+
+def run_experiment(
+    config: Config,
+    batch_size: int,
+    options: Sequence[str] = (),
+    *,
+    devices: int | None = None,
+    processes: int = 1,
+) -> float:
+    """Median seconds per example of the epochs of a whole run but the first; all its processes."""
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("localhost", 0)) as unused:
+        command = [sys.executable, "-m", "experiments.mnist_rnn", "keras", *options]
+        command += ["--epochs", str(config.repeats + 1), "--hidden", str(config.hidden)]
+        command += ["--batch-size", str(batch_size), "--drop-remainder"]
+        command += ["--train-split", f"train[{60_000 - config.examples}:]"]
+        command += ["--validation-split", "None", "--test-split", "test[:100]"]
+        command += ["--workdir", f"{folder}/run"]
+        if config.data_dir is not None:
+            command += ["--data-dir", str(config.data_dir)]
+        if processes > 1:
+            command += ["--distributed", "--coordinator", f"localhost:{unused.getsockname()[1]}"]
+            command += ["--processes", str(processes), "--devices", "1", "--process"]
+        elif devices is not None:
+            command += ["--devices", str(devices)]
+        unused.close()
+        running = [
+            subprocess.Popen(
+                [*command, *([str(process)] if processes > 1 else [])],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for process in range(processes)
+        ]
+        printed = [process.communicate()[0] for process in running]
+        if any(process.returncode for process in running):
+            raise RuntimeError(f"{' '.join(command)} failed:\n" + "\n".join(printed))
+        history = jaxrnn.History.from_csv(f"{folder}/run/history.csv")
+    trained = config.examples // batch_size * batch_size
+    return float(np.median(history["seconds"][1:])) / trained
+
+
 def is_wanted(name: str, config: Config) -> bool:
     """Whether a contender is asked for and its packages are installed."""
     if name.startswith("jaxrnn") or name == "sgemm":
@@ -354,11 +437,13 @@ def plot_peers(rows: list[dict[str, Any]]) -> Figure:
 
 def plot_scaling(rows: list[dict[str, Any]]) -> Figure:
     """Time an example against each size, log-log."""
-    figure = Figure(figsize=(15, 4.5), layout="constrained")
+    figure = Figure(figsize=(20, 4.5), layout="constrained")
     labels = {"batch_size": "Batch size", "hidden": "Hidden units", "time": "Time steps"}
-    for axes, (axis, label) in zip(figure.subplots(1, 3), labels.items(), strict=True):
+    labels |= {"processes": "Devices"}
+    for axes, (axis, label) in zip(figure.subplots(1, 4), labels.items(), strict=True):
         points = [row for row in rows if row["axis"] == axis]
-        for name in ("jaxrnn", "Flax nn.RNN"):
+        several = ("one process", "several processes")
+        for name in several if axis == "processes" else ("jaxrnn", "Flax nn.RNN"):
             axes.loglog(
                 [row["size"] for row in points],
                 [1e6 * row[name] for row in points],

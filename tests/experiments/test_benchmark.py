@@ -61,12 +61,27 @@ def test_work_of_a_step():
 
 def test_scaling(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "SCALES", {"time": (56,)})
+    monkeypatch.setattr(benchmark, "PROCESSES", (2,))
+    experiments = iter(range(1, 100))  # what is run is tested by itself, and takes its time
+    monkeypatch.setattr(benchmark, "run_experiment", lambda *_, **__: next(experiments))
     options = ["--scaling", "--examples", "400", "--repeats", "1", "--workdir"]
     run([*options, str(tmp_path)], monkeypatch)
-    (row,) = json.loads((tmp_path / "scaling.json").read_text())["rows"]
+    row, of_two, of_data = json.loads((tmp_path / "scaling.json").read_text())["rows"]
     assert (row["axis"], row["size"]) == ("time", 56)
     assert row["jaxrnn"] > 0
     assert row["Flax nn.RNN"] > 0
+    assert of_two == {
+        "axis": "processes", "size": 2, "one process": 1, "several processes": 2,
+    }  # fmt: skip
+    assert (of_data["memory"], of_data["stream"], of_data["one worker"]) == (6, 7, 8)
+    assert of_data["stream ratio"] == pytest.approx(7 / 6)
+
+
+def test_seconds_of_a_run_on_two_processes():
+    config = benchmark.Config(repeats=1, hidden=8, examples=400)
+    assert 0 < benchmark.run_experiment(config, 100, ["--stream"], processes=2) < 1
+    with pytest.raises(RuntimeError, match="--no-such-option"):
+        benchmark.run_experiment(config, 100, ["--no-such-option"])
 
 
 def test_scaling_picture():
@@ -75,11 +90,19 @@ def test_scaling_picture():
         for axis, sizes in benchmark.SCALES.items()
         for size in sizes
     ]
-    panels = plot_scaling(rows).axes
-    assert [axes.get_xlabel() for axes in panels] == ["Batch size", "Hidden units", "Time steps"]
+    rows += [
+        {"axis": "processes", "size": count, "one process": 1e-5, "several processes": 2e-5}
+        for count in benchmark.PROCESSES
+    ]
+    panels = plot_scaling([*rows, {"axis": "data"}]).axes
+    labels = [axes.get_xlabel() for axes in panels]
+    assert labels == ["Batch size", "Hidden units", "Time steps", "Devices"]
     for axes in panels:
         assert axes.get_xscale() == axes.get_yscale() == "log"
-        assert [line.get_label() for line in axes.lines] == ["jaxrnn", "Flax nn.RNN"]
+        names = ["jaxrnn", "Flax nn.RNN"]
+        if axes is panels[-1]:
+            names = ["one process", "several processes"]
+        assert [line.get_label() for line in axes.lines] == names
 
 
 def test_a_contender_that_fails_says_why(tmp_path):

@@ -133,7 +133,32 @@ class Evaluation:
 
 # tf1 and keras are one published notebook each, with one difference: TF1's next_batch carries the
 # 100 examples that do not fill a batch over into the next epoch, and here each epoch leaves out 100
-# others. fast and record were chosen on the last 10,000 training images, never on the test set.
+# others.
+#
+# fast and record were chosen on the last 10,000 training images, never on the test set, which was
+# used once, for the README. What each step brings on those images, after 15 epochs on the 50,000
+# others, mean ± deviation of seeds 0 to 3; each row has what the rows above it have:
+#
+#     Adam, 1e-3                                             0.9771 ± 0.0031
+#     Adam, 3e-3, rising for a tenth, then falling; clipped  0.9830 ± 0.0009
+#     Muon for the recurrent kernel, 3e-3 (Adam 6e-3)        0.9865 ± 0.0006
+#     shifted by up to 2 pixels                              0.9893 ± 0.0007
+#     turned, stretched and slanted                          0.9908 ± 0.0008
+#     bent                                                   0.9899 ± 0.0002
+#     labels smoothed                                        0.9900 ± 0.0009
+#     weights averaged: record, but for its 60 epochs        0.9903 ± 0.0006
+#
+# python -m experiments.mnist_rnn record --seeds 4 --epochs 15 --train-split train[:50000]
+# --test-split train[50000:], and for the first row --optimizer adam --learning-rate 1e-3 --schedule
+# constant --warmup 0 --clip-norm None --shift 0 --rotation 0 --zoom 0 --shear 0 --elastic 0
+# --label-smoothing 0 --average 0. The last three steps do not pay in 15 epochs. They were kept for
+# what single runs of 30 and 60 epochs showed: 0.9894 with shifts and smoothing, 0.9897 with the
+# average, 0.9925 with affine warps, 0.9926 bent; 0.9919 without smoothing; 0.9924 and 0.9898 with a
+# Muon of 2e-3 and 1e-2; 0.9927 after 80 epochs; batches of 75 and 300 about the same.
+#
+# fast in the same way, six seeds, three epochs: 0.9830 ± 0.0007 with Muon's usual five iterations,
+# 0.9835 with four on a rescaled matrix, which it has; 0.9825 with three of either kind. Two epochs
+# gave 0.980 to 0.982 in single runs.
 PRESETS = {
     "fast": Config(
         preset="fast",

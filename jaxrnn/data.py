@@ -126,12 +126,12 @@ class Source:
         Raises:
           ValueError: the prepared data is damaged, or its images are not of one size.
         """
-        places = np.asarray(indices).tolist()
+        places = np.asarray(indices)
         with self._reading():
             if isinstance(self._builder, IdxImages):
-                images, labels = self._builder.parse(self._examples.__getitems__(places))
+                images, labels = self._builder.parse(self._examples.read(places))
             else:
-                images, labels = _read(self._examples, places, *self._keys)
+                images, labels = _read(self._examples, places.tolist(), *self._keys)
         return {"inputs": as_sequences(images, self._rows), "labels": labels}
 
     @contextlib.contextmanager

@@ -67,13 +67,11 @@ def test_examples_stored_in_either_order_are_read(monkeypatch):
     assert sorted(swapped) == sorted(first)
 
     class Records(list):
-        data_source = property(lambda self: self)
-
-        def __getitems__(self, keys):
-            return [self[key] for key in keys]
+        def read(self, places):
+            return [self[place] for place in places]
 
     stored = Records([swapped, *records])
-    monkeypatch.setattr(builder, "as_data_source", lambda *args, **options: stored)
+    monkeypatch.setattr(builder, "records", lambda split: stored)
     for ours, theirs in zip(builder.read("test[:50]"), fast, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

@@ -37,6 +37,7 @@ from experiments.configuration import PRESETS
 from experiments.peers import CONTENDERS, SGEMM_PRODUCTS, SGEMM_SIZE
 from jaxrnn.history import write_atomically
 
+PRESETS_EPOCHS = {"jaxrnn fast": PRESETS["fast"].epochs, "jaxrnn fast --epochs 2": 2}
 MAX_EPOCHS = 100  # where an accuracy is never reached
 REST = 0.5  # seconds between turns: some thread pools spin for a while before they sleep
 SCALES = {
@@ -119,7 +120,7 @@ def last(split: jaxrnn.Split, examples: int) -> jaxrnn.Split:
 
 def measure_peers(config: Config, train: jaxrnn.Split, test: jaxrnn.Split) -> list[dict[str, Any]]:
     """One row for each contender, jaxrnn first."""
-    names = [name for name in CONTENDERS if name != "jaxrnn fast" and is_wanted(name, config)]
+    names = [name for name in CONTENDERS if name not in PRESETS_EPOCHS and is_wanted(name, config)]
     options = {"hidden": config.hidden, "batch_size": config.batch_size, "seed": 0}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     peaks: dict[str, int] = {}
@@ -164,19 +165,19 @@ def measure_time_to_accuracy(
 ) -> list[dict[str, Any]]:
     """One row for each contender: for each seed, epochs and seconds of training; None if never."""
     assert config.accuracy is not None
-    peers = [name for name in CONTENDERS if name not in ("jaxrnn fast", "sgemm")]
+    peers = [name for name in CONTENDERS if name not in (*PRESETS_EPOCHS, "sgemm")]
     asked = config.only or peers  # jaxrnn by the notebooks' recipe, too, is not asked for always
-    names = ["jaxrnn fast", *(name for name in peers if name in asked and is_wanted(name, config))]
+    names = [name for name in peers if name in asked and is_wanted(name, config)]
+    names = [*PRESETS_EPOCHS, *names]
     rows: list[dict[str, Any]] = [{"name": name, "epochs": [], "seconds": []} for name in names]
-    longest = {"jaxrnn fast": PRESETS["fast"].epochs}  # its rate is 0 after that
     with saved(train, test) as all_of_it, saved(last(train, config.examples), test) as protocol:
         for seed in range(config.repeats):
             options = {"hidden": config.hidden, "batch_size": config.batch_size, "seed": seed}
             for row in rows:
-                data = all_of_it if row["name"] == "jaxrnn fast" else protocol
+                data = all_of_it if row["name"] in PRESETS_EPOCHS else protocol
                 with contender(row["name"], data, options) as ask:
                     seconds, reached = 0.0, None
-                    for epoch in range(1, longest.get(row["name"], MAX_EPOCHS) + 1):
+                    for epoch in range(1, PRESETS_EPOCHS.get(row["name"], MAX_EPOCHS) + 1):
                         seconds += ask("epoch")["seconds"]
                         if ask("test")["accuracy"] >= config.accuracy:
                             reached = epoch

@@ -15,6 +15,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ def build_jaxrnn(
     batch_size: int,
     seed: int,
     preset: str = "keras",
+    epochs: int | None = None,
 ) -> tuple[Epoch, Predict]:
     """``train_epoch`` on all devices, as ``fit`` calls it; the ``keras`` preset is plain Adam."""
     import jax
@@ -40,8 +42,13 @@ def build_jaxrnn(
 
     use_cpu_cores()
     mesh = batch_mesh(batch_size)
+    config = mnist_rnn.PRESETS[preset]
     config = dataclasses.replace(
-        mnist_rnn.PRESETS[preset], hidden=hidden, batch_size=batch_size, seed=seed
+        config,
+        hidden=hidden,
+        batch_size=batch_size,
+        seed=seed,
+        epochs=epochs or config.epochs,
     )
     options = {
         "batch_size": batch_size,
@@ -67,11 +74,8 @@ def build_jaxrnn(
     return epoch, predict
 
 
-def build_fast(
-    images: np.ndarray, labels: np.ndarray, hidden: int, batch_size: int, seed: int
-) -> tuple[Epoch, Predict]:
-    """The ``fast`` preset, which is made for few epochs."""
-    return build_jaxrnn(images, labels, hidden, batch_size, seed, preset="fast")
+build_fast = partial(build_jaxrnn, preset="fast")
+build_fastest = partial(build_jaxrnn, preset="fast", epochs=2)
 
 
 def build_flax(
@@ -250,6 +254,7 @@ def shuffled_batches(
 CONTENDERS: dict[str, tuple[Callable[..., Any], tuple[str, ...], dict[str, str]]] = {
     "jaxrnn": (build_jaxrnn, (), {}),
     "jaxrnn fast": (build_fast, (), {}),
+    "jaxrnn fast --epochs 2": (build_fastest, (), {}),
     "Flax nn.RNN": (build_flax, (), {}),
     "PyTorch nn.RNN": (build_pytorch, ("torch",), {}),
     "Keras on TensorFlow": (

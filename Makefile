@@ -1,6 +1,7 @@
 # make mnist   build .venv, install, train on real MNIST
 # make test    build .venv, install, run every check and test
-# make kills   kill 200 runs at random moments, resume each, compare bit for bit: half an hour
+# make kills   kill 200 runs at random moments, resume each, compare bit for bit, then one process
+#              of two, 20 times: half an hour
 # make fuzz    the readers of foreign files against 100,000 inputs each: half an hour
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -20,6 +21,7 @@ test: $(INSTALLED)
 
 kills: $(INSTALLED)
 	$(BIN)/python -m tests.kill_runs 200
+	$(BIN)/python -m tests.kill_runs 20 0 2
 
 fuzz: $(INSTALLED)
 	$(BIN)/pytest --hypothesis-profile long -k fuzz

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import multiprocessing
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -224,7 +225,8 @@ class _Elements:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.Lock())
-        jax.config.update("jax_platforms", "cpu")  # a worker: accelerators are not for it
+        if multiprocessing.parent_process() is not None:  # a worker: accelerators are not for it
+            jax.config.update("jax_platforms", "cpu")
 
     def __getitem__(self, index: int) -> Batch:
         epoch, block = divmod(int(index), self.per_epoch)
@@ -233,7 +235,7 @@ class _Elements:
             first, last = (epoch * self._starts[-1] + self._starts[block + i] for i in (0, 1))
             places = np.stack([self._batch(step)[self._rows] for step in range(first, last)])
         else:  # the short last batch: all of it for everyone
-            places = self._order(epoch)[None, self._steps * self._batch_size :]
+            places = self._places(epoch, self._steps * self._batch_size, len(self._source))[None]
         batch = self._source.read(places.reshape(-1))
         labels = np.asarray(batch["labels"])
         if self._classes is not None and not 0 <= labels.min() <= labels.max() < self._classes:
@@ -250,11 +252,12 @@ class _Elements:
     def _batch(self, step: int) -> np.ndarray:
         """Where the examples of a step are, counted over all passes."""
         turn, step = divmod(step, self._steps)
-        return self._order(turn)[step * self._batch_size : (step + 1) * self._batch_size]
+        return self._places(turn, step * self._batch_size, (step + 1) * self._batch_size)
 
-    def _order(self, turn: int) -> np.ndarray:
+    def _places(self, turn: int, start: int, stop: int) -> np.ndarray:
+        """Part of the order of a pass."""
         if self._key is None:
-            return np.arange(len(self._source))
+            return np.arange(start, stop)
         with self._lock:  # readers meet at the start of a pass
             if turn not in self._orders:
                 self._orders = {k: v for k, v in self._orders.items() if k == turn - 1}
@@ -263,7 +266,7 @@ class _Elements:
                     self._orders[turn] = np.asarray(
                         jax.random.permutation(jax.random.fold_in(key, turn + 1), len(self._source))
                     )
-            return self._orders[turn]
+            return self._orders[turn][start:stop]
 
 
 def _on_cpu() -> Any:

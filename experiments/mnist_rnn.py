@@ -57,7 +57,7 @@ from experiments.configuration import (
     to_json,
 )
 from experiments.interruption import Interruption, interruption
-from experiments.processes import from_first, is_first, processes, say, shared_workdir
+from experiments.processes import Stopped, from_first, is_first, processes, say, shared_workdir
 from experiments.workdir import check_workdir, save, write_json
 from jaxrnn import History, Source, Split
 from jaxrnn.checkpoints import describe_run, read_json
@@ -112,6 +112,11 @@ def train_here(config: Config) -> None:
                     f"--batch-size {config.batch_size} is larger than the training split "
                     f"{config.train_split!r} of {size} examples"
                 )
+            if config.steps_per_epoch and not config.drop_remainder and size % config.batch_size:
+                raise ValueError(
+                    f"--steps-per-epoch counts batches of one size, and {size} examples leave one "
+                    f"of {size % config.batch_size}; use --drop-remainder"
+                )
             if channels > 1 and warp(config) is not None:
                 raise ValueError(
                     f"images of {config.dataset!r} have {channels} channels, which "
@@ -148,13 +153,16 @@ def train_here(config: Config) -> None:
         except (ValueError, OSError) as error:
             kept = f"; what was saved before is kept; {again}" if checkpoints.epochs else ""
             fail(f"{error}{kept}", interrupted.exit_status or 1)
-        except jax.errors.JaxRuntimeError as error:
-            fail_without_others(error, f"; {again}")
-            raise
+        except RuntimeError as error:
+            if isinstance(error, jax.errors.JaxRuntimeError):
+                fail_without_others(error, f"; {again}")
+            if not config.workers:
+                raise
+            fail(f"a process that reads ended: {error}; {again}", status=1)
     if results is None:
         say(f"stopped; everything so far is in {workdir}\n{again}")
         # Where the signal went to another process, this one ends as that does.
-        raise SystemExit(interrupted.exit_status or 128 + signal.SIGTERM)
+        raise Stopped(interrupted.exit_status or 128 + signal.SIGTERM)
     if config.seeds > 1:
         for member in results["members"]:
             say(f"seed {member['seed']}: test accuracy {member['test_accuracy']:.4f}")

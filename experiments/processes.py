@@ -21,6 +21,10 @@ from experiments.workdir import open_workdir
 _MESSAGE = 8192  # bytes; collectives move arrays of a size that all know
 
 
+class Stopped(SystemExit):
+    """All processes have agreed to end here, with a status that is not 0."""
+
+
 @contextlib.contextmanager
 def processes(config: Config) -> Iterator[None]:
     """Join the other processes of the run, if it has some, and leave them as one should.
@@ -35,6 +39,8 @@ def processes(config: Config) -> Iterator[None]:
     if not config.distributed:
         yield
         return
+    # It would take SIGTERM away from Python, and only note it.
+    jax.config.update("jax_enable_preemption_service", False)
     patience = 3 * config.heartbeat  # JAX's own ratio of the two
     try:
         if config.coordinator and config.process:
@@ -51,6 +57,9 @@ def processes(config: Config) -> Iterator[None]:
         raise ValueError(f"--distributed: the processes were not found: {error}{hint}") from error
     try:
         yield
+    except Stopped:
+        jax.distributed.shutdown()  # a meeting: what the first one still saves, it saves
+        raise
     except SystemExit as error:
         if error.code:
             _end(error.code if isinstance(error.code, int) else 1)

@@ -94,6 +94,9 @@ def evaluate_stream(
     Returns:
       The :class:`Metrics` of all examples, on the host.
 
+    Raises:
+      ValueError: the stream leaves examples out, or a label is not below ``classes``.
+
     >>> import optax
     >>> from jaxrnn import RNNClassifier, Source, create_train_state, stream
     >>> test = stream(Source(split="test[:50]"), batch_size=20)
@@ -103,6 +106,7 @@ def evaluate_stream(
     >>> int(evaluate_stream(state, test).count)
     50
     """
+    stream.check_whole()
     mesh = batch_mesh(stream.batch_size, 1) if mesh is None else mesh
     with contextlib.closing(stream.blocks(mesh, classes=classes)) as blocks:
         metrics: list[Metrics] = []

@@ -307,6 +307,7 @@ class _StreamMeasured:
     """A stream, one pass of which measures a state."""
 
     def __init__(self, stream: Stream, mesh: Mesh, example: TrainState) -> None:
+        stream.check_whole()
         self._stream, self._mesh, self._classes = stream, mesh, _classes(example, stream)
 
     def lower(self, state: TrainState) -> Iterator[Any]:

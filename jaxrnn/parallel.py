@@ -41,7 +41,9 @@ def batch_mesh(batch_size: int, devices: int | None = None) -> Mesh:
       ValueError: ``devices`` below 1, or more than there are; or a batch that does not divide among
         the processes.
     """
-    available, processes = jax.local_device_count(), jax.process_count()
+    processes = jax.process_count()
+    # The same in all of them, or they would make different meshes and wait for each other.
+    available = min(len(jax.local_devices(process)) for process in range(processes))
     wanted = available if devices is None else devices
     if not 1 <= wanted <= available:
         raise ValueError(f"devices must be between 1 and the {available} there are; got {wanted}")
@@ -57,7 +59,9 @@ def batch_mesh(batch_size: int, devices: int | None = None) -> Mesh:
         for process in range(processes)
         for device in jax.local_devices(process)[: counts[-1]]
     ]
-    return jax.make_mesh((len(chosen),), (_AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
+    # Not jax.make_mesh, which puts TPUs in the order of their torus: a process's own stay together
+    # here, so that the rows of a batch that it reads are one slice.
+    return Mesh(np.array(chosen), (_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def member_mesh(members: int, devices: int | None = None) -> tuple[Mesh, int]:

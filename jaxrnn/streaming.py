@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import multiprocessing
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -99,6 +101,14 @@ class Stream:
         """How many blocks are one epoch."""
         return len(self._block_sizes()) + (self._remainder > 0)
 
+    def check_whole(self) -> None:
+        """Raise ``ValueError`` unless an epoch is one pass over all examples."""
+        if self.steps_per_epoch or self.drop_remainder:
+            raise ValueError(
+                "a stream to evaluate on is one pass over all examples: without steps_per_epoch "
+                "and drop_remainder"
+            )
+
     def is_divided_by(self, mesh: Mesh) -> bool:
         """Whether every device gets an equal part of each whole batch; or each gets all of it."""
         return self.batch_size % mesh.size == 0
@@ -145,8 +155,12 @@ def stream(
 
     Of an equal key, the batches are those of :func:`jaxrnn.batches` and ``fit`` over the same
     examples in memory: pass p is in the order of ``fold_in(key, p)``. Held in memory are the
-    source's index, the order (4 bytes an example, twice that while it is made) and a few blocks of
-    batches, 64 MiB at most.
+    source's index, the order (4 bytes an example, and some 40 while it is made) and a few blocks of
+    batches, each of 16 MiB at most or one batch.
+
+    A loop of your own over it, ``for batch in …``, does not end where there is a key; take
+    ``itertools.islice(batches, len(batches))`` of it. It gives whole batches, in every process;
+    ``fit`` has each process read its part.
 
     Args:
       source: a :class:`jaxrnn.Source`, a :class:`jaxrnn.Split`, or anything with ``__len__`` and
@@ -156,7 +170,8 @@ def stream(
       drop_remainder: whole batches only; otherwise a pass ends with the short batch left over.
       steps_per_epoch: batches that ``fit`` counts as an epoch, to evaluate and to save after; a
         pass by default. The next epoch goes on with the next batch. Needs batches of one size.
-      workers: processes that read, each importing jaxrnn for itself; by default threads do.
+      workers: processes that read, each importing jaxrnn for itself, and the main module, which
+        therefore keeps what it does under ``if __name__ == "__main__"``; by default a thread reads.
 
     Raises:
       ValueError: ``batch_size`` is not between 1 and the number of examples, ``steps_per_epoch`` is
@@ -234,20 +249,26 @@ class _Elements:
         if divided:
             first, last = (epoch * self._starts[-1] + self._starts[block + i] for i in (0, 1))
             places = np.stack([self._batch(step)[self._rows] for step in range(first, last)])
+            self._forget_before(first // self._steps)
         else:  # the short last batch: all of it for everyone
             places = self._places(epoch, self._steps * self._batch_size, len(self._source))[None]
         batch = self._source.read(places.reshape(-1))
-        labels = np.asarray(batch["labels"])
-        if self._classes is not None and not 0 <= labels.min() <= labels.max() < self._classes:
-            raise ValueError(
-                f"labels must be between 0 and {self._classes - 1}, one of the model's classes; "
-                f"got {labels.min()} to {labels.max()}"
-            )
+        self._check(batch)
         batch["places"] = places.reshape(-1).astype(np.int32)
         arrays = {
             name: array.reshape(*places.shape, *array.shape[1:]) for name, array in batch.items()
         }
         return {**arrays, "divided": divided and self._divided}
+
+    def _check(self, batch: Batch) -> None:
+        """What JAX would not notice, as ``fit`` checks it of a split."""
+        for name, most in (("labels", self._classes), ("lengths", batch["inputs"].shape[1] + 1)):
+            values = np.asarray(batch.get(name, ()))
+            if most and values.size and not 0 <= values.min() <= values.max() < most:
+                raise ValueError(
+                    f"{name} must be between 0 and {most - 1}, for this model and these inputs; "
+                    f"got {values.min()} to {values.max()}"
+                )
 
     def _batch(self, step: int) -> np.ndarray:
         """Where the examples of a step are, counted over all passes."""
@@ -260,13 +281,17 @@ class _Elements:
             return np.arange(start, stop)
         with self._lock:  # readers meet at the start of a pass
             if turn not in self._orders:
-                self._orders = {k: v for k, v in self._orders.items() if k == turn - 1}
-                key = jax.random.wrap_key_data(jnp.asarray(self._key), impl=self._impl)
                 with _on_cpu():
-                    self._orders[turn] = np.asarray(
-                        jax.random.permutation(jax.random.fold_in(key, turn + 1), len(self._source))
+                    key = jax.random.wrap_key_data(jnp.asarray(self._key), impl=self._impl)
+                    order = jax.random.permutation(
+                        jax.random.fold_in(key, turn + 1), len(self._source)
                     )
+                    self._orders[turn] = np.asarray(order)
             return self._orders[turn][start:stop]
+
+    def _forget_before(self, turn: int) -> None:
+        with self._lock:
+            self._orders = {k: order for k, order in self._orders.items() if k >= turn}
 
 
 def _on_cpu() -> Any:
@@ -289,11 +314,27 @@ def _read_ahead(elements: _Elements, workers: int, start: int = 0, place: Any = 
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain asks for a flag, also in programs without absl
             flags.FLAGS.mark_as_parsed()
-        reading = reading.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        reading = reading.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_begin_worker
+        )
     if place is None:
         return reading
     placed = reading.map(place)
     return grain.experimental.ThreadPrefetchIterDataset(placed, prefetch_buffer_size=1)
+
+
+def _begin_worker(index: int, count: int) -> None:
+    """A reader leaves it to its parent what a signal means, and does not outlive it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def mesh_of(block: Batch, mesh: Mesh) -> Mesh | None:

@@ -3,7 +3,12 @@
 import contextlib
 import itertools
 import json
+import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
@@ -162,9 +167,55 @@ def test_memory_does_not_hold_all_blocks(source, digits):
     batches = stream(Counting(), batch_size=100, key=KEY)
     with contextlib.closing(batches.blocks(batch_mesh(100))) as blocks:
         next(blocks)
-        blocks_ahead = 2 + 1 + 1 + 1  # Grain's buffer, the device's, and those on their way
+        before = 0
+        while before < len(read):  # until it waits for us
+            before = len(read)
+            time.sleep(0.5)
     assert max(read) <= 32 * 100
-    assert 1 < len(read) <= 1 + blocks_ahead + 1  # and the one example that shows the shapes
+    # One taken; two in Grain's buffer, one on the device, one on its way to each; and the one
+    # example that shows the shapes.
+    assert 1 < len(read) <= 1 + 2 + 1 + 2 + 1
+
+
+def test_fit_reads_in_other_processes(source, digits):
+    test = stream(Source("mnist", split="test[:130]"), batch_size=40)
+    by_thread, by_process = (
+        fit(new_state(digits), stream(source, batch_size=64, key=KEY, workers=workers),
+            test=test, epochs=2)
+        for workers in (0, 2)
+    )  # fmt: skip
+    assert_close(by_process, by_thread)
+
+
+PARENT = """
+import itertools, jax, multiprocessing, os, signal, sys
+from jaxrnn import Source, stream
+if __name__ == "__main__":
+    source = Source(split="train[:500]")
+    iterator = iter(stream(source, batch_size=50, key=jax.random.key(0), workers=1))
+    next(iterator)
+    (reader,) = multiprocessing.active_children()
+    os.kill(reader.pid, signal.SIGINT)  # as Ctrl-C does to all of a terminal's processes
+    os.kill(reader.pid, signal.SIGTERM)
+    list(itertools.islice(iterator, 30))
+    print(reader.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_reader_ends_with_its_parent_and_not_before(tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "parent.py"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    reader, deadline = int(done.stdout), time.monotonic() + 30
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.kill(reader, 0)
+            time.sleep(0.1)
+        os.kill(reader, signal.SIGKILL)
+        raise AssertionError("the reader was still there")
 
 
 def test_labels_that_the_model_does_not_know(digits):
@@ -174,6 +225,21 @@ def test_labels_that_the_model_does_not_know(digits):
     with pytest.raises(ValueError, match="labels must be between 0 and 9"):
         fit(new_state(digits), digits, key=KEY, batch_size=100, epochs=1,
             test=stream(bad, batch_size=100))  # fmt: skip
+
+
+def test_lengths_that_the_inputs_do_not_have(digits):
+    bad = digits.replace(lengths=np.full(500, 29, np.int32))
+    with pytest.raises(ValueError, match="lengths must be between 0 and 28"):
+        fit(new_state(digits), stream(bad, batch_size=100, key=KEY), epochs=1)
+
+
+@pytest.mark.parametrize("options", [{"drop_remainder": True}, {"steps_per_epoch": 2}])
+def test_what_is_evaluated_is_all_of_it(digits, options):
+    some = stream(digits, batch_size=50, **options)
+    with pytest.raises(ValueError, match="one pass over all examples"):
+        jaxrnn.evaluate_stream(new_state(digits), some)
+    with pytest.raises(ValueError, match="one pass over all examples"):
+        fit(new_state(digits), digits, key=KEY, batch_size=100, epochs=1, test=some)
 
 
 def test_a_loss_that_is_not_finite_is_located(digits):

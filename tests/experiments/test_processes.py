@@ -56,6 +56,10 @@ def arguments(**told):
         (["--steps-per-epoch", "3"], "--workers and --steps-per-epoch are of a stream"),
         (["--stream", "--seeds", "2"], "--stream trains one network"),
         (["--stream", "--steps-per-epoch", "0"], "--steps-per-epoch must be at least 1"),
+        (
+            ["--stream", "--steps-per-epoch", "5", "--batch-size", "64"],
+            "60000 examples leave one of 32; use --drop-remainder",
+        ),
     ],
 )
 def test_bad_input(options, message, capsys):

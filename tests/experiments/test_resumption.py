@@ -129,13 +129,13 @@ def test_a_second_sigint_ends_at_once():
     assert not Path("run/history.csv").exists()  # it did not wait for the epoch
 
 
-def test_killed_at_twenty_random_moments():
-    command = [sys.executable, "-m", "tests.kill_runs", "20"]
+def test_killed_at_random_moments():
+    command = [sys.executable, "-m", "tests.kill_runs", "8"]
     done = subprocess.run(
         command, cwd=ROOT, env=as_users_do(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "20 of 20 killed runs ended with the same bits" in done.stdout
+    assert "8 of 8 killed runs ended with the same bits" in done.stdout
 
 
 def test_a_finished_run_goes_further_and_is_not_overwritten(whole, folder, capsys):

@@ -305,6 +305,10 @@ def run_experiment(
             )
             for process in range(processes)
         ]
+        if processes > 1 and hasattr(os, "sched_setaffinity"):
+            cores = sorted(os.sched_getaffinity(0))  # each process on its own, as launchers do it
+            for number, process in enumerate(running):
+                os.sched_setaffinity(process.pid, {cores[number % len(cores)]})
         printed = [process.communicate()[0] for process in running]
         if any(process.returncode for process in running):
             raise RuntimeError(f"{' '.join(command)} failed:\n" + "\n".join(printed))

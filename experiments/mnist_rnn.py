@@ -132,6 +132,7 @@ def train_here(config: Config) -> None:
             if is_first():
                 write_json(workdir / "config.json", to_json(config))
         except (ValueError, OSError, ImportError) as error:
+            fail_without_others(error, "")
             fail(str(error))
         except jax.errors.JaxRuntimeError as error:
             fail_without_others(error, "")
@@ -151,11 +152,11 @@ def train_here(config: Config) -> None:
                 status=1,
             )
         except (ValueError, OSError) as error:
+            fail_without_others(error, f"; {again}")
             kept = f"; what was saved before is kept; {again}" if checkpoints.epochs else ""
             fail(f"{error}{kept}", interrupted.exit_status or 1)
         except RuntimeError as error:
-            if isinstance(error, jax.errors.JaxRuntimeError):
-                fail_without_others(error, f"; {again}")
+            fail_without_others(error, f"; {again}")
             if not config.workers:
                 raise
             fail(f"a process that reads ended: {error}; {again}", status=1)
@@ -175,8 +176,10 @@ def train_here(config: Config) -> None:
 
 
 def fail_without_others(error: Exception, again: str) -> None:
-    """End, where there are other processes: what fails in the runtime then is the way to them."""
-    if jax.process_count() > 1:
+    """End, if it is the way to other processes that failed."""
+    # JAX raises either kind for it, the second where a result is fetched from a collective.
+    of_runtime = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
+    if jax.process_count() > 1 and of_runtime:
         fail(
             f"process {jax.process_index()} of {jax.process_count()} ends, as it lost the others: "
             f"{error}{again}",

@@ -70,7 +70,8 @@ def fit(
     Args:
       state: from :func:`jaxrnn.create_train_state`; left as it was.
       train: what is trained on. A split is put on the device once, and so are the others; a
-        :func:`jaxrnn.stream` is read as it goes, for one network.
+        :func:`jaxrnn.stream` is read as it goes, for one network; one that is evaluated, anew after
+        each epoch, by new workers.
       epochs: epochs in all, those of ``history`` included.
       key: root of the data order; or N of them, see above. A stream has its own.
       batch_size: examples a step. A stream has its own.

@@ -169,7 +169,8 @@ def stream(
       key: root of the order; None for one pass in file order, to evaluate on.
       drop_remainder: whole batches only; otherwise a pass ends with the short batch left over.
       steps_per_epoch: batches that ``fit`` counts as an epoch, to evaluate and to save after; a
-        pass by default. The next epoch goes on with the next batch. Needs batches of one size.
+        pass by default. The next epoch goes on with the next batch. Needs batches of one size; and
+        a pass or less where inputs are augmented, as an epoch does that to an example in one way.
       workers: processes that read, each importing jaxrnn for itself, and the main module, which
         therefore keeps what it does under ``if __name__ == "__main__"``; by default a thread reads.
 

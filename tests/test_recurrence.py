@@ -40,7 +40,7 @@ def loss(model, variables, inputs, carry, **call):
     )
 
 
-@settings(deadline=None, max_examples=24)
+@settings(deadline=None, max_examples=12)
 @given(
     time=st.integers(1, 6),
     batch=st.lists(st.integers(1, 3), min_size=1, max_size=1),

@@ -195,7 +195,9 @@ def test_augmentation_uses_no_key_twice():
     assert len(set(np.ravel(of_examples).tolist())) == 100
     rest, first = jax.random.split(key)
     of_order = jnp.stack([key, rest, first, *jax.random.split(rest)])
-    words = jax.random.key_data(of_order)[:, 0].astype(jnp.float32)
+    drawn = jax.vmap(lambda key: jax.random.split(key, 100))(of_order)  # what their bits come from
+    keys = jnp.concatenate([of_order, drawn.ravel()])
+    words = jax.random.key_data(keys)[:, 0].astype(jnp.float32)
     assert not set(np.ravel(of_examples).tolist()) & set(words.tolist())
 
 

@@ -3,50 +3,74 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxrnn.augmentation import random_warp
-from jaxrnn.checkpoints import Checkpoints, Run, load_run
-from jaxrnn.data import Source, Split, batches, load
-from jaxrnn.evaluation import evaluate, evaluate_each, evaluate_stream, predict
-from jaxrnn.fitting import NonFiniteLossError, fit
-from jaxrnn.history import History, mean_history
-from jaxrnn.models import RNNClassifier
-from jaxrnn.optimizers import averaged, make_optimizer
-from jaxrnn.progress import Clock
-from jaxrnn.streaming import Stream, stream
-from jaxrnn.training import (
-    Metrics,
-    TrainState,
-    create_train_state,
-    measure,
-    train_epoch,
-    train_step,
+from jaxrnn.data import (
+    Datasets,
+    ImageSequences,
+    Source,
+    Split,
+    Stream,
+    WarpConfig,
+    batches,
+    load,
+    stream,
 )
+from jaxrnn.evaluation import evaluate, evaluate_each, evaluate_stream, predict
+from jaxrnn.metrics import Metrics
+from jaxrnn.models import RNNClassifier, RNNConfig
+from jaxrnn.optimizers import Adam, Muon, averaged
+from jaxrnn.recurrence import RNN
+from jaxrnn.runs.checkpoints import Checkpoints
+from jaxrnn.runs.command_line import main
+from jaxrnn.runs.experiment import Experiment, RuntimeConfig, TrainerConfig
+from jaxrnn.runs.fitting import NonFiniteLossError, Record, fit
+from jaxrnn.runs.history import History, mean_history
+from jaxrnn.runs.progress import Progress
+from jaxrnn.runs.run import run
+from jaxrnn.runs.stored import Run, load_run
+from jaxrnn.state import TrainState, create_train_state
+from jaxrnn.tasks import Classification, LanguageModelling, Regression, Task
+from jaxrnn.training import measure, train_epoch, train_step
 
 if TYPE_CHECKING:
     from jaxrnn.plotting import plot_history, plot_runs, plot_samples
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
-    # Matplotlib is nearly a third of what importing costs, and many a program draws nothing.
+    # Matplotlib takes nearly a third of the time to import, and many programs draw nothing.
     if name in ("plot_history", "plot_runs", "plot_samples"):
         return getattr(importlib.import_module("jaxrnn.plotting"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [
+    "RNN",
+    "Adam",
     "Checkpoints",
-    "Clock",
+    "Classification",
+    "Datasets",
+    "Experiment",
     "History",
+    "ImageSequences",
+    "LanguageModelling",
     "Metrics",
+    "Muon",
     "NonFiniteLossError",
+    "Progress",
     "RNNClassifier",
+    "RNNConfig",
+    "Record",
+    "Regression",
     "Run",
+    "RuntimeConfig",
     "Source",
     "Split",
     "Stream",
+    "Task",
     "TrainState",
+    "TrainerConfig",
+    "WarpConfig",
     "averaged",
     "batches",
     "create_train_state",
@@ -56,14 +80,14 @@ __all__ = [
     "fit",
     "load",
     "load_run",
-    "make_optimizer",
+    "main",
     "mean_history",
     "measure",
     "plot_history",
     "plot_runs",
     "plot_samples",
     "predict",
-    "random_warp",
+    "run",
     "stream",
     "train_epoch",
     "train_step",

@@ -1,4 +1,4 @@
-"""evaluate and predict: a state against a whole split."""
+"""evaluate and predict: apply a state to a whole split."""
 
 import contextlib
 import itertools
@@ -8,10 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.training.train_state import TrainState
 from jax.sharding import Mesh
 
-from jaxrnn.data import Batch, Split, check_examples, take
+from jaxrnn.data.splits import Batch, Split, check_examples, take
+from jaxrnn.data.streams import Stream, mesh_of
+from jaxrnn.metrics import Metrics
 from jaxrnn.parallel import (
     batch_mesh,
     for_each_member,
@@ -20,29 +21,29 @@ from jaxrnn.parallel import (
     sum_over_devices,
     to_host,
 )
-from jaxrnn.streaming import Stream, mesh_of
-from jaxrnn.training import Metrics, compute_logits, measure
+from jaxrnn.state import TrainState
+from jaxrnn.training import compute_outputs, measure
 
 
 @partial(jax.jit, static_argnames=("batch_size", "mesh"))
 def evaluate(
     state: TrainState, split: Split, *, batch_size: int = 1000, mesh: Mesh | None = None
 ) -> Metrics:
-    """Cross entropy and accuracy of a state over a whole split, as one XLA program.
+    """Measure a state on a whole split, as its task says, in one XLA program.
 
     Pure. Every example counts exactly once, whether or not ``batch_size`` divides their number.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
       split: at least one example.
-      batch_size: examples at a time; it bounds memory and does not change the result.
+      batch_size: examples at a time; it bounds memory and doesn't change the result.
       mesh: devices that share the work, see :func:`jaxrnn.train_epoch`.
 
     Returns:
-      The :class:`Metrics` of all examples.
+      The :class:`jaxrnn.Metrics` of all examples; ``.means()`` divides them.
 
     Raises:
-      ValueError: an empty split, a ``batch_size`` below 1, or arrays that do not fit each other.
+      ValueError: an empty split, a ``batch_size`` below 1, or arrays that don't fit each other.
 
     >>> import optax
     >>> from jaxrnn import RNNClassifier, create_train_state, load
@@ -50,7 +51,7 @@ def evaluate(
     >>> state = create_train_state(
     ...     jax.random.key(0), RNNClassifier(), optax.adam(1e-3), test.inputs
     ... )
-    >>> int(evaluate(state, test, batch_size=32).count)
+    >>> int(evaluate(state, test, batch_size=32).weight)
     50
     """
     check_examples(split)
@@ -65,12 +66,12 @@ def evaluate(
 
 @partial(jax.jit, static_argnames="mesh")
 def evaluate_block(state: TrainState, block: Batch, *, mesh: Mesh | None = None) -> Metrics:
-    """The sum of the :class:`Metrics` of some batches of a stream, as one XLA program.
+    """Measure a state on some batches of a stream, as one XLA program.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
       block: a batch with a leading axis of steps, from :meth:`jaxrnn.Stream.blocks`.
-      mesh: devices that each have their part of every batch; None where each has all of it.
+      mesh: devices that each have their part of every batch; None if each has all of it.
     """
 
     def measure_all(state: TrainState, block: Batch) -> Metrics:
@@ -83,19 +84,19 @@ def evaluate_block(state: TrainState, block: Batch, *, mesh: Mesh | None = None)
 def evaluate_stream(
     state: TrainState, stream: Stream, *, mesh: Mesh | None = None, classes: int | None = None
 ) -> Metrics:
-    """:func:`evaluate` of a split that is read from disk as it is needed.
+    """Measure a state on a split that is read from disk as it is needed.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`, or on all devices of ``mesh``.
       stream: from :func:`jaxrnn.stream`; one pass of it is measured.
       mesh: devices that share the work, from :func:`jaxrnn.parallel.batch_mesh`; one by default.
-      classes: labels are below it, or ``ValueError`` is raised.
+      classes: raise ``ValueError`` for labels that are not below.
 
     Returns:
-      The :class:`Metrics` of all examples, on the host.
+      The :class:`jaxrnn.Metrics` of all examples, on the host.
 
     Raises:
-      ValueError: the stream leaves examples out, or a label is not below ``classes``.
+      ValueError: the stream leaves out examples, or a label is not below ``classes``.
 
     >>> import optax
     >>> from jaxrnn import RNNClassifier, Source, create_train_state, stream
@@ -103,7 +104,7 @@ def evaluate_stream(
     >>> state = create_train_state(
     ...     jax.random.key(0), RNNClassifier(), optax.adam(1e-3), jnp.zeros((1, 28, 28))
     ... )
-    >>> int(evaluate_stream(state, test).count)
+    >>> int(evaluate_stream(state, test).weight)
     50
     """
     stream.check_whole()
@@ -111,22 +112,22 @@ def evaluate_stream(
     with contextlib.closing(stream.blocks(mesh, classes=classes)) as blocks:
         metrics: list[Metrics] = []
         for block in itertools.islice(blocks, stream.blocks_per_epoch):
-            jax.block_until_ready(metrics[-2:-1])  # what waits for its turn is held in memory
+            jax.block_until_ready(metrics[-2:-1])  # blocks that wait to be measured take memory
             metrics.append(evaluate_block(state, block, mesh=mesh_of(block, mesh)))
     return sum(map(to_host, metrics), Metrics.zero())
 
 
 @partial(jax.jit, static_argnames="mesh")
 def evaluate_each(states: TrainState, split: Split, *, mesh: Mesh | None = None) -> Metrics:
-    """:func:`evaluate` of N networks, one XLA program.
+    """Measure N networks on a split, as one XLA program.
 
     Args:
       states: every array with a leading axis of N, as :func:`jaxrnn.fit` returns for N keys.
       split: at least one example.
-      mesh: devices that divide the networks among them; their number divides N.
+      mesh: devices that share the networks; their number must divide N.
 
     Returns:
-      :class:`Metrics` of (N,) arrays.
+      :class:`jaxrnn.Metrics` of (N,) arrays.
 
     Raises:
       ValueError: as :func:`evaluate`.
@@ -136,20 +137,21 @@ def evaluate_each(states: TrainState, split: Split, *, mesh: Mesh | None = None)
 
 @partial(jax.jit, static_argnames="batch_size")
 def predict(state: TrainState, split: Split, *, batch_size: int = 1000) -> jax.Array:
-    """The logits of every example of a split, in its order, as one XLA program.
+    """Compute the outputs of the network for every example of a split, as one XLA program.
 
-    ``.argmax(-1)`` gives the predicted classes, ``jax.nn.softmax`` their probabilities.
+    In classification they are logits: ``.argmax(-1)`` gives the predicted classes, and
+    ``jax.nn.softmax`` their probabilities.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
-      split: at least one example; its labels do not matter.
-      batch_size: examples at a time; it bounds memory and does not change the result.
+      split: at least one example; its labels or targets don't matter.
+      batch_size: examples at a time; it bounds memory and doesn't change the result.
 
     Returns:
-      (N, classes) logits.
+      (N, width) or (N, time, width) outputs, in the order of the split.
 
     Raises:
-      ValueError: an empty split, a ``batch_size`` below 1, or arrays that do not fit each other.
+      ValueError: an empty split, a ``batch_size`` below 1, or arrays that don't fit each other.
 
     >>> import optax
     >>> from jaxrnn import RNNClassifier, create_train_state, load
@@ -161,15 +163,15 @@ def predict(state: TrainState, split: Split, *, batch_size: int = 1000) -> jax.A
     (50, 10)
     """
     check_examples(split)
-    whole, rest = _map_batches(partial(compute_logits, state), split, batch_size)
-    logits = whole.reshape(-1, whole.shape[-1])
-    return logits if rest is None else jnp.concatenate([logits, rest])
+    whole, rest = _map_batches(partial(compute_outputs, state), split, batch_size)
+    outputs = whole.reshape(-1, *whole.shape[2:])
+    return outputs if rest is None else jnp.concatenate([outputs, rest])
 
 
 def _map_batches(
     function: Callable[[Batch], Any], split: Split, batch_size: int, mesh: Mesh | None = None
 ) -> Any:
-    """Results of the whole batches, stacked, and of the short last one or None: no padding."""
+    """Apply a function to the whole batches, stacked, and to the short last one, if any."""
     if batch_size < 1 or not len(split):
         raise ValueError(f"cannot evaluate {len(split)} examples in batches of {batch_size}")
     order = jnp.arange(len(split))

@@ -1,13 +1,16 @@
-"""RNNClassifier: a recurrent network reads a sequence and a dense head names it."""
+"""RNNClassifier: a recurrent network reads a sequence, and a dense head gives the outputs."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge, Le
 from flax import linen as nn
 
+from jaxrnn.constraints import Count, Positive
 from jaxrnn.recurrence import RNN
 
 CELLS: Mapping[str, Callable[..., nn.RNNCellBase]] = {
@@ -17,38 +20,66 @@ CELLS: Mapping[str, Callable[..., nn.RNNCellBase]] = {
     "mgu": nn.MGUCell,
 }
 INITIALIZERS = ("keras", "tf1", "identity")
+POOLINGS = ("last", "none")
 RECURRENCES = {"fast": RNN, "flax": nn.RNN}
-UNROLL = 4  # time steps in a loop iteration: fewer, longer iterations cost less on a CPU
+UNROLL = 4  # time steps per loop iteration; fewer, longer iterations cost less on a CPU
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RNNConfig:
+    """The recurrent network, an Elman network by default."""
+
+    hidden: Count = 150
+    """Recurrent units in each layer."""
+    cell: Literal["simple", "gru", "lstm", "mgu"] = "simple"
+    """Recurrent cell; simple is the Elman network."""
+    layers: Annotated[int, Ge(1), Le(1000)] = 1
+    """Number of recurrent layers, each reading the states of the one below."""
+    bidirectional: bool = False
+    """Read each sequence forwards and backwards."""
+    pooling: Literal["last", "none"] = "last"
+    """Compute the outputs from the last valid state, or (none) from the state at each step."""
+    initializers: Literal["keras", "tf1", "identity"] = "keras"
+    """Initial weights: as in Keras, as in TF1, or an identity for the recurrent kernel."""
+    recurrent_gain: Positive = 1.0
+    """Factor of the initial recurrent kernels."""
+    recurrence: Literal["fast", "flax"] = "fast"
+    """Recurrence with a hand-written gradient, or flax.linen.RNN for comparison."""
+
+    def build(self, outputs: int) -> "RNNClassifier":
+        """Build the module, with ``outputs`` classes or numbers."""
+        return RNNClassifier(classes=outputs, **dataclasses.asdict(self))
 
 
 class RNNClassifier(nn.Module):
-    r"""Classifies a sequence by the state in which a recurrent network is left after reading it.
+    r"""A recurrent network whose outputs are computed from the state after the last valid step.
 
     With the default cell this is the network of Elman (1990),
 
     .. math::
 
         h_t = \tanh(x_t W_i + b_i + h_{t-1} W_h), \quad h_0 = 0, \quad
-        \mathrm{logits} = h_{T} W_o + b_o
+        \mathrm{outputs} = h_{T} W_o + b_o
 
     where :math:`T` is the last valid time step.
 
     Attributes:
-      hidden: units of each layer (of each direction, where bidirectional). A cell object brings its
-        own.
-      classes: number of classes.
-      cell: one of Flax's cells, by name (``simple``, ``gru``, ``lstm``, ``mgu``), or a cell object,
+      hidden: units of each layer (of each direction, if bidirectional). A cell object has its own.
+      classes: number of outputs, which are the logits of the classes in classification.
+      cell: one of Flax's cells, by name (``simple``, ``gru``, ``lstm``, ``mgu``), or a cell object
         such as ``nn.GRUCell(64)``, of which every layer and direction gets its own copy.
-      layers: recurrent layers, each reading the states of the one before.
+      layers: number of recurrent layers, each reading the states of the one below.
       bidirectional: read each sequence forwards and backwards; the two last states are joined.
+      pooling: ``last``: outputs of the last valid state; ``none``: outputs of the state at each
+        time step.
       initializers: of the kernels. ``keras``: Glorot uniform for the input, orthogonal for the
         recurrence, as ``keras.layers.SimpleRNN``. ``tf1``: both Glorot uniform over the joint
         (features + hidden, hidden) kernel, as ``tf.nn.rnn_cell.BasicRNNCell``. ``identity``: Glorot
-        uniform for the input, the identity for the recurrence. Biases start at 0 and the head is
-        Glorot uniform in all. A cell object brings its own.
-      recurrent_gain: what the initial recurrent kernels are multiplied by.
+        uniform for the input, the identity for the recurrence. Biases start at 0, and the head is
+        Glorot uniform in all three. A cell object has its own.
+      recurrent_gain: factor of the initial recurrent kernels.
       recurrence: ``fast``, :class:`jaxrnn.recurrence.RNN`; or ``flax``, ``flax.linen.RNN``, which
-        gives the same to float rounding.
+        gives the same result to float rounding.
 
     Source: J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990); X. Glorot and
     Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks" (2010);
@@ -68,6 +99,7 @@ class RNNClassifier(nn.Module):
     cell: str | nn.RNNCellBase = "simple"
     layers: int = 1
     bidirectional: bool = False
+    pooling: str = "last"
     initializers: str = "keras"
     recurrent_gain: float = 1.0
     recurrence: str = "fast"
@@ -80,16 +112,17 @@ class RNNClassifier(nn.Module):
         *,
         every_step: bool = False,
     ) -> jax.Array:
-        """Compute the logits of a batch of sequences.
+        """Compute the outputs of a batch of sequences.
 
         Args:
           inputs: (batch, time, features), floats.
-          lengths: (batch,), valid time steps of each sequence, or None where all are. What comes
-            after them does not matter. A sequence of length 0 is classified by the zero state.
-          every_step: classify the state after each time step, and not only the last valid one.
+          lengths: (batch,), the number of valid time steps of each sequence; None if all are.
+            Inputs after them don't matter. The outputs of a sequence of length 0 are those of the
+            zero state.
+          every_step: compute the outputs at each time step, as with ``pooling="none"``.
 
         Returns:
-          (batch, classes) logits, or (batch, time, classes) of every step.
+          (batch, classes) outputs, or (batch, time, classes) at every step.
 
         Raises:
           ValueError: inputs or lengths of another shape, or a bad option.
@@ -97,15 +130,17 @@ class RNNClassifier(nn.Module):
         if inputs.ndim != 3 or 0 in inputs.shape[1:]:
             raise ValueError(f"inputs must be (batch, time, features); got shape {inputs.shape}")
         if lengths is not None and lengths.shape != inputs.shape[:1]:
-            raise ValueError(f"lengths must be ({inputs.shape[0]},), one each; got {lengths.shape}")
+            raise ValueError(f"lengths must be of shape ({inputs.shape[0]},); got {lengths.shape}")
 
         for name in ("hidden", "classes", "layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if self.recurrence not in RECURRENCES:
-            choices = ", ".join(RECURRENCES)
-            raise ValueError(f"recurrence must be one of {choices}; got {self.recurrence!r}")
+        for name, choices in (("recurrence", RECURRENCES), ("pooling", POOLINGS)):
+            if getattr(self, name) not in choices:
+                known = ", ".join(choices)
+                raise ValueError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
 
+        every_step = every_step or self.pooling == "none"
         states = inputs
         for layer in range(self.layers):
             last = layer == self.layers - 1
@@ -114,9 +149,9 @@ class RNNClassifier(nn.Module):
                 rnn = RECURRENCES[self.recurrence](
                     self._cell(states.shape[-1], f"layer{layer}" + "_backward" * reverse),
                     reverse=reverse,
-                    # Below the last layer, states line up with the inputs they were read from.
-                    # In the last one, each direction ends with the state that has read everything.
-                    keep_order=not last,
+                    # States line up with the inputs, except where the last one is taken: there
+                    # each direction must end with the state that has read everything.
+                    keep_order=every_step or not last,
                     unroll=UNROLL,
                 )
                 directions.append(jnp.asarray(rnn(states, seq_lengths=lengths)))
@@ -154,7 +189,7 @@ def _identity(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) 
 
 
 def joint_glorot_uniform(features: int, hidden: int) -> Callable[..., jax.Array]:
-    r"""Glorot uniform for two kernels that TF1's cells keep as one of (features + hidden, hidden).
+    r"""Glorot uniform for the two parts of a (features + hidden, hidden) kernel, as TF1's cells.
 
     .. math:: W \sim U(-a, a), \quad a = \sqrt{6 / (\mathrm{features} + 2\,\mathrm{hidden})}
     """
@@ -167,7 +202,7 @@ def joint_glorot_uniform(features: int, hidden: int) -> Callable[..., jax.Array]
 
 
 def _last_valid(states: jax.Array, lengths: jax.Array | None) -> jax.Array:
-    """(batch, time, hidden) → (batch, hidden), the state after the last valid step; 0 if none."""
+    """Take the state after the last valid step, 0 if there is none: (batch, hidden)."""
     if lengths is None:
         return states[:, -1]
     last = jnp.take_along_axis(states, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]

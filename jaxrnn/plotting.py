@@ -1,4 +1,4 @@
-"""Pictures: curves and sample grids. Each returns a Figure and shows nothing by itself."""
+"""Pictures: curves and sample grids. Every function returns a Figure and shows nothing itself."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from jaxrnn.data import Split
-from jaxrnn.history import History, mean_history
-
-_SERIES = {"train": "Train Set", "validation": "Validation Set", "test": "Test Set"}
-
+from jaxrnn.data.splits import Split
+from jaxrnn.runs.history import History, mean_history
 
 class Picture(Figure):
-    """A matplotlib Figure that notebooks display by themselves, without pyplot or a magic line."""
+    """A matplotlib Figure that notebooks display, without pyplot or a magic command."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -23,14 +20,14 @@ class Picture(Figure):
 
 
 def plot_history(history: History | Sequence[History]) -> Figure:
-    """Accuracy and cross entropy against epochs, side by side, one line for each measured split.
+    """Draw every metric against epochs, one panel each, with one line for each split.
 
     Args:
       history: at least one epoch; or the histories of several runs, of which the mean is drawn in
         a band of one standard deviation.
 
     Returns:
-      A 20 × 6 inch figure of two panels.
+      A figure of 10 × 6 inches per metric.
 
     Raises:
       ValueError: the history is empty.
@@ -42,39 +39,43 @@ def plot_history(history: History | Sequence[History]) -> Figure:
     histories = [history] if isinstance(history, History) else list(history)
     history = mean_history(histories)
     if not len(history):
-        raise ValueError("the history is empty: there is nothing to plot")
-    figure = Picture(figsize=(20, 6), layout="constrained")
-    for axes, metric, label in zip(
-        figure.subplots(1, 2), ("accuracy", "loss"), ("Accuracy", "Cross Entropy"), strict=True
-    ):
-        for split, name in _SERIES.items():
-            column = f"{split}_{metric}"
-            if history.measured(column):
+        raise ValueError("the history is empty, so there is nothing to plot")
+    columns = [name for name in history.columns if name not in ("epoch", "seconds")]
+    metrics = [name.removeprefix("train_") for name in columns if name.startswith("train_")]
+    metrics = metrics or list(dict.fromkeys(name.rpartition("_")[2] for name in columns))
+    metrics.sort(key=lambda metric: metric == "loss")  # the loss comes last
+    labels = {"loss": "Cross Entropy" if "accuracy" in metrics else "Loss", "rmse": "RMSE"}
+    figure = Picture(figsize=(10 * len(metrics), 6), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+        for column in columns:
+            if column.endswith(f"_{metric}") and history.measured(column):
+                split = column.removesuffix(f"_{metric}").replace("_", " ").title()
                 marker = "o" if np.isfinite(history[column]).sum() == 1 else None
-                (line,) = axes.plot(history["epoch"], history[column], marker=marker, label=name)
+                label = f"{split} Set"
+                (line,) = axes.plot(history["epoch"], history[column], marker=marker, label=label)
                 if len(histories) > 1:
                     deviation = np.std([one[column] for one in histories], axis=0, ddof=1)
                     edges = history[column] - deviation, history[column] + deviation
                     axes.fill_between(history["epoch"], *edges, color=line.get_color(), alpha=0.2)
         axes.set_xlabel("Epochs")
-        axes.set_ylabel(label)
+        axes.set_ylabel(labels.get(metric, metric.replace("_", " ").title()))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
     return figure
 
 
 def plot_runs(runs: Mapping[str, History | Sequence[History]]) -> Figure:
-    """Test accuracy against seconds of training, one line for each run.
+    """Draw test accuracy against seconds of training, one line for each run.
 
     Args:
-      runs: by name, a history, or those of N networks that were trained at once: their mean is
-        drawn in a band of one standard deviation, and a network counts an Nth of the seconds.
+      runs: for each name a history, or those of N networks that were trained at once: their mean is
+        drawn in a band of one standard deviation, and each network counts an Nth of the seconds.
 
     Returns:
       A 10 × 6 inch figure, seconds on a logarithmic axis, accuracy on a logit one.
 
     Raises:
-      ValueError: no run, or one whose test accuracy was not measured after each epoch.
+      ValueError: no run, or one whose test accuracy was not measured after every epoch.
 
     >>> history = History().append(epoch=1, test_accuracy=0.9, seconds=2.0)
     >>> plot_runs({"tf1": history}).axes[0].get_xlabel()
@@ -86,9 +87,10 @@ def plot_runs(runs: Mapping[str, History | Sequence[History]]) -> Figure:
     axes = figure.subplots()
     for name, run in runs.items():
         histories = [run] if isinstance(run, History) else list(run)
-        accuracies = np.array([history["test_accuracy"] for history in histories])
+        measured = histories and all(one.measured("test_accuracy") for one in histories)
+        accuracies = np.array([one["test_accuracy"] for one in histories if measured])
         if not accuracies.size or np.isnan(accuracies).any():
-            raise ValueError(f"the test accuracy of {name} was not measured after each epoch")
+            raise ValueError(f"the test accuracy of {name} was not measured after every epoch")
         seconds = np.cumsum(mean_history(histories)["seconds"]) / len(histories)
         mean = accuracies.mean(0)
         (line,) = axes.plot(seconds, mean, marker="o" if mean.size < 10 else None, label=name)
@@ -109,15 +111,15 @@ def plot_runs(runs: Mapping[str, History | Sequence[History]]) -> Figure:
 def plot_samples(
     split: Split, *, rows: int = 6, columns: int = 6, titles: Sequence[str] | None = None
 ) -> Figure:
-    """The first examples of a split as a grid of grey images, each under its label.
+    """Draw the first examples of a split as a grid of grey images, each with its label.
 
     Args:
-      split: ``inputs`` (N, height, width), each sequence drawn as an image, a row per time step.
-      rows, columns: of the grid, which stays empty where the split has too few examples.
+      split: ``inputs`` (N, height, width); each sequence is drawn as an image, a row per time step.
+      rows, columns: size of the grid; it is not filled if the split has too few examples.
       titles: one for each example, instead of its label.
 
     Returns:
-      A figure of 2.5 × 2.5 inches an image: 15 × 15 for six rows and columns.
+      A figure of 2.5 × 2.5 inches per image: 15 × 15 for six rows and columns.
 
     Raises:
       ValueError: inputs that are not images, or fewer titles than images.

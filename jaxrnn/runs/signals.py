@@ -1,4 +1,4 @@
-"""Interruption: SIGINT and SIGTERM ask a run to end after the epoch in hand."""
+"""Interruption: SIGINT and SIGTERM ask a run to stop after the current epoch."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """Whether a signal has come, and which.
+    """Whether a signal was received, and which.
 
     Attributes:
       received: the first signal's number, or None.
@@ -23,20 +23,20 @@ class Interruption:
 
     @property
     def exit_status(self) -> int:
-        """128 + the signal's number, as shells have it; 0 where none came."""
+        """128 plus the number of the signal, as in shells; 0 if none was received."""
         return 128 + self.received if self.received else 0
 
 
 @contextlib.contextmanager
 def interruption() -> Iterator[Interruption]:
-    """Inside, a first SIGINT or SIGTERM is noted and said, and a second SIGINT ends the process.
+    """Record and report a first SIGINT or SIGTERM; end the process on a second SIGINT.
 
-    Python runs signal handlers between two of its own instructions, and an epoch is a single call
-    into XLA. So a thread waits for the byte that the interpreter's C handler writes at once.
+    Python runs signal handlers between its own instructions, and an epoch is a single call into
+    XLA. Therefore a thread waits for the byte that the interpreter's C handler writes at once.
     """
     state = Interruption()
     if threading.current_thread() is not threading.main_thread():
-        yield state  # Python takes signals in its main thread only
+        yield state  # Python handles signals in its main thread only
         return
 
     reading, writing = socket.socketpair()
@@ -46,10 +46,10 @@ def interruption() -> Iterator[Interruption]:
         while number := int.from_bytes(reading.recv(1)):
             if number in _SIGNALS and state.received is None:
                 state.received = number
-                with contextlib.suppress(OSError):  # whoever read it may be gone
+                with contextlib.suppress(OSError):  # stderr may be closed
                     print(
-                        f"\n{signal.Signals(number).name}: ending after this epoch; "
-                        "Ctrl-C (again) ends at once",
+                        f"\n{signal.Signals(number).name}: stopping after this epoch; "
+                        "press Ctrl-C (again) to stop at once",
                         file=sys.stderr,
                         flush=True,
                     )
@@ -66,6 +66,6 @@ def interruption() -> Iterator[Interruption]:
         signal.set_wakeup_fd(previous_descriptor)
         for number, handler in previous.items():
             signal.signal(number, handler or signal.SIG_DFL)
-        writing.close()  # the watcher reads the end, and is done
+        writing.close()  # which ends the watcher
         watcher.join()
         reading.close()

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from jaxrnn.datasets.idx import read_idx
+from jaxrnn.data.builders.idx import read_idx
 
 BUNDLED_ARCHIVES = Path(__file__).parent / "archives"
 _MAX_BYTES = 60_000 * 28 * 28  # the larger of the family's images files

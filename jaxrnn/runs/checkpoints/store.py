@@ -1,10 +1,8 @@
 """Checkpoints: save and restore a run, so that it can be resumed bit for bit."""
 
 import contextlib
-import dataclasses
 import errno
 import hashlib
-import json
 import logging
 import math
 import os
@@ -18,13 +16,11 @@ from typing import Any
 import jax
 import numpy as np
 from flax import serialization
-from flax.training.train_state import TrainState
 
-from jaxrnn.history import History, mean_history, write_atomically
-from jaxrnn.models import RNNClassifier
-from jaxrnn.optimizers import make_optimizer
 from jaxrnn.parallel import to_host
-from jaxrnn.training import create_train_state
+from jaxrnn.runs.files import read_json, write_atomically
+from jaxrnn.runs.history import History, mean_history
+from jaxrnn.state import TrainState
 
 FOLDER = "checkpoints"
 _KEPT = 3
@@ -33,25 +29,6 @@ _MAX_ARRAYS = 2**30  # bytes, unless the files themselves are larger
 _MAX_LAYERS = 1000
 
 log = logging.getLogger("jaxrnn")
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A stored run, as it was after its last epoch.
-
-    Attributes:
-      config: what the experiment was configured with, by option.
-      model: the network.
-      state: parameters, optimizer state and step, to evaluate or to train further.
-      history: its curves; of several networks, a tuple of them.
-      key: root of its data order; ``fit`` with it and ``history`` goes on where the run stopped.
-    """
-
-    config: Mapping[str, Any]
-    model: RNNClassifier
-    state: TrainState
-    history: Any
-    key: jax.Array
 
 
 class Checkpoints:
@@ -153,6 +130,9 @@ class Checkpoints:
             return
         kept = {_best_epoch(history), *range(epoch, epoch - _KEPT, -1)}
         self._saving = self._thread.submit(self._write, epoch, arrays, run, kept)
+
+    def __call__(self, record: Any) -> None:
+        self.save(record.state, record.history, record.key)
 
     def wait(self) -> None:
         """Return when everything is on disk.
@@ -306,94 +286,6 @@ class Checkpoints:
             raise OSError(
                 f"a checkpoint could not be written in {self.folder}: {reason[:300]}"
             ) from error
-
-
-def load_run(workdir: str | os.PathLike[str], *, best: bool = False) -> Run:
-    """Read back a run that ``python -m experiments.mnist_rnn`` left in its work dir.
-
-    Args:
-      workdir: the folder of the run.
-      best: the state of the best epoch instead of the last, see :class:`Checkpoints`. ``history``
-        then ends with that epoch.
-
-    Returns:
-      The :class:`Run`.
-
-    Raises:
-      FileNotFoundError: the folder holds no checkpoint.
-      ValueError: every checkpoint is damaged.
-    """
-    checkpoints = Checkpoints(Path(workdir) / FOLDER)
-    parts: dict[str, Any] = {}
-
-    def template(description: Mapping[str, Any]) -> TrainState:
-        parts["config"] = description["config"]
-        model = parts["model"] = RNNClassifier(**description["model"])
-        if model.layers > _MAX_LAYERS:
-            raise ValueError(f"{model.layers} layers are more than {_MAX_LAYERS}")
-        optimizer = make_optimizer(**description["optimizer"])
-        example = jax.ShapeDtypeStruct((1, *description["input_shape"]), np.float32)
-        one = jax.eval_shape(
-            lambda key: create_train_state(key, model, optimizer, example), jax.random.key(0)
-        )
-        members = tuple(description.get("members", ()))
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((*members, *leaf.shape), leaf.dtype), one
-        )
-
-    restored = checkpoints.restore(template, best=best)
-    if restored is None:
-        raise FileNotFoundError(f"{workdir} holds no checkpoint of a run")
-    state, history, key = restored
-    return Run(parts["config"], parts["model"], state, history, key)
-
-
-def describe_run(
-    config: Mapping[str, Any],
-    model: RNNClassifier,
-    optimizer: Mapping[str, Any],
-    inputs: Any,
-    members: tuple[int, ...] = (),
-) -> dict[str, Any]:
-    """The description from which :func:`load_run` makes a run again.
-
-    Args:
-      config: JSON that is handed back as ``Run.config``.
-      model: the network; its cell by name.
-      optimizer: arguments of :func:`jaxrnn.make_optimizer`.
-      inputs: what is trained on, (N, time, features).
-      members: (N,) where N networks are trained at once.
-    """
-    fields = [field.name for field in dataclasses.fields(model)]
-    return {
-        "config": dict(config),
-        "model": {n: getattr(model, n) for n in fields if n not in ("parent", "name")},
-        "optimizer": dict(optimizer),
-        "input_shape": list(np.shape(inputs)[1:]),
-        "members": list(members),
-    }
-
-
-def read_json(path: str | os.PathLike[str], *, max_bytes: int = 2**20) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
-
-    Raises:
-      OSError: it cannot be read.
-      ValueError: it is larger than ``max_bytes``, or no JSON object.
-    """
-    if not Path(path).is_file() and Path(path).exists():
-        raise ValueError(f"{path} is no file")
-    with open(path, "rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise ValueError(f"{path} is larger than {max_bytes} bytes")
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged: a JSON object is expected")
-    return value
 
 
 def _to_tree(state: TrainState, key: jax.Array) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import tqdm_utils
 
-from jaxrnn.datasets.mnist import FAMILY, IdxImages
+from jaxrnn.data.builders.mnist import FAMILY, IdxImages
 
 __all__ = ["FAMILY", "IdxImages", "damaged", "find_builder", "prepare"]
 

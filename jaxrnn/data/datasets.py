@@ -1,0 +1,61 @@
+"""Datasets: what an experiment trains and evaluates on; ImageSequences builds them from tfds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxrnn.constraints import Count
+from jaxrnn.data.reading import Readable
+from jaxrnn.data.sources import Source, load
+from jaxrnn.data.splits import Split
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """The data of an experiment, returned by ``build()`` of its data group.
+
+    Attributes:
+      train: what to train on: a :class:`jaxrnn.Split`, or a :class:`jaxrnn.Source` or anything like
+        it, which can be streamed.
+      evals: what to evaluate after every epoch, by name, in the order in which they are reported.
+        The first one chooses the best checkpoint.
+      outputs: the number of outputs of the network: of classes, or of numbers to predict.
+    """
+
+    train: Split | Readable
+    evals: Mapping[str, Any] = field(default_factory=dict)
+    outputs: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSequences:
+    """Labelled images, read as sequences of rows of pixels."""
+
+    name: str = "mnist"
+    """mnist (bundled), fashion_mnist, kmnist, or any tfds dataset of labelled images."""
+    train: str = "train"
+    """Split to train on; a tfds split string, such as train[:80%]."""
+    validation: str | None = None
+    """Split to evaluate after every epoch and to choose the best checkpoint by; None for none."""
+    test: str | None = "test"
+    """Split to evaluate after every epoch; None for none."""
+    rows: Count | None = None
+    """Number of time steps to cut each image into, in reading order; None for its rows."""
+    permute: bool = False
+    """Shuffle the pixels of all images by one fixed permutation."""
+
+    def build(self) -> Datasets:
+        """Open the training split and load the others.
+
+        Raises:
+          ValueError, FileNotFoundError, ImportError, OSError: see :func:`jaxrnn.load`.
+        """
+        options: Any = {"rows": self.rows, "permute": self.permute}
+        train = Source(self.name, split=self.train, **options)
+        evals = {"validation": self.validation, "test": self.test}
+        loaded = {
+            role: load(self.name, split=split, **options)
+            for role, split in evals.items()
+            if split is not None
+        }
+        return Datasets(train=train, evals=loaded, outputs=len(train.class_names))

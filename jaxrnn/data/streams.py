@@ -1,0 +1,210 @@
+"""Streams: batches read while earlier ones are trained on, for data of any size."""
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxrnn.data.reading import Blocks, Readable, read_ahead
+from jaxrnn.data.splits import Batch, Split, check_batch_size, take
+from jaxrnn.parallel import block_sharding, from_own_rows, own_rows
+
+_STEPS_AT_ONCE = 32  # batches that are read, moved and trained on together,
+_BYTES_AT_ONCE = 2**24  # or as many as fit, at least one
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """Batches of a source in random order, pass after pass; made by :func:`stream`.
+
+    Iterating gives single batches of numpy arrays: endlessly with a key, else one pass in file
+    order. The iterator is Grain's: its ``get_state()`` returns JSON that says where it is, and
+    after ``set_state`` another iterator continues with the very next batch.
+
+    ``len`` is the number of steps that :func:`jaxrnn.fit` counts as one epoch.
+    """
+
+    source: Readable
+    batch_size: int
+    key: jax.Array | None
+    drop_remainder: bool
+    steps_per_epoch: int | None
+    workers: int
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch or self._whole + (self._remainder > 0)
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """Number of examples in one epoch of :func:`jaxrnn.fit`."""
+        if self.steps_per_epoch:
+            return self.steps_per_epoch * self.batch_size
+        return self._whole * self.batch_size + self._remainder
+
+    @property
+    def _whole(self) -> int:
+        """Whole batches in one pass."""
+        return len(self.source) // self.batch_size
+
+    @property
+    def _remainder(self) -> int:
+        return 0 if self.drop_remainder else len(self.source) % self.batch_size
+
+    def __iter__(self) -> Any:
+        single = self._blocks([1] * (self.steps_per_epoch or self._whole))
+        return iter(read_ahead(single, self.workers).map(_only_batch))
+
+    def _blocks(self, sizes: list[int], **options: Any) -> Blocks:
+        return Blocks(self.source, self.batch_size, self.key, self._remainder, sizes, **options)
+
+    def blocks(self, mesh: Mesh, *, epoch: int = 1, classes: int | None = None) -> Any:
+        """Iterate over blocks of batches on a mesh, for :func:`jaxrnn.training.train_block`.
+
+        A block is a batch whose arrays have a leading axis of steps, and ``places`` (steps, batch),
+        the position of each example in the source. A short last batch is a block of its own. Every
+        process reads its devices' part of each batch, and all of a batch that doesn't divide among
+        them.
+
+        Args:
+          mesh: from :func:`jaxrnn.parallel.batch_mesh`.
+          epoch: where to start, from 1.
+          classes: raise ``ValueError`` for labels that are not below.
+
+        Returns:
+          A Grain iterator, to be closed. Each epoch has :attr:`blocks_per_epoch` blocks.
+        """
+        rows = own_rows(mesh, self.batch_size) if self.is_divided_by(mesh) else None
+        blocks = self._blocks(self._block_sizes(), rows=rows, classes=classes)
+        place = partial(_place, mesh=mesh)
+        return iter(read_ahead(blocks, self.workers, (epoch - 1) * blocks.per_epoch, place))
+
+    @property
+    def blocks_per_epoch(self) -> int:
+        """Number of blocks in one epoch."""
+        return len(self._block_sizes()) + (self._remainder > 0)
+
+    def check_whole(self) -> None:
+        """Raise ``ValueError`` unless an epoch is one pass over all examples."""
+        if self.steps_per_epoch or self.drop_remainder:
+            raise ValueError(
+                "a stream to evaluate on must be one pass over all examples: leave out "
+                "steps_per_epoch and drop_remainder"
+            )
+
+    def is_divided_by(self, mesh: Mesh) -> bool:
+        """Whether every device gets an equal part of each whole batch, instead of all of it."""
+        return self.batch_size % mesh.size == 0
+
+    def block_shapes(self, mesh: Mesh) -> Iterator[Batch]:
+        """The distinct shapes and shardings of the blocks of an epoch, to compile for."""
+        example = {**self.source.read([0]), "places": np.zeros(1, np.int32)}
+        whole = {
+            (steps, self.batch_size, self.is_divided_by(mesh)) for steps in self._block_sizes()
+        }
+        for steps, size, divided in [
+            *whole,
+            *([(1, self._remainder, False)] * (self._remainder > 0)),
+        ]:
+            sharding = block_sharding(mesh, divided=divided)
+            yield {
+                name: jax.ShapeDtypeStruct(
+                    (steps, size, *np.shape(array)[1:]), array.dtype, sharding=sharding
+                )
+                for name, array in example.items()
+            }
+
+    def _block_sizes(self) -> list[int]:
+        steps = self.steps_per_epoch or self._whole
+        example = self.source.read([0])
+        size = self.batch_size * sum(np.asarray(array).nbytes for array in example.values())
+        fewest = -(-steps // max(1, min(_STEPS_AT_ONCE, _BYTES_AT_ONCE // size)))
+        # Blocks of equal size if possible: each size is another program to compile.
+        equal = [count for count in range(fewest, 2 * fewest) if steps % count == 0]
+        return [len(some) for some in np.array_split(range(steps), equal[0] if equal else fewest)]
+
+
+def stream(
+    source: Readable | Split,
+    *,
+    batch_size: int,
+    key: jax.Array | None = None,
+    drop_remainder: bool = False,
+    steps_per_epoch: int | None = None,
+    workers: int = 0,
+) -> Stream:
+    """Batches for :func:`jaxrnn.fit` or a loop, read from disk by Grain as they are needed.
+
+    For the same key, the batches are those of :func:`jaxrnn.batches` and ``fit`` over the same
+    examples in memory: pass p is in the order of ``fold_in(key, p)``. Memory holds the index of the
+    source, the order (4 bytes per example, about 40 while it is computed) and a few blocks of
+    batches, each at most 16 MiB or one batch.
+
+    With a key, iteration is endless; ``itertools.islice(batches, len(batches))`` is one epoch.
+    Iterating gives whole batches in every process, whereas in ``fit`` each process reads its part.
+
+    Args:
+      source: a :class:`jaxrnn.Source`, a :class:`jaxrnn.Split`, or anything with ``__len__`` and
+        ``read(indices) -> batch``.
+      batch_size: examples per batch, of all processes together.
+      key: root of the order; None for one pass in file order, to evaluate on.
+      drop_remainder: whole batches only; otherwise a pass ends with the short batch that is left.
+      steps_per_epoch: number of batches that ``fit`` counts as an epoch; by default one pass. The
+        next epoch continues with the next batch. It requires batches of equal size. With
+        augmentation it should not exceed a pass, as an example is warped alike within an epoch.
+      workers: number of processes that read; by default a thread does. Each imports jaxrnn and the
+        main module, which must therefore be protected by ``if __name__ == "__main__"``.
+
+    Raises:
+      ValueError: ``batch_size`` is not between 1 and the number of examples, ``steps_per_epoch`` is
+        below 1 or leaves a short batch, or ``workers`` is negative.
+
+    >>> from jaxrnn import Source
+    >>> digits = stream(Source(split="test"), batch_size=150, key=jax.random.key(0))
+    >>> iterator = iter(digits)
+    >>> next(iterator)["inputs"].shape, iterator.get_state(), len(digits)
+    ((150, 28, 28), {'next_index': 1}, 67)
+    """
+    if isinstance(source, Split):
+        source = _InMemory(jax.device_get(source))
+    check_batch_size(batch_size, source)
+    if steps_per_epoch is not None and steps_per_epoch < 1:
+        raise ValueError(f"steps_per_epoch must be at least 1; got {steps_per_epoch}")
+    if steps_per_epoch is not None and not drop_remainder and len(source) % batch_size:
+        raise ValueError(
+            f"steps_per_epoch requires batches of equal size, but {len(source)} examples leave a "
+            f"batch of {len(source) % batch_size}; use drop_remainder=True"
+        )
+    if workers < 0:
+        raise ValueError(f"workers must be at least 0; got {workers}")
+    if key is not None and not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    return Stream(source, batch_size, key, drop_remainder, steps_per_epoch, workers)
+
+
+@dataclasses.dataclass(frozen=True)
+class _InMemory:
+    split: Split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def read(self, indices: Any) -> Batch:
+        return take(self.split, np.asarray(indices))
+
+
+def mesh_of(block: Batch, mesh: Mesh) -> Mesh | None:
+    """The mesh if its devices share the batches of a block; None if each has all of them."""
+    return mesh if any(block["inputs"].sharding.spec) else None
+
+
+def _only_batch(element: Batch) -> Batch:
+    return {name: element[name][0] for name in element if name not in ("places", "divided")}
+
+
+def _place(element: Batch, mesh: Mesh) -> Batch:
+    divided = element.pop("divided")
+    return from_own_rows(element, mesh, divided=divided)

@@ -1,0 +1,65 @@
+"""Metrics: sums and a weight, which add up over batches, devices and hosts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+
+@struct.dataclass
+class Metrics:
+    """Weighted sums over elements (examples or time steps), divided once, by :meth:`means`.
+
+    The mean over a split is therefore the same for any batch size, number of devices or processes,
+    and padding.
+
+    Attributes:
+      sums: for each metric, the sum of its values times their weights: int32 for metrics that count
+        (booleans and integers), float32 for all others, whatever type the network computes in.
+      weight: the sum of the weights; the int32 number of elements where every element counts once.
+
+    >>> total = Metrics({"loss": 2.0, "accuracy": 3}, 4) + Metrics({"loss": 1.0, "accuracy": 1}, 2)
+    >>> total.means()["loss"], round(total.means()["accuracy"], 4)
+    (0.5, 0.6667)
+    """
+
+    sums: dict[str, Any]
+    weight: Any
+
+    @classmethod
+    def zero(cls) -> "Metrics":
+        """Metrics of no elements, the start of a sum."""
+        return cls({}, 0)
+
+    @classmethod
+    def of(cls, values: Mapping[str, jax.Array], weights: jax.Array | None = None) -> "Metrics":
+        """Sum the values of each element.
+
+        Args:
+          values: for each metric, an array of one value per element, all of the same shape.
+          weights: an array of that shape, boolean or numeric; by default every element counts once.
+            Values of weight 0 don't matter, even if they are not finite.
+        """
+        size = np.int32(next(iter(values.values())).size)
+        weight = size if weights is None else _sum(weights, None)
+        return cls({name: _sum(value, weights) for name, value in values.items()}, weight)
+
+    def __add__(self, other: "Metrics") -> "Metrics":
+        names = {**self.sums, **other.sums}
+        sums = {name: self.sums.get(name, 0) + other.sums.get(name, 0) for name in names}
+        return Metrics(sums, self.weight + other.weight)
+
+    def means(self) -> dict[str, Any]:
+        """The weighted mean of each metric."""
+        return {name: value / self.weight for name, value in self.sums.items()}
+
+
+def _sum(values: jax.Array, weights: jax.Array | None) -> jax.Array:
+    if weights is not None:
+        weighted = values if weights.dtype == bool else values * weights
+        values = jnp.where(weights > 0, weighted, 0)
+    counts = values.dtype == bool or jnp.issubdtype(values.dtype, jnp.integer)
+    return values.sum(dtype=jnp.int32 if counts else jnp.float32)

@@ -1,0 +1,1 @@
+"""Everything around training: experiments, their command line, checkpoints and results."""

@@ -1,0 +1,3 @@
+from jaxrnn.runs.checkpoints.store import Checkpoints
+
+__all__ = ["Checkpoints"]

@@ -1,0 +1,87 @@
+"""Checks of what ``fit`` is given, before anything is compiled."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn.data.reading import Readable
+from jaxrnn.data.splits import (
+    Split,
+    arrays_of,
+    check_batch_size,
+    check_examples,
+    check_values,
+)
+from jaxrnn.data.streams import Stream
+from jaxrnn.runs.history import History
+from jaxrnn.training import compute_outputs, measure
+
+
+def check_fits(state: Any, on: Split | Stream | Readable, many: bool = False) -> int:
+    """Check that model, task and data fit each other, without compiling anything.
+
+    Args:
+      state: of one network; its arrays may be shapes, as from ``jax.eval_shape``.
+      on: what to train or evaluate on.
+      many: whether it is for many networks.
+
+    Returns:
+      The number of outputs of the model.
+
+    Raises:
+      ValueError: they don't fit.
+    """
+    if isinstance(on, Stream) and many:
+        raise ValueError("many networks train on splits; a stream has the order of one network")
+    if isinstance(on, Split):
+        check_examples(on)
+    source = on.source if isinstance(on, Stream) else on
+    arrays = arrays_of(source if isinstance(source, Split) else source.read([0]))
+    example = {
+        name: jax.ShapeDtypeStruct((1, *np.shape(array)[1:]), jnp.result_type(array))
+        for name, array in arrays.items()
+    }
+    jax.eval_shape(partial(measure, train=True), state, example)
+    outputs = jax.eval_shape(compute_outputs, state, example).shape[-1]
+    if isinstance(on, Split):
+        check_values(on, outputs)
+    return outputs
+
+
+def data_order(
+    train: Split | Stream, key: jax.Array | None, batch_size: int | None, drop_remainder: bool
+) -> tuple[jax.Array, int]:
+    """Find the root key and the batch size; a stream has its own, and others must not differ."""
+    if key is not None and not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)  # of the older kind, jax.random.PRNGKey
+    if isinstance(train, Stream):
+        if train.key is None:
+            raise ValueError("a stream to train on needs a key, which determines its order")
+        if key is not None and (
+            key.shape or (jax.random.key_data(key) != jax.random.key_data(train.key)).any()
+        ):
+            raise ValueError("key differs from that of the stream, which determines its order")
+        if batch_size not in (None, train.batch_size) or drop_remainder > train.drop_remainder:
+            raise ValueError("batch_size and drop_remainder differ from those of the stream")
+        return train.key, train.batch_size
+    if key is None or batch_size is None:
+        raise ValueError("key and batch_size are needed to train on a split")
+    check_batch_size(batch_size, train)
+    return key, batch_size
+
+
+def past_epochs(key: jax.Array, history: Any) -> tuple[History, ...]:
+    """Check the history to continue; returns one for each network."""
+    networks = max(1, key.size)
+    if not history:
+        return (History(),) * networks
+    histories = (history,) if isinstance(history, History) else tuple(history)
+    for one in histories:
+        if [row["epoch"] for row in one] != list(range(1, len(histories[0]) + 1)):
+            raise ValueError("history must contain every epoch from 1 on, once and in order")
+    if len(histories) != networks:
+        raise ValueError(f"{networks} networks need as many histories; got {len(histories)}")
+    return histories

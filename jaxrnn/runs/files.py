@@ -1,0 +1,70 @@
+"""Files of a run: written as a whole or not at all, and read without trusting them."""
+
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Replace a file as a whole: at any moment, even after a crash, it is the old or the new one.
+
+    Raises:
+      OSError: the directory can't be written or is full; the old file is still there.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write indented JSON, atomically; numbers that are not finite become null."""
+    write_atomically(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def write_figure(path: Path, figure: Any) -> None:
+    """Write a picture as PNG, atomically."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    write_atomically(path, content.getvalue())
+
+
+def read_json(path: str | os.PathLike[str], *, max_bytes: int = 2**20) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+      OSError: the file can't be read.
+      ValueError: the file is larger than ``max_bytes``, or not a JSON object.
+    """
+    if not Path(path).is_file() and Path(path).exists():
+        raise ValueError(f"{path} is not a file")
+    with open(path, "rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"{path} is larger than {max_bytes} bytes")
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: expected a JSON object")
+    return value
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -1,0 +1,247 @@
+"""fit: the epoch loop that ties training, evaluation and history together."""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxrnn.data.splits import Split
+from jaxrnn.data.streams import Stream
+from jaxrnn.metrics import Metrics
+from jaxrnn.parallel import (
+    batch_mesh,
+    distribute,
+    in_any_process,
+    member_mesh,
+    replicate,
+    to_host,
+)
+from jaxrnn.runs.checks import check_fits, data_order, past_epochs
+from jaxrnn.runs.epochs import (
+    ResidentEpochs,
+    SplitEvaluation,
+    StreamedEpochs,
+    StreamEvaluation,
+    compile_all,
+)
+from jaxrnn.runs.history import History, mean_history
+from jaxrnn.runs.progress import Clock
+from jaxrnn.state import TrainState
+from jaxrnn.training import Augment
+
+
+@dataclass(frozen=True)
+class Record:
+    """What :func:`fit` passes to every hook after an epoch.
+
+    Attributes:
+      state: the state after the epoch; of N networks, with a leading axis of N.
+      history: the curves so far; of N networks, a tuple of N.
+      key: root of the data order.
+      examples: number of examples trained on in this epoch, of all networks.
+      seconds: seconds spent by ``fit`` so far, by phase.
+    """
+
+    state: TrainState
+    history: Any
+    key: jax.Array
+    examples: int
+    seconds: Mapping[str, float]
+
+    @property
+    def mean(self) -> History:
+        """The history; of several networks, its mean."""
+        return mean_history(self.history)
+
+
+Hook = Callable[[Record], Any]
+
+
+def fit(
+    state: TrainState,
+    train: Split | Stream,
+    *,
+    epochs: int,
+    key: jax.Array | None = None,
+    batch_size: int | None = None,
+    drop_remainder: bool = False,
+    train_curve: Literal["epoch", "last_batch"] = "epoch",
+    evals: Mapping[str, Split | Stream] | None = None,
+    augment: Augment | None = None,
+    history: Any = None,
+    hooks: Sequence[Hook] = (),
+    devices: int | None = None,
+) -> tuple[TrainState, Any]:
+    """Train for some epochs, and evaluate and record after each.
+
+    The data order of an epoch depends on ``fold_in(key, epoch)`` alone, for splits and for streams,
+    so a run that continues from ``history`` sees the very batches that come next. If the optimizer
+    keeps an average of the parameters, the average is what is evaluated.
+
+    Many networks train at once if ``key`` is an array of N keys and every array of ``state`` has a
+    leading axis of N. To float rounding, each comes out as if trained alone on one device. The
+    devices share the networks instead of the batch.
+
+    With several processes, all of them call this with the same arguments. The devices of all
+    processes share the batches.
+
+    Args:
+      state: from :func:`jaxrnn.create_train_state`; left as it was.
+      train: what to train on. A split is put on the devices once. A :func:`jaxrnn.stream` is read
+        as it is needed, for one network.
+      epochs: number of epochs in total, those of ``history`` included.
+      key: root of the data order, or N of them. A stream has its own.
+      batch_size: examples per step. A stream has its own.
+      drop_remainder: train on whole batches only, see :func:`jaxrnn.train_epoch`.
+      train_curve: what the training columns contain. ``epoch``: the mean over the steps of the
+        epoch, each measured before its update, as in Keras. ``last_batch``: the last batch of the
+        epoch, measured after its own update.
+      evals: splits to evaluate after every epoch, by name. A stream is read again each time.
+      augment: see :func:`jaxrnn.train_epoch`.
+      history: the epochs that ``state`` was trained for; they are kept and not repeated.
+      hooks: functions that are called with a :class:`Record` after each epoch, in this order, such
+        as :class:`jaxrnn.Checkpoints` and :class:`jaxrnn.Progress`. Training stops after the epoch
+        for which one of them returns true.
+      devices: number of devices that share each batch; by default as many as divide it. The result
+        is the same to float rounding.
+
+    Returns:
+      The trained state, and the :class:`jaxrnn.History` of all epochs; of N networks, a tuple of N.
+
+    Raises:
+      ValueError: ``epochs`` below 1; no ``key``, or one that is not the stream's; a ``batch_size``
+        that is not between 1 and the number of examples or doesn't divide among the processes; a
+        model, task and splits that don't fit each other; a history that lacks an epoch.
+      NonFiniteLossError: the loss or a parameter is infinite or not a number. Hooks are not called
+        for such an epoch.
+
+    >>> import optax
+    >>> from jaxrnn import RNNClassifier, create_train_state, load
+    >>> train = load("mnist", split="train[:100]")
+    >>> init_key, data_key = jax.random.split(jax.random.key(0))
+    >>> state = create_train_state(init_key, RNNClassifier(), optax.adam(1e-3), train.inputs)
+    >>> state, history = fit(state, train, key=data_key, epochs=2, batch_size=50)
+    >>> int(state.step), len(history), history.measured("train_loss")
+    (4, 2, True)
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1; got {epochs}")
+    if train_curve not in ("epoch", "last_batch"):
+        raise ValueError(f"train_curve must be epoch or last_batch; got {train_curve!r}")
+    key, batch_size = data_order(train, key, batch_size, drop_remainder)
+    histories = past_epochs(key, history)
+    many, networks, done = key.ndim > 0, max(1, key.size), len(histories[0])
+    first = jax.tree.map(lambda leaf: leaf[0], state) if many else state
+    evals = dict(evals or {})
+    outputs = {name: check_fits(first, on, many) for name, on in {"train": train, **evals}.items()}
+
+    mesh, state, keys = _place(state, key, batch_size, devices)
+    options = {"batch_size": batch_size, "drop_remainder": drop_remainder, "mesh": mesh}
+    training: Any = (
+        StreamedEpochs(train, augment, train_curve, mesh, epoch=done + 1, classes=outputs["train"])
+        if isinstance(train, Stream)
+        else ResidentEpochs(train, {**options, "augment": augment}, train_curve, many=many)
+    )
+    clock = Clock()
+    with contextlib.closing(training):
+        evaluations: dict[str, Any] = {
+            name: StreamEvaluation(on, mesh, classes=outputs[name])
+            if isinstance(on, Stream)
+            else SplitEvaluation(on, mesh, many=many)
+            for name, on in evals.items()
+        }
+        if done < epochs:
+            with clock("compilation"):
+                lowered = [*training.lower(state, _fold_in(keys, 1))]
+                compile_all([*lowered, *(o for e in evaluations.values() for o in e.lower(state))])
+        for epoch in range(done + 1, epochs + 1):
+            state, measured, seconds = _epoch(training, evaluations, clock, state, keys, epoch)
+            histories = tuple(
+                one.append(epoch=epoch, **_columns(first.task, measured, member), seconds=seconds)
+                for member, one in zip(range(networks) if many else [...], histories, strict=True)
+            )
+            record = Record(
+                jax.tree.map(lambda leaf: leaf[:networks], state) if many else state,
+                histories if many else histories[0],
+                key,
+                networks * training.examples,
+                dict(clock.seconds),
+            )
+            answers = [hook(record) for hook in hooks]
+            if in_any_process(any(answers)):
+                break
+    state = jax.tree.map(lambda leaf: leaf[:networks], state) if many else state
+    return state, histories if many else histories[0]
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss or a parameter became infinite or not a number.
+
+    Attributes:
+      epoch: in which epoch, from 1.
+      step: the first step of that epoch whose loss is not finite, from 1.
+    """
+
+    def __init__(self, epoch: int, step: int) -> None:
+        super().__init__(f"the loss is not finite from epoch {epoch}, step {step} on")
+        self.epoch, self.step = epoch, step
+
+
+def _place(
+    state: TrainState, key: jax.Array, batch_size: int, devices: int | None
+) -> tuple[Mesh, TrainState, jax.Array]:
+    """Put states on the devices, padded so that every device gets the same number of networks."""
+    if not key.ndim:
+        mesh = batch_mesh(batch_size, devices)
+        return mesh, replicate(state, mesh), key
+    mesh, padded = member_mesh(key.size, devices)
+    if padded > key.size:
+        again = np.arange(padded) % key.size
+        state, key = jax.tree.map(lambda leaf: leaf[again], (state, key))
+    return mesh, distribute(state, mesh), key
+
+
+def _epoch(
+    training: Any, evaluations: dict[str, Any], clock: Clock, state: Any, keys: Any, epoch: int
+) -> tuple[TrainState, dict[str, Metrics], float]:
+    """Train and evaluate for one epoch; the state, metrics on the host, and seconds of training."""
+    before, key, start = state, _fold_in(keys, epoch), clock.seconds.get("training", 0.0)
+    with clock("training"):
+        state, metrics = training.epoch(before, key)
+        metrics = to_host(metrics)  # waits for the epoch to end
+    if not _is_finite((metrics.sums["loss"], state.params)):
+        raise NonFiniteLossError(epoch, _first_bad_step(to_host(training.steps(before, key))))
+    with clock("evaluation"):
+        measured = {"train": metrics} | {name: one(state) for name, one in evaluations.items()}
+        on_host = to_host(measured)
+    return state, {name: on_host[name] for name in measured}, clock.seconds["training"] - start
+
+
+def _is_finite(tree: Any) -> bool:
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(to_host(tree)))
+
+
+def _first_bad_step(metrics: Metrics) -> int:
+    """From 1; the last step, if only the parameters after it are not finite."""
+    losses = np.asarray(metrics.sums["loss"])  # (…, steps)
+    bad = ~np.isfinite(losses.reshape(-1, losses.shape[-1])).all(axis=0)
+    return int(bad.argmax()) + 1 if bad.any() else len(bad)
+
+
+@jax.jit
+def _fold_in(key: jax.Array, epoch: int) -> jax.Array:
+    fold_in = jax.random.fold_in
+    return jax.vmap(fold_in, (0, None))(key, epoch) if key.ndim else fold_in(key, epoch)
+
+
+def _columns(task: Any, measured: Mapping[str, Metrics], member: Any) -> dict[str, float]:
+    """A row of the history of one network: every metric of every split."""
+    columns: dict[str, float] = {}
+    for split, metrics in measured.items():
+        means = jax.tree.map(lambda sums: np.asarray(sums)[member], metrics).means()
+        columns |= {f"{split}_{name}": v for name, v in task.summarize(means).items()}
+    return columns

@@ -1,0 +1,136 @@
+"""A run on several processes: how they find each other, which one writes, how they end."""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxrnn.runs.experiment import RuntimeConfig
+
+_MESSAGE = 8192  # bytes; collectives move arrays of a fixed size
+
+
+class Stopped(SystemExit):
+    """The run was stopped by a signal; all processes have agreed to end here."""
+
+
+class LostProcessesError(RuntimeError):
+    """Other processes of the run have ended."""
+
+
+@contextlib.contextmanager
+def processes(runtime: RuntimeConfig) -> Iterator[None]:
+    """Join the other processes of the run, if there are any, and leave them in an orderly way.
+
+    JAX finds the address of the first process, their number and the index of this one (SLURM, Open
+    MPI, Kubernetes, TPU pods), or is told. When all are done, they wait for each other. A process
+    that fails ends at once instead, and the connections that it closes end the others.
+
+    Raises:
+      ValueError: the processes are unknown, or don't find each other.
+      LostProcessesError: other processes have ended.
+    """
+    if not runtime.distributed:
+        yield
+        return
+    # This service would take SIGTERM away from Python, and only record it.
+    jax.config.update("jax_enable_preemption_service", False)
+    patience = 3 * runtime.heartbeat  # JAX's own ratio of the two
+    try:
+        if runtime.coordinator and runtime.process:
+            wait_for(runtime.coordinator, patience)
+        jax.distributed.initialize(
+            runtime.coordinator,
+            runtime.processes,
+            runtime.process,
+            initialization_timeout=patience,
+            heartbeat_timeout_seconds=runtime.heartbeat,
+        )
+    except (RuntimeError, ValueError) as error:
+        hint = "" if runtime.coordinator else "; give --coordinator, --processes and --process"
+        raise ValueError(f"--distributed: the processes were not found: {error}{hint}") from error
+    try:
+        yield
+    except Stopped:
+        jax.distributed.shutdown()  # waits for the first process to finish saving
+        raise
+    except Exception as error:
+        # JAX raises either kind, the second when the result of a collective is fetched.
+        if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
+            lost = LostProcessesError(
+                f"process {jax.process_index()} of {jax.process_count()} ends, as it lost the "
+                f"others: {error}"
+            )
+            lost.__notes__ = getattr(error, "__notes__", [])
+            raise lost from error
+        raise
+
+
+def end_at_once(status: int) -> None:
+    """End this process, if it has others that would wait for it at an orderly end."""
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if is_first():
+            time.sleep(1)  # others may be ending for the same reason, and JAX would abort them
+        os._exit(status)
+
+
+def wait_for(address: str, seconds: float) -> None:
+    """Wait until something listens at an address, as JAX aborts the process if nothing does.
+
+    Raises:
+      ValueError: nothing listened in time.
+    """
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=seconds).close()
+            return
+        except (OSError, OverflowError) as error:  # not yet, or its name is not known yet
+            if time.monotonic() > deadline:
+                raise ValueError(f"nothing listens at {address} ({error})") from error
+        time.sleep(0.2)
+
+
+def is_first() -> bool:
+    """Whether this process writes files and prints."""
+    return jax.process_index() == 0
+
+
+def say(message: str) -> None:
+    """Print a message, in the first process."""
+    if is_first():
+        print(message, flush=True)
+
+
+def from_first(function: Callable[[], Any]) -> Any:
+    """Call a function in the first process; return its result, JSON, in all of them.
+
+    Raises:
+      ValueError: in all of them, if the first raises it or an ``OSError``.
+    """
+    if jax.process_count() == 1:
+        return function()
+    answer: dict[str, Any] = {}
+    if is_first():
+        try:
+            answer["value"] = function()
+        except (ValueError, OSError) as error:
+            answer["error"] = str(error)[: _MESSAGE // 8]
+    message = np.zeros(_MESSAGE, np.uint8)
+    text = json.dumps(answer).encode()
+    message[: len(text)] = np.frombuffer(text, np.uint8)
+    answer = json.loads(bytes(multihost_utils.broadcast_one_to_all(message)).rstrip(b"\0"))
+    if "error" in answer:
+        raise ValueError(answer["error"])
+    return answer["value"]

@@ -1,0 +1,96 @@
+"""Results: what results.json contains, and the lines that a run ends with."""
+
+import importlib.metadata
+import math
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax
+import jax
+import jaxlib
+import numpy as np
+import optax
+
+from jaxrnn.runs.history import History, best_epoch
+from jaxrnn.tasks import Task
+
+
+def results_of(
+    histories: Sequence[History], task: Task, seeds: Sequence[int], **about: Any
+) -> dict[str, Any]:
+    """Everything that ``results.json`` contains.
+
+    Args:
+      histories: the curves of each network.
+      task: which metric counts.
+      seeds: the seed of each network.
+      about: parameters, seconds, devices and the like.
+    """
+    members = [
+        {"seed": seed, **_final(history, task)}
+        for seed, history in zip(seeds, histories, strict=True)
+    ]
+    return {
+        "epochs": len(histories[0]),
+        **(members[0] if len(members) == 1 else _summarize(members, task)),
+        **about,
+        "versions": {
+            "jaxrnn": importlib.metadata.version("jaxrnn"),
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "jaxlib": jaxlib.version.__version__,
+            "flax": flax.__version__,
+            "optax": optax.__version__,
+        },
+    }
+
+
+def _final(history: History, task: Task) -> dict[str, float]:
+    """The metrics after the last epoch, and the best value of the one that counts."""
+    metrics = {
+        name: value for name, value in history.rows[-1].items() if name not in ("epoch", "seconds")
+    }
+    best = {
+        f"best_{name}": history.best(name, maximize=task.maximize)[name]
+        for name in metrics
+        if name.endswith(f"_{task.best}") and history.measured(name)
+    }
+    epoch = best_epoch(history, task.best, task.maximize)
+    return {**metrics, **best, "best_epoch": epoch}
+
+
+def _summarize(members: list[dict[str, Any]], task: Task) -> dict[str, Any]:
+    """Mean, deviation and the 95 % interval of the mean (Student's t) over several networks."""
+    from scipy.special import stdtrit  # here, as it takes a while to import
+
+    summary: dict[str, Any] = {"seed": members[0]["seed"], "members": members}
+    half_width = stdtrit(len(members) - 1, 0.975) / math.sqrt(len(members))
+    for name in members[0]:
+        values = np.array([member[name] for member in members])
+        if name not in ("seed", "best_epoch"):
+            summary[name] = float(values.mean())
+        if name.endswith(f"_{task.best}") and not name.startswith("best_"):
+            deviation = float(values.std(ddof=1))
+            half = half_width * deviation
+            summary[f"{name}_deviation"] = deviation
+            summary[f"{name}_interval"] = [summary[name] - half, summary[name] + half]
+    return summary
+
+
+def describe_results(results: Mapping[str, Any], evals: Iterable[str], task: Task) -> Iterator[str]:
+    """The lines to print at the end of a run: the metric that counts, of every evaluated split."""
+    for name in [f"{split}_{task.best}" for split in (*evals, "train")]:
+        if name not in results or (name.startswith("train_") and evals):
+            continue
+        words = name.replace("_", " ")
+        for member in results.get("members", ()):
+            yield f"seed {member['seed']}: {words} {member[name]:.4f}"
+        line = f"{words}: {results[name]:.4f}"
+        if "members" in results:
+            low, high = results[f"{name}_interval"]
+            line += (
+                f", deviation {results[f'{name}_deviation']:.4f}, 95 % interval of the mean "
+                f"{low:.4f} to {high:.4f}"
+            )
+        yield line

@@ -1,0 +1,118 @@
+"""Stored runs: read them back, and evaluate them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrnn.evaluation import evaluate, evaluate_each
+from jaxrnn.optimizers import averaged
+from jaxrnn.parallel import batch_mesh, distribute, member_mesh, replicate, use_cpu_cores
+from jaxrnn.runs.checkpoints import Checkpoints
+from jaxrnn.runs.experiment import Experiment
+from jaxrnn.runs.files import read_json
+from jaxrnn.runs.history import mean_history
+from jaxrnn.runs.setup import Network, build_data, keep_compiled_programs
+from jaxrnn.state import TrainState
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stored run, as it was after its last epoch.
+
+    Attributes:
+      experiment: the full description of the run, except ``runtime``.
+      model: the network.
+      state: parameters, optimizer state and step, to evaluate or to train further.
+      history: its curves; of several networks, a tuple of them.
+      key: root of its data order; ``fit`` with it and ``history`` continues where the run stopped.
+    """
+
+    experiment: Experiment
+    model: Any
+    state: TrainState
+    history: Any
+    key: jax.Array
+
+
+def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: bool = False) -> Run:
+    """Read back a run from its work directory.
+
+    Args:
+      workdir: the directory of the run.
+      experiment: the class of the experiment. The default serves every page whose model, task and
+        optimizer are groups of jaxrnn.
+      best: read the best epoch instead of the last, see :class:`jaxrnn.Checkpoints`. ``history``
+        then ends with that epoch.
+
+    Returns:
+      The :class:`Run`.
+
+    Raises:
+      FileNotFoundError: the directory has no checkpoint.
+      ValueError: every checkpoint is damaged.
+    """
+    parts: dict[str, Any] = {}
+
+    def template(description: Mapping[str, Any]) -> TrainState:
+        stored = parts["experiment"] = experiment.from_json(description["config"])
+        model = parts["model"] = stored.model.build(description["outputs"])
+        optimizer = stored.optimizer.build(description["steps"])
+        network = Network(model, stored.task, optimizer, description["input_shape"])
+        return network.shapes(description["members"])
+
+    restored = Checkpoints(Path(workdir) / "checkpoints").restore(template, best=best)
+    if restored is None:
+        raise FileNotFoundError(f"{workdir} has no checkpoint of a run")
+    state, history, key = restored
+    return Run(parts["experiment"], parts["model"], state, history, key)
+
+
+def read_experiment(workdir: Path, kind: type[Experiment]) -> Experiment:
+    """The experiment that a work directory holds, with its runtime options.
+
+    Raises:
+      FileNotFoundError: it holds none.
+      ValueError: it holds another experiment, or its ``config.json`` is damaged.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{workdir} holds no run")
+    try:
+        return kind.from_json(read_json(path))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
+
+
+def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
+    """Measure a stored run on the splits that it was evaluated on.
+
+    Returns:
+      For each metric of each split, its value; of several networks, a list of values. They are
+      those of ``results.json``.
+
+    Raises:
+      ValueError, OSError: as :func:`load_run`; or the checkpoint is of another configuration.
+    """
+    trainer, runtime = experiment.trainer, experiment.runtime
+    use_cpu_cores(runtime.devices)
+    keep_compiled_programs()
+    stored = load_run(workdir, type(experiment))
+    experiment.check_same(stored.experiment.identity)
+    many = trainer.seeds > 1
+    mesh = (
+        member_mesh(trainer.seeds, runtime.devices)[0]
+        if many
+        else batch_mesh(trainer.batch_size, runtime.devices)
+    )
+    state = (distribute if many else replicate)(averaged(stored.state), mesh)
+    results: dict[str, Any] = {"epoch": len(mean_history(stored.history))}
+    for name, split in build_data(experiment.data, runtime).evals.items():
+        measure = evaluate_each if many else evaluate
+        means = jax.device_get(measure(state, replicate(split, mesh), mesh=mesh)).means()
+        for metric, value in experiment.task.summarize(means).items():
+            results[f"{name}_{metric}"] = np.asarray(value).tolist()
+    return results

@@ -1,0 +1,192 @@
+"""Task: what training minimizes and what is measured; the three tasks of the library."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tyro.conf import Suppress
+
+from jaxrnn.constraints import Fraction
+from jaxrnn.data.splits import Batch
+
+
+class Task(Protocol):
+    """What a network is trained for.
+
+    A task is a frozen dataclass: being hashable, it is static under ``jax.jit``.
+
+    Attributes:
+      best: the metric by which the best epoch is chosen.
+      maximize: whether a higher value of it is better.
+    """
+
+    best: ClassVar[str]
+    maximize: ClassVar[bool]
+
+    def measure(
+        self, outputs: jax.Array, batch: Batch, *, train: bool = False
+    ) -> dict[str, jax.Array]:
+        """Compare the outputs of the network with a batch.
+
+        Args:
+          outputs: (batch, width), or (batch, time, width) for one output per time step.
+          batch: the batch that was read.
+          train: whether the loss is the one to minimize, with label smoothing for instance, or the
+            one to report.
+
+        Returns:
+          Arrays of one value per element, unreduced; ``loss`` is what training minimizes.
+
+        Raises:
+          ValueError: the outputs don't fit the batch.
+        """
+
+    def weights(self, batch: Batch) -> jax.Array | None:
+        """The weight of each element, of the shape of ``loss``; None if each counts once."""
+
+    def summarize(self, means: Mapping[str, Any]) -> dict[str, Any]:
+        """The metrics to report, from the means of those that were measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """Classification of each sequence, or of each of its time steps."""
+
+    kind: Suppress[Literal["classification"]] = "classification"
+    label_smoothing: Fraction = 0.0
+    """Fraction of each label that is spread evenly over all classes."""
+
+    best: ClassVar[str] = "accuracy"
+    maximize: ClassVar[bool] = True
+
+    def measure(
+        self, outputs: jax.Array, batch: Batch, *, train: bool = False
+    ) -> dict[str, jax.Array]:
+        r"""Cross entropy and accuracy of each element; see :meth:`Task.measure`.
+
+        .. math:: \mathrm{loss} = -\sum_c p_c \log \mathrm{softmax}(\mathrm{outputs})_c
+
+        in nats, where :math:`p` is 1 for the label and 0 elsewhere. With label smoothing α, in
+        training only, it is 1 - α for the label, and α is spread evenly over all classes.
+        ``accuracy`` is whether the largest output is that of the label.
+
+        Labels (batch,) go with outputs (batch, classes); labels (batch, time) with outputs (batch,
+        time, classes), of which only the first ``lengths`` time steps count.
+        """
+        labels = _labels(outputs, batch, "Classification")
+        losses = _cross_entropy(outputs, labels, self.label_smoothing if train else 0.0)
+        return {"loss": losses, "accuracy": outputs.argmax(-1) == labels}
+
+    def weights(self, batch: Batch) -> jax.Array | None:
+        """See :meth:`Task.weights`."""
+        return _valid_steps(batch) if np.ndim(batch.get("labels")) == 2 else None
+
+    def summarize(self, means: Mapping[str, Any]) -> dict[str, Any]:
+        """Report ``loss`` and ``accuracy``."""
+        return {"loss": means["loss"], "accuracy": means["accuracy"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression:
+    """Prediction of real numbers for each sequence, or for each of its time steps."""
+
+    kind: Suppress[Literal["regression"]] = "regression"
+
+    best: ClassVar[str] = "rmse"
+    maximize: ClassVar[bool] = False
+
+    def measure(
+        self, outputs: jax.Array, batch: Batch, *, train: bool = False
+    ) -> dict[str, jax.Array]:
+        r"""Squared error of each element, over its K numbers; see :meth:`Task.measure`.
+
+        .. math::
+            \mathrm{loss} = \frac{1}{K} \sum_k (\mathrm{outputs}_k - \mathrm{targets}_k)^2
+
+        Targets are (batch, width), or (batch,) for a width of 1; or (batch, time, width), of which
+        only the first ``lengths`` time steps count.
+        """
+        if "targets" not in batch:
+            raise ValueError(f"Regression needs targets; the batch has {', '.join(batch)}")
+        targets = jnp.asarray(batch["targets"])
+        targets = targets[:, None] if targets.ndim == 1 else targets
+        if outputs.shape != targets.shape:
+            raise ValueError(
+                f"Regression expects outputs of the shape of the targets, {targets.shape}; the "
+                f"model gives {outputs.shape}"
+            )
+        errors = outputs.astype(jnp.float32) - targets.astype(jnp.float32)
+        return {"loss": jnp.square(errors).mean(-1)}
+
+    def weights(self, batch: Batch) -> jax.Array | None:
+        """See :meth:`Task.weights`."""
+        return _valid_steps(batch) if np.ndim(batch.get("targets")) == 3 else None
+
+    def summarize(self, means: Mapping[str, Any]) -> dict[str, Any]:
+        """Report ``loss`` and ``rmse``, the square root of the loss."""
+        return {**means, "rmse": np.sqrt(means["loss"])}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelling:
+    """Prediction of the next token at each time step."""
+
+    kind: Suppress[Literal["language_modelling"]] = "language_modelling"
+
+    best: ClassVar[str] = "loss"
+    maximize: ClassVar[bool] = False
+
+    def measure(
+        self, outputs: jax.Array, batch: Batch, *, train: bool = False
+    ) -> dict[str, jax.Array]:
+        """Cross entropy of each next token, in nats; see :meth:`Task.measure`.
+
+        Labels (batch, time) are the tokens that follow each time step: the sequence, shifted by
+        one. Only the first ``lengths`` time steps count.
+        """
+        labels = _labels(outputs, batch, "LanguageModelling")
+        if labels.ndim != 2:
+            raise ValueError(f"LanguageModelling expects labels (batch, time); got {labels.shape}")
+        return {"loss": _cross_entropy(outputs, labels, 0.0)}
+
+    def weights(self, batch: Batch) -> jax.Array | None:
+        """See :meth:`Task.weights`."""
+        return _valid_steps(batch)
+
+    def summarize(self, means: Mapping[str, Any]) -> dict[str, Any]:
+        """Report ``loss``, ``perplexity``, which is its exponential, and ``bits`` per token."""
+        loss = means["loss"]
+        return {"loss": loss, "perplexity": np.exp(loss), "bits": loss / np.log(2)}
+
+
+def _labels(outputs: jax.Array, batch: Batch, task: str) -> jax.Array:
+    """The labels of a batch, if the outputs fit them."""
+    if "labels" not in batch:
+        raise ValueError(f"{task} needs labels; the batch has {', '.join(batch)}")
+    labels = jnp.asarray(batch["labels"])
+    if outputs.ndim != labels.ndim + 1 or outputs.shape[:-1] != labels.shape:
+        expected = ", ".join([*map(str, labels.shape), "classes"])
+        raise ValueError(
+            f"{task} expects outputs ({expected}) for labels {labels.shape}; the model gives "
+            f"{outputs.shape}"
+        )
+    return labels
+
+
+def _cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+    logits = logits.astype(jnp.float32)
+    if not smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits=logits, labels=labels)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    return optax.softmax_cross_entropy(logits=logits, labels=targets)
+
+
+def _valid_steps(batch: Batch) -> jax.Array | None:
+    """(batch, time) booleans, true for the first ``lengths`` time steps; None if all are valid."""
+    if "lengths" not in batch:
+        return None
+    return jnp.arange(jnp.shape(batch["inputs"])[1])[None] < jnp.asarray(batch["lengths"])[:, None]

@@ -1,7 +1,7 @@
-"""One batch over several devices: every device takes a share, one all-reduce a step joins them.
+"""Devices, meshes and shardings: a batch is shared by devices, with one all-reduce per step.
 
-Data and parameters are on every device (MNIST as uint8 is 47 MB), so that a device takes its share
-of a shuffled batch from its own memory and nothing but gradients moves between them.
+Data and parameters are replicated (MNIST as uint8 is 47 MB), so each device gathers its share of a
+shuffled batch from its own memory, and only gradients move between devices.
 """
 
 import contextlib
@@ -20,52 +20,51 @@ _ROWS = PartitionSpec(None, _AXIS)  # of (steps, batch, …): each device has it
 
 
 def use_cpu_cores(count: int | None = None) -> None:
-    """Make XLA see one CPU device per core, or ``count`` of them; it sees a single one otherwise.
+    """Make XLA use one CPU device per core, or ``count`` of them, instead of a single one.
 
-    A step of small matrix products keeps two cores busier as two devices, each with its own share
-    of the batch, than as one device whose products are split. Call it before anything touches a
-    device: afterwards it does nothing. Other platforms are not affected.
+    Steps of small matrix products keep cores busier as several devices, each with its own share of
+    the batch, than as one device whose products are split. Call this before JAX uses a device;
+    afterwards it has no effect. Other platforms are not affected.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with contextlib.suppress(RuntimeError):  # the devices exist already, and stay as they are
+    with contextlib.suppress(RuntimeError):  # JAX has used its devices already
         jax.config.update("jax_num_cpu_devices", count or cores or 1)
 
 
 def batch_mesh(batch_size: int, devices: int | None = None) -> Mesh:
-    """A mesh of as many devices as there are, at most ``devices``, whose number divides the batch.
+    """Choose the largest number of devices, at most ``devices``, that divides the batch.
 
-    Where there are several processes (``jax.distributed.initialize``), each has equally many of its
-    own devices in it, at most ``devices``.
+    With several processes (``jax.distributed.initialize``), each contributes the same number of its
+    own devices, at most ``devices``.
 
     Raises:
-      ValueError: ``devices`` below 1, or more than there are; or a batch that does not divide among
+      ValueError: ``devices`` is below 1 or more than there are, or the batch doesn't divide among
         the processes.
     """
     processes = jax.process_count()
-    # The same in all of them, or they would make different meshes and wait for each other.
+    # The same in all processes; with different meshes they would wait for each other.
     available = min(len(jax.local_devices(process)) for process in range(processes))
     wanted = available if devices is None else devices
     if not 1 <= wanted <= available:
-        raise ValueError(f"devices must be between 1 and the {available} there are; got {wanted}")
+        raise ValueError(f"devices must be between 1 and {available}; got {wanted}")
     counts = [n for n in range(1, wanted + 1) if batch_size % (n * processes) == 0]
     if not counts:
         more = -(-batch_size // processes) * processes
         raise ValueError(
-            f"a batch of {batch_size} does not divide among {processes} processes; one of {more} "
-            "does"
+            f"a batch of {batch_size} doesn't divide among {processes} processes; use {more}"
         )
     chosen = [
         device
         for process in range(processes)
         for device in jax.local_devices(process)[: counts[-1]]
     ]
-    # Not jax.make_mesh, which puts TPUs in the order of their torus: a process's own stay together
-    # here, so that the rows of a batch that it reads are one slice.
+    # Unlike jax.make_mesh, which orders TPUs by their torus, this keeps the devices of a process
+    # together, so that the rows of a batch that it reads are one slice.
     return Mesh(np.array(chosen), (_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def member_mesh(members: int, devices: int | None = None) -> tuple[Mesh, int]:
-    """A mesh for N networks, and how many there must be for each device to have as many.
+    """Choose a mesh for N networks, and the number to pad them to, for equal shares.
 
     Raises:
       ValueError: as :func:`batch_mesh`.
@@ -79,7 +78,7 @@ def member_mesh(members: int, devices: int | None = None) -> tuple[Mesh, int]:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Put a copy of each array on every device of the mesh."""
+    """Copy each array to every device of the mesh."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
@@ -88,8 +87,8 @@ def over_devices(
 ) -> Callable[..., Any]:
     """Run ``function`` on every device of the mesh, with the same arguments and the same result.
 
-    Inside, :func:`own_share` and :func:`sum_over_devices` tell the devices apart and join them. The
-    argument number ``divided`` has arrays (steps, batch, …), of which each device sees its rows.
+    Inside, :func:`own_share` takes a device's part and :func:`sum_over_devices` adds the parts up.
+    Of argument number ``divided``, arrays (steps, batch, …), each device gets its rows.
     """
     if mesh is None or mesh.size == 1:
         return function
@@ -99,7 +98,7 @@ def over_devices(
         specs = tuple(
             _ROWS if number == divided else everywhere for number in range(len(arguments))
         )
-        # check_vma would have every scan inside, Flax's included, say what differs by device.
+        # check_vma would require every scan inside, Flax's included, to declare what varies.
         return jax.shard_map(
             function, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False
         )(*arguments)
@@ -110,11 +109,11 @@ def over_devices(
 def for_each_member(
     function: Callable[..., Any], members: Any, shared: Any, mesh: Mesh | None
 ) -> Any:
-    """``function(member, shared)`` for each of N members, which the devices divide among them.
+    """Compute ``function(member, shared)`` for each of N members, which the devices share.
 
-    ``members`` is a pytree of arrays with a leading axis of N, a multiple of the devices; so is the
-    result. Nothing moves between devices. One after the other on its device, each member's matrix
-    products are those that it has alone: batched into one product they are no faster on a CPU.
+    ``members`` is a pytree of arrays with a leading axis of N, a multiple of the number of devices,
+    and so is the result. Nothing moves between devices. A device computes its members one after the
+    other: batching their matrix products is no faster on a CPU.
     """
 
     def own(members: Any, shared: Any) -> Any:
@@ -129,12 +128,12 @@ def for_each_member(
 
 
 def distribute(tree: Any, mesh: Mesh) -> Any:
-    """Divide the leading axis of each array among the devices of the mesh."""
+    """Shard the leading axis of each array over the devices of the mesh."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(_AXIS)))
 
 
 def own_rows(mesh: Mesh, batch_size: int) -> slice:
-    """Which rows of a batch the devices of this process take; together, the processes take all."""
+    """The rows of a batch that belong to the devices of this process."""
     share = batch_size // mesh.size
     here = [
         place
@@ -145,18 +144,18 @@ def own_rows(mesh: Mesh, batch_size: int) -> slice:
 
 
 def from_own_rows(tree: Any, mesh: Mesh, *, divided: bool) -> Any:
-    """Put (steps, batch, …) arrays on the devices: this process's rows, or, undivided, all."""
+    """Put (steps, batch, …) arrays on the devices: this process's rows or, undivided, all."""
     sharding = block_sharding(mesh, divided=divided)
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), tree)
 
 
 def block_sharding(mesh: Mesh, *, divided: bool) -> NamedSharding:
-    """Of what :func:`from_own_rows` makes."""
+    """The sharding of the result of :func:`from_own_rows`."""
     return NamedSharding(mesh, _ROWS if divided else PartitionSpec())
 
 
 def own_share(indices: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """This device's part of each batch: (batches, batch_size) → (batches, batch_size / devices)."""
+    """Take this device's part of each batch: (batches, batch_size / devices)."""
     if mesh is None or mesh.size == 1:
         return indices
     batches, batch_size = indices.shape
@@ -165,7 +164,7 @@ def own_share(indices: jax.Array, mesh: Mesh | None) -> jax.Array:
 
 
 def sum_over_devices(tree: Any, mesh: Mesh | None) -> Any:
-    """Sum the arrays of a pytree, all of one dtype, over the devices: one all-reduce for all."""
+    """Sum the arrays of a pytree, all of one dtype, over the devices, in one all-reduce."""
     if mesh is None or mesh.size == 1:
         return tree
     flat, unravel = ravel_pytree(tree)
@@ -173,7 +172,7 @@ def sum_over_devices(tree: Any, mesh: Mesh | None) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-    """Numpy arrays of a pytree, in every process, wherever the devices are that hold its parts."""
+    """Fetch a pytree as numpy arrays, in every process, even if other processes hold its parts."""
 
     def whole(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array) and not (
@@ -186,7 +185,7 @@ def to_host(tree: Any) -> Any:
 
 
 def in_any_process(condition: bool) -> bool:
-    """Whether it holds in one process at least: the same answer in all, who all have to ask."""
+    """Whether a condition holds in any process; all of them must ask, and get the same answer."""
     if jax.process_count() == 1:
         return condition
     return bool(np.any(multihost_utils.process_allgather(np.array(condition))))

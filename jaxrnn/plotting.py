@@ -10,6 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from jaxrnn.data.splits import Split
 from jaxrnn.runs.history import History, mean_history
 
+
 class Picture(Figure):
     """A matplotlib Figure that notebooks display, without pyplot or a magic command."""
 
@@ -46,7 +47,9 @@ def plot_history(history: History | Sequence[History]) -> Figure:
     metrics.sort(key=lambda metric: metric == "loss")  # the loss comes last
     labels = {"loss": "Cross Entropy" if "accuracy" in metrics else "Loss", "rmse": "RMSE"}
     figure = Picture(figsize=(10 * len(metrics), 6), layout="constrained")
-    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+    for axes, metric in zip(
+        figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True
+    ):
         for column in columns:
             if column.endswith(f"_{metric}") and history.measured(column):
                 split = column.removesuffix(f"_{metric}").replace("_", " ").title()

@@ -11,7 +11,7 @@ from flax.linen.dtypes import promote_dtype
 from flax.linen.recurrent import flip_sequences
 from jax.custom_derivatives import SymbolicZero
 
-# f' as a function of the state h = f(z): nothing but the states is kept for the backward pass.
+# f' as a function of the state h = f(z), so that only states are kept for the backward pass.
 _DERIVATIVES: dict[Any, Callable[[jax.Array], jax.Array]] = {
     jnp.tanh: lambda h: 1 - h * h,
     nn.relu: lambda h: (h > 0).astype(h.dtype),
@@ -20,9 +20,9 @@ _DERIVATIVES: dict[Any, Callable[[jax.Array], jax.Array]] = {
 
 
 class RNN(nn.RNN):
-    r"""``flax.linen.RNN`` with a faster path for ``flax.linen.SimpleCell``.
+    r"""A drop-in replacement for ``flax.linen.RNN``, faster for ``flax.linen.SimpleCell``.
 
-    Same constructor, same call, same parameters, same results to float rounding. Of the cell
+    Constructor, call, parameters and, to float rounding, results are the same. For the cell
 
     .. math:: h_t = f(x_t W_i + b_i + h_{t-1} W_h)
 
@@ -31,17 +31,17 @@ class RNN(nn.RNN):
 
     .. math:: \delta_t = f'_t \odot (g_t + \delta_{t+1} W_h^\top)
 
-    with :math:`g_t` the gradient that reaches :math:`h_t` from outside, and each weight gradient is
-    one contraction over all time steps and examples after it, as in
+    with :math:`g_t` the gradient of the loss with respect to :math:`h_t` as an output, and each
+    weight gradient is one contraction over all time steps and examples after the scan, as in
     :math:`\nabla W_h = \sum_t h_{t-1}^\top \delta_t`. Nothing is computed twice.
 
-    With an activation other than tanh, relu and sigmoid, JAX differentiates the scan, as it does
-    for ``flax.linen.GRUCell``, whose three input projections are one product and whose three
-    recurrent ones are another. Any other cell, and any ``variable_*`` option but the default, runs
-    in ``flax.linen.RNN`` itself; for LSTMs, one product for all was measured to bring nothing.
+    With an activation other than tanh, relu and sigmoid, JAX differentiates the scan. It does so
+    for ``flax.linen.GRUCell`` too, whose three input projections are one product and whose three
+    recurrent projections are another. Other cells and non-default ``variable_*`` options run in
+    ``flax.linen.RNN`` itself; for LSTMs a single product was measured to be no faster.
 
     Gradients of gradients work in reverse mode. Forward mode (``jvp``, ``jacfwd``, ``hessian``)
-    does not pass a hand-written gradient, and JAX says so in a ``TypeError``; ``nn.RNN`` has it.
+    can't differentiate a hand-written gradient, and JAX raises a ``TypeError``; use ``nn.RNN``.
 
     Source: P. J. Werbos, "Backpropagation through time: what it does and how to do it" (1990).
 
@@ -96,12 +96,12 @@ class RNN(nn.RNN):
             key = jax.random.key(0) if init_key is None else init_key
             carry = cell.initialize_carry(key, steps.shape[1:])
         if self.is_initializing():
-            cell(carry, steps[0])  # makes the parameters, with the keys that nn.RNN would use
+            cell(carry, steps[0])  # creates the parameters, with the keys that nn.RNN would use
         params = cell.variables["params"]
         join = _join_gru if type(cell) is nn.GRUCell else _join_simple
         steps, *weights = promote_dtype(steps, *join(params), dtype=cell.dtype)
         if carry.dtype != steps.dtype:
-            return fall_through()  # a carry that changes its type: Flax decides what becomes of it
+            return fall_through()  # the type of the carry changes, which Flax handles
 
         # One row per time step and example: one matrix product, and one in each direction back.
         kernel, bias, *recurrent = weights
@@ -136,12 +136,12 @@ class RNN(nn.RNN):
 
 
 def _join_simple(params: Any) -> tuple[jax.Array, ...]:
-    """Kernel and bias of the input, kernel of the recurrence."""
+    """The kernel and bias of the input, and the kernel of the recurrence."""
     return params["i"]["kernel"], params["i"]["bias"], params["h"]["kernel"]
 
 
 def _join_gru(params: Any) -> tuple[jax.Array, ...]:
-    """The same of all three gates side by side, and the bias that only the last recurrence has."""
+    """The same for all three gates side by side, and the bias of the last recurrence."""
     kernel = jnp.concatenate([params[f"i{gate}"]["kernel"] for gate in "rzn"], axis=-1)
     bias = jnp.concatenate([params[f"i{gate}"]["bias"] for gate in "rzn"])
     recurrent = jnp.concatenate([params[f"h{gate}"]["kernel"] for gate in "rzn"], axis=-1)
@@ -156,7 +156,7 @@ def _scan(
     carry: jax.Array,
     kernel: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """(time, *batch, hidden) input projections → the last state and all of them."""
+    """Scan (time, *batch, hidden) input projections; returns the last state and all states."""
 
     def step(state: jax.Array, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
         total = inputs + state @ kernel
@@ -175,7 +175,7 @@ def _scan_gru(
     kernel: jax.Array,
     bias: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """(time, *batch, 3 hidden) input projections → the last state and all of them."""
+    """Scan (time, *batch, 3 hidden) input projections; returns the last state and all states."""
 
     def step(state: jax.Array, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
         reset, update, new = jnp.split(inputs, 3, axis=-1)
@@ -201,7 +201,7 @@ def _scan_backward(activation, residual, unroll, kept, gradients):  # type: igno
     carry, states, kernel = kept
     of_last, of_states = gradients
     derivative, transposed = _DERIVATIVES[activation], kernel.T
-    # A classifier reads the last state only: then no array of zeros is made for the others.
+    # If only the last state is read, no array of zeros is created for the others.
     of_states = None if isinstance(of_states, SymbolicZero) else of_states
     if isinstance(of_last, SymbolicZero):
         of_last = jnp.zeros_like(carry)

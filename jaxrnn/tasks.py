@@ -83,7 +83,7 @@ class Classification:
 
     def weights(self, batch: Batch) -> jax.Array | None:
         """See :meth:`Task.weights`."""
-        return _valid_steps(batch) if np.ndim(batch.get("labels")) == 2 else None
+        return _valid_steps(batch) if np.ndim(batch.get("labels", 0)) == 2 else None
 
     def summarize(self, means: Mapping[str, Any]) -> dict[str, Any]:
         """Report ``loss`` and ``accuracy``."""
@@ -124,7 +124,7 @@ class Regression:
 
     def weights(self, batch: Batch) -> jax.Array | None:
         """See :meth:`Task.weights`."""
-        return _valid_steps(batch) if np.ndim(batch.get("targets")) == 3 else None
+        return _valid_steps(batch) if np.ndim(batch.get("targets", 0)) == 3 else None
 
     def summarize(self, means: Mapping[str, Any]) -> dict[str, Any]:
         """Report ``loss`` and ``rmse``, the square root of the loss."""

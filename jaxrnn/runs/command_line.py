@@ -129,8 +129,7 @@ class Resume:
 
 def _resumed(page: Experiment, words: list[str]) -> Experiment:
     """The experiment of a work directory, possibly with more epochs."""
-    stored = _stored(page, words)
-    workdir = stored.runtime.workdir
+    workdir, stored = _stored(page, "resume", words)
     default = Resume(workdir, stored.trainer.epochs, stored.runtime)
     given = _parse(Resume, default, words, f"{page.command} resume")
     trainer = dataclasses.replace(stored.trainer, epochs=given.epochs)
@@ -138,32 +137,33 @@ def _resumed(page: Experiment, words: list[str]) -> Experiment:
 
 
 def _evaluate(page: Experiment, words: list[str]) -> None:
-    stored = _stored(page, words)
-    default = Evaluate(stored.runtime.workdir, stored.runtime)
+    workdir, stored = _stored(page, "evaluate", words)
+    default = Evaluate(workdir, stored.runtime)
     given = _parse(Evaluate, default, words, f"{page.command} evaluate")
-    results = evaluate_run(dataclasses.replace(stored, runtime=given.runtime), given.workdir)
+    results = evaluate_run(dataclasses.replace(stored, runtime=given.runtime), workdir)
     print(f"after epoch {results.pop('epoch')}:")
     for name, value in results.items():
         print(name, *(value if isinstance(value, list) else [value]))
 
 
-def _stored(page: Experiment, words: list[str]) -> Experiment:
-    """The experiment of the work directory that is named first."""
+def _stored(page: Experiment, verb: str, words: list[str]) -> tuple[Path, Experiment]:
+    """The work directory that is named first, and its experiment."""
     if {"-h", "--help"} & {*words}:
-        return page
+        return Path("WORKDIR"), page
     if not words or words[0].startswith("-"):
-        raise ValueError("give the directory of a run, as in: resume WORKDIR")
-    stored = read_experiment(Path(words[0]), type(page))
-    # How the processes find each other belongs to this start of the run, not to the last one.
+        raise ValueError(f"give the directory of a run first: {verb} WORKDIR")
+    workdir = Path(words[0])
+    stored = read_experiment(workdir, type(page))
+    # How processes find each other belongs to one start of a run, and is not resumed.
     runtime = dataclasses.replace(
         stored.runtime,
-        workdir=Path(words[0]),
+        workdir=workdir,
         distributed=False,
         coordinator=None,
         processes=None,
         process=None,
     )
-    return dataclasses.replace(stored, runtime=runtime)
+    return workdir, dataclasses.replace(stored, runtime=runtime)
 
 
 def _parse(kind: Any, default: Any, words: list[str], prog: str, description: str = "") -> Any:
@@ -228,11 +228,13 @@ def _option_names(kind: Any, prefix: str = "") -> tuple[list[str], dict[str, lis
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):
         hint, name = hints[field.name], prefix + field.name.replace("_", "-")
-        groups = [one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one)]
+        groups: list[Any] = [
+            one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one)
+        ]
         for group in groups:
             names |= dict.fromkeys(_option_names(group, f"{name}.")[0])
         if len(groups) > 1:
-            choices[name] = [group.__name__.lower() for group in groups]
+            choices[name] = [str(group.__name__).lower() for group in groups]
         if not groups:
             negated = f"{prefix}no-{field.name.replace('_', '-')}"
             names |= dict.fromkeys([name, negated] if hint is bool else [name])

@@ -4,6 +4,7 @@ import importlib.metadata
 import math
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import flax
@@ -12,6 +13,8 @@ import jaxlib
 import numpy as np
 import optax
 
+from jaxrnn.data.splits import Split
+from jaxrnn.runs.files import write_figure, write_json
 from jaxrnn.runs.history import History, best_epoch
 from jaxrnn.tasks import Task
 
@@ -94,3 +97,29 @@ def describe_results(results: Mapping[str, Any], evals: Iterable[str], task: Tas
                 f"{low:.4f} to {high:.4f}"
             )
         yield line
+
+
+def describe_devices(devices: Iterable[jax.Device]) -> list[str]:
+    """The platform of each device and, if that says more, its kind."""
+    return [" ".join(dict.fromkeys((device.platform, device.device_kind))) for device in devices]
+
+
+def write_samples(train: Any, workdir: Path) -> None:
+    """Draw the first training examples, if they are labelled images."""
+    if isinstance(train, Split) and train.class_names and np.shape(train.inputs)[2] > 1:
+        from jaxrnn.plotting import plot_samples  # here, as it takes a while to import
+
+        write_figure(workdir / "samples.png", plot_samples(train))
+
+
+def write_results(
+    workdir: Path, histories: Sequence[History], seeds: Sequence[int], results: dict[str, Any]
+) -> None:
+    """Write the results, their curves and, of several networks, the history of each."""
+    from jaxrnn.plotting import plot_history
+
+    write_figure(workdir / "curves.png", plot_history(histories))
+    if len(histories) > 1:
+        for seed, history in zip(seeds, histories, strict=True):
+            history.to_csv(workdir / f"history-{seed}.csv")
+    write_json(workdir / "results.json", results)

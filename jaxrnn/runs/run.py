@@ -4,10 +4,8 @@ import contextlib
 import importlib
 import shlex
 import signal
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,24 +16,33 @@ import numpy as np
 from jaxrnn.data import Datasets, Split, stream
 from jaxrnn.parallel import use_cpu_cores
 from jaxrnn.runs.checkpoints import Checkpoints
+from jaxrnn.runs.checks import check_fits
 from jaxrnn.runs.experiment import Experiment
-from jaxrnn.runs.files import write_figure, write_json
-from jaxrnn.runs.fitting import NonFiniteLossError, Record, fit
+from jaxrnn.runs.files import write_json
+from jaxrnn.runs.fitting import Hook, NonFiniteLossError, Record, fit
 from jaxrnn.runs.history import History, mean_history
 from jaxrnn.runs.processes import Stopped, from_first, is_first, processes, say
 from jaxrnn.runs.progress import Clock, Progress
-from jaxrnn.runs.results import describe_results, results_of
+from jaxrnn.runs.results import (
+    describe_devices,
+    describe_results,
+    results_of,
+    write_results,
+    write_samples,
+)
 from jaxrnn.runs.setup import (
-    Network,
-    batches_per_epoch,
     build_augmentation,
     build_data,
-    choose_devices,
+    choose_mesh,
+    count_steps,
     initial_states,
+    initializer,
     keep_compiled_programs,
+    shapes_of,
 )
-from jaxrnn.runs.signals import Interruption, interruption
-from jaxrnn.runs.workdir import check_workdir, open_workdir
+from jaxrnn.runs.signals import interruption
+from jaxrnn.runs.workdir import check_workdir, open_workdir, restore, rewrite_history
+from jaxrnn.state import TrainState
 
 
 def run(experiment: Experiment, *, name: str | None = None) -> dict[str, Any]:
@@ -77,135 +84,91 @@ def _run(experiment: Experiment, name: str) -> dict[str, Any]:
     )
     if runtime.workdir is not None:
         from_first(partial(check, runtime.workdir))
-    prepared = _prepare(experiment, clock)
+    devices = describe_devices(choose_mesh(trainer, runtime.devices).devices.flat)
+    data, description, state, key = _prepare(experiment, clock)
+    parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(state.params)) // trainer.seeds
     with contextlib.ExitStack() as held:
         opened = open_workdir(runtime.workdir, name, check)
         workdir = Path(from_first(lambda: str(held.enter_context(opened))))
-        checkpoints = Checkpoints(workdir / "checkpoints", prepared.description)
-        past = _restore(experiment, prepared, workdir, checkpoints)
+        checkpoints = Checkpoints(workdir / "checkpoints", description)
+        restored = restore(workdir, checkpoints, state, experiment.check_same)
         if is_first():
             write_json(workdir / "config.json", experiment.to_json())
         networks = f"{trainer.seeds} networks of " if trainer.seeds > 1 else ""
-        devices = prepared.about["devices"]
         say(
-            f"{name}: {networks}{prepared.about['parameters']:,} parameters, "
-            f"{len(prepared.data.train):,} training examples, "
+            f"{name}: {networks}{parameters:,} parameters, {len(data.train):,} training examples, "
             f"on {len(devices)} × {devices[0]}; files in {workdir}"
         )
+        if restored:
+            say(f"resuming after epoch {len(mean_history(restored[1]))}")
+            rewrite_history(workdir, restored[1], trainer.epochs)
         resume = f"to resume: {experiment.command} resume {shlex.quote(str(workdir))}"
-        with interruption() as interrupted, _explained(workdir, checkpoints, resume):
-            histories, seconds = _train(
-                experiment, prepared, past, workdir, checkpoints, interrupted
-            )
+        with interruption() as interrupted, _explained(checkpoints, resume), checkpoints:
+            state, history, key = restored or (state, None, key)
+            hooks: list[Hook] = [checkpoints, lambda record: interrupted.received is not None]
+            histories = _train(experiment, data, state, history, key, workdir, hooks, clock)
         if len(histories[0]) < trainer.epochs:
             say(f"stopped; earlier epochs are saved in {workdir}\n{resume}")
             # If another process received the signal, this one ends as that one does.
             raise Stopped(interrupted.exit_status or 128 + signal.SIGTERM)
-        about = {**prepared.about, "seconds": dict(Counter(clock.seconds) + Counter(seconds))}
+        about = {"parameters": parameters, "devices": devices, "seconds": clock.seconds}
         seeds = range(trainer.seed, trainer.seed + trainer.seeds)
         results = results_of(histories, experiment.task, seeds, **about)
         if is_first():
-            _write_results(workdir, histories, seeds, results)
-    for line in describe_results(results, prepared.data.evals, experiment.task):
+            write_results(workdir, histories, seeds, results)
+    for line in describe_results(results, data.evals, experiment.task):
         say(line)
     say(f"files are in {workdir}")
     return results
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """Everything that a run needs, before its work directory is opened."""
-
-    data: Datasets
-    augment: Any
-    streamed: bool
-    state: Any
-    key: jax.Array
-    description: Mapping[str, Any]
-    about: Mapping[str, Any]
-
-
-def _prepare(experiment: Experiment, clock: Clock) -> _Prepared:
+def _prepare(
+    experiment: Experiment, clock: Clock
+) -> tuple[Datasets, dict[str, Any], TrainState, jax.Array]:
+    """The data, the description for checkpoints, the state at step 0, and the root key."""
     trainer, runtime = experiment.trainer, experiment.runtime
-    devices = choose_devices(trainer, runtime.devices)
     with clock("preparation"):
         data = build_data(experiment.data, runtime)
-    augment = build_augmentation(experiment.augment, data.train)
-    streamed = runtime.stream or not isinstance(data.train, Split)
-    steps = trainer.epochs * batches_per_epoch(data.train, trainer, streamed=streamed)
-    network = Network.of(experiment.model, experiment.task, experiment.optimizer, data, steps)
-    network.check(data.train, *data.evals.values())
-    with clock("training"):
-        state, key = initial_states(network, trainer)
-    parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(state.params)) // trainer.seeds
-    return _Prepared(
-        data=data,
-        augment=augment,
-        streamed=streamed,
-        state=state,
-        key=key,
-        description={
-            "config": experiment.identity,
-            "input_shape": list(network.input_shape),
-            "outputs": data.outputs,
-            "steps": steps,
-            "members": list(np.shape(state.step)),
-        },
-        about={"parameters": parameters, "devices": devices},
+    train = data.train
+    streamed = runtime.stream or not isinstance(train, Split)
+    steps = count_steps(len(train), trainer, streamed=streamed)
+    inputs = train.inputs if isinstance(train, Split) else train.read([0])["inputs"]
+    initial = initializer(
+        experiment.model.build(data.outputs),
+        experiment.optimizer.build(steps),
+        experiment.task,
+        np.shape(inputs)[1:],
     )
-
-
-def _restore(
-    experiment: Experiment, prepared: _Prepared, workdir: Path, checkpoints: Checkpoints
-) -> tuple[Any, Any, jax.Array]:
-    """State, history and root key of the last checkpoint; those of the start, if there is none.
-
-    Raises:
-      ValueError: every checkpoint is damaged or of another configuration; or there is none, though
-        the run was past its second epoch.
-    """
-
-    def template(description: Mapping[str, Any]) -> Any:
-        experiment.check_same(description["config"])
-        return prepared.state
-
-    restored = checkpoints.restore(template)
-    epochs = len(mean_history(restored[1])) if restored is not None else 0
-    if from_first(lambda: epochs) != epochs:
-        raise ValueError(
-            f"process {jax.process_index()} found epoch {epochs} in {workdir}, unlike the first "
-            "process; all of them need the same directory"
-        )
-    curves = workdir / "history.csv"
-    if restored is not None:
-        say(f"resuming after epoch {epochs}")
-        if is_first():
-            mean_history(restored[1]).to_csv(curves)
-            if epochs < experiment.trainer.epochs:  # they are out of date
-                (workdir / "results.json").unlink(missing_ok=True)
-        return restored
-    # The second epoch may be recorded before the first is on disk; the third is not.
-    further = curves.exists() and len(History.from_csv(curves)) > 2
-    if further or (workdir / "results.json").exists():
-        raise ValueError(
-            f"--workdir {workdir} holds a run without its checkpoints; choose another directory"
-        )
-    return prepared.state, None, prepared.key
+    shapes = shapes_of(initial)
+    for split in (train, *data.evals.values()):
+        check_fits(shapes, split)
+    with clock("training"):
+        state, key = initial_states(initial, trainer)
+    description = {
+        "config": experiment.identity,
+        "input_shape": list(np.shape(inputs)[1:]),
+        "outputs": data.outputs,
+        "steps": steps,
+        "members": list(np.shape(state.step)),
+    }
+    return data, description, state, key
 
 
 def _train(
     experiment: Experiment,
-    prepared: _Prepared,
-    past: tuple[Any, Any, jax.Array],
+    data: Datasets,
+    state: TrainState,
+    history: Any,
+    key: jax.Array,
     workdir: Path,
-    checkpoints: Checkpoints,
-    interrupted: Interruption,
-) -> tuple[tuple[History, ...], Mapping[str, float]]:
-    """Train up to the last epoch, or until a signal; the histories, and seconds by phase."""
-    trainer, (state, history, key) = experiment.trainer, past
-    options = {"batch_size": trainer.batch_size, "drop_remainder": trainer.drop_remainder}
-    train: Any = prepared.data.train
-    if prepared.streamed:
+    hooks: Sequence[Hook],
+    clock: Clock,
+) -> tuple[History, ...]:
+    """Train up to the last epoch, or until a hook stops it."""
+    trainer = experiment.trainer
+    train: Any = data.train
+    options: Any = {"batch_size": trainer.batch_size, "drop_remainder": trainer.drop_remainder}
+    if experiment.runtime.stream or not isinstance(train, Split):
         steps, workers = trainer.steps_per_epoch, experiment.runtime.workers
         train = stream(train, key=key, steps_per_epoch=steps, workers=workers, **options)
     seconds: dict[str, float] = {}
@@ -214,63 +177,46 @@ def _train(
         if is_first():
             record.mean.to_csv(workdir / "history.csv")
 
-    with ThreadPoolExecutor() as pool, checkpoints, Progress(trainer.epochs) as progress:
+    with ThreadPoolExecutor() as pool, Progress(trainer.epochs) as progress:
         pool.submit(importlib.import_module, "orbax.checkpoint")  # while XLA compiles
-        samples = pool.submit(_write_samples, prepared.data.train, workdir)
+        samples = pool.submit(write_samples, data.train, workdir) if is_first() else None
         _, history = fit(
             state,
             train,
             epochs=trainer.epochs,
             key=key,
             train_curve=trainer.train_curve,
-            evals=prepared.data.evals,
-            augment=prepared.augment,
+            evals=data.evals,
+            augment=build_augmentation(experiment.augment, data.train),
             history=history,
             hooks=[
                 write_history,
-                checkpoints,
+                *hooks,
                 progress,
                 *(experiment.hooks() if is_first() else ()),
                 lambda record: seconds.update(record.seconds),
-                lambda record: interrupted.received is not None,
             ],
             devices=experiment.runtime.devices,
             **options,
         )
-        samples.result()
-    return (history,) if isinstance(history, History) else history, seconds
+        if samples:
+            samples.result()
+    for phase, value in seconds.items():
+        clock.seconds[phase] = clock.seconds.get(phase, 0.0) + value
+    return (history,) if isinstance(history, History) else history
 
 
 @contextlib.contextmanager
-def _explained(workdir: Path, checkpoints: Checkpoints, resume: str) -> Iterator[None]:
+def _explained(checkpoints: Checkpoints, resume: str) -> Iterator[None]:
     """Add to an error in training what to do about it."""
     try:
         yield
     except Exception as error:
         if checkpoints.epochs:
-            error.add_note(f"earlier epochs are saved in {workdir}")
+            error.add_note(f"earlier epochs are saved in {checkpoints.folder.parent}")
         error.add_note(
             "try a lower --learning-rate or --clip-norm, in another directory"
             if isinstance(error, NonFiniteLossError)
             else resume
         )
         raise
-
-
-def _write_samples(train: Any, workdir: Path) -> None:
-    """Draw the first training examples, if they are labelled images."""
-    shape = np.shape(train.inputs) if isinstance(train, Split) else ()
-    if is_first() and isinstance(train, Split) and train.class_names and shape[2] > 1:
-        from jaxrnn.plotting import plot_samples
-
-        write_figure(workdir / "samples.png", plot_samples(train))
-
-
-def _write_results(workdir: Path, histories: Any, seeds: range, results: dict[str, Any]) -> None:
-    from jaxrnn.plotting import plot_history  # takes a while to import
-
-    write_figure(workdir / "curves.png", plot_history(histories))
-    if len(histories) > 1:
-        for seed, history in zip(seeds, histories, strict=True):
-            history.to_csv(workdir / f"history-{seed}.csv")
-    write_json(workdir / "results.json", results)

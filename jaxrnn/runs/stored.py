@@ -1,7 +1,7 @@
 """Stored runs: read them back, and evaluate them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,18 @@ import numpy as np
 
 from jaxrnn.evaluation import evaluate, evaluate_each
 from jaxrnn.optimizers import averaged
-from jaxrnn.parallel import batch_mesh, distribute, member_mesh, replicate, use_cpu_cores
+from jaxrnn.parallel import distribute, replicate, use_cpu_cores
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.files import read_json
 from jaxrnn.runs.history import mean_history
-from jaxrnn.runs.setup import Network, build_data, keep_compiled_programs
+from jaxrnn.runs.setup import (
+    build_data,
+    choose_mesh,
+    initializer,
+    keep_compiled_programs,
+    shapes_of,
+)
 from jaxrnn.state import TrainState
 
 
@@ -58,11 +64,13 @@ def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: b
     parts: dict[str, Any] = {}
 
     def template(description: Mapping[str, Any]) -> TrainState:
-        stored = parts["experiment"] = experiment.from_json(description["config"])
+        known = {field.name for field in fields(experiment)}
+        config = {name: v for name, v in description["config"].items() if name in known}
+        stored = parts["experiment"] = experiment.from_json(config)
         model = parts["model"] = stored.model.build(description["outputs"])
         optimizer = stored.optimizer.build(description["steps"])
-        network = Network(model, stored.task, optimizer, description["input_shape"])
-        return network.shapes(description["members"])
+        initial = initializer(model, optimizer, stored.task, description["input_shape"])
+        return shapes_of(initial, description["members"])
 
     restored = Checkpoints(Path(workdir) / "checkpoints").restore(template, best=best)
     if restored is None:
@@ -103,11 +111,7 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     stored = load_run(workdir, type(experiment))
     experiment.check_same(stored.experiment.identity)
     many = trainer.seeds > 1
-    mesh = (
-        member_mesh(trainer.seeds, runtime.devices)[0]
-        if many
-        else batch_mesh(trainer.batch_size, runtime.devices)
-    )
+    mesh = choose_mesh(trainer, runtime.devices)
     state = (distribute if many else replicate)(averaged(stored.state), mesh)
     results: dict[str, Any] = {"epoch": len(mean_history(stored.history))}
     for name, split in build_data(experiment.data, runtime).evals.items():

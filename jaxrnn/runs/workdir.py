@@ -1,4 +1,4 @@
-"""The directory of a run: created, checked and locked against other processes."""
+"""The directory of a run: checked, created, locked against other processes, and restored."""
 
 import contextlib
 import itertools
@@ -9,7 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.files import read_json
+from jaxrnn.runs.history import History, mean_history
+from jaxrnn.runs.processes import from_first, is_first
+from jaxrnn.state import TrainState
 
 Check = Callable[[Mapping[str, Any]], None]
 
@@ -107,3 +113,43 @@ def _unused_directory(name: str) -> Path:
     stem = Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     numbered = (stem.with_name(f"{stem.name}-{number}") for number in itertools.count(2))
     return next(path for path in itertools.chain([stem], numbered) if not path.exists())
+
+
+def restore(
+    workdir: Path, checkpoints: Checkpoints, state: TrainState, check_same: Check
+) -> tuple[TrainState, Any, jax.Array] | None:
+    """Restore the state, history and root key of the last checkpoint; None if there is none.
+
+    Raises:
+      ValueError: every checkpoint is damaged or of another configuration; or there is none, though
+        the run was past its second epoch.
+    """
+
+    def template(description: Mapping[str, Any]) -> TrainState:
+        check_same(description["config"])
+        return state
+
+    restored = checkpoints.restore(template)
+    epochs = len(mean_history(restored[1])) if restored else 0
+    if from_first(lambda: epochs) != epochs:
+        raise ValueError(
+            f"process {jax.process_index()} found epoch {epochs} in {workdir}, unlike the first "
+            "process; all of them need the same directory"
+        )
+    curves = workdir / "history.csv"
+    # The second epoch may be recorded before the first is on disk; the third is not.
+    further = curves.exists() and len(History.from_csv(curves)) > 2
+    if not restored and (further or (workdir / "results.json").exists()):
+        raise ValueError(
+            f"--workdir {workdir} holds a run without its checkpoints; choose another directory"
+        )
+    return restored
+
+
+def rewrite_history(workdir: Path, history: Any, epochs: int) -> None:
+    """Make the files agree with the checkpoint, as the run may have been past it."""
+    mean = mean_history(history)
+    if is_first():
+        mean.to_csv(workdir / "history.csv")
+        if len(mean) < epochs:
+            (workdir / "results.json").unlink(missing_ok=True)

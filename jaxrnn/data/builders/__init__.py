@@ -1,4 +1,4 @@
-"""Where examples come from: prepared tfds datasets, opened without TensorFlow."""
+"""Builders: tfds datasets, prepared and opened without TensorFlow."""
 
 import contextlib
 import io
@@ -20,15 +20,15 @@ def find_builder(
     data_dir: str | os.PathLike[str] | None = None,
     archives: str | os.PathLike[str] | None = None,
 ) -> tfds.core.DatasetBuilder:
-    """The tfds builder of a dataset, which may not be prepared yet; see :func:`prepare`.
+    """Find the tfds builder of a dataset, which may not be prepared yet; see :func:`prepare`.
 
     Args:
       name: ``mnist``, ``fashion_mnist`` or ``kmnist`` for the library's own :class:`IdxImages`; any
         other name as tfds writes it, ``name``, ``name/config`` or ``name:version``.
-      data_dir: where prepared datasets are kept; by default tfds's own ``~/tensorflow_datasets`` or
+      data_dir: directory of prepared datasets; by default tfds's, ``~/tensorflow_datasets`` or
         ``$TFDS_DATA_DIR``.
-      archives: folder with the four archives of a dataset of the MNIST family. They are verified
-        here, also where prepared data would hide that they are bad.
+      archives: directory with the four archives of a dataset of the MNIST family. They are verified
+        here, even if the data has been prepared before.
 
     Raises:
       ValueError: there is no such dataset; an archive is damaged; or ``archives`` is given for a
@@ -39,11 +39,11 @@ def find_builder(
     if name.lower() in FAMILY:
         try:
             builder = FAMILY[name.lower()](data_dir=data_dir, archives=archives)
-        except Exception as error:  # it reads what was prepared before, where it is there
-            where = data_dir or "tfds's folder"
+        except Exception as error:  # it reads what was prepared before
+            where = data_dir or "tfds's data_dir"
             raise ValueError(
                 f"the prepared {name} in {where} is damaged ({_first_line(error)}); delete it, and "
-                "it is prepared anew"
+                "it will be prepared again"
             ) from error
         if archives is not None:
             builder.verify_archives()
@@ -51,29 +51,29 @@ def find_builder(
     if archives is not None:
         raise ValueError(f"archives are read for {', '.join(FAMILY)} only, not for {name!r}")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # a banner where a package is missing
+        with contextlib.redirect_stdout(io.StringIO()):  # tfds may print a banner
             return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
-        # tfds's message is a screenful; of it, what it takes the name for is worth passing on.
+        # tfds's message fills a screen; its suggestion is worth passing on.
         meant = re.search(r"Did you mean: .* -> (\w+)", str(error))
         hint = f"did you mean {meant[1]}?" if meant else f"try {', '.join(FAMILY)}"
         raise ValueError(f"there is no dataset {name!r}; {hint}") from None
     except ImportError as error:
         raise ImportError(_missing_package(name, error)) from error
     except (ValueError, AssertionError) as error:
-        raise ValueError(f"{name!r} names no dataset: {_first_line(error)}") from error
+        raise ValueError(f"{name!r} is not the name of a dataset: {_first_line(error)}") from error
 
 
 def prepare(builder: tfds.core.DatasetBuilder) -> None:
-    """Prepare a builder's data as ArrayRecord, unless it is there already.
+    """Prepare a builder's data as ArrayRecord, unless it has been prepared before.
 
-    tfds writes to a folder of its own and renames it at the end: the data is there whole or not at
-    all, and two processes that prepare at once do no harm, as the second to finish drops its copy.
+    tfds writes to a temporary directory and renames it at the end, so the data is complete or
+    absent, and two processes may prepare it at once: the second to finish discards its copy.
 
     Raises:
       ImportError: tfds needs a package that is not installed, often TensorFlow.
-      OSError: the data dir cannot be written, or the archives could not be had.
-      ValueError: an archive, or what was prepared before, is damaged.
+      OSError: the data_dir can't be written, or the archives can't be downloaded.
+      ValueError: an archive, or the data prepared before, is damaged.
     """
     if not builder.data_path.exists():
         try:
@@ -81,25 +81,25 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
                 builder.download_and_prepare(file_format="array_record")
         except ImportError as error:
             raise ImportError(_missing_package(builder.name, error)) from error
-        except Exception as error:  # tfds and what it calls have many kinds
-            # One of them is no error: another process finished first, and its folder is in the way.
+        except Exception as error:  # tfds and the packages below it raise many kinds
+            # If another process finished first, its directory is there and all is well.
             if not builder.data_path.exists():
                 raise OSError(
                     f"{builder.name!r} could not be prepared in {builder.data_dir_root}: "
                     f"{_first_line(error)}"
                 ) from error
     try:
-        # A builder made before the data was there, by this or another process, knows no splits yet.
+        # A builder created before the data was prepared doesn't know its splits yet.
         builder.info.read_from_directory(builder.data_dir)
     except Exception as error:
         raise damaged(builder, error) from error
 
 
 def damaged(builder: tfds.core.DatasetBuilder, error: Exception) -> ValueError:
-    """What to raise where prepared data cannot be read."""
+    """The error to raise if prepared data can't be read."""
     return ValueError(
         f"the prepared data in {builder.data_dir} is damaged ({_first_line(error)}); delete that "
-        "folder, and it is prepared anew"
+        "directory, and it will be prepared again"
     )
 
 
@@ -114,7 +114,7 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet(quiet: bool) -> Iterator[None]:
-    """Silence tfds's bars and lines where nothing is downloaded and it takes seconds."""
+    """Silence tfds's progress bars and messages if nothing is downloaded."""
     if not quiet:
         yield
         return

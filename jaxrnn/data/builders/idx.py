@@ -1,4 +1,4 @@
-"""Reading IDX, the file format of the MNIST family, with numpy alone.
+"""Read IDX, the file format of the MNIST family, with numpy alone.
 
 An IDX file is a four-byte magic number (two zero bytes, the element type, the rank), one big-endian
 32-bit size per axis, and then the elements in C order. Source: Yann LeCun, Corinna Cortes,
@@ -34,10 +34,10 @@ def read_idx(
     sha256: str | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> np.ndarray:
-    """Read one gzip-compressed IDX file into an array, trusting nothing that its header says.
+    """Read one gzip-compressed IDX file into an array, without trusting its header.
 
-    Memory is bounded by the bytes that are really there and by ``max_bytes``: the data is
-    decompressed in chunks, up to the size that the header declares, and not one chunk further.
+    Memory is bounded by the actual size of the data and by ``max_bytes``: the data is decompressed
+    in chunks, up to the size that the header declares.
 
     Args:
       path: a ``.gz`` file.
@@ -51,8 +51,8 @@ def read_idx(
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is not gzip, not IDX, of another type or rank, truncated, longer than its
-        header says, larger than ``max_bytes``, or its content is not the one expected.
+      ValueError: the file is not gzip or not IDX, has another type or rank, is truncated, longer
+        than its header says or larger than ``max_bytes``, or its content is not as expected.
     """
     path = os.fspath(path)
     digest = hashlib.sha256()
@@ -73,17 +73,17 @@ def read_idx(
             sizes = _read_exactly(file, 4 * file_rank, path, "axis sizes")
             shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
             size = math.prod(shape) * file_dtype.itemsize  # Python integers: cannot overflow
-            if max(size, *shape, 0) > max_bytes:  # an axis of 0 does not excuse the others
+            if max(size, *shape, 0) > max_bytes:  # an axis of 0 must not hide the others
                 raise ValueError(
                     f"{path} declares {size} bytes, shape {shape}; at most {max_bytes} are read"
                 )
             data = _read_exactly(file, size, path, f"data of shape {shape}")
             if file.read(1):
-                raise ValueError(f"{path} goes on after the {size} bytes of its shape {shape}")
+                raise ValueError(f"{path} continues after the {size} bytes of its shape {shape}")
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is not a sound gzip file: {error}") from error
+        raise ValueError(f"{path} is not a valid gzip file: {error}") from error
     except EOFError as error:
-        raise ValueError(f"{path} is truncated: its gzip stream has no end") from error
+        raise ValueError(f"{path} is truncated: its gzip stream does not end") from error
 
     for part in (header, sizes, data):
         digest.update(part)
@@ -91,18 +91,18 @@ def read_idx(
         raise ValueError(
             f"{path} was altered: SHA-256 of its content is {digest.hexdigest()}, expected {sha256}"
         )
-    array = np.frombuffer(data, file_dtype).reshape(shape)  # writable: a bytearray's own memory
+    array = np.frombuffer(data, file_dtype).reshape(shape)  # writable, as the bytearray is
     return array.astype(file_dtype.newbyteorder("="), copy=False)
 
 
 def _read_exactly(file: gzip.GzipFile, size: int, path: str, what: str) -> bytearray:
-    """Read ``size`` bytes in chunks, so that a lying size cannot claim memory ahead of the data."""
+    """Read ``size`` bytes in chunks, so that a wrong size can't claim memory ahead of the data."""
     data = bytearray()
     while len(data) < size:
         chunk = file.read(min(_CHUNK, size - len(data)))
         if not chunk:
             raise ValueError(
-                f"{path} is truncated: {what} needs {size} bytes, {len(data)} are there"
+                f"{path} is truncated: {what} needs {size} bytes, but there are {len(data)}"
             )
         data += chunk
     return data

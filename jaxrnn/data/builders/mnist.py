@@ -11,25 +11,26 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxrnn.data.builders.idx import read_idx
+from jaxrnn.data.builders.records import Records
 
 BUNDLED_ARCHIVES = Path(__file__).parent / "archives"
 _MAX_BYTES = 60_000 * 28 * 28  # the larger of the family's images files
 _PREFIXES = {"train": "train", "test": "t10k"}
-_LABEL = b"\n\x05label\x12\x05\x1a\x03\n\x01"  # what stands before a label in a stored example
+_LABEL = b"\n\x05label\x12\x05\x1a\x03\n\x01"  # precedes the label in a stored example
 
 
 class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """60,000 training and 10,000 test images, 28 × 28 pixels, in four gzip-compressed IDX files.
 
-    Examples keep the order of the files, which both training protocols of the library count on, and
-    are stored as ArrayRecord, which ``as_data_source`` reads without TensorFlow. Pixels are stored
-    as raw bytes instead of PNG, so that reading them back is a copy.
+    Examples keep the order of the files, which the protocols of the ``tf1`` and ``keras`` presets
+    rely on, and are stored as ArrayRecord, which ``as_data_source`` reads without TensorFlow.
+    Pixels are stored as raw bytes instead of PNG, so that reading them is a copy.
 
-    Not registered with tfds: its own builders of these names stay what they are.
+    The builders are not registered with tfds, whose own builders of these names stay unchanged.
 
     Args:
-      archives: folder with the four archives. ``None`` takes the bundled ones where the package has
-        them (MNIST) and tfds's download manager otherwise.
+      archives: directory with the four archives. By default the bundled ones, if the package has
+        them (MNIST), otherwise those that tfds downloads.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -38,7 +39,7 @@ class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
     URL: ClassVar[str]
     CLASS_NAMES: ClassVar[tuple[str, ...]]
     ARCHIVES: ClassVar[Path | None] = None
-    # SHA-256 of each file's decompressed content. An archive that was compressed anew still passes.
+    # SHA-256 of the decompressed content of each file, so that recompressed archives pass.
     CONTENT_SHA256: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -74,21 +75,21 @@ class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
             yield index, {"image": image[:, :, np.newaxis], "label": int(label)}
 
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """All examples of a prepared split: images (N, 28, 28) uint8 and labels (N,) int32."""
+        """Read a prepared split: images (N, 28, 28) uint8 and labels (N,) int32."""
         records = self.records(split)
         return self.parse(records.read(np.arange(len(records))))
 
-    def records(self, split: str) -> "Records":
+    def records(self, split: str) -> Records:
         """Random access to the raw records of a prepared split."""
-        self.as_data_source(split)  # says what is wrong, where it cannot be read
+        self.as_data_source(split)  # raises a clear error if the split cannot be read
         return Records(self.info.splits[split].file_instructions)
 
     @staticmethod
     def parse(records: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """Images (N, 28, 28) uint8 and labels (N,) int32 of N raw records, one or more.
+        """Decode raw records, one or more: images (N, 28, 28) uint8 and labels (N,) int32.
 
-        The same as ``as_data_source`` gives one by one, several times faster: tfds decodes each
-        example for whatever features a dataset may have, and these differ in known places only.
+        The result is that of ``as_data_source``, several times faster: tfds decodes each example
+        for any features, whereas these records differ in known positions only.
         """
         image = _features(records[0])["image"].bytes_list.value[0]
         start = records[0].index(image)
@@ -103,17 +104,17 @@ class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
             if all((part == part[0]).all() for part in same):
                 images = np.ascontiguousarray(table[:, start:stop])
                 return images.reshape(-1, 28, 28), table[:, label].astype(np.int32)
-        # A writer of protocol buffers may put the two in either order, example by example.
+        # Protocol buffers may store the two features in either order, example by example.
         features = [_features(record) for record in records]
         pixels = b"".join(feature["image"].bytes_list.value[0] for feature in features)
         labels = [feature["label"].int64_list.value[0] for feature in features]
         return np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28), np.array(labels, np.int32)
 
     def verify_archives(self) -> None:
-        """Read all four archives of the folder ``archives`` and check their SHA-256.
+        """Read all four archives and check their SHA-256.
 
         Raises:
-          FileNotFoundError: the folder or an archive is missing.
+          FileNotFoundError: the directory or an archive is missing.
           ValueError: an archive is truncated, altered or not what its name says.
         """
         paths = self._find_archives()
@@ -123,7 +124,9 @@ class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
     def _find_archives(self) -> dict[str, Path]:
         assert self.archives is not None
         if not self.archives.is_dir():
-            raise FileNotFoundError(f"{self.archives} is no folder; it should hold the archives")
+            raise FileNotFoundError(
+                f"{self.archives} is not a directory; it should contain the archives"
+            )
         paths = {name: self.archives / name for name in _archive_names()}
         missing = [name for name, path in paths.items() if not path.is_file()]
         if missing:
@@ -138,7 +141,7 @@ class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
         return paths
 
     def _download_archives(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Path]:
-        # tfds checks what arrives against checksums.tsv beside this module.
+        # tfds verifies downloads against checksums.tsv beside this module.
         return dl_manager.download({name: self.URL + name for name in _archive_names()})
 
     def _read_split(self, split: str, paths: Mapping[str, Path]) -> tuple[np.ndarray, np.ndarray]:
@@ -151,56 +154,10 @@ class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
         )
         if images.shape[1:] != (28, 28) or len(images) != len(labels):
             raise ValueError(
-                f"{split} images and labels of {self.name} do not fit: shapes {images.shape} and "
-                f"{labels.shape}, expected (N, 28, 28) and (N,)"
+                f"{split} images and labels of {self.name} don't fit each other: shapes "
+                f"{images.shape} and {labels.shape}, expected (N, 28, 28) and (N,)"
             )
         return images, labels
-
-
-class Records:
-    """Raw records of ArrayRecord files, by place: what a tfds data source has, read in bulk.
-
-    tfds and ArrayRecord's own data source look up, read and put back one record at a time in
-    Python, which takes half as long again as reading itself.
-
-    Args:
-      instructions: which records of which files these are, as tfds has them.
-    """
-
-    def __init__(self, instructions: Sequence[Any]) -> None:
-        self._paths = [str(one.filename) for one in instructions]
-        self._skipped = [one.skip for one in instructions]
-        self._ends = np.cumsum([0, *(one.take for one in instructions)])
-        self._readers: dict[int, Any] = {}
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def read(self, places: np.ndarray) -> list[bytes]:
-        """The records at ``places``, (N,) integers, in this order.
-
-        Raises:
-          IndexError: a place is negative, or not below the number of records.
-          OSError, RuntimeError, ValueError: a file is missing or damaged.
-        """
-        if places.size and not 0 <= places.min() <= places.max() < len(self):
-            raise IndexError(f"places must be between 0 and {len(self) - 1}")
-        files = np.searchsorted(self._ends, places, side="right") - 1
-        records = np.empty(len(places), object)
-        for file in np.unique(files):
-            here = files == file
-            within = places[here] - self._ends[file] + self._skipped[file]
-            records[here] = self._reader(int(file)).read(within.tolist())
-        return records.tolist()
-
-    def _reader(self, file: int) -> Any:
-        if file not in self._readers:
-            from array_record.python.array_record_module import ArrayRecordReader
-
-            # Places are far apart: what lies behind one of them is not wanted.
-            options = "readahead_buffer_size:0"
-            self._readers[file] = ArrayRecordReader(self._paths[file], options=options)
-        return self._readers[file]
 
 
 def _features(record: bytes) -> Mapping[str, Any]:

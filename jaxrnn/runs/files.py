@@ -62,6 +62,11 @@ def read_json(path: str | os.PathLike[str], *, max_bytes: int = 2**20) -> dict[s
     return value
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error, cut if it is long."""
+    return (next(iter(str(error).strip().splitlines()), "") or type(error).__name__)[:300]
+
+
 def _finite(content: Any) -> Any:
     if isinstance(content, dict):
         return {name: _finite(value) for name, value in content.items()}

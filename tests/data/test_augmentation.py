@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from jaxrnn import random_warp
-from jaxrnn.augmentation import _sample, _smooth_weights
+from jaxrnn.data.augmentation import _sample, _smooth_weights
 
 KEYS = jax.random.split(jax.random.key(0), 200)
 

@@ -348,7 +348,7 @@ def test_data_dir_without_permission(folder, capsys, monkeypatch):
     def forbidden(self, **kwargs):
         raise PermissionError(13, "Permission denied", str(folder / "data"))
 
-    builder = jaxrnn.datasets.FAMILY["mnist"]
+    builder = jaxrnn.data.builders.FAMILY["mnist"]
     monkeypatch.setattr(builder, "download_and_prepare", forbidden)
     err = refuse(["--data-dir", "data"], capsys)
     assert err == "error: 'mnist' could not be prepared in data: Permission denied\n"
@@ -358,7 +358,7 @@ def test_data_dir_without_permission(folder, capsys, monkeypatch):
 
 
 def test_altered_archive(folder, capsys):
-    from jaxrnn.datasets.mnist import BUNDLED_ARCHIVES
+    from jaxrnn.data.builders.mnist import BUNDLED_ARCHIVES
 
     (folder / "archives").mkdir()
     for path in BUNDLED_ARCHIVES.iterdir():

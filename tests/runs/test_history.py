@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxrnn import History
-from jaxrnn.history import COLUMNS, write_atomically
+from jaxrnn.runs.history import COLUMNS, write_atomically
 
 numbers = st.floats(allow_nan=False)
 

@@ -16,9 +16,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 import jaxrnn
-from jaxrnn.datasets import find_builder, prepare
-from jaxrnn.datasets.idx import read_idx
-from jaxrnn.datasets.mnist import BUNDLED_ARCHIVES, FAMILY, FashionMnist, Kmnist, Mnist
+from jaxrnn.data.builders import find_builder, prepare
+from jaxrnn.data.builders.idx import read_idx
+from jaxrnn.data.builders.mnist import BUNDLED_ARCHIVES, FAMILY, FashionMnist, Kmnist, Mnist
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxrnn.datasets.idx import ELEMENT_TYPES, read_idx
+from jaxrnn.data.builders.idx import ELEMENT_TYPES, read_idx
 
 # One file, overwritten by each example: hypothesis need not warn of a folder that is shared.
 reuse_tmp_path = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

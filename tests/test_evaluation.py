@@ -18,23 +18,23 @@ def expected(state, digits):
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 499, 500, 501, 10_000])
 def test_exact_sums_at_any_batch_size(state, digits, expected, batch_size):
     metrics = jaxrnn.evaluate(state, digits, batch_size=batch_size)
-    np.testing.assert_allclose(metrics.loss_sum, expected[0], rtol=1e-5)
-    assert metrics.correct == expected[1]
-    assert metrics.count == 500
-    assert metrics.accuracy == pytest.approx(expected[1] / 500)
-    assert metrics.loss == pytest.approx(expected[0] / 500, rel=1e-5)
+    np.testing.assert_allclose(metrics.sums["loss"], expected[0], rtol=1e-5)
+    assert metrics.sums["accuracy"] == expected[1]
+    assert metrics.weight == 500
+    assert metrics.means()["accuracy"] == pytest.approx(expected[1] / 500)
+    assert metrics.means()["loss"] == pytest.approx(expected[0] / 500, rel=1e-5)
 
 
 def test_the_whole_test_set_counts_ten_thousand(state):
     metrics = jaxrnn.evaluate(state, jaxrnn.load(split="test"), batch_size=333)
-    assert metrics.count == 10_000
+    assert metrics.weight == 10_000
 
 
 def test_lengths_reach_the_model(state, digits):
     lengths = np.full(500, 14, np.int32)
     short = jaxrnn.evaluate(state, digits.replace(lengths=lengths))
     cut = jaxrnn.evaluate(state, digits.replace(inputs=digits.inputs[:, :14]))
-    np.testing.assert_allclose(short.loss_sum, cut.loss_sum, rtol=1e-5)
+    np.testing.assert_allclose(short.sums["loss"], cut.sums["loss"], rtol=1e-5)
 
 
 def test_bad_input(state, digits):

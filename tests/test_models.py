@@ -183,7 +183,7 @@ def test_gradient_against_finite_differences():
         ),
         ({}, INPUTS[0], None, r"inputs must be \(batch, time, features\); got shape \(7, 3\)"),
         ({}, INPUTS[:, :0], None, r"got shape \(5, 0, 3\)"),
-        ({}, INPUTS, LENGTHS[:2], r"lengths must be \(5,\), one each; got \(2,\)"),
+        ({}, INPUTS, LENGTHS[:2], r"lengths must be of shape \(5,\); got \(2,\)"),
     ],
 )
 def test_bad_input(options, inputs, lengths, message):

@@ -18,7 +18,7 @@ def test_as_many_devices_as_divide_the_batch():
     assert sizes == {1: 1, 2: 2, 3: 3, 4: 4, 6: 3, 150: 3, 149: 1}
     assert batch_mesh(150, devices=2).size == 2
     for devices in (0, 5):
-        with pytest.raises(ValueError, match=f"between 1 and the 4 there are; got {devices}"):
+        with pytest.raises(ValueError, match=f"between 1 and 4; got {devices}"):
             batch_mesh(150, devices)
 
 
@@ -35,8 +35,11 @@ def test_the_same_epoch_on_any_number_of_devices(state, digits, devices, batch_s
         *replicate((state, digits), mesh), KEY, batch_size=batch_size, mesh=mesh
     )
     assert shared.step == alone.step
-    assert (shared_metrics.count, shared_metrics.correct) == (metrics.count, metrics.correct)
-    np.testing.assert_allclose(shared_metrics.loss_sum, metrics.loss_sum, rtol=1e-5)
+    assert (shared_metrics.weight, shared_metrics.sums["accuracy"]) == (
+        metrics.weight,
+        metrics.sums["accuracy"],
+    )
+    np.testing.assert_allclose(shared_metrics.sums["loss"], metrics.sums["loss"], rtol=1e-5)
     for a, b in zip(leaves(shared.params), leaves(alone.params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
@@ -46,8 +49,8 @@ def test_evaluation_on_several_devices_is_exact(state, digits, batch_size):
     mesh = batch_mesh(4)
     alone = jaxrnn.evaluate(state, digits, batch_size=batch_size)
     shared = jaxrnn.evaluate(*replicate((state, digits), mesh), batch_size=batch_size, mesh=mesh)
-    assert (shared.count, shared.correct) == (500, alone.correct)
-    np.testing.assert_allclose(shared.loss_sum, alone.loss_sum, rtol=1e-5)
+    assert (shared.weight, shared.sums["accuracy"]) == (500, alone.sums["accuracy"])
+    np.testing.assert_allclose(shared.sums["loss"], alone.sums["loss"], rtol=1e-5)
 
 
 def test_one_all_reduce_a_step_and_no_gather(state, digits):
@@ -68,8 +71,8 @@ def test_one_all_reduce_a_step_and_no_gather(state, digits):
     assert len(collectives) <= 1 + 3
 
 
-def test_networks_of_their_own_devices_move_nothing(state, digits):
-    from jaxrnn.fitting import _train_each
+def test_many_networks_need_no_communication(state, digits):
+    from jaxrnn.runs.epochs import _train_each
 
     mesh = batch_mesh(4, devices=2)
     states = jax.tree.map(lambda leaf: np.stack([leaf] * 4), state)
@@ -82,11 +85,11 @@ def test_networks_of_their_own_devices_move_nothing(state, digits):
 @pytest.mark.parametrize("batch_size", [100, 64])
 def test_augmentation_is_the_same_on_any_number_of_devices(state, digits, batch_size):
     mesh = batch_mesh(batch_size, devices=2)
-    options = {"batch_size": batch_size, "augment": jaxrnn.random_warp(shift=2.0)}
+    options = {"batch_size": batch_size, "augment": jaxrnn.WarpConfig(shift=2.0).build()}
     alone, metrics = jaxrnn.train_epoch(state, digits, KEY, **options)
     shared, shared_metrics = jaxrnn.train_epoch(
         *replicate((state, digits), mesh), KEY, **options, mesh=mesh
     )
-    np.testing.assert_allclose(shared_metrics.loss_sum, metrics.loss_sum, rtol=1e-5)
+    np.testing.assert_allclose(shared_metrics.sums["loss"], metrics.sums["loss"], rtol=1e-5)
     for a, b in zip(leaves(shared.params), leaves(alone.params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)

@@ -8,7 +8,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn import Metrics, RNNClassifier, create_train_state, train_epoch, train_step
-from jaxrnn.data import take
+from jaxrnn.data.splits import take
 from jaxrnn.training import augmented
 from tests.conftest import assert_identical, compilations, leaves
 
@@ -31,10 +31,10 @@ def test_metrics_are_those_of_the_parameters_before_the_step(state, batch):
     _, metrics = train_step(state, batch)
     logits = state.apply_fn({"params": state.params}, batch["inputs"].astype(np.float32) / 255)
     losses = cross_entropy(logits, batch["labels"])
-    np.testing.assert_allclose(metrics.loss_sum, losses.sum(), rtol=1e-5)
-    np.testing.assert_allclose(metrics.loss, losses.mean(), rtol=1e-5)
-    assert metrics.correct == (np.argmax(logits, 1) == batch["labels"]).sum()
-    assert metrics.count == 50
+    np.testing.assert_allclose(metrics.sums["loss"], losses.sum(), rtol=1e-5)
+    np.testing.assert_allclose(metrics.means()["loss"], losses.mean(), rtol=1e-5)
+    assert metrics.sums["accuracy"] == (np.argmax(logits, 1) == batch["labels"]).sum()
+    assert metrics.weight == 50
 
 
 def test_the_step_descends_the_mean_loss(digits, batch):
@@ -75,7 +75,9 @@ def test_lengths_reach_the_model(state, batch):
     half = {**batch, "lengths": np.full(50, 14, np.int32)}
     cut = {**batch, "inputs": batch["inputs"][:, :14]}
     batches = {"all": batch, "full": full, "half": half, "cut": cut}
-    loss = {name: float(train_step(state, batch)[1].loss) for name, batch in batches.items()}
+    loss = {
+        name: float(train_step(state, batch)[1].means()["loss"]) for name, batch in batches.items()
+    }
     assert loss["full"] == pytest.approx(loss["all"], rel=1e-5)
     assert loss["half"] == pytest.approx(loss["cut"], rel=1e-5)
     assert loss["half"] != pytest.approx(loss["all"], rel=1e-2)
@@ -92,10 +94,10 @@ def test_an_epoch_is_its_steps(state, digits, batch_size, drop_remainder):
         by_step, of_batch = train_step(by_step, batch)
         total += of_batch
 
-    assert metrics.count == total.count == (448 if drop_remainder and batch_size == 64 else 500)
-    assert metrics.correct == total.correct
-    np.testing.assert_allclose(metrics.loss_sum, total.loss_sum, rtol=1e-5)
-    assert by_epoch.step == by_step.step == -(-int(total.count) // batch_size)
+    assert metrics.weight == total.weight == (448 if drop_remainder and batch_size == 64 else 500)
+    assert metrics.sums["accuracy"] == total.sums["accuracy"]
+    np.testing.assert_allclose(metrics.sums["loss"], total.sums["loss"], rtol=1e-5)
+    assert by_epoch.step == by_step.step == -(-int(total.weight) // batch_size)
     for a, b in zip(leaves(by_epoch.params), leaves(by_step.params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
@@ -155,7 +157,7 @@ def test_a_whole_run_under_jit_and_vmap(digits):
     def run(key):
         init_key, data_key = jax.random.split(key)
         state = create_train_state(init_key, model, optimizer, digits.inputs)
-        return train_epoch(state, digits, data_key, batch_size=100)[1].loss
+        return train_epoch(state, digits, data_key, batch_size=100)[1].means()["loss"]
 
     keys = jax.random.split(KEY, 3)
     together = jax.jit(jax.vmap(run))(keys)
@@ -170,15 +172,15 @@ def test_augmentation_gives_every_example_its_own_key(state, digits):
 
     key = jax.random.key(3)
     fitted, metrics = jaxrnn.train_epoch(
-        state, digits, key, batch_size=100, augment=augment, per_step=True
+        state, digits, key, batch_size=100, augment=augment, report="steps"
     )
     numbered = digits.replace(labels=np.arange(500, dtype=np.int32))
     for step, batch in enumerate(jaxrnn.batches(numbered, key, batch_size=100)):
         places = batch["labels"]
         batch = augmented(augment, take(digits, places), places, key)
         state, by_hand = jaxrnn.train_step(state, batch)
-        assert metrics.loss_sum[step] == pytest.approx(float(by_hand.loss_sum), rel=1e-5)
-        assert metrics.correct[step] == by_hand.correct
+        assert metrics.sums["loss"][step] == pytest.approx(float(by_hand.sums["loss"]), rel=1e-5)
+        assert metrics.sums["accuracy"][step] == by_hand.sums["accuracy"]
     for a, b in zip(leaves(fitted.params), leaves(state.params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -204,10 +206,10 @@ def test_augmentation_uses_no_key_twice():
 def test_per_step_metrics_add_up(state, digits):
     key = jax.random.key(3)
     _, total = jaxrnn.train_epoch(state, digits, key, batch_size=64)
-    _, steps = jaxrnn.train_epoch(state, digits, key, batch_size=64, per_step=True)
-    assert steps.count.tolist() == [64] * 7 + [52]
-    assert steps.correct.sum() == total.correct
-    assert float(steps.loss_sum.sum()) == pytest.approx(float(total.loss_sum), rel=1e-6)
+    _, steps = jaxrnn.train_epoch(state, digits, key, batch_size=64, report="steps")
+    assert steps.weight.tolist() == [64] * 7 + [52]
+    assert steps.sums["accuracy"].sum() == total.sums["accuracy"]
+    assert float(steps.sums["loss"].sum()) == pytest.approx(float(total.sums["loss"]), rel=1e-6)
 
 
 def test_label_smoothing(state, digits):
@@ -215,5 +217,6 @@ def test_label_smoothing(state, digits):
     logits = jaxrnn.predict(state, jaxrnn.Split(**batch))
     targets = 0.8 * np.eye(10)[batch["labels"]] + 0.2 / 10
     expected = -(targets * np.asarray(jax.nn.log_softmax(logits))).sum()
-    measured = jaxrnn.measure(state, batch, label_smoothing=0.2)
-    assert float(measured.loss_sum) == pytest.approx(expected, rel=1e-5)
+    state = state.replace(task=jaxrnn.Classification(label_smoothing=0.2))
+    measured = jaxrnn.measure(state, batch, train=True)
+    assert float(measured.sums["loss"]) == pytest.approx(expected, rel=1e-5)

@@ -1,4 +1,4 @@
-"""random_warp against what each of its arguments says, and scipy's interpolation."""
+"""WarpConfig against the effect of each option, and scipy's interpolation."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxrnn import random_warp
+from jaxrnn import WarpConfig
 from jaxrnn.data.augmentation import _sample, _smooth_weights
 
 KEYS = jax.random.split(jax.random.key(0), 200)
@@ -24,12 +24,12 @@ def centres(warp, image):
 
 
 def test_nothing_to_do_is_no_function():
-    assert random_warp() is None
-    assert random_warp(shift=1.0) is random_warp(shift=1.0, rotation=0.0)
+    assert WarpConfig().build() is None
+    assert WarpConfig(shift=1.0).build() is WarpConfig(shift=1.0, rotation=0.0).build()
 
 
 def test_shift_moves_by_up_to_so_many_pixels_each_way():
-    moved = centres(random_warp(shift=3.0), dot(14, 10)) - [14, 10]
+    moved = centres(WarpConfig(shift=3.0).build(), dot(14, 10)) - [14, 10]
     assert np.abs(moved).max() <= 3.5
     np.testing.assert_allclose(np.abs(moved).mean(0), 1.5, atol=0.3)
     assert abs(np.corrcoef(moved.T)[0, 1]) < 0.3  # one does not follow from the other
@@ -38,12 +38,12 @@ def test_shift_moves_by_up_to_so_many_pixels_each_way():
 def test_rotation_and_zoom_keep_the_centre():
     blob = jnp.zeros((29, 29)).at[13:16, 13:16].set(1.0)
     for options in ({"rotation": 45.0}, {"zoom": 0.3}):
-        np.testing.assert_allclose(centres(random_warp(**options), blob), 14, atol=0.1)
+        np.testing.assert_allclose(centres(WarpConfig(**options).build(), blob), 14, atol=0.1)
 
 
 def test_rotation_turns_by_up_to_so_many_degrees():
     image = jnp.zeros((29, 29)).at[13:16, 22:25].set(1.0)
-    place = centres(random_warp(rotation=30.0), image) - 14
+    place = centres(WarpConfig(rotation=30.0).build(), image) - 14
     angle = np.degrees(np.arctan2(place[:, 0], place[:, 1]))
     assert 25 < np.abs(angle).max() < 32
     np.testing.assert_allclose(np.hypot(*place.T), 9, atol=0.5)
@@ -51,19 +51,19 @@ def test_rotation_turns_by_up_to_so_many_degrees():
 
 def test_zoom_stretches_by_up_to_its_exponential():
     image = jnp.zeros((29, 29)).at[13:16, 22:25].set(1.0)
-    distance = centres(random_warp(zoom=0.2), image)[:, 1] - 14
+    distance = centres(WarpConfig(zoom=0.2).build(), image)[:, 1] - 14
     assert distance.min() == pytest.approx(9 * np.exp(-0.2), abs=0.4)
     assert distance.max() == pytest.approx(9 * np.exp(0.2), abs=0.4)
 
 
 def test_shear_moves_rows_away_from_the_centre():
-    above = centres(random_warp(shear=0.5), jnp.zeros((29, 29)).at[6, 13:16].set(1.0))
+    above = centres(WarpConfig(shear=0.5).build(), jnp.zeros((29, 29)).at[6, 13:16].set(1.0))
     np.testing.assert_allclose(above[:, 0], 6, atol=1e-4)
     assert np.abs(above[:, 1] - 14).max() == pytest.approx(4, abs=0.3)
 
 
 def test_elastic_displacements_have_their_deviation():
-    moved = centres(random_warp(elastic=1.0), dot(14, 14)) - 14
+    moved = centres(WarpConfig(elastic=1.0).build(), dot(14, 14)) - 14
     # At a grid point the field is the grid's own value; here almost.
     np.testing.assert_allclose(moved.std(0), 1.0, atol=0.25)
 
@@ -86,7 +86,7 @@ def test_sampling_is_bilinear():
 
 
 def test_the_same_key_the_same_image():
-    warp = random_warp(shift=2.0, rotation=10.0, zoom=0.1, shear=0.1, elastic=1.0)
+    warp = WarpConfig(shift=2.0, rotation=10.0, zoom=0.1, shear=0.1, elastic=1.0).build()
     image = jax.random.uniform(jax.random.key(1), (28, 28))
     np.testing.assert_array_equal(warp(KEYS[0], image), warp(KEYS[0], image))
     assert (warp(KEYS[0], image) != warp(KEYS[1], image)).any()

@@ -85,7 +85,7 @@ def test_epochs_of_some_steps_go_on_through_the_passes(source):
 
 
 def new_state(digits):
-    model, optimizer = RNNClassifier(hidden=8), jaxrnn.make_optimizer(learning_rate=1e-2)
+    model, optimizer = RNNClassifier(hidden=8), jaxrnn.Adam(learning_rate=1e-2).build()
     return create_train_state(jax.random.key(1), model, optimizer, digits.inputs)
 
 
@@ -103,7 +103,7 @@ def assert_close(a, b):
     ("batch_size", "options"),
     [  # with and without a rest; on two devices, or on one, as 63 is odd
         (63, {"train_curve": "last_batch"}),
-        (64, {"augment": jaxrnn.random_warp(shift=1.0), "label_smoothing": 0.1}),
+        (64, {"augment": jaxrnn.WarpConfig(shift=1.0).build()}),
         (100, {"train_curve": "last_batch", "devices": 1}),
     ],
 )
@@ -112,11 +112,11 @@ def test_fit_takes_a_stream_for_a_split(source, digits, batch_size, options):
     common = {"epochs": 2, **options}
     in_memory = fit(
         new_state(digits), digits, key=KEY, batch_size=batch_size,
-        test=jaxrnn.load("mnist", split="test[:130]"), **common,
+        evals={"test": jaxrnn.load("mnist", split="test[:130]")}, **common,
     )  # fmt: skip
     streamed = fit(
         new_state(digits), stream(source, batch_size=batch_size, key=KEY),
-        test=stream(test, batch_size=40), **common,
+        evals={"test": stream(test, batch_size=40)}, **common,
     )  # fmt: skip
     assert_close(streamed, in_memory)
 
@@ -128,7 +128,7 @@ def test_a_stopped_run_goes_on_with_the_same_bits(source, digits, tmp_path):
 
     whole, history = train()
     with jaxrnn.Checkpoints(tmp_path) as checkpoints:
-        train(stop=lambda history: len(history) == 3, checkpoints=checkpoints)
+        train(hooks=[checkpoints, lambda record: len(record.history) == 3])
     state, past, key = jaxrnn.Checkpoints(tmp_path).restore(lambda description: new_state(digits))
     batches = stream(source, batch_size=50, key=key, steps_per_epoch=4)
     resumed, other = fit(state, batches, history=past, epochs=5)
@@ -181,7 +181,7 @@ def test_fit_reads_in_other_processes(source, digits):
     test = stream(Source("mnist", split="test[:130]"), batch_size=40)
     by_thread, by_process = (
         fit(new_state(digits), stream(source, batch_size=64, key=KEY, workers=workers),
-            test=test, epochs=2)
+            evals={"test": test}, epochs=2)
         for workers in (0, 2)
     )  # fmt: skip
     assert_close(by_process, by_thread)
@@ -224,12 +224,12 @@ def test_labels_that_the_model_does_not_know(digits):
         fit(new_state(digits), stream(bad, batch_size=100, key=KEY), epochs=1)
     with pytest.raises(ValueError, match="labels must be between 0 and 9"):
         fit(new_state(digits), digits, key=KEY, batch_size=100, epochs=1,
-            test=stream(bad, batch_size=100))  # fmt: skip
+            evals={"test": stream(bad, batch_size=100)})  # fmt: skip
 
 
 def test_lengths_that_the_inputs_do_not_have(digits):
     bad = digits.replace(lengths=np.full(500, 29, np.int32))
-    with pytest.raises(ValueError, match="lengths must be between 0 and 28"):
+    with pytest.raises(ValueError, match="lengths must be between 0 and the 28"):
         fit(new_state(digits), stream(bad, batch_size=100, key=KEY), epochs=1)
 
 
@@ -239,7 +239,7 @@ def test_what_is_evaluated_is_all_of_it(digits, options):
     with pytest.raises(ValueError, match="one pass over all examples"):
         jaxrnn.evaluate_stream(new_state(digits), some)
     with pytest.raises(ValueError, match="one pass over all examples"):
-        fit(new_state(digits), digits, key=KEY, batch_size=100, epochs=1, test=some)
+        fit(new_state(digits), digits, key=KEY, batch_size=100, epochs=1, evals={"test": some})
 
 
 def test_a_loss_that_is_not_finite_is_located(digits):
@@ -271,9 +271,9 @@ def test_bad_streams(source, options, message):
     ("key", "options", "message"),
     [
         (None, {}, "needs a key"),
-        (KEY, {"key": jax.random.key(6)}, "key is not that of the stream"),
-        (KEY, {"batch_size": 99}, "batch_size and drop_remainder are the stream's own"),
-        (KEY, {"drop_remainder": True}, "batch_size and drop_remainder are the stream's own"),
+        (KEY, {"key": jax.random.key(6)}, "key differs from that of the stream"),
+        (KEY, {"batch_size": 99}, "batch_size and drop_remainder differ"),
+        (KEY, {"drop_remainder": True}, "batch_size and drop_remainder differ"),
     ],
 )
 def test_what_fit_says_of_a_stream_must_not_differ(source, digits, key, options, message):

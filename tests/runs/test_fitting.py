@@ -11,7 +11,8 @@ import optax
 import pytest
 
 import jaxrnn
-from jaxrnn import Clock, History, fit
+from jaxrnn import History, fit
+from jaxrnn.runs.progress import Clock
 from tests.conftest import assert_identical, compilations, leaves
 
 KEY = jax.random.key(5)
@@ -28,7 +29,13 @@ def without_seconds(history):
 
 def test_fit_is_its_epochs(state, digits, held_out):
     fitted, history = fit(
-        state, digits, key=KEY, epochs=2, batch_size=64, validation=digits, test=held_out, devices=1
+        state,
+        digits,
+        key=KEY,
+        epochs=2,
+        batch_size=64,
+        devices=1,
+        evals={"validation": digits, "test": held_out},
     )
     by_hand = state
     for epoch, row in enumerate(history, start=1):
@@ -42,8 +49,8 @@ def test_fit_is_its_epochs(state, digits, held_out):
         assert row["epoch"] == epoch
         assert row["seconds"] > 0
         for name, metrics in measured.items():
-            assert row[f"{name}_loss"] == pytest.approx(float(metrics.loss), rel=1e-6)
-            assert row[f"{name}_accuracy"] == pytest.approx(float(metrics.accuracy), rel=1e-6)
+            for metric, value in metrics.means().items():
+                assert row[f"{name}_{metric}"] == pytest.approx(float(value), rel=1e-6)
     assert_identical(fitted.params, by_hand.params)
 
 
@@ -53,9 +60,9 @@ def test_last_batch_curve_is_measured_after_its_update(state, digits, drop_remai
     fitted, history = fit(state, digits, key=KEY, epochs=1, train_curve="last_batch", **options)
     *_, last = jaxrnn.batches(digits, jax.random.fold_in(KEY, 1), **options)
     assert len(last["labels"]) == (64 if drop_remainder else 500 % 64)
-    metrics = jaxrnn.evaluate(fitted, jaxrnn.Split(**last))
-    assert history["train_loss"][0] == pytest.approx(float(metrics.loss), rel=1e-5)
-    assert history["train_accuracy"][0] == pytest.approx(float(metrics.accuracy))
+    means = jaxrnn.evaluate(fitted, jaxrnn.Split(**last)).means()
+    assert history["train_loss"][0] == pytest.approx(float(means["loss"]), rel=1e-5)
+    assert history["train_accuracy"][0] == pytest.approx(float(means["accuracy"]))
 
 
 def test_going_on_from_a_history_is_the_same_as_never_stopping(state, digits):
@@ -66,22 +73,26 @@ def test_going_on_from_a_history_is_the_same_as_never_stopping(state, digits):
     assert without_seconds(whole) == without_seconds(rest)
 
 
-def test_history_is_written_after_every_epoch(state, digits, tmp_path):
+def test_hooks_are_called_in_order_after_every_epoch(state, digits, tmp_path):
     seen = []
 
-    def on_epoch(state, history):
-        on_disk = History.from_csv(tmp_path / "history.csv")
-        assert on_disk == history
-        seen.append((int(state.step), len(on_disk)))
+    def write(record):
+        record.mean.to_csv(tmp_path / "history.csv")
 
-    fit(state, digits, key=KEY, epochs=3, batch_size=100, workdir=tmp_path, on_epoch=on_epoch)
-    assert seen == [(5, 1), (10, 2), (15, 3)]
+    def read(record):
+        on_disk = History.from_csv(tmp_path / "history.csv")
+        assert on_disk == record.history
+        assert record.seconds["training"] >= record.history["seconds"].sum() * 0.99
+        seen.append((int(record.state.step), len(on_disk), record.examples))
+
+    fit(state, digits, key=KEY, epochs=3, batch_size=100, hooks=[write, read])
+    assert seen == [(5, 1, 500), (10, 2, 500), (15, 3, 500)]
     assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
 
 
 def test_a_second_fit_compiles_nothing(state, digits, held_out):
     def run():
-        fit(state, digits, key=KEY, epochs=2, batch_size=90, test=held_out,
+        fit(state, digits, key=KEY, epochs=2, batch_size=90, evals={"test": held_out},
             train_curve="last_batch")  # fmt: skip
 
     run()
@@ -96,9 +107,9 @@ def test_bad_input(state, digits, epochs, batch_size):
         fit(state, digits, key=KEY, epochs=epochs, batch_size=batch_size)
 
 
-def test_bad_labels_lengths_history_and_workdir(state, digits, tmp_path):
-    def refuse(match, train=digits, error=ValueError, **options):
-        with pytest.raises(error, match=match):
+def test_bad_labels_lengths_and_history(state, digits):
+    def refuse(match, train=digits, **options):
+        with pytest.raises(ValueError, match=match):
             fit(state, train, key=KEY, epochs=1, batch_size=10, **options)
 
     labels = digits.labels.copy()
@@ -108,8 +119,7 @@ def test_bad_labels_lengths_history_and_workdir(state, digits, tmp_path):
     refuse("lengths must be between 0 and the 28 time", digits.replace(lengths=lengths))
     refuse("train_curve must be epoch or last_batch; got 'mean'", train_curve="mean")
     refuse("every epoch from 1 on", history=History().append(epoch=5))
-    refuse("is no folder", error=NotADirectoryError, workdir=tmp_path / "none")
-    refuse("devices must be between 1 and the 4 there are; got 5", devices=5)
+    refuse("devices must be between 1 and 4; got 5", devices=5)
 
 
 def test_a_loss_that_is_not_finite(digits, tmp_path):
@@ -119,7 +129,7 @@ def test_a_loss_that_is_not_finite(digits, tmp_path):
     state = jaxrnn.create_train_state(KEY, model, optimizer, digits.inputs)
     checkpoints = jaxrnn.Checkpoints(tmp_path / "checkpoints")
     with pytest.raises(jaxrnn.NonFiniteLossError, match="from epoch 2, step 4 on") as raised:
-        fit(state, digits, key=KEY, epochs=3, batch_size=100, checkpoints=checkpoints)
+        fit(state, digits, key=KEY, epochs=3, batch_size=100, hooks=[checkpoints])
     assert (raised.value.epoch, raised.value.step) == (2, 4)
     checkpoints.wait()
     assert checkpoints.epochs == [1]
@@ -127,13 +137,19 @@ def test_a_loss_that_is_not_finite(digits, tmp_path):
 
 def test_stop_ends_the_training_there(state, digits):
     _, history = fit(
-        state, digits, key=KEY, epochs=9, batch_size=100, stop=lambda history: len(history) == 2
+        state,
+        digits,
+        key=KEY,
+        epochs=9,
+        batch_size=100,
+        hooks=[lambda record: len(record.history) == 2],
     )
     assert len(history) == 2
 
 
 def test_lines_where_there_is_no_terminal(state, digits, held_out, capsys):
-    fit(state, digits, key=KEY, epochs=2, batch_size=100, test=held_out, progress=True)
+    fit(state, digits, key=KEY, epochs=2, batch_size=100, evals={"test": held_out},
+        hooks=[jaxrnn.Progress(2)])  # fmt: skip
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     for epoch, line in enumerate(lines, start=1):
@@ -150,7 +166,8 @@ def test_bar_on_a_terminal(state, digits, monkeypatch):
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
-    fit(state, digits, key=KEY, epochs=2, batch_size=100, progress=True)
+    with jaxrnn.Progress(2) as progress:
+        fit(state, digits, key=KEY, epochs=2, batch_size=100, hooks=[progress])
     shown = terminal.getvalue()
     assert "2/2" in shown
     assert "loss" in shown
@@ -184,16 +201,18 @@ def test_clock_counts_compilation_apart():
 @pytest.mark.parametrize("train_curve", ["epoch", "last_batch"])
 @pytest.mark.parametrize("devices", [1, 2, 3])  # of which three divide four unevenly
 def test_many_networks_are_each_as_if_alone(digits, held_out, train_curve, devices, tmp_path):
-    model, optimizer = jaxrnn.RNNClassifier(hidden=8), jaxrnn.make_optimizer(average=0.9)
+    model, optimizer = jaxrnn.RNNClassifier(hidden=8), jaxrnn.Adam(average=0.9).build()
     keys = jax.random.split(jax.random.key(4), 4)
-    states = [jaxrnn.create_train_state(key, model, optimizer, digits.inputs) for key in keys]
+    task = jaxrnn.Classification(label_smoothing=0.1)
+    states = [jaxrnn.create_train_state(key, model, optimizer, digits.inputs, task) for key in keys]
     options = {
-        "epochs": 2, "batch_size": 64, "validation": held_out, "train_curve": train_curve,
-        "augment": jaxrnn.random_warp(shift=1.0), "label_smoothing": 0.1,
+        "epochs": 2, "batch_size": 64, "evals": {"validation": held_out},
+        "train_curve": train_curve, "augment": jaxrnn.WarpConfig(shift=1.0).build(),
     }  # fmt: skip
     together, histories = fit(
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
-        digits, key=keys, devices=devices, workdir=tmp_path, **options,
+        digits, key=keys, devices=devices, **options,
+        hooks=[lambda record: record.mean.to_csv(tmp_path / "history.csv")],
     )  # fmt: skip
     assert len(histories) == 4
     members = [jax.tree.map(lambda leaf, n=n: leaf[n], together.params) for n in range(4)]
@@ -207,14 +226,14 @@ def test_many_networks_are_each_as_if_alone(digits, held_out, train_curve, devic
 
 
 def test_many_networks_go_on_from_a_checkpoint(digits, tmp_path):
-    model, optimizer = jaxrnn.RNNClassifier(hidden=8), jaxrnn.make_optimizer()
+    model, optimizer = jaxrnn.RNNClassifier(hidden=8), jaxrnn.Adam().build()
     keys = jax.random.split(jax.random.key(4), 2)
     states = [jaxrnn.create_train_state(key, model, optimizer, digits.inputs) for key in keys]
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     options = {"key": keys, "batch_size": 100}
     whole, histories = fit(states, digits, epochs=3, **options)
     with jaxrnn.Checkpoints(tmp_path) as checkpoints:
-        fit(states, digits, epochs=2, checkpoints=checkpoints, **options)
+        fit(states, digits, epochs=2, hooks=[checkpoints], **options)
     restored, part, restored_keys = jaxrnn.Checkpoints(tmp_path).restore(lambda _: states)
     assert (restored_keys == keys).all()
     rest, resumed = fit(restored, digits, epochs=3, history=part, **options)
@@ -234,10 +253,14 @@ def test_keys_of_the_older_kind(state, digits):
 
 
 def test_the_average_is_what_is_evaluated(digits, held_out):
-    optimizer = jaxrnn.make_optimizer(learning_rate=0.01, average=0.99)
+    optimizer = jaxrnn.Adam(learning_rate=0.01, average=0.99).build()
     model = jaxrnn.RNNClassifier(hidden=8)
     state = jaxrnn.create_train_state(KEY, model, optimizer, digits.inputs)
-    fitted, history = fit(state, digits, key=KEY, epochs=1, batch_size=100, test=held_out)
-    of_average = jaxrnn.evaluate(jaxrnn.averaged(fitted), held_out).loss
+    fitted, history = fit(
+        state, digits, key=KEY, epochs=1, batch_size=100, evals={"test": held_out}
+    )
+    of_average = jaxrnn.evaluate(jaxrnn.averaged(fitted), held_out).means()["loss"]
     assert history["test_loss"][0] == pytest.approx(float(of_average), rel=1e-6)
-    assert history["test_loss"][0] != pytest.approx(float(jaxrnn.evaluate(fitted, held_out).loss))
+    assert history["test_loss"][0] != pytest.approx(
+        float(jaxrnn.evaluate(fitted, held_out).means()["loss"])
+    )

@@ -85,7 +85,7 @@ def test_missing_archive(archives, tmp_path):
     (archives / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(FileNotFoundError, match="lacks t10k-labels-idx1-ubyte"):
         open_builder("mnist", data_dir=tmp_path / "data", archives=archives)
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a directory"):
         open_builder("mnist", data_dir=tmp_path / "data", archives=tmp_path / "none")
     assert not (tmp_path / "data").exists()
 

@@ -26,6 +26,7 @@ import optax  # noqa: E402
 import pytest  # noqa: E402
 
 import jaxrnn  # noqa: E402
+from experiments.mnist_rnn import PRESETS  # noqa: E402
 
 matplotlib.use("agg")
 jax.config.update("jax_num_cpu_devices", 4)  # enough to test sharding
@@ -52,6 +53,18 @@ def state(digits: jaxrnn.Split) -> jaxrnn.TrainState:
     """A small network at step 0; pure functions leave it as it is."""
     model = jaxrnn.RNNClassifier(hidden=16)
     return jaxrnn.create_train_state(jax.random.key(0), model, optax.adam(1e-2), digits.inputs)
+
+
+SLICE = [
+    *("--train", "train[:640]", "--validation", "train[640:900]", "--test", "test[:200]"),
+    *("--hidden", "12"),
+]
+"""Options that make runs of the MNIST page take a second."""
+
+
+def mnist_rnn(*words: object) -> None:
+    """Run the command line of the MNIST page in this process."""
+    jaxrnn.main(PRESETS, default="fast", arguments=[str(word) for word in words])
 
 
 def as_users_do() -> dict[str, str]:

@@ -2,9 +2,9 @@
 
     python -m tests.kill_runs [KILLS [SEED [PROCESSES]]]
 
-Each run is a process of its own, forked from this one, which has imported everything and touched
-no device: so the moments fall on a run's own work and not on the imports before it. Of several
-processes one is killed, and the others have to end by themselves.
+Each run is a process forked from this one, which has imported everything but used no device, so
+that runs are killed at work and not while importing. Of several processes one is killed, and the
+others must end by themselves.
 """
 
 import os
@@ -25,13 +25,12 @@ import numpy as np
 import orbax.checkpoint  # noqa: F401
 
 import jaxrnn
-from experiments.mnist_rnn import main as mnist_rnn
+from experiments.mnist_rnn import PRESETS
 
 HEARTBEAT = 10  # seconds
 RUN = [
     *("keras", "--epochs", "24", "--hidden", "12", "--batch-size", "64"),
-    *("--train-split", "train[:640]", "--validation-split", "train[640:900]"),
-    *("--test-split", "test[:200]"),
+    *("--train", "train[:640]", "--validation", "train[640:900]", "--test", "test[:200]"),
 ]
 
 
@@ -62,7 +61,7 @@ def fork(arguments: list[str], log: Path) -> int:
         os.dup2(file, 2)
         status = 1
         try:
-            mnist_rnn(arguments)
+            jaxrnn.main(PRESETS, default="fast", arguments=arguments)
             status = 0
         except SystemExit as error:
             status = int(error.code or 0)
@@ -122,7 +121,7 @@ def kill_after(seconds: float, workdir: Path, processes: int, victim: int) -> No
     assert all(statuses), f"{workdir.name}: others ended with {statuses}:\n{logs(workdir)}"
     for process in set(range(processes)) - {victim}:
         said = log_of(workdir, process).read_text()
-        # Ours where a step failed; JAX's own where another thread of it noticed first.
+        # Our message if a step failed; JAX's own if one of its threads noticed first.
         clear = "lost the others", "were not found", "JAX distributed service"
         assert any(words in said for words in clear), said
 
@@ -155,8 +154,8 @@ def main(kills: int = 20, seed: int = 0, processes: int = 1) -> None:
                 continue
             saved["before the first checkpoint" if not newest else "with checkpoints"] += 1
             run_to_the_end(workdir, processes)
-            said = f"going on after epoch {newest}\n" in log_of(workdir).read_text()
-            assert said == (newest > 0), f"{workdir.name} did not go on from epoch {newest}"
+            said = f"resuming after epoch {newest}\n" in log_of(workdir).read_text()
+            assert said == (newest > 0), f"{workdir.name} did not resume from epoch {newest}"
 
         whole = jaxrnn.load_run(folder / "whole")
         for workdir in workdirs:

@@ -7,7 +7,6 @@ import io
 import re
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,8 +47,7 @@ def main(
       description: shown by ``--help``; usually ``__doc__`` of the page.
       arguments: the words of the command line; by default those of the process.
     """
-    if threading.current_thread() is threading.main_thread():
-        # Until training handles signals, there is nothing to save: end at once.
+    if arguments is None:  # until training handles signals there is nothing to save: end at once
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     words = list(sys.argv[1:] if arguments is None else arguments)
     page = presets[default]

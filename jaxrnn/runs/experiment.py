@@ -163,19 +163,23 @@ class Experiment:
         """Whether more epochs continue the same run: no schedule depends on their number."""
         return not getattr(self.optimizer, "scheduled", False)
 
-    def check_same(self, identity: Mapping[str, Any]) -> None:
+    def check_same(self, identity: Mapping[str, Any], *, any_epochs: bool = False) -> None:
         """Check that a stored run is this one, possibly with fewer epochs.
 
+        Args:
+          identity: of the stored run.
+          any_epochs: accept any number of epochs.
+
         Raises:
-          ValueError: it is not; the message says what differs.
+          ValueError: it is another run; the message says what differs.
         """
         mine, stored = self.identity, {k: v for k, v in identity.items() if k != "runtime"}
         if mine.keys() != stored.keys():
             raise ValueError(_ANOTHER)
-        trainer = stored["trainer"]
-        epochs = trainer.get("epochs") if isinstance(trainer, dict) else None
-        if self.can_grow and isinstance(epochs, int) and epochs <= self.trainer.epochs:
-            stored["trainer"] = {**trainer, "epochs": self.trainer.epochs}
+        trainer, epochs = stored["trainer"], self.trainer.epochs
+        known = isinstance(trainer, dict) and isinstance(trainer.get("epochs"), int)
+        if known and (any_epochs or (self.can_grow and trainer["epochs"] <= epochs)):
+            stored["trainer"] = {**trainer, "epochs": epochs}
         differing = ", ".join(differences(mine, stored))
         if differing:
             raise ValueError(

@@ -17,7 +17,7 @@ from jaxrnn.runs.history import History, mean_history
 from jaxrnn.runs.processes import from_first, is_first
 from jaxrnn.state import TrainState
 
-Check = Callable[[Mapping[str, Any]], None]
+Check = Callable[..., None]
 
 
 def check_workdir(workdir: Path, check_same: Check, epochs: int, *, can_grow: bool) -> None:
@@ -74,6 +74,7 @@ def open_workdir(workdir: Path | None, name: str, check: Callable[[Path], None])
     """
     chosen = workdir or _unused_directory(name)
     made = [path for path in (chosen, *chosen.parents) if not path.exists()]
+    opened = False
     try:
         # Only a directory that was asked for may exist already.
         chosen.mkdir(parents=True, exist_ok=workdir is not None)
@@ -82,8 +83,11 @@ def open_workdir(workdir: Path | None, name: str, check: Callable[[Path], None])
             for path in chosen.glob(".*-*"):  # left by a process that was killed while writing
                 if re.fullmatch(r"\.[\w-]+\.(json|csv|png)-\d+", path.name):
                     path.unlink()
+            opened = True
             yield chosen
     except OSError as error:
+        if opened:
+            raise
         raise OSError(f"--workdir {chosen} cannot be used: {error.strerror or error}") from error
     finally:
         for path in made:
@@ -126,7 +130,7 @@ def restore(
     """
 
     def template(description: Mapping[str, Any]) -> TrainState:
-        check_same(description["config"])
+        check_same(description["config"], any_epochs=True)
         return state
 
     restored = checkpoints.restore(template)

@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed, or meet a fault, and go on with the same bits."""
+"""Runs that are stopped, killed, or meet a fault, and resume bit for bit."""
 
 import json
 import os
@@ -14,21 +14,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import jaxrnn
-from experiments.configuration import PRESETS, command_line, from_json, to_json
-from experiments.interruption import interruption
-from experiments.mnist_rnn import main, parse
+from experiments.mnist_rnn import PRESETS
 from jaxrnn import History, load_run
-from tests.conftest import as_users_do, assert_identical
+from jaxrnn.runs.signals import interruption
+from tests.conftest import SLICE, as_users_do, assert_identical, mnist_rnn
 
 ROOT = Path(__file__).parents[2]
-SLICE = [
-    *("--train-split", "train[:640]", "--validation-split", "train[640:900]"),
-    *("--test-split", "test[:200]", "--hidden", "12"),
-]
 
 
 @pytest.fixture(autouse=True)
@@ -39,18 +32,26 @@ def folder(tmp_path, monkeypatch):
 
 
 def train(epochs, workdir="run"):
-    main(["keras", "--epochs", str(epochs), *SLICE, "--workdir", str(workdir)])
+    mnist_rnn("keras", "--epochs", epochs, *SLICE, "--workdir", workdir)
     return load_run(workdir)
 
 
 def refuse(arguments, capsys, status=2):
     """Run with what cannot work; returns the one line of stderr."""
     with pytest.raises(SystemExit) as exit_:
-        main(arguments)
+        mnist_rnn(*arguments)
     err = capsys.readouterr().err
     assert exit_.value.code == status
     assert err.count("\n") == 1
     return err
+
+
+def change_config(**groups):
+    """Change some options in config.json of a run."""
+    config = json.loads(Path("run/config.json").read_text())
+    for group, options in groups.items():
+        config[group] |= options
+    Path("run/config.json").write_text(json.dumps(config))
 
 
 def curves(run):
@@ -81,7 +82,7 @@ def start(*options, workdir="run"):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_after_the_epoch_and_it_goes_on_from_there(number):
+def test_signal_stops_after_the_epoch_and_resume_is_bit_exact(number):
     process = start("--epochs", "100000", "--devices", "2")
     for line in process.stdout:
         if line.startswith("epoch 2/"):
@@ -89,10 +90,13 @@ def test_a_signal_ends_the_run_after_the_epoch_and_it_goes_on_from_there(number)
     process.send_signal(number)
     out, err = process.communicate()
     assert process.returncode == 128 + number
-    assert err == f"\n{number.name}: ending after this epoch; Ctrl-C (again) ends at once\n"
-    *_, stopped, again = out.splitlines()
-    assert stopped.startswith("stopped; everything so far is in ")
-    assert again.startswith("to go on: python -m experiments.mnist_rnn keras --epochs 100000 ")
+    message = f"{number.name}: stopping after this epoch; press Ctrl-C (again) to stop at once"
+    assert err == f"\n{message}\n"
+    *_, stopped, resume = out.splitlines()
+    assert stopped.startswith("stopped; earlier epochs are saved in ")
+    words = shlex.split(resume)
+    assert words[:6] == ["to", "resume:", "python", "-m", "experiments.mnist_rnn", "resume"]
+    assert Path(words[6]) == Path("run").absolute()
 
     epochs = len(load_run("run").history)
     assert epochs >= 2
@@ -101,21 +105,20 @@ def test_a_signal_ends_the_run_after_the_epoch_and_it_goes_on_from_there(number)
     assert not Path("run/results.json").exists()
 
     # One epoch more than it had, to come to an end.
-    words = shlex.split(again.removeprefix("to go on: python -m experiments.mnist_rnn "))
-    assert parse(words).epochs == 100_000
-    config = json.loads(Path("run/config.json").read_text())
-    Path("run/config.json").write_text(json.dumps(config | {"epochs": epochs}))
-    resumed = start("--epochs", str(epochs + 1), "--devices", "2")
-    out, err = resumed.communicate()
-    assert (resumed.returncode, err) == (0, "")
-    assert f"going on after epoch {epochs}\n" in out
+    change_config(trainer={"epochs": epochs})
+    resumed = subprocess.run(
+        [sys.executable, *words[3:], "--epochs", str(epochs + 1)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (resumed.returncode, resumed.stderr) == (0, "")
+    assert f"resuming after epoch {epochs}\n" in resumed.stdout
     never_stopped = start("--epochs", str(epochs + 1), "--devices", "2", workdir="whole")
     assert never_stopped.communicate()[1] == ""
     assert_same_run(load_run("run"), load_run("whole"))
 
 
-def test_a_second_sigint_ends_at_once():
-    process = start("--epochs", "100000", "--hidden", "400", "--train-split", "train")
+def test_second_sigint_stops_at_once():
+    process = start("--epochs", "100000", "--hidden", "400", "--train", "train")
     for line in process.stdout:
         if "files in" in line:
             break
@@ -129,7 +132,7 @@ def test_a_second_sigint_ends_at_once():
     assert not Path("run/history.csv").exists()  # it did not wait for the epoch
 
 
-def test_killed_at_random_moments():
+def test_killed_runs_resume_bit_for_bit():
     command = [sys.executable, "-m", "tests.kill_runs", "5"]
     done = subprocess.run(
         command, cwd=ROOT, env=as_users_do(), capture_output=True, text=True, check=False
@@ -138,55 +141,56 @@ def test_killed_at_random_moments():
     assert "5 of 5 killed runs ended with the same bits" in done.stdout
 
 
-def test_a_finished_run_goes_further_and_is_not_overwritten(whole, folder, capsys):
+def test_finished_run_is_continued_with_more_epochs_only(whole, folder, capsys):
     train(2)
     results = Path("run/results.json").read_text()
     err = refuse(["keras", "--epochs", "2", *SLICE, "--workdir", "run"], capsys)
-    assert "holds a finished run of 2 epochs; raise --epochs to go on with it, or name" in err
+    assert "holds a finished run of 2 epochs; raise --epochs to continue it, or choose" in err
     assert Path("run/results.json").read_text() == results
     assert_same_run(train(4), whole)
-    assert "going on after epoch 2\n" in capsys.readouterr().out
+    assert "resuming after epoch 2\n" in capsys.readouterr().out
     assert json.loads(Path("run/results.json").read_text())["epochs"] == 4
-    assert json.loads(Path("run/config.json").read_text())["epochs"] == 4
+    assert json.loads(Path("run/config.json").read_text())["trainer"]["epochs"] == 4
     assert len(History.from_csv("run/history.csv")) == 4
 
 
-def test_a_run_that_was_killed_after_its_last_epoch_gets_its_results(whole, capsys):
+def test_run_killed_after_its_last_epoch_gets_its_results(whole, capsys):
     train(4)
     Path("run/results.json").unlink()
     Path("run/.results.json-123").write_text("{")
     Path("run/history.csv").unlink()
     capsys.readouterr()
     assert_same_run(train(4), whole)
-    assert "going on after epoch 4\n" in capsys.readouterr().out
+    assert "resuming after epoch 4\n" in capsys.readouterr().out
     assert Path("run/results.json").exists()
     assert len(History.from_csv("run/history.csv")) == 4
     assert not list(Path("run").glob(".*"))
 
 
-def test_another_configuration_is_refused_with_what_differs(capsys):
+def test_other_configuration_is_refused_with_the_differences(capsys):
     train(2)
     arguments = ["keras", "--epochs", "3", *SLICE, "--seed", "5", "--cell", "gru"]
     err = refuse([*arguments, "--workdir", "run"], capsys)
     assert (
-        "of another configuration: cell ('simple' there, 'gru' here), seed (0 there, 5 here)" in err
+        "of another configuration: model.cell ('simple' there, 'gru' here), "
+        "trainer.seed (0 there, 5 here); choose another" in err
     )
     assert "epochs" not in err
     err = refuse(["keras", "--epochs", "1", *SLICE, "--workdir", "run"], capsys)
-    assert "epochs (2 there, 1 here)" in err
+    assert "trainer.epochs (2 there, 1 here)" in err
 
 
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(whole, capsys, caplog):
+def test_damaged_newest_checkpoint_is_reported_and_skipped(whole, capsys, caplog):
     train(3)
     path = next(Path("run/checkpoints/3").rglob("manifest.ocdbt"))
     path.write_bytes(path.read_bytes()[::-1])
     assert_same_run(train(4), whole)
     assert "3 is damaged" in caplog.text
-    assert "the one of epoch 2 is used" in caplog.text
-    assert "going on after epoch 2\n" in capsys.readouterr().out
+    assert "falling back to epoch 2" in caplog.text
+    assert "resuming after epoch 2\n" in capsys.readouterr().out
 
 
-def test_where_no_checkpoint_is_good_nothing_is_changed(capsys):
+def test_nothing_is_changed_if_all_checkpoints_are_damaged(capsys):
     train(2)
     for path in Path("run/checkpoints").glob("*.sha256"):
         path.write_text("")
@@ -197,60 +201,63 @@ def test_where_no_checkpoint_is_good_nothing_is_changed(capsys):
     assert {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")} == before
 
 
-def test_a_run_without_its_checkpoints_is_not_overwritten(capsys):
+def test_run_without_checkpoints_is_not_overwritten(capsys):
     train(3)
     shutil.rmtree("run/checkpoints")
     for name in ("results.json", "history.csv"):
         err = refuse(["keras", "--epochs", "4", *SLICE, "--workdir", "run"], capsys)
-        assert "holds a run without its checkpoints; name a new one" in err
+        assert "holds a run without its checkpoints; choose another" in err
         Path("run", name).unlink()
     assert len(train(4).history) == 4
 
 
-def test_a_run_that_was_killed_in_its_first_save_starts_again(whole):
+def test_run_killed_in_its_first_save_starts_again(whole):
     train(1)
     Path("run/results.json").unlink()
     Path("run/checkpoints/1.sha256").unlink()
-    config = json.loads(Path("run/config.json").read_text())
-    Path("run/config.json").write_text(json.dumps(config | {"epochs": 4}))
+    change_config(trainer={"epochs": 4})
     assert_same_run(train(4), whole)
 
 
-def test_checkpoints_of_another_configuration(capsys):
+def test_checkpoints_of_other_configuration_are_refused(capsys):
     """Whatever config.json has been made to say."""
     train(1)
-    config = json.loads(Path("run/config.json").read_text())
-    Path("run/config.json").write_text(json.dumps(config | {"seed": 5}))
+    change_config(trainer={"seed": 5})
     arguments = ["keras", "--epochs", "2", *SLICE, "--seed", "5", "--workdir", "run"]
-    assert "seed (0 there, 5 here)" in refuse(arguments, capsys)
+    assert "trainer.seed (0 there, 5 here)" in refuse(arguments, capsys)
 
 
-def test_several_networks_go_on_on_another_number_of_devices(capsys):
+def test_several_networks_resume_on_other_devices(capsys):
     many = ["keras", *SLICE, "--seeds", "3", "--workdir"]
-    main([*many, "run", "--epochs", "2", "--devices", "2"])
-    main([*many, "run", "--epochs", "3", "--devices", "1"])
-    assert "going on after epoch 2\n" in capsys.readouterr().out
-    main([*many, "whole", "--epochs", "3", "--devices", "3"])
+    mnist_rnn(*many, "run", "--epochs", "2", "--devices", "2")
+    mnist_rnn("resume", "run", "--epochs", "3", "--devices", "1")
+    assert "resuming after epoch 2\n" in capsys.readouterr().out
+    mnist_rnn(*many, "whole", "--epochs", "3", "--devices", "3")
     for seed in (0, 1, 2):
         ours, theirs = (History.from_csv(f"{name}/history-{seed}.csv") for name in ("run", "whole"))
         np.testing.assert_allclose(ours["train_loss"], theirs["train_loss"], rtol=1e-5)
     assert load_run("run").state.step.shape == (3,)
 
 
-def test_going_further_takes_the_old_results_away(folder, monkeypatch):
+def test_continuing_removes_the_old_results(folder, monkeypatch):
     train(1)
-    monkeypatch.setattr(jaxrnn, "fit", lambda *args, **options: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    monkeypatch.setattr("jaxrnn.runs.run.fit", lambda *args, **options: 1 / 0)
+    with pytest.raises(SystemExit):
         train(2)
     assert not Path("run/results.json").exists()
 
 
-def test_evaluate_compares_the_configuration(capsys):
+def test_evaluate_checks_the_configuration(capsys):
     train(1)
-    config = json.loads(Path("run/config.json").read_text())
-    for name, value in (("seeds", 3), ("hidden", 999), ("test_split", 5)):
-        Path("run/config.json").write_text(json.dumps(config | {name: value}))
-        assert name in refuse(["evaluate", "run"], capsys)
+    before = Path("run/config.json").read_text()
+    for group, name, value in (
+        ("trainer", "seeds", 3),
+        ("model", "hidden", 999),
+        ("data", "test", 5),
+    ):
+        change_config(**{group: {name: value}})
+        assert f"{group}.{name}" in refuse(["evaluate", "run"], capsys)
+        Path("run/config.json").write_text(before)
 
 
 def test_pictures_do_not_follow_links():
@@ -267,42 +274,42 @@ def test_checkpoints_without_a_configuration(capsys):
     train(1)
     Path("run/config.json").unlink()
     err = refuse(["keras", "--epochs", "2", *SLICE, "--workdir", "run"], capsys)
-    assert "holds checkpoints but no config.json" in err
+    assert "has checkpoints but no config.json" in err
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '"x"', "[" * 10_000, "{}", '{"epochs": "1"}'])
 @pytest.mark.parametrize("name", ["config.json", "results.json"])
-def test_json_that_was_tampered_with(content, name, capsys):
+def test_tampered_json_is_refused(content, name, capsys):
     Path("run").mkdir()
-    Path("run/config.json").write_text(json.dumps(to_json(parse(SLICE))))
+    Path("run/config.json").write_text(json.dumps(PRESETS["fast"].to_json()))
     Path("run", name).write_text(content)
-    err = refuse([*SLICE, "--workdir", "run"], capsys)
-    assert re.search(rf"{name} is damaged|another configuration|holds a finished run", err)
+    err = refuse(["--workdir", "run"], capsys)
+    assert re.search(rf"{name} is damaged|another experiment|holds a finished run", err)
     assert {path.name for path in Path("run").iterdir()} == {"config.json", name}
 
 
-def test_two_processes_do_not_share_a_work_dir(capsys):
+def test_two_processes_do_not_share_a_directory(capsys):
     fcntl = pytest.importorskip("fcntl")
     train(1)
     descriptor = os.open("run", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     before = Path("run/config.json").read_text()
     err = refuse(["keras", "--epochs", "2", *SLICE, "--workdir", "run"], capsys)
-    assert "--workdir run cannot be used: another process is at work in it" in err
+    assert "--workdir run cannot be used: another process is using it" in err
     os.close(descriptor)
     assert Path("run/config.json").read_text() == before
     assert len(load_run("run").history) == 1
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(capsys):
+def test_non_finite_loss_stops_the_run(capsys):
     arguments = ["keras", "--epochs", "3", *SLICE, "--learning-rate", "3e38", "--workdir", "run"]
     err = refuse(arguments, capsys, status=1)
-    assert "the loss is no finite number from epoch 1, step 2 on" in err
-    assert "on; in another folder, try a --learning-rate below 3e+38 or a smaller" in err
+    assert "the loss is not finite from epoch 1, step 2 on" in err
+    assert "on; try a lower --learning-rate or --clip-norm, in another directory" in err
     assert not Path("run/history.csv").exists()
 
 
-def test_a_disk_that_fills_up(whole, capsys, monkeypatch):
+def test_full_disk(whole, capsys, monkeypatch):
     write = jaxrnn.History.to_csv
 
     def full_after_two(history, path):
@@ -313,14 +320,14 @@ def test_a_disk_that_fills_up(whole, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(jaxrnn.History, "to_csv", full_after_two)
         err = refuse(["keras", "--epochs", "4", *SLICE, "--workdir", "run"], capsys, status=1)
-    assert "No space left on device: 'run/history.csv'; what was saved before is kept; to go" in err
-    assert err.endswith("--workdir run\n")
+    assert "No space left on device: 'run/history.csv'; earlier epochs are saved in " in err
+    assert err.endswith("to resume: python -m experiments.mnist_rnn resume run\n")
     assert len(load_run("run").history) == 2
     assert_same_run(train(4), whole)
-    assert "going on after epoch 2\n" in capsys.readouterr().out
+    assert "resuming after epoch 2\n" in capsys.readouterr().out
 
 
-def test_a_work_dir_that_vanishes(folder, capsys, monkeypatch):
+def test_deleted_directory(folder, capsys, monkeypatch):
     write = jaxrnn.History.to_csv
 
     def vanish(history, path):
@@ -338,49 +345,25 @@ def test_a_work_dir_that_vanishes(folder, capsys, monkeypatch):
 def test_evaluate_prints_the_metrics_of_results_json(capsys):
     train(2)
     capsys.readouterr()
-    main(["evaluate", "run"])
+    mnist_rnn("evaluate", "run")
     results = json.loads(Path("run/results.json").read_text())
-    assert capsys.readouterr().out.splitlines() == [
-        "after epoch 2:",
-        f"test_loss {results['test_loss']}",
-        f"test_accuracy {results['test_accuracy']}",
+    names = [
+        f"{split}_{metric}" for split in ("validation", "test") for metric in ("loss", "accuracy")
     ]
+    assert capsys.readouterr().out.splitlines() == [
+        "after epoch 2:", *(f"{name} {results[name]}" for name in names),
+    ]  # fmt: skip
     assert "nowhere holds no run" in refuse(["evaluate", "nowhere"], capsys)
 
 
-def test_load_run_gives_everything_back(capsys):
+def test_load_run_returns_everything(capsys):
     run = train(2)
-    assert (run.config["preset"], run.config["hidden"], run.config["epochs"]) == ("keras", 12, 2)
+    assert run.experiment.model == jaxrnn.RNNConfig(hidden=12)
+    assert run.experiment.trainer == jaxrnn.TrainerConfig(epochs=2)
     assert run.model == jaxrnn.RNNClassifier(hidden=12)
     assert run.history == History.from_csv("run/history.csv")
     assert run.key == jax.random.split(jax.random.key(0))[1]
     assert int(run.state.step) == 10
-
-
-def test_the_command_that_goes_on_is_the_one_that_was_typed():
-    words = [
-        *("tf1", "--hidden", "7", "--no-test-every-epoch", "--bidirectional"),
-        *("--validation-split", "train[:100]", "--workdir", "a folder"),
-    ]
-    config = parse(words)
-    line = command_line(config, Path("a folder"))
-    assert line.endswith("--workdir 'a folder'")
-    assert "'train[:100]'" in line
-    assert parse(shlex.split(line)[3:]) == config
-
-
-@given(
-    st.dictionaries(
-        st.sampled_from([*to_json(PRESETS["tf1"]), "surprise"]),
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
-    )
-)
-def test_fuzz_configuration_reader(changes):  # fmt: skip
-    try:
-        config = from_json(to_json(PRESETS["keras"]) | changes)
-    except ValueError:
-        return
-    assert config.epochs >= 1
 
 
 def test_signals_are_taken_only_while_training():

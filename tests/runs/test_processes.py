@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 import experiments
-from experiments.configuration import check
-from experiments.mnist_rnn import main, parse
+from experiments.mnist_rnn import PRESETS
+from jaxrnn.runs.command_line import _configured
+from tests.conftest import mnist_rnn
 
 
 def python(*arguments, timeout=400):
@@ -21,13 +22,13 @@ def python(*arguments, timeout=400):
 
 @pytest.mark.parametrize(
     "scenario",
-    ["four_are_one", "stopped_and_resumed", "many_networks", "launchers", "no_others"],
+    ["four_are_one", "tasks", "stopped_and_resumed", "many_networks", "launchers", "no_others"],
 )
 def test_several_processes(scenario, tmp_path):
     python("tests.several_processes", scenario, tmp_path)
 
 
-def test_a_killed_process_ends_the_others_and_the_run_goes_on():
+def test_killed_process_ends_the_others_and_the_run_resumes():
     said = python("tests.kill_runs", 1, 3, 2)
     assert said.startswith("1 of 1 killed runs ended with the same bits")
 
@@ -42,7 +43,7 @@ def arguments(**told):
         (["--process", "0"], "--coordinator, --processes and --process need --distributed"),
         (
             ["--distributed", "--processes", "2"],
-            "--coordinator, --processes and --process are given together, or none",
+            "give --coordinator, --processes and --process together, or none",
         ),
         (
             ["--distributed", *arguments(coordinator="a:1", processes=2, process=2)],
@@ -52,10 +53,11 @@ def arguments(**told):
             ["--distributed", *arguments(coordinator="nowhere", processes=2, process=0)],
             "--coordinator must be host:port; got 'nowhere'",
         ),
-        (["--heartbeat", "0"], "--workers must be at least 0 and --heartbeat at least 1"),
-        (["--steps-per-epoch", "3"], "--workers and --steps-per-epoch are of a stream"),
+        (["--heartbeat", "0"], "--runtime.heartbeat: must be at least 1; got 0"),
+        (["--workers", "-1"], "--runtime.workers: must be at least 0; got -1"),
+        (["--steps-per-epoch", "3"], "--steps-per-epoch is an option of streams; use --stream"),
         (["--stream", "--seeds", "2"], "--stream trains one network"),
-        (["--stream", "--steps-per-epoch", "0"], "--steps-per-epoch must be at least 1"),
+        (["--stream", "--steps-per-epoch", "0"], "--trainer.steps-per-epoch: must be at least 1"),
         (
             ["--stream", "--steps-per-epoch", "5", "--batch-size", "64"],
             "60000 examples leave one of 32; use --drop-remainder",
@@ -64,12 +66,12 @@ def arguments(**told):
 )
 def test_bad_input(options, message, capsys):
     with pytest.raises(SystemExit) as exit_:
-        main(["fast", *options])
+        mnist_rnn("fast", *options)
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_the_kubernetes_manifest_says_what_the_command_line_takes():
+def test_kubernetes_manifest_matches_the_command_line():
     """As many processes as pods, the first pod's name as JobSet makes it, options that parse."""
     path = Path(experiments.__file__).with_name("jobset.yaml")
     jobset = yaml.safe_load(path.read_text())
@@ -77,13 +79,14 @@ def test_the_kubernetes_manifest_says_what_the_command_line_takes():
     pods = job["template"]["spec"]
     (container,) = pods["template"]["spec"]["containers"]
     words = [word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in container["args"]]
-    config = parse(words)
-    check(config)
+    experiment = _configured(PRESETS, words[0], words[1:], "")
+    experiment.check()
+    runtime = experiment.runtime
     assert container["command"] == ["python", "-m", "experiments.mnist_rnn"]
-    assert config.processes == pods["parallelism"] == pods["completions"]
-    assert config.batch_size % config.processes == 0
+    assert runtime.processes == pods["parallelism"] == pods["completions"]
+    assert experiment.trainer.batch_size % runtime.processes == 0
     name = jobset["metadata"]["name"]
-    assert config.coordinator.startswith(f"{name}-{job['name']}-0-0.{name}:")
-    assert any(str(config.workdir).startswith(m["mountPath"]) for m in container["volumeMounts"])
+    assert runtime.coordinator.startswith(f"{name}-{job['name']}-0-0.{name}:")
+    assert any(str(runtime.workdir).startswith(m["mountPath"]) for m in container["volumeMounts"])
     claimed = {volume["name"] for volume in pods["template"]["spec"]["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == claimed

@@ -61,6 +61,21 @@ def test_a_schedule_needs_steps():
     assert not Adam().scheduled
 
 
+def test_adam_follows_tensorflow():
+    """The rule, written out."""
+    optimizer = Adam(learning_rate=0.5, epsilon=0.25).build()
+    theta, m, v = 0.0, 0.0, 0.0
+    params = jnp.zeros(())
+    state = optimizer.init(params)
+    for step, gradient in enumerate((0.3, -0.01, 2.0), start=1):
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        rate = 0.5 * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+        theta -= rate * m / (np.sqrt(v) + 0.25)
+        updates, state = optimizer.update(jnp.float32(gradient), state, params)
+        params = optax.apply_updates(params, updates)
+        assert float(params) == pytest.approx(theta, rel=1e-4)
+
+
 def test_clipping_comes_first():
     optimizer, plain = Adam(clip_norm=1.0).build(), Adam().build()
     grads = gradients(0)

@@ -18,7 +18,7 @@ import tyro
 from jaxrnn.runs.experiment import Experiment, RuntimeConfig
 from jaxrnn.runs.fitting import NonFiniteLossError
 from jaxrnn.runs.processes import LostProcessesError, Stopped, end_at_once
-from jaxrnn.runs.run import run
+from jaxrnn.runs.run import Advice, run
 from jaxrnn.runs.stored import evaluate_run, read_experiment
 
 _ERRORS = (ValueError, OSError, ImportError, NonFiniteLossError, LostProcessesError)
@@ -65,7 +65,7 @@ def main(
     except Stopped:
         raise
     except _ERRORS as error:
-        notes = getattr(error, "__notes__", [])
+        notes = [note for note in getattr(error, "__notes__", []) if isinstance(note, Advice)]
         lost = isinstance(error, NonFiniteLossError | LostProcessesError)
         _fail("; ".join([str(error), *notes]), status=1 if notes or lost else 2)
     except Exception:
@@ -98,11 +98,13 @@ def _configured(
         )
     page = presets[preset]
     prog = f"{page.command} [{'|'.join(presets)}]"
-    verbs = (
-        f"{page.command} resume WORKDIR [--epochs N] [runtime options]: continue a stored run.\n\n"
-        f"{page.command} evaluate WORKDIR [runtime options]: print its metrics."
+    paragraphs = (
+        description.strip(),
+        f"{page.command} resume WORKDIR [--epochs N] [runtime options]: continue a stored run.",
+        f"{page.command} evaluate WORKDIR [runtime options]: print its metrics.",
+        "Options may be given without their group, as in --epochs 3 or --optimizer adam.",
     )
-    return _parse(type(page), page, words, prog, f"{description.strip()}\n\n{verbs}")
+    return _parse(type(page), page, words, prog, "\n\n".join(paragraphs))
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ def _expand(words: list[str], kind: type) -> list[str]:
                 known = ", ".join(choices[name])
                 hint = _nearest(choice, choices[name])
                 raise ValueError(f"unknown {name} {choice!r}{hint}; there are {known}")
-            expanded.append(f"{name}:{choice}")  # tyro's way to choose one of several groups
+            expanded.insert(0, f"{name}:{choice}")  # tyro's way to choose one of several groups
         elif short.count(name) == 1:
             expanded.append(f"--{names[short.index(name)]}{equals}{value}")
         elif name in short:
@@ -240,5 +242,5 @@ def _option_names(kind: Any, prefix: str = "") -> tuple[list[str], dict[str, lis
 
 
 def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {prefix}{close[0]}?" if close else ""

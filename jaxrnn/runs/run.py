@@ -206,6 +206,10 @@ def _train(
     return (history,) if isinstance(history, History) else history
 
 
+class Advice(str):
+    """A note of an error in training: what to do about it."""
+
+
 @contextlib.contextmanager
 def _explained(checkpoints: Checkpoints, resume: str) -> Iterator[None]:
     """Add to an error in training what to do about it."""
@@ -213,10 +217,8 @@ def _explained(checkpoints: Checkpoints, resume: str) -> Iterator[None]:
         yield
     except Exception as error:
         if checkpoints.epochs:
-            error.add_note(f"earlier epochs are saved in {checkpoints.folder.parent}")
-        error.add_note(
-            "try a lower --learning-rate or --clip-norm, in another directory"
-            if isinstance(error, NonFiniteLossError)
-            else resume
-        )
+            error.add_note(Advice(f"earlier epochs are saved in {checkpoints.folder.parent}"))
+        diverged = isinstance(error, NonFiniteLossError)
+        lower = "try a lower --learning-rate or --clip-norm, in another directory"
+        error.add_note(Advice(lower if diverged else resume))
         raise

@@ -10,14 +10,13 @@ import numpy as np
 
 from jaxrnn.evaluation import evaluate, evaluate_each
 from jaxrnn.optimizers import averaged
-from jaxrnn.parallel import distribute, replicate, use_cpu_cores
+from jaxrnn.parallel import batch_mesh, distribute, replicate, use_cpu_cores
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.files import read_json
 from jaxrnn.runs.history import mean_history
 from jaxrnn.runs.setup import (
     build_data,
-    choose_mesh,
     initializer,
     keep_compiled_programs,
     shapes_of,
@@ -111,7 +110,7 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     stored = load_run(workdir, type(experiment))
     experiment.check_same(stored.experiment.identity, any_epochs=True)
     many = trainer.seeds > 1
-    mesh = choose_mesh(trainer, runtime.devices)
+    mesh = batch_mesh(trainer.seeds if many else trainer.batch_size, runtime.devices)
     state = (distribute if many else replicate)(averaged(stored.state), mesh)
     results: dict[str, Any] = {"epoch": len(mean_history(stored.history))}
     for name, split in build_data(experiment.data, runtime).evals.items():

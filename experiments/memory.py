@@ -1,9 +1,9 @@
-"""Host memory of training on a stream, against the size of the set: it must not grow with it.
+"""Measure the host memory of training on a stream, which must not grow with the dataset.
 
     python -m experiments.memory [--sizes 200000 2000000] [--data-dir DIR]
 
-For each size, examples of random pixels are prepared once as a tfds dataset (2,000,000 are 1.5 GiB
-and take a minute or two), and a process of its own trains on them for as many steps.
+For each size, examples of random pixels are prepared as a tfds dataset (2,000,000 are 1.5 GiB and
+take a minute or two), and a process of its own trains on them for the same number of steps.
 """
 
 import json
@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 
 import jaxrnn
-from jaxrnn.datasets import FAMILY, IdxImages
+from jaxrnn.data.builders import FAMILY, IdxImages
 
 BATCH_SIZE = 150
 PART = 500_000  # examples
@@ -29,24 +29,24 @@ PART = 500_000  # examples
 
 @dataclass(frozen=True)
 class Config:
-    """What is measured."""
+    """What to measure."""
 
     sizes: tuple[int, ...] = (200_000, 2_000_000)
-    """Examples of each set."""
+    """Number of examples of each dataset."""
     steps: int = 1200
-    """Trained for, whatever the size."""
+    """Number of training steps, whatever the size."""
     data_dir: Path | None = None
-    """Where the sets are kept; None for a temporary folder."""
+    """Directory of the datasets; None for a temporary one."""
 
 
 def builder_of(size: int) -> type[IdxImages]:
-    """A dataset of MNIST's features whose pixels and labels are random."""
+    """A dataset with the features of MNIST and random pixels."""
 
     mnist: Any = FAMILY["mnist"]
 
     class Generated(mnist):
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-            # Of a larger split tfds keeps a part on disk, for which it wants TensorFlow.
+            # To prepare a larger split, tfds needs TensorFlow.
             parts = range(-(-size // PART))
             return {
                 f"part{n}": self._generate_examples(n, min(PART, size - n * PART)) for n in parts
@@ -65,7 +65,7 @@ def builder_of(size: int) -> type[IdxImages]:
 
 
 def measure(size: int, steps: int, data_dir: str) -> dict[str, Any]:
-    """Train on a stream in this process; its peak memory, and examples a second."""
+    """Train on a stream in this process; returns its peak memory and examples per second."""
     FAMILY[f"generated_{size}"] = builder_of(size)
     source = jaxrnn.Source(f"generated_{size}", split="all", data_dir=data_dir)
     init_key, data_key = jax.random.split(jax.random.key(0))
@@ -73,13 +73,12 @@ def measure(size: int, steps: int, data_dir: str) -> dict[str, Any]:
         source, batch_size=BATCH_SIZE, key=data_key, drop_remainder=True, steps_per_epoch=steps // 4
     )
     state = jaxrnn.create_train_state(
-        init_key, jaxrnn.RNNClassifier(), jaxrnn.make_optimizer(), source.read([0])["inputs"]
+        init_key, jaxrnn.RNNClassifier(), jaxrnn.Adam().build(), source.read([0])["inputs"]
     )
-    clock = jaxrnn.Clock()
-    jaxrnn.fit(state, batches, epochs=4, clock=clock)
+    _, history = jaxrnn.fit(state, batches, epochs=4)
     return {
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "examples_per_second": 4 * batches.examples_per_epoch / clock.seconds["training"],
+        "examples_per_second": 4 * batches.examples_per_epoch / history["seconds"].sum(),
     }
 
 
@@ -91,7 +90,9 @@ def main() -> None:
         return
     config = tyro.cli(Config, prog="python -m experiments.memory", description=__doc__)
     if min(config.sizes) < BATCH_SIZE or config.steps < 4:
-        print(f"error: sizes are at least {BATCH_SIZE}, steps at least 4", file=sys.stderr)
+        print(
+            f"error: --sizes must be at least {BATCH_SIZE} and --steps at least 4", file=sys.stderr
+        )
         raise SystemExit(2)
     with tempfile.TemporaryDirectory() as temporary:
         data_dir = str(config.data_dir or temporary)

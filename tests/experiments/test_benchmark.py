@@ -5,8 +5,9 @@ import json
 import pytest
 from PIL import Image
 
-from experiments import benchmark
-from experiments.benchmark import main, plot_scaling, step_flops
+from experiments.benchmark import peers, process, scaling
+from experiments.benchmark.__main__ import main
+from experiments.benchmark.report import plot_scaling, print_times, step_flops
 
 
 def run(arguments, monkeypatch):
@@ -30,13 +31,13 @@ def test_one_row_a_contender(tmp_path, monkeypatch, capsys):
     table = capsys.readouterr().out
     assert f"| Flax nn.RNN | {rows[1]['seconds_per_epoch']:.2f} (" in table
     with Image.open(tmp_path / "benchmark.png") as picture:
-        assert picture.size[0] == 640
+        assert picture.size[0] == 800
 
 
 def test_time_to_accuracy(tmp_path, monkeypatch, capsys):
     """With 8 units 0.3 is reached soon."""
-    monkeypatch.setattr(benchmark, "PRESETS_EPOCHS", {"jaxrnn fast": 1})
-    monkeypatch.setattr(benchmark, "MAX_EPOCHS", 20)
+    monkeypatch.setattr(peers, "PRESETS_EPOCHS", {"jaxrnn fast": 1})
+    monkeypatch.setattr(peers, "MAX_EPOCHS", 20)
     options = ["--examples", "3000", "--hidden", "8", "--repeats", "1", "--only", "jaxrnn"]
     run([*options, "--accuracy", "0.3", "--workdir", str(tmp_path)], monkeypatch)
     rows = json.loads((tmp_path / "accuracy.json").read_text())["rows"]
@@ -48,13 +49,13 @@ def test_time_to_accuracy(tmp_path, monkeypatch, capsys):
     assert "| jaxrnn fast | 1 | " in capsys.readouterr().out
 
 
-def test_an_accuracy_that_is_not_reached(capsys):
-    """Never takes longest: where most seeds never get there, there is no median."""
+def test_accuracy_that_is_never_reached(capsys):
+    """Never takes longest: if most seeds never get there, there is no median."""
     rows = [
         {"name": "a", "seconds": [2.0, None, 1.0], "median_seconds": 2.0, "median_epochs": 3.0},
         {"name": "b", "seconds": [None, None, 1.0], "median_seconds": None, "median_epochs": None},
     ]
-    benchmark.print_times(rows, 0.9)
+    print_times(rows, 0.9)
     table = capsys.readouterr().out
     assert "| a | 3 | 2.0 (1.0 … 2.0, 1 of 3 seeds never) | 1.0 × |" in table
     assert "| b | | 2 of 3 seeds never | |" in table
@@ -62,8 +63,8 @@ def test_an_accuracy_that_is_not_reached(capsys):
 
 @pytest.mark.parametrize("name", ["jaxrnn", "Flax nn.RNN"])
 def test_contenders_learn(name, digits, tmp_path):
-    with benchmark.saved(digits, digits) as data:  # noqa: SIM117
-        with benchmark.contender(name, data, {"hidden": 16, "batch_size": 10, "seed": 0}) as ask:
+    with process.saved(digits, digits) as data:  # noqa: SIM117
+        with process.contender(name, data, {"hidden": 16, "batch_size": 10, "seed": 0}) as ask:
             before = ask("test")["accuracy"]
             for _ in range(10):
                 ask("epoch")
@@ -78,10 +79,10 @@ def test_work_of_a_step():
 
 
 def test_scaling(monkeypatch, tmp_path):
-    monkeypatch.setattr(benchmark, "SCALES", {"time": (56,)})
-    monkeypatch.setattr(benchmark, "PROCESSES", (2,))
+    monkeypatch.setattr(scaling, "SCALES", {"time": (56,)})
+    monkeypatch.setattr(scaling, "PROCESSES", (2,))
     experiments = iter(range(1, 100))  # what is run is tested by itself, and takes its time
-    monkeypatch.setattr(benchmark, "run_experiment", lambda *_, **__: next(experiments))
+    monkeypatch.setattr(scaling, "run_experiment", lambda *_, **__: next(experiments))
     options = ["--scaling", "--examples", "400", "--repeats", "1", "--workdir"]
     run([*options, str(tmp_path)], monkeypatch)
     row, of_two, of_data = json.loads((tmp_path / "scaling.json").read_text())["rows"]
@@ -96,21 +97,21 @@ def test_scaling(monkeypatch, tmp_path):
 
 
 def test_seconds_of_a_run_on_two_processes():
-    config = benchmark.Config(repeats=1, hidden=8, examples=400)
-    assert 0 < benchmark.run_experiment(config, 100, ["--stream"], processes=2) < 1
-    with pytest.raises(RuntimeError, match="--no-such-option"):
-        benchmark.run_experiment(config, 100, ["--no-such-option"])
+    words = ["--epochs", "2", "--hidden", "8", "--train", "train[:400]", "--batch-size", "100"]
+    assert 0 < scaling.run_experiment([*words, "--stream"], processes=2) < 1
+    with pytest.raises(RuntimeError, match="unknown option --no-such-option"):
+        scaling.run_experiment([*words, "--no-such-option"])
 
 
 def test_scaling_picture():
     rows = [
         {"axis": axis, "size": size, "jaxrnn": 1e-5 * size, "Flax nn.RNN": 2e-5 * size}
-        for axis, sizes in benchmark.SCALES.items()
+        for axis, sizes in scaling.SCALES.items()
         for size in sizes
     ]
     rows += [
         {"axis": "processes", "size": count, "one process": 1e-5, "several processes": 2e-5}
-        for count in benchmark.PROCESSES
+        for count in scaling.PROCESSES
     ]
     panels = plot_scaling([*rows, {"axis": "data"}]).axes
     labels = [axes.get_xlabel() for axes in panels]
@@ -123,8 +124,8 @@ def test_scaling_picture():
         assert [line.get_label() for line in axes.lines] == names
 
 
-def test_a_contender_that_fails_says_why(tmp_path):
-    with benchmark.contender("jaxrnn", str(tmp_path / "none.npz"), {}) as ask:  # noqa: SIM117
+def test_failing_contender_is_explained(tmp_path):
+    with process.contender("jaxrnn", str(tmp_path / "none.npz"), {}) as ask:  # noqa: SIM117
         with pytest.raises(RuntimeError, match=r"(?s)jaxrnn failed:.*none\.npz"):
             ask("epoch")
 
@@ -136,4 +137,4 @@ def test_bad_input(arguments, monkeypatch, capsys):
     with pytest.raises(SystemExit) as exit_:
         run(arguments, monkeypatch)
     assert exit_.value.code == 2
-    assert capsys.readouterr().err.startswith("error: --only takes of jaxrnn")
+    assert capsys.readouterr().err.startswith("error: --only takes some of jaxrnn")

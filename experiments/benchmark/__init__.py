@@ -1,0 +1,1 @@
+"""The benchmark, ``python -m experiments.benchmark``: see ``__main__``."""

@@ -1,0 +1,104 @@
+"""What the benchmark reports: tables, pictures, and the machine."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+
+def step_flops(batch: int, time: int, features: int, hidden: int, classes: int = 10) -> int:
+    """Multiplications and additions of one training step, counting matrix products only.
+
+    Forward, batch · time · (features + hidden) · hidden, and the head; backward, the same again for
+    the gradients of the weights, and batch · time · hidden² for those of the states.
+    """
+    forward = batch * time * (features + hidden) * hidden
+    states = batch * time * hidden * hidden
+    head = batch * hidden * classes
+    return 2 * (2 * forward + states + 3 * head)
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Print the peers as the Markdown table of the README."""
+    print(
+        "\n| | seconds an epoch (min … max) | examples/s | GFLOP/s | of sgemm | memory | time |"
+        "\n|---|---|---|---|---|---|---|"
+    )
+    for row in rows:
+        print(
+            f"| {row['name']} | {row['seconds_per_epoch']:.2f} "
+            f"({row['seconds_min']:.2f} … {row['seconds_max']:.2f}) | "
+            f"{row['examples_per_second']:,.0f} | {row['gflops']:.0f} | "
+            f"{row['sgemm_fraction']:.0%} | {row['peak_rss_bytes'] / 2**20:,.0f} MiB | "
+            f"{row['ratio']:.2f} × |"
+        )
+
+
+def print_times(rows: list[dict[str, Any]], accuracy: float) -> None:
+    """Print the times to an accuracy as the Markdown table of the README: medians over seeds."""
+    print(
+        f"\n| until {accuracy:.2%} of the test set | epochs | seconds of training (min … max) | "
+        "time |\n|---|---|---|---|"
+    )
+    best = rows[0]["median_seconds"]
+    for row in rows:
+        measured = [value for value in row["seconds"] if value is not None]
+        missed = len(row["seconds"]) - len(measured)
+        never = f", {missed} of {len(row['seconds'])} seeds never" * (missed > 0)
+        if row["median_seconds"] is None:
+            print(f"| {row['name']} | | {never.strip(', ')} | |")
+            continue
+        ratio = f"{row['median_seconds'] / best:.1f} ×" if best else ""
+        print(
+            f"| {row['name']} | {row['median_epochs']:g} | {row['median_seconds']:.1f} "
+            f"({min(measured):.1f} … {max(measured):.1f}{never}) | {ratio} |"
+        )
+
+
+def plot_peers(rows: list[dict[str, Any]]) -> Figure:
+    """Draw examples per second, one bar each."""
+    figure = Figure(figsize=(8, 0.6 * len(rows) + 1), layout="constrained")
+    axes = figure.subplots()
+    names = [row["name"] for row in rows][::-1]
+    rates = [row["examples_per_second"] for row in rows][::-1]
+    bars = axes.barh(names, rates, color=["tab:blue"] * (len(rows) - 1) + ["tab:orange"])
+    axes.bar_label(bars, [f"{rate:,.0f}" for rate in rates], padding=4)
+    axes.set_xlabel("Training examples per second")
+    axes.margins(x=0.15)
+    return figure
+
+
+def plot_scaling(rows: list[dict[str, Any]]) -> Figure:
+    """Draw the time per example against each size, on logarithmic axes."""
+    figure = Figure(figsize=(20, 4.5), layout="constrained")
+    labels = {"batch_size": "Batch size", "hidden": "Hidden units", "time": "Time steps"}
+    labels |= {"processes": "Devices"}
+    for axes, (axis, label) in zip(figure.subplots(1, 4), labels.items(), strict=True):
+        points = [row for row in rows if row["axis"] == axis]
+        several = ("one process", "several processes")
+        for name in several if axis == "processes" else ("jaxrnn", "Flax nn.RNN"):
+            axes.loglog(
+                [row["size"] for row in points],
+                [1e6 * row[name] for row in points],
+                marker="o",
+                label=name,
+            )
+        axes.set(xlabel=label, ylabel="Microseconds per example")
+        axes.set_xticks([row["size"] for row in points], [str(row["size"]) for row in points])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.legend()
+    return figure
+
+
+def describe_machine() -> str:
+    """The processor, as Linux names it, and the number of cores that this process may use."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = names[0] if names else platform.processor() or "unknown processor"
+    available = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if available else os.cpu_count()
+    return f"{cores} cores of {model}"

@@ -1,0 +1,123 @@
+"""Seconds per example of jaxrnn as sizes, devices, processes and the source of the data change."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.benchmark.peers import take_turns
+from experiments.benchmark.process import saved
+from experiments.benchmark.report import step_flops
+from jaxrnn import History, Split
+
+SCALES = {
+    "batch_size": (32, 64, 128, 256, 512, 1024, 2048, 4096),
+    "hidden": (64, 128, 256, 512, 1024),
+    "time": (28, 56, 112, 196, 392, 784),
+}
+PROCESSES = (1, 2, 4)
+
+
+def measure_scaling(
+    train: Split, test: Split, options: dict[str, int], repeats: int
+) -> list[dict[str, Any]]:
+    """Compare jaxrnn with Flax as one size grows and the others stay."""
+    rows = []
+    for axis, sizes in SCALES.items():
+        for size in sizes:
+            of_point = {**options, **({axis: size} if axis != "time" else {})}
+            time_steps = size if axis == "time" else 28
+            # About the same work for each point, and at least two steps.
+            flops = step_flops(1, time_steps, 784 // time_steps, of_point["hidden"])
+            examples = int(min(len(train), 2e11 / flops))
+            examples = max(2, examples // of_point["batch_size"]) * of_point["batch_size"]
+            inputs = train.inputs[:examples].reshape(-1, time_steps, 784 // time_steps)
+            split = Split(inputs, np.asarray(train.labels)[:examples])
+            with saved(split, test) as data:
+                names = ("jaxrnn", "Flax nn.RNN")
+                seconds, _ = take_turns(names, data, of_point, repeats)
+            row: dict[str, Any] = {"axis": axis, "size": size}
+            row |= {name: float(np.median(some)) / examples for name, some in seconds.items()}
+            rows.append(row)
+            print(
+                f"{axis} {size}: microseconds per example: jaxrnn {1e6 * row['jaxrnn']:.1f}, "
+                f"Flax {1e6 * row['Flax nn.RNN']:.1f}",
+                flush=True,
+            )
+    return rows
+
+
+def measure_processes(common: Sequence[str], batch_size: int) -> list[dict[str, Any]]:
+    """Compare N processes with a device each with one process on N devices."""
+    rows = []
+    share = max(PROCESSES)
+    batch = ["--batch-size", str(-(-batch_size // share) * share)]
+    for count in PROCESSES:
+        one = run_experiment([*common, *batch, "--devices", str(count)])
+        several = one
+        if count > 1:
+            several = run_experiment([*common, *batch, "--devices", "1"], processes=count)
+        row = {"axis": "processes", "size": count, "one process": one, "several processes": several}
+        rows.append(row)
+        print(
+            f"{count} devices: microseconds per example: in one process {1e6 * one:.1f}, "
+            f"in {count} {1e6 * several:.1f}",
+            flush=True,
+        )
+    return rows
+
+
+def measure_stream(common: Sequence[str], batch_size: int) -> list[dict[str, Any]]:
+    """Compare data in memory with data that is streamed, taking turns."""
+    kinds = {"memory": [], "stream": ["--stream"], "one worker": ["--stream", "--workers", "1"]}
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(3):
+        for kind, words in kinds.items():
+            batch = ["--batch-size", str(batch_size)]
+            seconds[kind].append(run_experiment([*common, *batch, *words]))
+    row: dict[str, Any] = {kind: float(np.median(values)) for kind, values in seconds.items()}
+    for kind in ("stream", "one worker"):
+        row[f"{kind} ratio"] = float(np.median(np.divide(seconds[kind], seconds["memory"])))
+    print(
+        f"data in memory: {1e6 * row['memory']:.1f} microseconds per example; streamed by a thread "
+        f"{1e6 * row['stream']:.1f} ({row['stream ratio']:.3f} ×), by a process "
+        f"{1e6 * row['one worker']:.1f} ({row['one worker ratio']:.3f} ×)"
+    )
+    return [{"axis": "data", **row}]
+
+
+def run_experiment(words: Sequence[str], *, processes: int = 1) -> float:
+    """Median seconds per example of the epochs of a whole run but the first; all its processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "experiments.mnist_rnn", "keras", *words]
+        command += ["--drop-remainder", "--validation", "None", "--test", "test[:100]"]
+        command += ["--workdir", f"{folder}/run"]
+        if processes > 1:
+            with socket.create_server(("localhost", 0)) as unused:
+                command += ["--coordinator", f"localhost:{unused.getsockname()[1]}"]
+            command += ["--distributed", "--processes", str(processes), "--process"]
+        running = [
+            subprocess.Popen(
+                [*command, *([str(process)] if processes > 1 else [])],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for process in range(processes)
+        ]
+        if processes > 1 and hasattr(os, "sched_setaffinity"):
+            cores = sorted(os.sched_getaffinity(0))  # each process on its own, as launchers do
+            for number, process in enumerate(running):
+                os.sched_setaffinity(process.pid, {cores[number % len(cores)]})
+        printed = [process.communicate()[0] for process in running]
+        if any(process.returncode for process in running):
+            raise RuntimeError(f"{' '.join(command)} failed:\n" + "\n".join(printed))
+        seconds = History.from_csv(f"{folder}/run/history.csv")["seconds"]
+    examples = int(printed[0].partition(" training examples")[0].split()[-1].replace(",", ""))
+    batch_size = int(command[command.index("--batch-size") + 1])
+    return float(np.median(seconds[1:])) / (examples // batch_size * batch_size)

@@ -64,22 +64,19 @@ class RNNClassifier(nn.Module):
     where :math:`T` is the last valid time step.
 
     Attributes:
-      hidden: units of each layer (of each direction, if bidirectional). A cell object has its own.
       classes: number of outputs, which are the logits of the classes in classification.
+      hidden, layers, bidirectional, pooling, recurrent_gain: see :class:`RNNConfig`. Directions
+        have ``hidden`` units each, and their last states are joined.
       cell: one of Flax's cells, by name (``simple``, ``gru``, ``lstm``, ``mgu``), or a cell object
-        such as ``nn.GRUCell(64)``, of which every layer and direction gets its own copy.
-      layers: number of recurrent layers, each reading the states of the one below.
-      bidirectional: read each sequence forwards and backwards; the two last states are joined.
-      pooling: ``last``: outputs of the last valid state; ``none``: outputs of the state at each
-        time step.
+        such as ``nn.GRUCell(64)``, of which every layer and direction gets its own copy. A cell
+        object has its own number of units and initializers.
       initializers: of the kernels. ``keras``: Glorot uniform for the input, orthogonal for the
         recurrence, as ``keras.layers.SimpleRNN``. ``tf1``: both Glorot uniform over the joint
         (features + hidden, hidden) kernel, as ``tf.nn.rnn_cell.BasicRNNCell``. ``identity``: Glorot
         uniform for the input, the identity for the recurrence. Biases start at 0, and the head is
-        Glorot uniform in all three. A cell object has its own.
-      recurrent_gain: factor of the initial recurrent kernels.
-      recurrence: ``fast``, :class:`jaxrnn.recurrence.RNN`; or ``flax``, ``flax.linen.RNN``, which
-        gives the same result to float rounding.
+        Glorot uniform in all three.
+      recurrence: ``fast``, :class:`jaxrnn.RNN`; or ``flax``, ``flax.linen.RNN``, which gives the
+        same result to float rounding.
 
     Source: J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990); X. Glorot and
     Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks" (2010);

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +14,18 @@ from jaxrnn.constraints import Fraction
 from jaxrnn.data.splits import Batch
 
 
-class Task(Protocol):
-    """What a network is trained for.
+class Task:
+    """What a network is trained for: what is minimized, and what is measured.
 
-    A task is a frozen dataclass: being hashable, it is static under ``jax.jit``.
+    A task is a frozen dataclass; being hashable, it is static under ``jax.jit``.
 
     Attributes:
       best: the metric by which the best epoch is chosen.
       maximize: whether a higher value of it is better.
     """
 
-    best: ClassVar[str]
-    maximize: ClassVar[bool]
+    best: ClassVar[str] = "loss"
+    maximize: ClassVar[bool] = False
 
     def measure(
         self, outputs: jax.Array, batch: Batch, *, train: bool = False
@@ -44,16 +44,26 @@ class Task(Protocol):
         Raises:
           ValueError: the outputs don't fit the batch.
         """
+        raise NotImplementedError
 
     def weights(self, batch: Batch) -> jax.Array | None:
-        """The weight of each element, of the shape of ``loss``; None if each counts once."""
+        """The weight of each element, of the shape of ``loss``; None if each counts once.
+
+        By default time steps count up to ``lengths``, if there is a label or a target for each.
+        """
+        per_step = np.ndim(batch.get("labels", 0)) == 2 or np.ndim(batch.get("targets", 0)) == 3
+        if not per_step or "lengths" not in batch:
+            return None
+        time = jnp.shape(batch["inputs"])[1]
+        return jnp.arange(time)[None] < jnp.asarray(batch["lengths"])[:, None]
 
     def summarize(self, means: Mapping[str, Any]) -> dict[str, Any]:
-        """The metrics to report, from the means of those that were measured."""
+        """The metrics to report, in order, from the means of those that were measured."""
+        return {"loss": means["loss"], **means}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classification:
+class Classification(Task):
     """Classification of each sequence, or of each of its time steps."""
 
     kind: Suppress[Literal["classification"]] = "classification"
@@ -81,23 +91,14 @@ class Classification:
         losses = _cross_entropy(outputs, labels, self.label_smoothing if train else 0.0)
         return {"loss": losses, "accuracy": outputs.argmax(-1) == labels}
 
-    def weights(self, batch: Batch) -> jax.Array | None:
-        """See :meth:`Task.weights`."""
-        return _valid_steps(batch) if np.ndim(batch.get("labels", 0)) == 2 else None
-
-    def summarize(self, means: Mapping[str, Any]) -> dict[str, Any]:
-        """Report ``loss`` and ``accuracy``."""
-        return {"loss": means["loss"], "accuracy": means["accuracy"]}
-
 
 @dataclass(frozen=True, kw_only=True)
-class Regression:
+class Regression(Task):
     """Prediction of real numbers for each sequence, or for each of its time steps."""
 
     kind: Suppress[Literal["regression"]] = "regression"
 
     best: ClassVar[str] = "rmse"
-    maximize: ClassVar[bool] = False
 
     def measure(
         self, outputs: jax.Array, batch: Batch, *, train: bool = False
@@ -122,23 +123,16 @@ class Regression:
         errors = outputs.astype(jnp.float32) - targets.astype(jnp.float32)
         return {"loss": jnp.square(errors).mean(-1)}
 
-    def weights(self, batch: Batch) -> jax.Array | None:
-        """See :meth:`Task.weights`."""
-        return _valid_steps(batch) if np.ndim(batch.get("targets", 0)) == 3 else None
-
     def summarize(self, means: Mapping[str, Any]) -> dict[str, Any]:
         """Report ``loss`` and ``rmse``, the square root of the loss."""
         return {**means, "rmse": np.sqrt(means["loss"])}
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageModelling:
+class LanguageModelling(Task):
     """Prediction of the next token at each time step."""
 
     kind: Suppress[Literal["language_modelling"]] = "language_modelling"
-
-    best: ClassVar[str] = "loss"
-    maximize: ClassVar[bool] = False
 
     def measure(
         self, outputs: jax.Array, batch: Batch, *, train: bool = False
@@ -152,10 +146,6 @@ class LanguageModelling:
         if labels.ndim != 2:
             raise ValueError(f"LanguageModelling expects labels (batch, time); got {labels.shape}")
         return {"loss": _cross_entropy(outputs, labels, 0.0)}
-
-    def weights(self, batch: Batch) -> jax.Array | None:
-        """See :meth:`Task.weights`."""
-        return _valid_steps(batch)
 
     def summarize(self, means: Mapping[str, Any]) -> dict[str, Any]:
         """Report ``loss``, ``perplexity``, which is its exponential, and ``bits`` per token."""
@@ -183,10 +173,3 @@ def _cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> ja
         return optax.softmax_cross_entropy_with_integer_labels(logits=logits, labels=labels)
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
     return optax.softmax_cross_entropy(logits=logits, labels=targets)
-
-
-def _valid_steps(batch: Batch) -> jax.Array | None:
-    """(batch, time) booleans, true for the first ``lengths`` time steps; None if all are valid."""
-    if "lengths" not in batch:
-        return None
-    return jnp.arange(jnp.shape(batch["inputs"])[1])[None] < jnp.asarray(batch["lengths"])[:, None]

@@ -17,8 +17,27 @@ def test_constraints_are_exact_and_name_no_index():
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line), line
 
 
-def test_the_blocks_in_the_readme_run(tmp_path):
-    """The second one goes on from the first."""
+def test_page_in_the_readme_runs(tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    (page,) = re.findall(r"```\n(from dataclasses.*?)```", readme, re.DOTALL)
+    assert len([line for line in page.splitlines() if line]) <= 25
+    (tmp_path / "sums.py").write_text(page)
+    words = ["--epochs", "1", "--examples", "700", "--hidden", "4", "--workdir", "run"]
+    done = subprocess.run(
+        [sys.executable, "sums.py", *words],
+        cwd=tmp_path,
+        env=as_users_do(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "held out rmse: " in done.stdout
+    assert (tmp_path / "run" / "results.json").exists()
+
+
+def test_blocks_in_the_readme_run(tmp_path):
+    """The second one continues from the first."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len([line for line in blocks[0].splitlines() if line]) <= 25
     done = subprocess.run(

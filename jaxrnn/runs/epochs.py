@@ -129,6 +129,13 @@ class StreamEvaluation:
         return evaluate_stream(state, self._stream, mesh=mesh, classes=self._classes)
 
 
+def evaluation_of(split: Split | Stream, mesh: Mesh, *, many: bool, classes: int) -> Any:
+    """What measures a state, or those of many networks, on a split or a stream."""
+    if isinstance(split, Stream):
+        return StreamEvaluation(split, mesh, classes=classes)
+    return SplitEvaluation(split, mesh, many=many)
+
+
 def compile_all(lowered: Iterable[Any]) -> None:
     """Compile everything at once, which takes as long as the slowest; later calls find it."""
     with ThreadPoolExecutor() as pool:

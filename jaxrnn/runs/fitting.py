@@ -23,10 +23,9 @@ from jaxrnn.parallel import (
 from jaxrnn.runs.checks import check_fits, data_order, past_epochs
 from jaxrnn.runs.epochs import (
     ResidentEpochs,
-    SplitEvaluation,
     StreamedEpochs,
-    StreamEvaluation,
     compile_all,
+    evaluation_of,
 )
 from jaxrnn.runs.history import History, mean_history
 from jaxrnn.runs.progress import Clock
@@ -149,9 +148,7 @@ def fit(
     clock = Clock()
     with contextlib.closing(training):
         evaluations: dict[str, Any] = {
-            name: StreamEvaluation(on, mesh, classes=outputs[name])
-            if isinstance(on, Stream)
-            else SplitEvaluation(on, mesh, many=many)
+            name: evaluation_of(on, mesh, many=many, classes=outputs[name])
             for name, on in evals.items()
         }
         if done < epochs:

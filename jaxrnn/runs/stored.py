@@ -8,10 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrnn.evaluation import evaluate, evaluate_each
-from jaxrnn.optimizers import averaged
-from jaxrnn.parallel import batch_mesh, distribute, replicate, use_cpu_cores
+from jaxrnn.parallel import batch_mesh, distribute, replicate, to_host, use_cpu_cores
 from jaxrnn.runs.checkpoints import Checkpoints
+from jaxrnn.runs.epochs import evaluation_of
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.files import read_json
 from jaxrnn.runs.history import mean_history
@@ -111,11 +110,12 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     experiment.check_same(stored.experiment.identity, any_epochs=True)
     many = trainer.seeds > 1
     mesh = batch_mesh(trainer.seeds if many else trainer.batch_size, runtime.devices)
-    state = (distribute if many else replicate)(averaged(stored.state), mesh)
+    state = (distribute if many else replicate)(stored.state, mesh)
     results: dict[str, Any] = {"epoch": len(mean_history(stored.history))}
-    for name, split in build_data(experiment.data, runtime).evals.items():
-        measure = evaluate_each if many else evaluate
-        means = jax.device_get(measure(state, replicate(split, mesh), mesh=mesh)).means()
+    data = build_data(experiment.data, runtime)
+    for name, split in data.evals.items():
+        measure = evaluation_of(split, mesh, many=many, classes=data.outputs)
+        means = to_host(measure(state)).means()
         for metric, value in experiment.task.summarize(means).items():
             results[f"{name}_{metric}"] = np.asarray(value).tolist()
     return results

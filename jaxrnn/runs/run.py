@@ -107,15 +107,16 @@ def _run(experiment: Experiment, name: str) -> dict[str, Any]:
             state, history, key = restored or (state, None, key)
             hooks: list[Hook] = [checkpoints, lambda record: interrupted.received is not None]
             histories = _train(experiment, data, state, history, key, workdir, hooks, clock)
-        if len(histories[0]) < trainer.epochs:
+            about = {"parameters": parameters, "devices": devices, "seconds": clock.seconds}
+            seeds = range(trainer.seed, trainer.seed + trainer.seeds)
+            results = results_of(histories, experiment.task, seeds, **about)
+            finished = results["epochs"] == trainer.epochs
+            if finished and is_first():
+                write_results(workdir, histories, seeds, results)
+        if not finished:
             say(f"stopped; earlier epochs are saved in {workdir}\n{resume}")
             # If another process received the signal, this one ends as that one does.
             raise Stopped(interrupted.exit_status or 128 + signal.SIGTERM)
-        about = {"parameters": parameters, "devices": devices, "seconds": clock.seconds}
-        seeds = range(trainer.seed, trainer.seed + trainer.seeds)
-        results = results_of(histories, experiment.task, seeds, **about)
-        if is_first():
-            write_results(workdir, histories, seeds, results)
     for line in describe_results(results, data.evals, experiment.task):
         say(line)
     say(f"files are in {workdir}")
@@ -177,7 +178,8 @@ def _train(
         if is_first():
             record.mean.to_csv(workdir / "history.csv")
 
-    with ThreadPoolExecutor() as pool, Progress(trainer.epochs) as progress:
+    reading = _reading(experiment.runtime.workers)
+    with ThreadPoolExecutor() as pool, Progress(trainer.epochs) as progress, reading:
         pool.submit(importlib.import_module, "orbax.checkpoint")  # while XLA compiles
         samples = pool.submit(write_samples, data.train, workdir) if is_first() else None
         _, history = fit(
@@ -208,6 +210,17 @@ def _train(
 
 class Advice(str):
     """A note of an error in training: what to do about it."""
+
+
+@contextlib.contextmanager
+def _reading(workers: int) -> Iterator[None]:
+    """Turn the ``RuntimeError`` of Grain, if a process that reads data ends, into ``OSError``."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not workers or isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
+            raise
+        raise OSError(f"a process that reads data has ended: {error}") from error
 
 
 @contextlib.contextmanager

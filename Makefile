@@ -1,8 +1,8 @@
-# make mnist   build .venv, install, train on real MNIST
-# make test    build .venv, install, run every check and test
-# make kills   kill 200 runs at random moments, resume each, compare bit for bit, then one process
-#              of two, 20 times: half an hour
-# make fuzz    the readers of foreign files against 100,000 inputs each: half an hour
+# make mnist   create .venv, install, train on real MNIST
+# make test    create .venv, install, run every check and test
+# make kills   kill 200 runs at random moments, resume each and compare bit for bit; then kill one
+#              process of two, 20 times (half an hour)
+# make fuzz    test the readers of IDX, JSON and configurations with 100,000 inputs each
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin

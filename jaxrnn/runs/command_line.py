@@ -152,6 +152,8 @@ def _stored(page: Experiment, verb: str, words: list[str]) -> tuple[Path, Experi
         return Path("WORKDIR"), page
     if not words or words[0].startswith("-"):
         raise ValueError(f"give the directory of a run first: {verb} WORKDIR")
+    if any(re.match(r"--(runtime\.)?workdir", word) for word in words):
+        raise ValueError(f"leave out --workdir: {verb} uses the directory of the run")
     workdir = Path(words[0])
     stored = read_experiment(workdir, type(page))
     # How processes find each other belongs to one start of a run, and is not resumed.
@@ -183,10 +185,11 @@ def _parse(kind: Any, default: Any, words: list[str], prog: str, description: st
     except SystemExit as error:
         if not error.code:
             raise
-        lines = [line.strip(" │") for line in printed.getvalue().splitlines()]
-        lines = [line for line in lines if not re.match(r"[╭╰]", line)]
-        text = " ".join(lines).partition("───")[0].removeprefix("Error parsing ")
-        raise ValueError(text) from None
+        # tyro draws a box with a title; the message comes first, and then a rule.
+        text = "\n".join(line.strip(" │") for line in printed.getvalue().splitlines())
+        blocks = re.split(r"^(?:╭.*|╰.*|[─-]+)$", text, flags=re.MULTILINE)
+        message = " ".join((blocks[1:] or blocks)[0].split()).removeprefix("Error parsing ")
+        raise ValueError(message) from None
 
 
 def _expand(words: list[str], kind: type) -> list[str]:

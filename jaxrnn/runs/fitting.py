@@ -136,6 +136,8 @@ def fit(
     many, networks, done = key.ndim > 0, max(1, key.size), len(histories[0])
     first = jax.tree.map(lambda leaf: leaf[0], state) if many else state
     evals = dict(evals or {})
+    if any(name == "train" or not name.isidentifier() for name in evals):
+        raise ValueError(f"evals must be named by identifiers other than train; got {[*evals]}")
     outputs = {name: check_fits(first, on, many) for name, on in {"train": train, **evals}.items()}
 
     mesh, state, keys = _place(state, key, batch_size, devices)

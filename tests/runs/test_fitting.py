@@ -120,6 +120,7 @@ def test_bad_labels_lengths_and_history(state, digits):
     refuse("train_curve must be epoch or last_batch; got 'mean'", train_curve="mean")
     refuse("every epoch from 1 on", history=History().append(epoch=5))
     refuse("devices must be between 1 and 4; got 5", devices=5)
+    refuse("identifiers other than train; got .'train'", evals={"train": digits})
 
 
 def test_a_loss_that_is_not_finite(digits, tmp_path):

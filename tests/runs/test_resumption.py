@@ -353,7 +353,9 @@ def test_evaluate_prints_the_metrics_of_results_json(capsys):
     assert capsys.readouterr().out.splitlines() == [
         "after epoch 2:", *(f"{name} {results[name]}" for name in names),
     ]  # fmt: skip
-    assert "nowhere holds no run" in refuse(["evaluate", "nowhere"], capsys)
+    err = refuse(["resume", "run", "--workdir", "elsewhere"], capsys)
+    assert "leave out --workdir: resume uses the directory of the run" in err
+    assert not Path("elsewhere").exists()
 
 
 def test_load_run_returns_everything(capsys):

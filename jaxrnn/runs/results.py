@@ -1,6 +1,5 @@
 """Results: what results.json contains, and the lines that a run ends with."""
 
-import importlib.metadata
 import math
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ import jaxlib
 import numpy as np
 import optax
 
+import jaxrnn
 from jaxrnn.data.splits import Split
 from jaxrnn.runs.files import write_figure, write_json
 from jaxrnn.runs.history import History, best_epoch
@@ -39,7 +39,7 @@ def results_of(
         **(members[0] if len(members) == 1 else _summarize(members, task)),
         **about,
         "versions": {
-            "jaxrnn": importlib.metadata.version("jaxrnn"),
+            "jaxrnn": jaxrnn.__version__,
             "python": platform.python_version(),
             "jax": jax.__version__,
             "jaxlib": jaxlib.version.__version__,

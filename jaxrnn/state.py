@@ -20,7 +20,7 @@ class TrainState(train_state.TrainState):
 
 
 def create_train_state(
-    key: jax.Array,
+    key: jax.Array | None,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     example: Any,
@@ -29,7 +29,7 @@ def create_train_state(
     """Initialize parameters and optimizer state, at step 0.
 
     Args:
-      key: determines the initial parameters.
+      key: determines the initial parameters; None for their shapes alone, without compiling.
       model: a Flax linen module that maps (batch, time, features) to (batch, width) outputs, or to
         (batch, time, width).
       optimizer: any optax gradient transformation. Create it once and keep it: functions are
@@ -55,11 +55,16 @@ def create_train_state(
         init = _init_on_cpu
     else:
         init = _init_compiled
-    params, opt_state = init(model, optimizer, key, inputs)
+    # An array: from a Python integer, whose type differs from that of every later step, the second
+    # call of a jitted function would compile again.
+    step: Any = jnp.zeros((), jnp.int32)
+    if key is None:  # traced as for the initialization that may follow, which then is faster
+        params, opt_state = init.eval_shape(model, optimizer, jax.random.key(0), inputs)
+        step = jax.ShapeDtypeStruct(step.shape, step.dtype)
+    else:
+        params, opt_state = init(model, optimizer, key, inputs)
     return TrainState(
-        # An array: from a Python integer, whose type differs from that of every later step, the
-        # second call of a jitted function would compile again.
-        step=jnp.zeros((), jnp.int32),
+        step=step,
         apply_fn=_apply_fn(model),
         params=params,
         tx=optimizer,

@@ -1,6 +1,5 @@
 """Checks of what ``fit`` is given, before anything is compiled."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 
 from jaxrnn.data.reading import Readable
 from jaxrnn.data.splits import (
+    Batch,
     Split,
     arrays_of,
     check_batch_size,
@@ -17,7 +17,8 @@ from jaxrnn.data.splits import (
 )
 from jaxrnn.data.streams import Stream
 from jaxrnn.runs.history import History
-from jaxrnn.training import compute_outputs, measure
+from jaxrnn.state import TrainState
+from jaxrnn.training import compute_outputs
 
 
 def check_fits(state: Any, on: Split | Stream | Readable, many: bool = False) -> int:
@@ -44,10 +45,18 @@ def check_fits(state: Any, on: Split | Stream | Readable, many: bool = False) ->
         name: jax.ShapeDtypeStruct((1, *np.shape(array)[1:]), jnp.result_type(array))
         for name, array in arrays.items()
     }
-    jax.eval_shape(partial(measure, train=True), state, example)
-    outputs = jax.eval_shape(compute_outputs, state, example).shape[-1]
+    outputs = _outputs.eval_shape(state, example).shape[-1]
     if isinstance(on, Split):
         check_values(on, outputs)
+    return outputs
+
+
+@jax.jit  # which remembers the shapes that it has seen
+def _outputs(state: TrainState, batch: Batch) -> jax.Array:
+    """The outputs of the network, if they fit the task."""
+    check_examples(batch)
+    outputs = compute_outputs(state, batch)
+    state.task.measure(outputs, batch, train=True)
     return outputs
 
 

@@ -127,7 +127,7 @@ class Experiment:
 
     def to_json(self) -> dict[str, Any]:
         """The experiment as JSON, as ``config.json`` contains it."""
-        content: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
         return content
 
     @classmethod

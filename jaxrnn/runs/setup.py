@@ -15,7 +15,7 @@ from jaxrnn.parallel import batch_mesh, member_mesh
 from jaxrnn.runs.experiment import RuntimeConfig, TrainerConfig
 from jaxrnn.state import TrainState, create_train_state
 
-Initializer = Callable[[jax.Array], TrainState]
+Initializer = Callable[[jax.Array | None], TrainState]
 
 
 def keep_compiled_programs() -> None:
@@ -90,7 +90,7 @@ def count_steps(size: int, trainer: TrainerConfig, *, streamed: bool) -> int:
 
 
 def initializer(model: Any, optimizer: Any, task: Any, input_shape: Sequence[int]) -> Initializer:
-    """A function from a key to the state at step 0, for inputs of one shape."""
+    """A function from a key to the state at step 0, or from None to its shapes."""
     example = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
     return partial(create_train_state, model=model, optimizer=optimizer, example=example, task=task)
 
@@ -99,7 +99,7 @@ def shapes_of(initial: Initializer, members: Sequence[int] = ()) -> TrainState:
     """The shapes of a state, of N networks if members is (N,); nothing is compiled."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((*members, *leaf.shape), leaf.dtype),
-        jax.eval_shape(initial, jax.random.key(0)),
+        initial(None),
     )
 
 

@@ -137,7 +137,7 @@ def evaluation_of(split: Split | Stream, mesh: Mesh, *, many: bool, classes: int
 
 
 def compile_all(lowered: Iterable[Any]) -> None:
-    """Compile everything at once, which takes as long as the slowest; later calls find it."""
+    """Compile everything at once, each as soon as it is lowered; later calls find it."""
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda one: one.compile(), lowered))
 

@@ -1,6 +1,7 @@
 """fit: the epoch loop that ties training, evaluation and history together."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -155,8 +156,8 @@ def fit(
         }
         if done < epochs:
             with clock("compilation"):
-                lowered = [*training.lower(state, _fold_in(keys, 1))]
-                compile_all([*lowered, *(o for e in evaluations.values() for o in e.lower(state))])
+                evaluated = (one.lower(state) for one in evaluations.values())
+                compile_all(itertools.chain(training.lower(state, _fold_in(keys, 1)), *evaluated))
         for epoch in range(done + 1, epochs + 1):
             state, measured, seconds = _epoch(training, evaluations, clock, state, keys, epoch)
             histories = tuple(

@@ -30,11 +30,10 @@ from jaxrnn.runs.stored import Run, load_run
 from jaxrnn.state import TrainState, create_train_state
 from jaxrnn.tasks import Classification, LanguageModelling, Regression, Task
 from jaxrnn.training import measure, train_epoch, train_step
+from jaxrnn.version import __version__
 
 if TYPE_CHECKING:
     from jaxrnn.plotting import plot_history, plot_runs, plot_samples
-
-__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
@@ -71,6 +70,7 @@ __all__ = [
     "TrainState",
     "TrainerConfig",
     "WarpConfig",
+    "__version__",
     "averaged",
     "batches",
     "create_train_state",

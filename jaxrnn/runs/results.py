@@ -12,11 +12,11 @@ import jaxlib
 import numpy as np
 import optax
 
-import jaxrnn
 from jaxrnn.data.splits import Split
 from jaxrnn.runs.files import write_figure, write_json
 from jaxrnn.runs.history import History, best_epoch
 from jaxrnn.tasks import Task
+from jaxrnn.version import __version__
 
 
 def results_of(
@@ -39,7 +39,7 @@ def results_of(
         **(members[0] if len(members) == 1 else _summarize(members, task)),
         **about,
         "versions": {
-            "jaxrnn": jaxrnn.__version__,
+            "jaxrnn": __version__,
             "python": platform.python_version(),
             "jax": jax.__version__,
             "jaxlib": jaxlib.version.__version__,

@@ -56,6 +56,8 @@ class Clock:
 class Progress:
     """A hook of :func:`jaxrnn.fit` that shows a bar on a terminal, otherwise a line per epoch.
 
+    As a context manager, it shows the bar before the first epoch ends, and closes it.
+
     Args:
       epochs: epochs of the whole training.
       done: epochs that were trained before.
@@ -66,6 +68,9 @@ class Progress:
         self._bar: Any = None
 
     def __enter__(self) -> "Progress":
+        if jax.process_index() == 0 and sys.stdout.isatty():
+            done = self._done
+            self._bar = tqdm(total=self._epochs, initial=done, unit="epoch", file=sys.stdout)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -79,12 +84,9 @@ class Progress:
         row = record.mean.rows[-1]
         text = ", ".join(_describe(row, record.state.task.best))
         text += f", {record.examples / row['seconds']:,.0f} examples/s"
-        if not sys.stdout.isatty():
+        if self._bar is None:
             print(f"epoch {row['epoch']}/{self._epochs}: {text}", flush=True)
             return
-        if self._bar is None:
-            done = row["epoch"] - 1
-            self._bar = tqdm(total=self._epochs, initial=done, unit="epoch", file=sys.stdout)
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update()
 

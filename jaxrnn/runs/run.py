@@ -179,7 +179,8 @@ def _train(
             record.mean.to_csv(workdir / "history.csv")
 
     reading = _reading(experiment.runtime.workers)
-    with ThreadPoolExecutor() as pool, Progress(trainer.epochs) as progress, reading:
+    done = len(mean_history(history)) if history else 0
+    with ThreadPoolExecutor() as pool, Progress(trainer.epochs, done) as progress, reading:
         pool.submit(importlib.import_module, "orbax.checkpoint")  # while XLA compiles
         samples = pool.submit(write_samples, data.train, workdir) if is_first() else None
         _, history = fit(

@@ -168,6 +168,7 @@ def test_bar_on_a_terminal(state, digits, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     with jaxrnn.Progress(2) as progress:
+        assert "0/2" in terminal.getvalue()
         fit(state, digits, key=KEY, epochs=2, batch_size=100, hooks=[progress])
     shown = terminal.getvalue()
     assert "2/2" in shown

@@ -86,6 +86,7 @@ def _run(experiment: Experiment, name: str) -> dict[str, Any]:
         from_first(partial(check, runtime.workdir))
     devices = describe_devices(choose_mesh(trainer, runtime.devices).devices.flat)
     data, description, state, key = _prepare(experiment, clock)
+    augment = build_augmentation(experiment.augment, data.train)
     parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(state.params)) // trainer.seeds
     with contextlib.ExitStack() as held:
         opened = open_workdir(runtime.workdir, name, check)
@@ -104,9 +105,9 @@ def _run(experiment: Experiment, name: str) -> dict[str, Any]:
             rewrite_history(workdir, restored[1], trainer.epochs)
         resume = f"to resume: {experiment.command} resume {shlex.quote(str(workdir))}"
         with interruption() as interrupted, _explained(checkpoints, resume), checkpoints:
-            state, history, key = restored or (state, None, key)
             hooks: list[Hook] = [checkpoints, lambda record: interrupted.received is not None]
-            histories = _train(experiment, data, state, history, key, workdir, hooks, clock)
+            past = restored or (state, None, key)
+            histories = _train(experiment, data, augment, past, workdir, hooks, clock)
             about = {"parameters": parameters, "devices": devices, "seconds": clock.seconds}
             seeds = range(trainer.seed, trainer.seed + trainer.seeds)
             results = results_of(histories, experiment.task, seeds, **about)
@@ -158,15 +159,14 @@ def _prepare(
 def _train(
     experiment: Experiment,
     data: Datasets,
-    state: TrainState,
-    history: Any,
-    key: jax.Array,
+    augment: Any,
+    past: tuple[TrainState, Any, jax.Array],
     workdir: Path,
     hooks: Sequence[Hook],
     clock: Clock,
 ) -> tuple[History, ...]:
     """Train up to the last epoch, or until a hook stops it."""
-    trainer = experiment.trainer
+    trainer, (state, history, key) = experiment.trainer, past
     train: Any = data.train
     options: Any = {"batch_size": trainer.batch_size, "drop_remainder": trainer.drop_remainder}
     if experiment.runtime.stream or not isinstance(train, Split):
@@ -190,7 +190,7 @@ def _train(
             key=key,
             train_curve=trainer.train_curve,
             evals=data.evals,
-            augment=build_augmentation(experiment.augment, data.train),
+            augment=augment,
             history=history,
             hooks=[
                 write_history,

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxrnn.data import default_places
 from jaxrnn.parallel import batch_mesh, distribute, replicate, to_host, use_cpu_cores
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.epochs import evaluation_of
@@ -15,7 +16,6 @@ from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.files import read_json
 from jaxrnn.runs.history import mean_history
 from jaxrnn.runs.setup import (
-    build_data,
     initializer,
     keep_compiled_programs,
     shapes_of,
@@ -112,7 +112,8 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     mesh = batch_mesh(trainer.seeds if many else trainer.batch_size, runtime.devices)
     state = (distribute if many else replicate)(stored.state, mesh)
     results: dict[str, Any] = {"epoch": len(mean_history(stored.history))}
-    data = build_data(experiment.data, runtime)
+    with default_places(runtime.data_dir, runtime.archives):
+        data = experiment.data.build()
     for name, split in data.evals.items():
         measure = evaluation_of(split, mesh, many=many, classes=data.outputs)
         means = to_host(measure(state)).means()

@@ -1,36 +1,50 @@
-# make mnist   create .venv, install, train on real MNIST
-# make test    create .venv, install, run every check and test
-# make kills   kill 200 runs at random moments, resume each and compare bit for bit; then kill one
-#              process of two, 20 times (half an hour)
-# make fuzz    test the readers of IDX, JSON and configurations with 100,000 inputs each
+# make mnist       create .venv, install, train on real MNIST
+# make test        create .venv, install, run every check and test; pytest -m "not program" skips
+#                  the tests that start programs
+# make notebooks   run the notebooks from start to end and store their outputs
+# make kills       kill 200 runs at random moments, resume each and compare bit for bit; then kill
+#                  one process of two, 20 times (half an hour)
+# make fuzz        test the readers of IDX, JSON and configurations with 100,000 inputs each
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-INSTALLED := .venv/.installed
+WHAT := --quiet --constraint constraints.txt --editable
+INSTALL = $(BIN)/uv pip install --python $(BIN)/python $(WHAT) $(1) \
+	|| $(BIN)/python -m pip install $(WHAT) $(1)
 
-.PHONY: mnist test kills fuzz clean
+.PHONY: mnist test notebooks kills fuzz clean
 
-mnist: $(INSTALLED)
+mnist: .venv/.installed
 	$(BIN)/python -m experiments.mnist_rnn
 
-test: $(INSTALLED)
+test: .venv/.installed-tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-kills: $(INSTALLED)
+notebooks: .venv/.installed-tests
+	$(BIN)/python -m tests.run_notebooks
+
+kills: .venv/.installed-tests
 	$(BIN)/python -m tests.kill_runs 200
 	$(BIN)/python -m tests.kill_runs 20 0 2
 
-fuzz: $(INSTALLED)
+fuzz: .venv/.installed-tests
 	$(BIN)/pytest --hypothesis-profile long -k fuzz
 
-$(INSTALLED): pyproject.toml constraints.txt
+# Without its marker file, an environment was left half installed, and is made anew.
+.venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(PYTHON) -m venv --clear .venv
+	-$(BIN)/python -m pip install --quiet --constraint constraints.txt uv  # much faster than pip
+	$(call INSTALL,.)
 	touch $@
+
+.venv/.installed-tests: .venv/.installed
+	rm .venv/.installed
+	$(call INSTALL,'.[test]')
+	touch .venv/.installed $@
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

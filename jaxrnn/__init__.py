@@ -21,8 +21,9 @@ from jaxrnn.optimizers import Adam, Muon, averaged
 from jaxrnn.recurrence import RNN
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.command_line import main
+from jaxrnn.runs.errors import NonFiniteLossError
 from jaxrnn.runs.experiment import Experiment, RuntimeConfig, TrainerConfig
-from jaxrnn.runs.fitting import NonFiniteLossError, Record, fit
+from jaxrnn.runs.fitting import Record, fit
 from jaxrnn.runs.history import History, mean_history
 from jaxrnn.runs.progress import Progress
 from jaxrnn.runs.run import run
@@ -33,13 +34,15 @@ from jaxrnn.training import measure, train_epoch, train_step
 from jaxrnn.version import __version__
 
 if TYPE_CHECKING:
+    from jaxrnn.confusion import plot_confusion
     from jaxrnn.plotting import plot_history, plot_runs, plot_samples
 
 
 def __getattr__(name: str) -> Any:
     # Matplotlib takes nearly a third of the time to import, and many programs draw nothing.
-    if name in ("plot_history", "plot_runs", "plot_samples"):
-        return getattr(importlib.import_module("jaxrnn.plotting"), name)
+    if name.startswith("plot_") and name in __all__:
+        module = "confusion" if name == "plot_confusion" else "plotting"
+        return getattr(importlib.import_module(f"jaxrnn.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -83,6 +86,7 @@ __all__ = [
     "main",
     "mean_history",
     "measure",
+    "plot_confusion",
     "plot_history",
     "plot_runs",
     "plot_samples",

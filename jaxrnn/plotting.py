@@ -1,9 +1,11 @@
 """Pictures: curves and sample grids. Every function returns a Figure and shows nothing itself."""
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
@@ -62,53 +64,83 @@ def plot_history(history: History | Sequence[History]) -> Figure:
                     axes.fill_between(history["epoch"], *edges, color=line.get_color(), alpha=0.2)
         axes.set_xlabel("Epochs")
         axes.set_ylabel(labels.get(metric, metric.replace("_", " ").title()))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
+        axes.grid(alpha=0.3)
         axes.legend()
     return figure
 
 
-def plot_runs(runs: Mapping[str, History | Sequence[History]]) -> Figure:
-    """Draw test accuracy against seconds of training, one line for each run.
+def plot_runs(runs: Mapping[str, History | Sequence[History]], column: str | None = None) -> Figure:
+    """Draw a metric of any number of runs against seconds of training, one line for each run.
 
     Args:
       runs: for each name a history, or those of N networks that were trained at once: their mean is
         drawn in a band of one standard deviation, and each network counts an Nth of the seconds.
+      column: the metric, such as ``validation_loss``; by default the last one that every run
+        evaluated, an accuracy if there is one.
 
     Returns:
-      A 10 × 6 inch figure, seconds on a logarithmic axis, accuracy on a logit one.
+      A figure 10 inches wide, seconds on a logarithmic axis, accuracy on a logit one.
 
     Raises:
-      ValueError: no run, or one whose test accuracy was not measured after every epoch.
+      ValueError: no run, or none of the columns was measured after every epoch of all runs.
 
     >>> history = History().append(epoch=1, test_accuracy=0.9, seconds=2.0)
-    >>> plot_runs({"tf1": history}).axes[0].get_xlabel()
-    'Seconds of training'
+    >>> plot_runs({"tf1": history}).axes[0].get_ylabel()
+    'Test Accuracy'
     """
     if not runs:
         raise ValueError("there is no run to plot")
-    figure = Picture(figsize=(10, 6), layout="constrained")
+    many = {name: [run] if isinstance(run, History) else list(run) for name, run in runs.items()}
+    column = _common_column(many, column)
+    rows = -(-len(runs) // 4)  # of the legend
+    figure = Picture(figsize=(10, 6 + 0.25 * rows), layout="constrained")
     axes = figure.subplots()
-    for name, run in runs.items():
-        histories = [run] if isinstance(run, History) else list(run)
-        measured = histories and all(one.measured("test_accuracy") for one in histories)
-        accuracies = np.array([one["test_accuracy"] for one in histories if measured])
-        if not accuracies.size or np.isnan(accuracies).any():
-            raise ValueError(f"the test accuracy of {name} was not measured after every epoch")
+    if len(runs) > 10:  # more than there are colors by default
+        axes.set_prop_cycle(color=colormaps["turbo"](np.linspace(0.05, 0.95, len(runs))))
+    for name, histories in many.items():
+        values = np.array([one[column] for one in histories])
         seconds = np.cumsum(mean_history(histories)["seconds"]) / len(histories)
-        mean = accuracies.mean(0)
+        mean = values.mean(0)
         (line,) = axes.plot(seconds, mean, marker="o" if mean.size < 10 else None, label=name)
         if len(histories) > 1:
-            deviation = accuracies.std(0, ddof=1)
+            deviation = values.std(0, ddof=1)
             edges = mean - deviation, mean + deviation
             axes.fill_between(seconds, *edges, color=line.get_color(), alpha=0.2)
-    axes.set(xscale="log", yscale="logit", xlabel="Seconds of training", ylabel="Test Accuracy")
-    axes.yaxis.set_major_locator(FixedLocator([0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set(xscale="log", xlabel="Seconds of training", ylabel=column.replace("_", " ").title())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    if column.endswith("_accuracy"):
+        axes.set_yscale("logit")
+        ticks = [0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999]
+        axes.yaxis.set_major_locator(FixedLocator(ticks))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=min(4, len(runs)))
     return figure
+
+
+def _common_column(runs: Mapping[str, Sequence[History]], column: str | None) -> str:
+    """The column to compare runs by, which all of them measured after every epoch."""
+
+    def complete(name: str) -> bool:
+        histories = itertools.chain.from_iterable(runs.values())
+        return all(one.measured(name) and not np.isnan(one[name]).any() for one in histories)
+
+    first = next(iter(runs.values()))
+    names = [column] if column else [*first[0].columns] if first else []
+    common = [
+        name
+        for name in names
+        if name not in ("epoch", "seconds") and not name.startswith("train_") and complete(name)
+    ]
+    if not common or not complete("seconds"):
+        raise ValueError(
+            f"{column or 'no metric'} was not measured after every epoch of each of these runs: "
+            + ", ".join(runs)
+        )
+    return next((name for name in reversed(common) if name.endswith("_accuracy")), common[-1])
 
 
 def plot_samples(

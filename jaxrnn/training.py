@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxrnn.data.splits import (
@@ -112,6 +113,7 @@ def train_epoch(
     augment: Augment | None = None,
     report: Report = "epoch",
     mesh: Mesh | None = None,
+    part: tuple[Any, Any] | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One pass over a split in random order, as one XLA program.
 
@@ -132,6 +134,9 @@ def train_epoch(
         last batch, neither augmented nor smoothed, after its own update.
       mesh: devices that share each batch, from :func:`jaxrnn.parallel.batch_mesh`; state and split
         must be replicated over them. One device by default.
+      part: (start, stop), to take only these steps of the epoch, counted from 0; others report
+        metrics of 0. Parts that follow each other give the bits of the whole epoch, and compile
+        once, if start and stop are integers of numpy or JAX.
 
     Returns:
       The state after the epoch, and its :class:`jaxrnn.Metrics`.
@@ -143,7 +148,9 @@ def train_epoch(
     check_examples(split)
     check_batch_size(batch_size, split)
 
-    def epoch(state: TrainState, split: Split, key: jax.Array) -> tuple[TrainState, Metrics]:
+    def epoch(
+        state: TrainState, split: Split, key: jax.Array, part: Any
+    ) -> tuple[TrainState, Metrics]:
         whole, rest = epoch_indices(
             key, len(split), batch_size=batch_size, drop_remainder=drop_remainder
         )
@@ -154,21 +161,36 @@ def train_epoch(
                 batch = augmented(augment, batch, indices, key)
             return _step(state, batch, mesh)
 
-        state, metrics = jax.lax.scan(
-            lambda state, indices: step(state, indices, mesh), state, own_share(whole, mesh)
-        )
-        if report == "epoch":
-            metrics = jax.tree.map(lambda sums: sums.sum(0), metrics)
+        start, stop = (0, len(whole) + 1) if part is None else part
+        share = own_share(whole, mesh)
+        state, metrics = _scan(partial(step, mesh=mesh), state, share, start, stop)
         metrics = jax.tree.map(lambda sums: sum_over_devices(sums, mesh), metrics)
         if len(rest):  # may not divide among the devices: each of them takes all of it
-            state, last = step(state, rest, None)
-            append = report == "steps"
-            metrics = jax.tree.map(jnp.append, metrics, last) if append else metrics + last
+            start, stop = start - len(whole), stop - len(whole)
+            state, last = _scan(partial(step, mesh=None), state, rest[None], start, stop)
+            metrics = jax.tree.map(lambda *sums: jnp.concatenate(sums), metrics, last)
+        if report == "epoch":
+            metrics = jax.tree.map(lambda sums: sums.sum(0), metrics)
         if report == "last_batch":
             metrics = measure(state, take(split, rest if len(rest) else whole[-1]))
         return state, metrics
 
-    return over_devices(epoch, mesh)(state, split, key)
+    return over_devices(epoch, mesh)(state, split, key, part)
+
+
+def _scan(step: Any, state: TrainState, batches: jax.Array, start: Any, stop: Any) -> Any:
+    """``jax.lax.scan`` over ``batches[start:stop]``; other batches have metrics of 0."""
+    clip = np.clip if isinstance(stop, int) else jnp.clip  # static bounds are differentiable
+    first, last = (clip(edge, 0, len(batches)) for edge in (start, stop))
+    shapes = jax.eval_shape(step, state, batches[0])[1]
+    metrics = jax.tree.map(lambda one: jnp.zeros((len(batches), *one.shape), one.dtype), shapes)
+
+    def body(index: jax.Array, carry: Any) -> Any:
+        state, metrics = carry
+        state, one = step(state, batches[index])
+        return state, jax.tree.map(lambda all, new: all.at[index].set(new), metrics, one)
+
+    return jax.lax.fori_loop(first, last, body, (state, metrics))
 
 
 @partial(jax.jit, static_argnames=("augment", "mesh"))

@@ -1,9 +1,8 @@
-"""The command line of a page: presets, verbs, short options and one-line errors."""
+"""The command line of a page: presets, verbs and one-line errors."""
 
-import contextlib
 import dataclasses
-import difflib
-import io
+import os
+import platform
 import re
 import signal
 import sys
@@ -11,17 +10,22 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import NoReturn
 
+import flax
+import jax
 import tyro
 
+from jaxrnn.runs.errors import Advice, NonFiniteLossError
 from jaxrnn.runs.experiment import Experiment, RuntimeConfig
-from jaxrnn.runs.fitting import NonFiniteLossError
+from jaxrnn.runs.options import nearest, parse
 from jaxrnn.runs.processes import LostProcessesError, Stopped, end_at_once
-from jaxrnn.runs.run import Advice, run
+from jaxrnn.runs.run import run
 from jaxrnn.runs.stored import evaluate_run, read_experiment
+from jaxrnn.version import __version__
 
 _ERRORS = (ValueError, OSError, ImportError, NonFiniteLossError, LostProcessesError)
+_BROKEN_PIPE = 128 + 13  # 13 is SIGPIPE, where there are signals
 
 
 def main(
@@ -36,10 +40,12 @@ def main(
         python -m PAGE [PRESET] [OPTIONS]
         python -m PAGE resume WORKDIR [--epochs N] [RUNTIME OPTIONS]
         python -m PAGE evaluate WORKDIR [RUNTIME OPTIONS]
+        python -m PAGE --version
 
     Every option of every group is a flag, ``--model.hidden 64``, or without its group where that is
     unambiguous, ``--hidden 64``. Errors are one line each, with status 2 for what the user gave and
-    1 for what went wrong in training.
+    1 for what went wrong in training. If nobody reads the output any more, as after ``| head -1``,
+    the process ends with status 141, as if by SIGPIPE.
 
     Args:
       presets: experiments by name, all of one class.
@@ -56,14 +62,25 @@ def main(
             run(_resumed(page, words[1:]), name=_page_name(page))
         elif words[:1] == ["evaluate"]:
             _evaluate(page, words[1:])
+        elif words == ["--version"]:
+            print(
+                f"jaxrnn {__version__} (JAX {jax.__version__}, Flax {flax.__version__}, "
+                f"Python {platform.python_version()})"
+            )
         else:
             preset = words.pop(0) if words and not words[0].startswith("-") else default
             run(
                 _configured(presets, preset, words, description or ""),
                 name=f"{_page_name(page)}/{preset}",
             )
+        sys.stdout.flush()
     except Stopped:
         raise
+    except BrokenPipeError:
+        with open(os.devnull, "w") as nowhere:  # for what Python writes at its end
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        end_at_once(_BROKEN_PIPE)
+        raise SystemExit(_BROKEN_PIPE) from None
     except _ERRORS as error:
         notes = [note for note in getattr(error, "__notes__", []) if isinstance(note, Advice)]
         lost = isinstance(error, NonFiniteLossError | LostProcessesError)
@@ -94,7 +111,7 @@ def _configured(
     if preset not in presets:
         known = [*presets, "resume", "evaluate"]
         raise ValueError(
-            f"unknown preset {preset!r}{_nearest(preset, known)}; there are {', '.join(presets)}"
+            f"unknown preset {preset!r}{nearest(preset, known)}; there are {', '.join(presets)}"
         )
     page = presets[preset]
     prog = f"{page.command} [{'|'.join(presets)}]"
@@ -104,7 +121,7 @@ def _configured(
         f"{page.command} evaluate WORKDIR [runtime options]: print its metrics.",
         "Options may be given without their group, as in --epochs 3 or --optimizer adam.",
     )
-    return _parse(type(page), page, words, prog, "\n\n".join(paragraphs))
+    return parse(type(page), page, words, prog, "\n\n".join(paragraphs))
 
 
 @dataclass(frozen=True)
@@ -131,7 +148,7 @@ def _resumed(page: Experiment, words: list[str]) -> Experiment:
     """The experiment of a work directory, possibly with more epochs."""
     workdir, stored = _stored(page, "resume", words)
     default = Resume(workdir, stored.trainer.epochs, stored.runtime)
-    given = _parse(Resume, default, words, f"{page.command} resume")
+    given = parse(Resume, default, words, f"{page.command} resume")
     trainer = dataclasses.replace(stored.trainer, epochs=given.epochs)
     return dataclasses.replace(stored, trainer=trainer, runtime=given.runtime)
 
@@ -139,7 +156,7 @@ def _resumed(page: Experiment, words: list[str]) -> Experiment:
 def _evaluate(page: Experiment, words: list[str]) -> None:
     workdir, stored = _stored(page, "evaluate", words)
     default = Evaluate(workdir, stored.runtime)
-    given = _parse(Evaluate, default, words, f"{page.command} evaluate")
+    given = parse(Evaluate, default, words, f"{page.command} evaluate")
     results = evaluate_run(dataclasses.replace(stored, runtime=given.runtime), workdir)
     print(f"after epoch {results.pop('epoch')}:")
     for name, value in results.items():
@@ -166,84 +183,3 @@ def _stored(page: Experiment, verb: str, words: list[str]) -> tuple[Path, Experi
         process=None,
     )
     return workdir, dataclasses.replace(stored, runtime=runtime)
-
-
-def _parse(kind: Any, default: Any, words: list[str], prog: str, description: str = "") -> Any:
-    """Parse options with tyro; errors are raised as ``ValueError`` of one line."""
-    words = _expand(words, kind)
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            return tyro.cli(
-                kind,
-                default=default,
-                args=words,
-                prog=prog,
-                description=description or None,
-                config=(tyro.conf.CascadeSubcommandArgs,),
-            )
-    except SystemExit as error:
-        if not error.code:
-            raise
-        # tyro draws a box with a title; the message comes first, and then a rule.
-        text = "\n".join(line.strip(" │") for line in printed.getvalue().splitlines())
-        blocks = re.split(r"^(?:╭.*|╰.*|[─-]+)$", text, flags=re.MULTILINE)
-        message = " ".join((blocks[1:] or blocks)[0].split()).removeprefix("Error parsing ")
-        raise ValueError(message) from None
-
-
-def _expand(words: list[str], kind: type) -> list[str]:
-    """Complete options that were given without their group.
-
-    Raises:
-      ValueError: there is no such option, or several.
-    """
-    names, choices = _option_names(kind)
-    short = [name.rpartition(".")[2] for name in names]
-    expanded: list[str] = []
-    queue = iter(words)
-    for word in queue:
-        flag, equals, value = word.partition("=")
-        name = flag.removeprefix("--").replace("_", "-")
-        if not word.startswith("--") or name in ("help", *names) or name.startswith("tyro-"):
-            expanded.append(word)
-        elif name in choices:
-            choice = value or next(queue, "")
-            if choice not in choices[name]:
-                known = ", ".join(choices[name])
-                hint = _nearest(choice, choices[name])
-                raise ValueError(f"unknown {name} {choice!r}{hint}; there are {known}")
-            expanded.insert(0, f"{name}:{choice}")  # tyro's way to choose one of several groups
-        elif short.count(name) == 1:
-            expanded.append(f"--{names[short.index(name)]}{equals}{value}")
-        elif name in short:
-            meant = " or ".join(f"--{known}" for known in names if known.endswith(f".{name}"))
-            raise ValueError(f"ambiguous option {flag}; it may be {meant}")
-        else:
-            raise ValueError(f"unknown option {flag}{_nearest(name, [*short, *names], '--')}")
-    return expanded
-
-
-def _option_names(kind: Any, prefix: str = "") -> tuple[list[str], dict[str, list[str]]]:
-    """The options of a dataclass and its groups, and the choices where there are several groups."""
-    names: dict[str, None] = {}
-    choices: dict[str, list[str]] = {}
-    hints = get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        hint, name = hints[field.name], prefix + field.name.replace("_", "-")
-        groups: list[Any] = [
-            one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one)
-        ]
-        for group in groups:
-            names |= dict.fromkeys(_option_names(group, f"{name}.")[0])
-        if len(groups) > 1:
-            choices[name] = [str(group.__name__).lower() for group in groups]
-        if not groups:
-            negated = f"{prefix}no-{field.name.replace('_', '-')}"
-            names |= dict.fromkeys([name, negated] if hint is bool else [name])
-    return list(names), choices
-
-
-def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {prefix}{close[0]}?" if close else ""

@@ -1,6 +1,7 @@
 """Epochs: training and evaluation on splits in memory and on streams, compiled once."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -18,26 +19,55 @@ from jaxrnn.parallel import for_each_member, replicate, to_host
 from jaxrnn.state import TrainState
 from jaxrnn.training import Augment, Report, train_block, train_epoch
 
+Tell = Callable[[float], Any]
+"""Called with the fraction of an epoch that is done."""
+
+_OPERATIONS = 3e11  # about two seconds of training on a CPU
+
 
 class ResidentEpochs:
-    """Epochs on a split that is on the devices, each one XLA program."""
+    """Epochs on a split that is on the devices, each one XLA program, called once or part by part.
+
+    Whatever the number of parts, the results are the same, bit for bit.
+    """
 
     def __init__(
         self, train: Split, options: Mapping[str, Any], report: Report, *, many: bool
     ) -> None:
         self._train = replicate(train, options["mesh"])
-        self._options = {**options, "report": report}
+        self._last_batch = report == "last_batch"
+        self._options = {**options, "report": report if self._last_batch else "steps"}
         self._run = _train_each if many else train_epoch
         rest = len(train) % options["batch_size"] if options["drop_remainder"] else 0
         self.examples = len(train) - rest
+        self._number = -(-self.examples // options["batch_size"])
+
+    def _parts(self, state: TrainState) -> list[tuple[np.int32, np.int32]]:
+        """Parts of some seconds each, by the operations that they take."""
+        weights = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        time = np.shape(self._train.inputs)[1]
+        parts = int(6 * weights * time * self.examples / _OPERATIONS)
+        parts = max(1, min(parts, self._number, 50))
+        edges = np.linspace(0, self._number, parts + 1).astype(np.int32)
+        return list(itertools.pairwise(edges))
 
     def lower(self, state: TrainState, key: jax.Array) -> Iterator[Any]:
         """Lower what an epoch runs, to be compiled."""
-        yield self._run.lower(state, self._train, key, **self._options)
+        part = self._parts(state)[0]
+        yield self._run.lower(state, self._train, key, part=part, **self._options)
 
-    def epoch(self, state: TrainState, key: jax.Array) -> tuple[TrainState, Metrics]:
-        """Train for one epoch."""
-        return self._run(state, self._train, key, **self._options)
+    def epoch(self, state: TrainState, key: jax.Array, tell: Tell) -> tuple[TrainState, Metrics]:
+        """Train for one epoch, and tell after each part but the last."""
+        parts, steps = self._parts(state), Metrics.zero()
+        for part in parts:
+            state, metrics = self._run(state, self._train, key, part=part, **self._options)
+            if part is not parts[-1]:
+                metrics = to_host(metrics)  # waits for the part to end
+                tell(part[1] / self._number)
+            steps += metrics
+        if self._last_batch:
+            return state, metrics
+        return state, jax.tree.map(lambda sums: sums.sum(-1), to_host(steps))
 
     def steps(self, before: TrainState, key: jax.Array) -> Metrics:
         """The metrics of each step of the epoch that began with this state."""
@@ -72,12 +102,13 @@ class StreamedEpochs:
     def _options(self, block: Batch) -> dict[str, Any]:
         return {"augment": self._augment, "mesh": mesh_of(block, self._mesh)}
 
-    def epoch(self, state: TrainState, key: jax.Array) -> tuple[TrainState, Metrics]:
-        """Train for one epoch, on the blocks that come next."""
+    def epoch(self, state: TrainState, key: jax.Array, tell: Tell) -> tuple[TrainState, Metrics]:
+        """Train for one epoch, on the blocks that come next, and tell after each."""
         steps: list[Metrics] = []
-        for _ in range(self._train.blocks_per_epoch):
+        for done in range(self._train.blocks_per_epoch):
             block = next(self._blocks)
             jax.block_until_ready(steps[-2:-1])  # blocks that wait to be trained on take memory
+            tell(max(0, done - 1) / self._train.blocks_per_epoch)
             state, metrics = train_block(state, block, key, **self._options(block))
             steps.append(metrics)
         self._steps = jax.tree.map(lambda *sums: np.concatenate(sums), *map(to_host, steps))
@@ -147,12 +178,18 @@ _TRAINING = ("batch_size", "drop_remainder", "augment", "report", "mesh")
 
 @partial(jax.jit, static_argnames=_TRAINING)
 def _train_each(
-    states: TrainState, train: Split, keys: jax.Array, *, mesh: Mesh, **training: Any
+    states: TrainState,
+    train: Split,
+    keys: jax.Array,
+    *,
+    mesh: Mesh,
+    part: Any = None,
+    **training: Any,
 ) -> tuple[TrainState, Metrics]:
     """One epoch of each of N networks, each with its own key."""
 
-    def train_one(member: tuple[TrainState, jax.Array], train: Split) -> Any:
-        state, key = member
-        return train_epoch(state, train, key, **training)
+    def train_one(member: tuple[TrainState, jax.Array], shared: tuple[Split, Any]) -> Any:
+        (state, key), (train, part) = member, shared
+        return train_epoch(state, train, key, part=part, **training)
 
-    return for_each_member(train_one, (states, keys), train, mesh)
+    return for_each_member(train_one, (states, keys), (train, part), mesh)

@@ -59,6 +59,8 @@ class RuntimeConfig:
     """Read the training split from disk while training, for data larger than memory."""
     workers: Annotated[int, Ge(0)] = 0
     """When streaming: number of processes that read; 0 for a thread."""
+    tensorboard: bool = False
+    """Write the curves to event files for TensorBoard too (extra tensorboard)."""
     distributed: bool = False
     """Train on several processes, which JAX finds (SLURM, Open MPI, Kubernetes, TPU pods)."""
     coordinator: str | None = None
@@ -144,7 +146,9 @@ class Experiment:
             text = json.dumps(content)
             experiment: Self = TypeAdapter(cls).validate_json(text, strict=True)
             mine = experiment.to_json()
-            differing = list(differences(mine, {"runtime": mine["runtime"], **content}))
+            # Runs of older versions lack some runtime options, which take their defaults.
+            runtime = {**mine["runtime"], **content.get("runtime", {})}
+            differing = list(differences(mine, {**content, "runtime": runtime}))
         except ValidationError as error:
             differing = list(describe_errors(error))
         except RecursionError:

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -13,21 +14,10 @@ from jax.sharding import Mesh
 from jaxrnn.data.splits import Split
 from jaxrnn.data.streams import Stream
 from jaxrnn.metrics import Metrics
-from jaxrnn.parallel import (
-    batch_mesh,
-    distribute,
-    in_any_process,
-    member_mesh,
-    replicate,
-    to_host,
-)
+from jaxrnn.parallel import batch_mesh, distribute, in_any_process, member_mesh, replicate, to_host
 from jaxrnn.runs.checks import check_fits, data_order, past_epochs
-from jaxrnn.runs.epochs import (
-    ResidentEpochs,
-    StreamedEpochs,
-    compile_all,
-    evaluation_of,
-)
+from jaxrnn.runs.epochs import ResidentEpochs, StreamedEpochs, compile_all, evaluation_of
+from jaxrnn.runs.errors import NonFiniteLossError
 from jaxrnn.runs.history import History, mean_history
 from jaxrnn.runs.progress import Clock
 from jaxrnn.state import TrainState
@@ -59,6 +49,8 @@ class Record:
 
 
 Hook = Callable[[Record], Any]
+"""Called after each epoch. If it has a method ``during(epoch, fraction)``, that is called while
+an epoch is trained, with its number and the fraction of it that is done."""
 
 
 def fit(
@@ -159,7 +151,10 @@ def fit(
                 evaluated = (one.lower(state) for one in evaluations.values())
                 compile_all(itertools.chain(training.lower(state, _fold_in(keys, 1)), *evaluated))
         for epoch in range(done + 1, epochs + 1):
-            state, measured, seconds = _epoch(training, evaluations, clock, state, keys, epoch)
+            tell = partial(_tell, hooks, epoch)
+            state, measured, seconds = _epoch(
+                training, evaluations, clock, state, keys, tell, epoch
+            )
             histories = tuple(
                 one.append(epoch=epoch, **_columns(first.task, measured, member), seconds=seconds)
                 for member, one in zip(range(networks) if many else [...], histories, strict=True)
@@ -178,19 +173,6 @@ def fit(
     return state, histories if many else histories[0]
 
 
-class NonFiniteLossError(ArithmeticError):
-    """The loss or a parameter became infinite or not a number.
-
-    Attributes:
-      epoch: in which epoch, from 1.
-      step: the first step of that epoch whose loss is not finite, from 1.
-    """
-
-    def __init__(self, epoch: int, step: int) -> None:
-        super().__init__(f"the loss is not finite from epoch {epoch}, step {step} on")
-        self.epoch, self.step = epoch, step
-
-
 def _place(
     state: TrainState, key: jax.Array, batch_size: int, devices: int | None
 ) -> tuple[Mesh, TrainState, jax.Array]:
@@ -205,13 +187,25 @@ def _place(
     return mesh, distribute(state, mesh), key
 
 
+def _tell(hooks: Sequence[Hook], epoch: int, fraction: float) -> None:
+    for hook in hooks:
+        if during := getattr(hook, "during", None):
+            during(epoch, fraction)
+
+
 def _epoch(
-    training: Any, evaluations: dict[str, Any], clock: Clock, state: Any, keys: Any, epoch: int
+    training: Any,
+    evaluations: dict[str, Any],
+    clock: Clock,
+    state: Any,
+    keys: Any,
+    tell: Callable[[float], None],
+    epoch: int,
 ) -> tuple[TrainState, dict[str, Metrics], float]:
     """Train and evaluate for one epoch; the state, metrics on the host, and seconds of training."""
     before, key, start = state, _fold_in(keys, epoch), clock.seconds.get("training", 0.0)
     with clock("training"):
-        state, metrics = training.epoch(before, key)
+        state, metrics = training.epoch(before, key, tell)
         metrics = to_host(metrics)  # waits for the epoch to end
     if not _is_finite((metrics.sums["loss"], state.params)):
         raise NonFiniteLossError(epoch, _first_bad_step(to_host(training.steps(before, key))))

@@ -56,7 +56,8 @@ class Clock:
 class Progress:
     """A hook of :func:`jaxrnn.fit` that shows a bar on a terminal, otherwise a line per epoch.
 
-    As a context manager, it shows the bar before the first epoch ends, and closes it.
+    The bar moves while an epoch is trained too, and estimates the time that remains. As a context
+    manager, it shows the bar before anything is trained, and closes it.
 
     Args:
       epochs: epochs of the whole training.
@@ -69,13 +70,25 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if jax.process_index() == 0 and sys.stdout.isatty():
-            done = self._done
-            self._bar = tqdm(total=self._epochs, initial=done, unit="epoch", file=sys.stdout)
+            self._bar = tqdm(
+                total=self._epochs,
+                initial=self._done,
+                desc=f"epoch {min(self._done + 1, self._epochs)}/{self._epochs}",
+                bar_format="{desc} {percentage:3.0f}%|{bar:10}| {elapsed}<{remaining}{postfix}",
+                dynamic_ncols=True,
+                file=sys.stdout,
+            )
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def during(self, epoch: int, fraction: float) -> None:
+        """Move the bar to a fraction of an epoch."""
+        if self._bar is not None:
+            self._bar.set_description_str(f"epoch {epoch}/{self._epochs}", refresh=False)
+            self._bar.update(epoch - 1 + fraction - self._bar.n)
 
     def __call__(self, record: Any) -> None:
         """Show an epoch."""
@@ -88,7 +101,8 @@ class Progress:
             print(f"epoch {row['epoch']}/{self._epochs}: {text}", flush=True)
             return
         self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update()
+        self.during(int(row["epoch"]), 1.0)
+        self._bar.refresh()
 
 
 def _describe(row: dict[str, float], best: str) -> Iterator[str]:

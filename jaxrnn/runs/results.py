@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import flax
+import flax.linen as nn
 import jax
 import jaxlib
 import numpy as np
 import optax
 
 from jaxrnn.data.splits import Split
-from jaxrnn.runs.files import write_figure, write_json
+from jaxrnn.evaluation import predict
+from jaxrnn.runs.files import write_atomically, write_figure, write_json
 from jaxrnn.runs.history import History, best_epoch
-from jaxrnn.tasks import Task
+from jaxrnn.state import TrainState
+from jaxrnn.tasks import Classification, Task
 from jaxrnn.version import __version__
 
 
@@ -104,8 +107,14 @@ def describe_devices(devices: Iterable[jax.Device]) -> list[str]:
     return [" ".join(dict.fromkeys((device.platform, device.device_kind))) for device in devices]
 
 
-def write_samples(train: Any, workdir: Path) -> None:
-    """Draw the first training examples, if they are labelled images."""
+def write_about(workdir: Path, model: nn.Module, train: Any) -> None:
+    """Write the table of parameters and, of labelled images, the first training examples."""
+    inputs = train.inputs if isinstance(train, Split) else train.read([0])["inputs"]
+    example = np.zeros((1, *np.shape(inputs)[1:]), np.float32)
+    plain = {"width": 120, "force_terminal": False, "no_color": True}
+    table = model.tabulate(jax.random.key(0), example, console_kwargs=plain)
+    lines = (line.rstrip() for line in table.strip("\n").splitlines())
+    write_atomically(workdir / "parameters.txt", "\n".join(lines) + "\n")
     if isinstance(train, Split) and train.class_names and np.shape(train.inputs)[2] > 1:
         from jaxrnn.plotting import plot_samples  # here, as it takes a while to import
 
@@ -123,3 +132,24 @@ def write_results(
         for seed, history in zip(seeds, histories, strict=True):
             history.to_csv(workdir / f"history-{seed}.csv")
     write_json(workdir / "results.json", results)
+
+
+def write_confusion(workdir: Path, state: TrainState, evals: Mapping[str, Any]) -> None:
+    """Draw what a classifier confuses in the test split or, without one, the last that there is.
+
+    Args:
+      workdir: directory of the run.
+      state: of one network, on the host.
+      evals: the splits that were evaluated; those with a label for each time step are left out.
+    """
+    splits = {
+        name: split
+        for name, split in evals.items()
+        if isinstance(split, Split) and np.asarray(split.labels).ndim == 1
+    }
+    if isinstance(state.task, Classification) and splits:
+        from jaxrnn.confusion import plot_confusion
+
+        split = splits.get("test", [*splits.values()][-1])
+        logits = predict(state, split)
+        write_figure(workdir / "confusion.png", plot_confusion(split, logits))

@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import shlex
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,15 @@ import jax
 import numpy as np
 
 from jaxrnn.data import Datasets, Split, stream
-from jaxrnn.parallel import use_cpu_cores
+from jaxrnn.optimizers import averaged
+from jaxrnn.parallel import to_host, use_cpu_cores
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.checks import check_fits
+from jaxrnn.runs.errors import explained, reading
+from jaxrnn.runs.events import Events, check_tensorboard
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.files import write_json
-from jaxrnn.runs.fitting import Hook, NonFiniteLossError, Record, fit
+from jaxrnn.runs.fitting import Hook, Record, fit
 from jaxrnn.runs.history import History, mean_history
 from jaxrnn.runs.processes import Stopped, from_first, is_first, processes, say
 from jaxrnn.runs.progress import Clock, Progress
@@ -27,8 +30,9 @@ from jaxrnn.runs.results import (
     describe_devices,
     describe_results,
     results_of,
+    write_about,
+    write_confusion,
     write_results,
-    write_samples,
 )
 from jaxrnn.runs.setup import (
     build_augmentation,
@@ -48,9 +52,10 @@ from jaxrnn.state import TrainState
 def run(experiment: Experiment, *, name: str | None = None) -> dict[str, Any]:
     """Train an experiment, or continue it if its work directory holds it already.
 
-    The work directory gets ``config.json``, ``history.csv``, ``checkpoints/``, ``results.json``,
-    ``curves.png`` and, for labelled images, ``samples.png``. SIGINT and SIGTERM stop the run after
-    the current epoch.
+    The work directory gets ``config.json``, ``parameters.txt``, ``history.csv``, ``checkpoints/``,
+    ``results.json``, ``curves.png``, for classes ``confusion.png``, for labelled images
+    ``samples.png`` and, if asked for, TensorBoard's ``events/``. SIGINT and SIGTERM stop the run
+    after the current epoch.
 
     Args:
       experiment: the full description of the run.
@@ -68,6 +73,8 @@ def run(experiment: Experiment, *, name: str | None = None) -> dict[str, Any]:
       Stopped: a signal stopped the run; a subclass of ``SystemExit``.
     """
     experiment.check()
+    if experiment.runtime.tensorboard:
+        check_tensorboard()
     use_cpu_cores(experiment.runtime.devices)
     keep_compiled_programs()
     with processes(experiment.runtime):
@@ -103,24 +110,31 @@ def _run(experiment: Experiment, name: str) -> dict[str, Any]:
         if restored:
             say(f"resuming after epoch {len(mean_history(restored[1]))}")
             rewrite_history(workdir, restored[1], trainer.epochs)
-        resume = f"to resume: {experiment.command} resume {shlex.quote(str(workdir))}"
-        with interruption() as interrupted, _explained(checkpoints, resume), checkpoints:
+        resume = f"{experiment.command} resume {shlex.quote(str(workdir))}"
+        advice = f"to resume: {resume}"
+        with interruption() as interrupted, explained(checkpoints, advice), checkpoints:
             hooks: list[Hook] = [checkpoints, lambda record: interrupted.received is not None]
             past = restored or (state, None, key)
-            histories = _train(experiment, data, augment, past, workdir, hooks, clock)
+            state, histories = _train(experiment, data, augment, past, workdir, hooks, clock)
             about = {"parameters": parameters, "devices": devices, "seconds": clock.seconds}
             seeds = range(trainer.seed, trainer.seed + trainer.seeds)
             results = results_of(histories, experiment.task, seeds, **about)
             finished = results["epochs"] == trainer.epochs
-            if finished and is_first():
-                write_results(workdir, histories, seeds, results)
+            if finished:
+                first = _first_network(state, trainer.seeds)
+                if is_first():
+                    write_confusion(workdir, first, data.evals)
+                    write_results(workdir, histories, seeds, results)
         if not finished:
-            say(f"stopped; earlier epochs are saved in {workdir}\n{resume}")
+            say(f"stopped; earlier epochs are saved in {workdir}\n{advice}")
             # If another process received the signal, this one ends as that one does.
             raise Stopped(interrupted.exit_status or 128 + signal.SIGTERM)
     for line in describe_results(results, data.evals, experiment.task):
         say(line)
-    say(f"files are in {workdir}")
+    say(f"curves: {workdir / 'curves.png'}")
+    say(f"to evaluate: {experiment.command} evaluate {shlex.quote(str(workdir))}")
+    if experiment.can_grow:
+        say(f"to continue: {resume} --epochs {2 * trainer.epochs}")
     return results
 
 
@@ -164,7 +178,7 @@ def _train(
     workdir: Path,
     hooks: Sequence[Hook],
     clock: Clock,
-) -> tuple[History, ...]:
+) -> tuple[TrainState, tuple[History, ...]]:
     """Train up to the last epoch, or until a hook stops it."""
     trainer, (state, history, key) = experiment.trainer, past
     train: Any = data.train
@@ -178,12 +192,22 @@ def _train(
         if is_first():
             record.mean.to_csv(workdir / "history.csv")
 
-    reading = _reading(experiment.runtime.workers)
     done = len(mean_history(history)) if history else 0
-    with ThreadPoolExecutor() as pool, Progress(trainer.epochs, done) as progress, reading:
+    with (
+        contextlib.ExitStack() as opened,
+        ThreadPoolExecutor() as pool,
+        Progress(trainer.epochs, done) as progress,
+        reading(experiment.runtime.workers),
+    ):
         pool.submit(importlib.import_module, "orbax.checkpoint")  # while XLA compiles
-        samples = pool.submit(write_samples, data.train, workdir) if is_first() else None
-        _, history = fit(
+        own: list[Hook] = []
+        if is_first():
+            model = experiment.model.build(data.outputs)
+            about = pool.submit(write_about, workdir, model, data.train)
+            own += experiment.hooks()
+            if experiment.runtime.tensorboard:
+                own.append(opened.enter_context(Events(workdir / "events", [*data.evals], done)))
+        state, history = fit(
             state,
             train,
             epochs=trainer.epochs,
@@ -196,43 +220,21 @@ def _train(
                 write_history,
                 *hooks,
                 progress,
-                *(experiment.hooks() if is_first() else ()),
+                *own,
                 lambda record: seconds.update(record.seconds),
             ],
             devices=experiment.runtime.devices,
             **options,
         )
-        if samples:
-            samples.result()
+        if is_first():
+            about.result()
     for phase, value in seconds.items():
         clock.seconds[phase] = clock.seconds.get(phase, 0.0) + value
-    return (history,) if isinstance(history, History) else history
+    return state, (history,) if isinstance(history, History) else history
 
 
-class Advice(str):
-    """A note of an error in training: what to do about it."""
-
-
-@contextlib.contextmanager
-def _reading(workers: int) -> Iterator[None]:
-    """Turn the ``RuntimeError`` of Grain, if a process that reads data ends, into ``OSError``."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not workers or isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
-            raise
-        raise OSError(f"a process that reads data has ended: {error}") from error
-
-
-@contextlib.contextmanager
-def _explained(checkpoints: Checkpoints, resume: str) -> Iterator[None]:
-    """Add to an error in training what to do about it."""
-    try:
-        yield
-    except Exception as error:
-        if checkpoints.epochs:
-            error.add_note(Advice(f"earlier epochs are saved in {checkpoints.folder.parent}"))
-        diverged = isinstance(error, NonFiniteLossError)
-        lower = "try a lower --learning-rate or --clip-norm, in another directory"
-        error.add_note(Advice(lower if diverged else resume))
-        raise
+def _first_network(state: TrainState, networks: int) -> TrainState:
+    """The network of the first seed, on the host, by the average of its parameters if any."""
+    params = to_host(averaged(state).params)
+    first = jax.tree.map(lambda leaf: leaf[0], params) if networks > 1 else params
+    return state.replace(params=first, opt_state=())

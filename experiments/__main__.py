@@ -1,0 +1,23 @@
+"""List the experiments: each is a module of this package that can be run."""
+
+import ast
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import experiments
+
+
+def descriptions() -> Iterator[tuple[str, str]]:
+    """The name of each module, and the first line of its docstring; nothing is imported."""
+    for module in pkgutil.iter_modules(experiments.__path__):
+        path = Path(experiments.__path__[0], module.name)
+        source = path / "__main__.py" if module.ispkg else path.with_suffix(".py")
+        if module.name != "__main__":
+            docstring = ast.get_docstring(ast.parse(source.read_text("utf-8"))) or ""
+            yield module.name, docstring.partition("\n")[0]
+
+
+if __name__ == "__main__":
+    for name, description in descriptions():
+        print(f"python -m experiments.{name:16}  {description}")

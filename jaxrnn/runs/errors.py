@@ -1,0 +1,49 @@
+"""Errors in training, and what to do about them."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss or a parameter became infinite or not a number.
+
+    Attributes:
+      epoch: in which epoch, from 1.
+      step: the first step of that epoch whose loss is not finite, from 1.
+    """
+
+    def __init__(self, epoch: int, step: int) -> None:
+        super().__init__(f"the loss is not finite from epoch {epoch}, step {step} on")
+        self.epoch, self.step = epoch, step
+
+
+class Advice(str):
+    """A note of an error in training: what to do about it."""
+
+
+@contextlib.contextmanager
+def reading(workers: int) -> Iterator[None]:
+    """Turn the ``RuntimeError`` of Grain, if a process that reads data ends, into ``OSError``."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not workers or isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
+            raise
+        raise OSError(f"a process that reads data has ended: {error}") from error
+
+
+@contextlib.contextmanager
+def explained(checkpoints: Any, resume: str) -> Iterator[None]:
+    """Add to an error in training what to do about it."""
+    try:
+        yield
+    except Exception as error:
+        if checkpoints.epochs:
+            error.add_note(Advice(f"earlier epochs are saved in {checkpoints.folder.parent}"))
+        diverged = isinstance(error, NonFiniteLossError)
+        lower = "try a lower --learning-rate or --clip-norm, in another directory"
+        error.add_note(Advice(lower if diverged else resume))
+        raise

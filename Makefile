@@ -9,7 +9,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 WHAT := --quiet --constraint constraints.txt --editable
-INSTALL = $(BIN)/uv pip install --python $(BIN)/python $(WHAT) $(1) \
+INSTALL = $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(WHAT) $(1) \
 	|| $(BIN)/python -m pip install $(WHAT) $(1)
 
 .PHONY: mnist test notebooks kills fuzz clean

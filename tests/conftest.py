@@ -13,10 +13,13 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers, and what they start,
 SHARED = os.environ["JAXRNN_TESTS"]
 os.environ["TFDS_DATA_DIR"] = f"{SHARED}/data"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{SHARED}/compiled"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # programs and workers share it
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Compiling is most of what tests cost, and LLVM's optimizations are not what they check. Whole
 # programs, which `as_users_do` starts, run without this.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
@@ -27,6 +30,7 @@ import pytest  # noqa: E402
 
 import jaxrnn  # noqa: E402
 from experiments.mnist_rnn import PRESETS  # noqa: E402
+from jaxrnn.runs.files import write_atomically  # noqa: E402
 
 matplotlib.use("agg")
 jax.config.update("jax_num_cpu_devices", 4)  # enough to test sharding
@@ -40,6 +44,13 @@ hypothesis.settings.register_profile("long", max_examples=100_000, deadline=None
 def pytest_unconfigure() -> None:
     if "PYTEST_XDIST_WORKER" not in os.environ:
         shutil.rmtree(SHARED, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process write empty pictures, which would take most of their time."""
+    empty = lambda path, figure: write_atomically(path, b"")  # noqa: E731
+    monkeypatch.setattr("jaxrnn.runs.results.write_figure", empty)
 
 
 @pytest.fixture(scope="session")

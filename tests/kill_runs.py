@@ -120,10 +120,15 @@ def kill_after(seconds: float, workdir: Path, processes: int, victim: int) -> No
         return
     assert all(statuses), f"{workdir.name}: others ended with {statuses}:\n{logs(workdir)}"
     for process in set(range(processes)) - {victim}:
-        said = log_of(workdir, process).read_text()
-        # Our message if a step failed; JAX's own if one of its threads noticed first.
-        clear = "lost the others", "were not found", "JAX distributed service"
-        assert any(words in said for words in clear), said
+        check_lost(workdir, process)
+
+
+def check_lost(workdir: Path, process: int) -> None:
+    """Whether a process has said that it ends because another one did."""
+    said = log_of(workdir, process).read_text()
+    # Our message if a step failed; JAX's own if one of its threads noticed first.
+    clear = "lost the others", "were not found", "JAX distributed service"
+    assert any(words in said for words in clear), said
 
 
 def curves(run: jaxrnn.Run) -> list[dict[str, float]]:

@@ -1,8 +1,8 @@
 """Runs on several processes of this machine, each forked; ``tests.runs.test_processes``.
 
-Nothing here may touch a device before the last fork.
+Each scenario has a process of its own, and may not touch a device before its last fork.
 
-python -m tests.several_processes SCENARIO FOLDER
+python -m tests.several_processes FOLDER SCENARIO [SCENARIO ...]
 """
 
 import json
@@ -21,7 +21,17 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from tests.kill_runs import end_of, fork, log_of, logs, run_to_the_end, start
+from jaxrnn.runs.processes import processes
+from tests.kill_runs import (
+    HEARTBEAT,
+    check_lost,
+    end_of,
+    fork,
+    log_of,
+    logs,
+    run_to_the_end,
+    start,
+)
 
 SMALL = ["--hidden", "12", "--test", "test[:200]", "--train", "train[:640]"]
 
@@ -35,57 +45,52 @@ def assert_close(a: jaxrnn.History, b: jaxrnn.History) -> None:
             assert row[name] == pytest.approx(other[name], abs=1e-5), name
 
 
-def four_are_one(folder: Path) -> None:
-    """One process with four devices, four with one each."""
-    run = ["keras", *SMALL, "--epochs", "3", "--batch-size", "60"]  # leaves a batch of 40
+def two_are_one(folder: Path) -> None:
+    """One process with four devices, two with two each."""
+    run = ["keras", *SMALL, "--epochs", "2", "--batch-size", "60"]  # leaves a batch of 40
     run += ["--validation", "test[200:330]"]
     run_to_the_end(folder / "one", 1, run, 4)
-    run_to_the_end(folder / "four", 4, run, 4)
-    one = jaxrnn.load_run(folder / "one")
-    results = (folder / "one" / "results.json").read_text()
-    accuracy = next(line for line in results.splitlines() if '"test_accuracy"' in line)
-    assert_close(jaxrnn.load_run(folder / "four").history, one.history)
-    assert accuracy in (folder / "four" / "results.json").read_text()
-    prints = [log_of(folder / "four", n).read_text().count("epoch") for n in range(4)]
-    assert prints == [3, 0, 0, 0], "only the first one prints"
-    left = {path.name for path in (folder / "four").iterdir()}
+    run_to_the_end(folder / "two", 2, run, 4)
+    one, two = (jaxrnn.load_run(folder / name).history for name in ("one", "two"))
+    assert_close(two, one)
+    results = json.loads((folder / "two" / "results.json").read_text())
+    assert results["test_accuracy"] == one["test_accuracy"][-1]
+    prints = [log_of(folder / "two", n).read_text().count("epoch 2/2: ") for n in range(2)]
+    assert prints == [1, 0], "only the first one prints"
+    left = {path.name for path in (folder / "two").iterdir()}
     assert left == {path.name for path in (folder / "one").iterdir()}
 
 
-def tasks(folder: Path) -> None:
-    """Every task on two processes gives the numbers of the plain loop."""
+def weights(folder: Path) -> None:
+    """Steps that don't count: two processes give the numbers of the plain loop."""
     with socket.create_server(("localhost", 0)) as unused:
         coordinator = f"localhost:{unused.getsockname()[1]}"
-    children = [os.fork() or train_tasks(folder, coordinator, process) for process in range(2)]
-    assert end_of(children, folder / "tasks", 200) == [0, 0]
-    from tests.test_tasks import CASES, KEY, assert_same, case, plain_loop
+    children = [os.fork() or train(folder, coordinator, process) for process in range(2)]
+    assert end_of(children, folder / "weights", 200) == [0, 0]
+    from tests.test_tasks import KEY, assert_same, case, plain_loop
 
-    for name in CASES:
-        split, state = case(name)
-        with np.load(folder / f"{name}.npz") as arrays:
-            leaves = [arrays[array] for array in arrays]
-        params = jax.tree.unflatten(jax.tree.structure(state.params), leaves)
-        history = json.loads((folder / f"{name}.json").read_text())
-        found = state.replace(params=params), history
-        assert_same(found, plain_loop(state, split, KEY, batch_size=32))
+    split, state = case("regression of steps")
+    with np.load(folder / "params.npz") as arrays:
+        leaves = [arrays[array] for array in arrays]
+    params = jax.tree.unflatten(jax.tree.structure(state.params), leaves)
+    found = state.replace(params=params), json.loads((folder / "history.json").read_text())
+    assert_same(found, plain_loop(state, split, KEY, batch_size=32))
 
 
-def train_tasks(folder: Path, coordinator: str, process: int) -> NoReturn:
+def train(folder: Path, coordinator: str, process: int) -> NoReturn:
     """One of two processes; the first leaves parameters and curves."""
     status = 1
     try:
         jax.distributed.initialize(coordinator, 2, process)
-        from tests.test_tasks import CASES, KEY, case  # which creates arrays
+        from tests.test_tasks import KEY, case  # which creates arrays
 
-        for name in CASES:
-            split, state = case(name)
-            state, history = jaxrnn.fit(
-                state, split, key=KEY, batch_size=32, epochs=2, evals={"test": split}
-            )
-            leaves = jaxrnn.parallel.to_host(jax.tree.leaves(state.params))
-            if not process:
-                np.savez(folder / f"{name}.npz", *leaves)
-                (folder / f"{name}.json").write_text(json.dumps(list(history)))
+        split, state = case("regression of steps")
+        state, history = jaxrnn.fit(
+            state, split, key=KEY, batch_size=32, epochs=2, evals={"test": split}
+        )
+        if not process:
+            np.savez(folder / "params.npz", *jaxrnn.parallel.to_host(jax.tree.leaves(state.params)))
+            (folder / "history.json").write_text(json.dumps(list(history)))
         jax.distributed.shutdown()
         status = 0
     except BaseException:
@@ -95,28 +100,41 @@ def train_tasks(folder: Path, coordinator: str, process: int) -> NoReturn:
 
 
 def stopped_and_resumed(folder: Path) -> None:
-    """A signal to one of two processes ends both; the run goes on in four, then in one."""
+    """Of two processes one is killed, then one gets a signal; both end. Four go on, then one."""
     run = ["keras", *SMALL, "--batch-size", "64", "--validation", "None", "--stream"]
     run += ["--steps-per-epoch", "7"]  # ten are a pass
     run_to_the_end(folder / "whole", 1, [*run, "--epochs", "14"], 4)
-    children = start(folder / "run", 2, [*run, "--epochs", "10"], 4)
-    while "epoch 3/" not in log_of(folder / "run").read_text():
-        time.sleep(0.01)
-        assert os.waitpid(children[0], os.WNOHANG) == (0, 0), logs(folder / "run")
+    run += ["--epochs"]
+
+    children = start_and_wait(folder / "run", [*run, "12"], epoch=2)
+    os.kill(children[1], signal.SIGKILL)
+    assert end_of(children, folder / "run", 3 * HEARTBEAT + 30)[0] > 0, logs(folder / "run")
+    check_lost(folder / "run", 0)
+
+    children = start_and_wait(folder / "run", [*run, "12"], epoch=5)
     os.kill(children[1], signal.SIGTERM)
     statuses = end_of(children, folder / "run", 60)
     assert statuses == [128 + signal.SIGTERM] * 2, logs(folder / "run")
     assert "stopped; earlier epochs are saved in" in log_of(folder / "run").read_text()
-    run_to_the_end(folder / "run", 4, [*run, "--epochs", "10"], 4)
-    run_to_the_end(folder / "run", 1, [*run, "--epochs", "14"], 4)
-    assert log_of(folder / "run").read_text().count("resuming after epoch") == 2
+    run_to_the_end(folder / "run", 4, [*run, "12"], 4)
+    run_to_the_end(folder / "run", 1, [*run, "14"], 4)
+    assert log_of(folder / "run").read_text().count("resuming after epoch") == 3
     histories = [jaxrnn.load_run(folder / name).history for name in ("run", "whole")]
     assert_close(*histories)
 
 
+def start_and_wait(workdir: Path, run: list[str], epoch: int) -> list[int]:
+    """Start a run on two processes, and wait for the end of an epoch."""
+    children = start(workdir, 2, run, 4)
+    while f"epoch {epoch}/" not in log_of(workdir).read_text():
+        time.sleep(0.01)
+        assert os.waitpid(children[0], os.WNOHANG) == (0, 0), logs(workdir)
+    return children
+
+
 def many_networks(folder: Path) -> None:
     """Four seeds, divided among two processes; of a finished run, both say that it is one."""
-    run = ["fast", *SMALL, "--epochs", "2", "--seeds"]
+    run = ["keras", *SMALL, "--validation", "None", "--epochs", "2", "--seeds"]
     run_to_the_end(folder / "one", 1, [*run, "4"], 2)
     run_to_the_end(folder / "two", 2, [*run, "4"], 2)
     again = end_of(start(folder / "two", 2, [*run, "4"], 2), folder / "two", 60)
@@ -129,20 +147,28 @@ def many_networks(folder: Path) -> None:
 
 def launchers(folder: Path) -> None:
     """Who the processes are is found in what SLURM and Open MPI tell them."""
-    run = ["fast", *SMALL, "--epochs", "1", "--devices", "1", "--distributed", "--workdir"]
     # Of the last 4,096 ports JAX takes the one of the job's number, under SLURM and Open MPI alike.
     job = random.randrange(4096)
     for launcher in ("slurm", "mpi"):
-        children = []
-        for process in range(2):
-            os.environ.update(environment(launcher, process, job))
-            log = log_of(folder / launcher, process)
-            children.append(fork([*run, str(folder / launcher)], log))
-        for name in environment(launcher, 0, job):
-            del os.environ[name]
-        statuses = end_of(children, folder / launcher, 120)
-        assert statuses == [0, 0], logs(folder / launcher)
-        assert "on 2 × cpu" in log_of(folder / launcher).read_text()
+        paths = [folder / f"{launcher}-{process}" for process in range(2)]
+        children = [os.fork() or join(launcher, n, job, path) for n, path in enumerate(paths)]
+        assert end_of(children, folder / launcher, 60) == [0, 0]
+        assert [path.read_text() for path in paths] == ["0 of 2", "1 of 2"]
+
+
+def join(launcher: str, process: int, job: int, path: Path) -> NoReturn:
+    """One of two processes, which leaves what it found out."""
+    status = 1
+    try:
+        os.environ.update(environment(launcher, process, job))
+        with processes(jaxrnn.RuntimeConfig(distributed=True)):
+            path.write_text(f"{jax.process_index()} of {jax.process_count()}")
+            jax.distributed.shutdown()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
 def environment(launcher: str, process: int, job: int) -> dict[str, str]:
@@ -175,5 +201,22 @@ def no_others(folder: Path) -> None:
     assert not (folder / "run").exists()
 
 
+def main(folder: Path, *names: str) -> None:
+    """Run scenarios, one after the other; raises ``AssertionError`` after the first that fails."""
+    for name in names:
+        (folder / name).mkdir()
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                globals()[name](folder / name)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0, name
+
+
 if __name__ == "__main__":
-    globals()[sys.argv[1]](Path(sys.argv[2]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

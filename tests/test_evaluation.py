@@ -15,6 +15,7 @@ def expected(state, digits):
     return cross_entropy(logits, digits.labels).sum(), (logits.argmax(1) == digits.labels).sum()
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 499, 500, 501, 10_000])
 def test_exact_sums_at_any_batch_size(state, digits, expected, batch_size):
     metrics = jaxrnn.evaluate(state, digits, batch_size=batch_size)

@@ -54,6 +54,7 @@ def test_against_a_hand_unrolled_cell(time):
     np.testing.assert_allclose(model.apply({"params": params}, inputs), expected, atol=1e-6)
 
 
+@pytest.mark.program
 def test_both_recurrences_agree():
     inputs = jnp.asarray(INPUTS)
     params = init(RNNClassifier(hidden=6))
@@ -74,6 +75,7 @@ def test_lengths_classify_the_last_valid_state():
     np.testing.assert_allclose(logits, head_by_hand(params, states), atol=1e-6)
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("options", [{}, {"layers": 2, "bidirectional": True}])
 def test_what_follows_the_valid_steps_does_not_matter(cell, options):
@@ -146,6 +148,7 @@ def test_tf1_initializers():
     assert not params["layer0"]["i"]["bias"].any()
 
 
+@pytest.mark.program
 def test_gradient_against_finite_differences():
     with jax.enable_x64(True):
         cell = nn.SimpleCell(5, dtype=jnp.float64, param_dtype=jnp.float64)

@@ -28,8 +28,9 @@ def gradients(seed):
 def sizes(optimizer, steps, params=PARAMS):
     """The largest change of the head's kernel in each step."""
     state, changes = optimizer.init(params), []
+    update = jax.jit(optimizer.update)
     for step in range(steps):
-        updates, state = optimizer.update(gradients(step), state, params)
+        updates, state = update(gradients(step), state, params)
         changes.append(float(jnp.abs(updates["head"]["kernel"]).max()))
     return np.array(changes)
 
@@ -115,6 +116,7 @@ def test_muon_is_for_recurrent_kernels_alone():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), ours, theirs)
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("cell", ["simple", "gru", "lstm", "mgu"])
 def test_muon_knows_every_cell(cell):
     model = jaxrnn.RNNClassifier(hidden=4, cell=cell, layers=2)

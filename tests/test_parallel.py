@@ -22,9 +22,11 @@ def test_as_many_devices_as_divide_the_batch():
             batch_mesh(150, devices)
 
 
-@pytest.mark.parametrize("devices", [2, 4])
-@pytest.mark.parametrize("batch_size", [100, 64])  # 500 = 5 × 100 = 7 × 64 + 52
-@pytest.mark.parametrize("with_lengths", [False, True])
+@pytest.mark.program
+@pytest.mark.parametrize(
+    ("devices", "batch_size", "with_lengths"),
+    [(2, 100, True), (2, 64, False), (4, 64, True)],  # 500 = 5 × 100 = 7 × 64 + 52
+)
 def test_the_same_epoch_on_any_number_of_devices(state, digits, devices, batch_size, with_lengths):
     if with_lengths:
         digits = digits.replace(lengths=np.arange(500, dtype=np.int32) % 29)
@@ -44,6 +46,7 @@ def test_the_same_epoch_on_any_number_of_devices(state, digits, devices, batch_s
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 500, 1000])
 def test_evaluation_on_several_devices_is_exact(state, digits, batch_size):
     mesh = batch_mesh(4)
@@ -82,7 +85,8 @@ def test_many_networks_need_no_communication(state, digits):
     assert "all-gather" not in program.as_text()
 
 
-@pytest.mark.parametrize("batch_size", [100, 64])
+@pytest.mark.program
+@pytest.mark.parametrize("batch_size", [64])
 def test_augmentation_is_the_same_on_any_number_of_devices(state, digits, batch_size):
     mesh = batch_mesh(batch_size, devices=2)
     options = {"batch_size": batch_size, "augment": jaxrnn.WarpConfig(shift=2.0).build()}

@@ -40,7 +40,8 @@ def loss(model, variables, inputs, carry, **call):
     )
 
 
-@settings(deadline=None, max_examples=12)
+@pytest.mark.program
+@settings(deadline=None, max_examples=5)
 @given(
     time=st.integers(1, 6),
     batch=st.lists(st.integers(1, 3), min_size=1, max_size=1),
@@ -93,6 +94,7 @@ def test_values_and_gradients(
     )
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("batch", [(), (2, 3)])
 @pytest.mark.parametrize("cell", [nn.SimpleCell(4), nn.GRUCell(4)])
 def test_other_numbers_of_batch_axes(batch, cell):
@@ -107,6 +109,7 @@ def test_other_numbers_of_batch_axes(batch, cell):
     close(*gradients)
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("dtype", [None, jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("inputs_dtype", [jnp.float32, jnp.bfloat16])
@@ -148,6 +151,7 @@ def test_under_jit_and_vmap(small):
     close(gradients(ours), gradients(theirs))
 
 
+@pytest.mark.program
 def test_gradients_of_gradients(small):
     ours, theirs, variables, inputs = small
 

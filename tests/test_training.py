@@ -1,5 +1,7 @@
 """Steps and epochs: pure, reproducible, compiled once."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +39,7 @@ def test_metrics_are_those_of_the_parameters_before_the_step(state, batch):
     assert metrics.weight == 50
 
 
+@pytest.mark.program
 def test_the_step_descends_the_mean_loss(digits, batch):
     """With plain gradient descent, a step is the learning rate times the gradient of the mean."""
     state = create_train_state(KEY, RNNClassifier(hidden=8), optax.sgd(0.1), digits.inputs)
@@ -83,6 +86,7 @@ def test_lengths_reach_the_model(state, batch):
     assert loss["half"] != pytest.approx(loss["all"], rel=1e-2)
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("drop_remainder", [False, True])
 @pytest.mark.parametrize("batch_size", [64, 100])  # 500 = 7 × 64 + 52 = 5 × 100
 def test_an_epoch_is_its_steps(state, digits, batch_size, drop_remainder):
@@ -102,6 +106,29 @@ def test_an_epoch_is_its_steps(state, digits, batch_size, drop_remainder):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.program
+@pytest.mark.parametrize("batch_size", [100, 64])
+def test_parts_of_an_epoch_are_the_epoch(state, digits, batch_size):
+    """The same bits, metrics included, and one program for all parts."""
+    options = {"batch_size": batch_size, "report": "steps"}
+    whole, expected = train_epoch(state, digits, KEY, **options)
+    steps = -(-500 // batch_size)
+    edges = [np.int32(edge) for edge in (0, 1, steps - 1, steps)]
+
+    def parts(state, total=Metrics.zero()):  # noqa: B008
+        for part in itertools.pairwise(edges):
+            state, metrics = train_epoch(state, digits, KEY, part=part, **options)
+            total += metrics
+        return state, total
+
+    in_parts, total = parts(state)
+    assert_identical((whole.params, whole.opt_state), (in_parts.params, in_parts.opt_state))
+    assert_identical(expected, total)
+    with compilations() as names:
+        parts(state)
+    assert names == []
+
+
 def test_same_seed_same_bits_other_seed_others(digits):
     def run(seed):
         init_key, data_key = jax.random.split(jax.random.key(seed))
@@ -118,6 +145,7 @@ def test_the_order_alone_changes_the_result(state, digits):
     assert (leaves(a.params)[0] != leaves(b.params)[0]).any()
 
 
+@pytest.mark.program
 def test_the_second_call_compiles_nothing(digits, batch):
     device_digits, key = jax.device_put(digits), jax.random.fold_in(KEY, 1)
 
@@ -150,6 +178,7 @@ def test_bad_batch_size(state, digits, batch_size):
         train_epoch(state, digits, KEY, batch_size=batch_size)
 
 
+@pytest.mark.program
 def test_a_whole_run_under_jit_and_vmap(digits):
     """What pure functions buy: three seeds trained as one program."""
     model, optimizer = RNNClassifier(hidden=8), optax.adam(1e-2)
@@ -164,6 +193,7 @@ def test_a_whole_run_under_jit_and_vmap(digits):
     np.testing.assert_allclose(together, [run(key) for key in keys], rtol=1e-4)
 
 
+@pytest.mark.program
 def test_augmentation_gives_every_example_its_own_key(state, digits):
     """By hand: the order of the epoch, and a key for each place in the split."""
 

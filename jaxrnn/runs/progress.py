@@ -74,7 +74,7 @@ class Progress:
                 total=self._epochs,
                 initial=self._done,
                 desc=f"epoch {min(self._done + 1, self._epochs)}/{self._epochs}",
-                bar_format="{desc} {percentage:3.0f}%|{bar:10}| {elapsed}<{remaining}{postfix}",
+                bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
                 dynamic_ncols=True,
                 file=sys.stdout,
             )
@@ -106,7 +106,7 @@ class Progress:
 
 
 def _describe(row: dict[str, float], best: str) -> Iterator[str]:
-    """All metrics of the training split, and the one that matters of the others."""
+    """All metrics of the training split, and the one that counts of the others."""
     for name, value in row.items():
         if name.startswith("train_") or name.endswith(f"_{best}"):
             digits = f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"

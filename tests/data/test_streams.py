@@ -52,6 +52,7 @@ def test_without_a_key_one_pass_in_file_order(source, digits):
     np.testing.assert_array_equal(np.concatenate(labels), digits.labels)
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_iterator_goes_on_with_the_very_next_batch(source, workers):
     batches = stream(source, batch_size=64, key=KEY, workers=workers)
@@ -99,6 +100,7 @@ def assert_close(a, b):
             assert row[name] == pytest.approx(other[name], rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.program
 @pytest.mark.parametrize(
     ("batch_size", "options"),
     [  # with and without a rest; on two devices, or on one, as 63 is odd
@@ -177,6 +179,7 @@ def test_memory_does_not_hold_all_blocks(source, digits):
     assert 1 < len(read) <= 1 + 2 + 1 + 2 + 1
 
 
+@pytest.mark.program
 def test_fit_reads_in_other_processes(source, digits):
     test = stream(Source("mnist", split="test[:130]"), batch_size=40)
     by_thread, by_process = (
@@ -203,6 +206,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.program
 def test_a_reader_ends_with_its_parent_and_not_before(tmp_path):
     (tmp_path / "parent.py").write_text(PARENT)
     done = subprocess.run(
@@ -218,6 +222,7 @@ def test_a_reader_ends_with_its_parent_and_not_before(tmp_path):
         raise AssertionError("the reader was still there")
 
 
+@pytest.mark.program
 def test_labels_that_the_model_does_not_know(digits):
     bad = digits.replace(labels=digits.labels + 10)
     with pytest.raises(ValueError, match="labels must be between 0 and 9"):
@@ -242,6 +247,7 @@ def test_what_is_evaluated_is_all_of_it(digits, options):
         fit(new_state(digits), digits, key=KEY, batch_size=100, epochs=1, evals={"test": some})
 
 
+@pytest.mark.program
 def test_a_loss_that_is_not_finite_is_located(digits):
     model = RNNClassifier(hidden=8)
     state = create_train_state(KEY, model, optax.sgd(1e38), digits.inputs)

@@ -14,7 +14,10 @@ from PIL import Image
 import jaxrnn
 from experiments.mnist_rnn import PRESETS
 from jaxrnn import Adam, History, ImageSequences, Muon, RNNConfig, TrainerConfig, WarpConfig
+from jaxrnn.runs.workdir import open_workdir
 from tests.conftest import SLICE, as_users_do, mnist_rnn
+
+pytestmark = pytest.mark.program
 
 COLUMNS = (
     "epoch,train_loss,train_accuracy,validation_loss,validation_accuracy,"
@@ -45,7 +48,8 @@ def test_keras_preset_end_to_end(folder):
 
     run = folder / "run"
     assert sorted(path.name for path in run.iterdir()) == [
-        "checkpoints", "config.json", "curves.png", "history.csv", "results.json", "samples.png",
+        "checkpoints", "config.json", "confusion.png", "curves.png", "history.csv",
+        "parameters.txt", "results.json", "samples.png",
     ]  # fmt: skip
     config = json.loads((run / "config.json").read_text())
     assert (config["trainer"]["epochs"], config["model"]["hidden"]) == (2, 12)
@@ -74,9 +78,16 @@ def test_keras_preset_end_to_end(folder):
     )
     assert lines[1].startswith("epoch 1/2: loss ")
     assert f"test accuracy: {results['test_accuracy']:.4f}" in lines
-    assert lines[-1] == f"files are in {run}"
+    command = "python -m experiments.mnist_rnn"
+    assert lines[-3:] == [
+        f"curves: {run}/curves.png",
+        f"to evaluate: {command} evaluate {run}",
+        f"to continue: {command} resume {run} --epochs 4",
+    ]
+    assert "622" in (run / "parameters.txt").read_text()
 
-    for name, size in (("curves", (2000, 600)), ("samples", (1500, 1500))):
+    sizes = {"curves": (2000, 600), "samples": (1500, 1500), "confusion": (1200, 790)}
+    for name, size in sizes.items():
         with Image.open(run / f"{name}.png") as picture:
             assert picture.size == size
 
@@ -111,7 +122,7 @@ def test_same_seed_same_curves(folder):
 
 
 def test_several_seeds_at_once(folder, capsys):
-    arguments = ["--epochs", "2", *SLICE]
+    arguments = ["keras", "--epochs", "2", *SLICE]
     mnist_rnn(*arguments, "--seeds", "3", "--devices", "2", "--seed", "4", "--workdir", "many")
     out = capsys.readouterr().out
     results = json.loads((folder / "many" / "results.json").read_text())
@@ -143,7 +154,8 @@ def test_several_seeds_at_once(folder, capsys):
 def test_two_runs_in_one_second_get_two_directories(folder, monkeypatch):
     monkeypatch.setattr("time.strftime", lambda format: "20260101-000000")
     for _ in range(2):
-        mnist_rnn("--epochs", "1", *SLICE)
+        with open_workdir(None, "mnist_rnn/fast", check=lambda path: None) as path:
+            (path / "config.json").touch()
     names = {path.name for path in (folder / "runs" / "mnist_rnn").iterdir()}
     assert names == {"fast-20260101-000000", "fast-20260101-000000-2"}
 

@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import jaxrnn
 from experiments.sequential_mnist import PRESETS
 from jaxrnn import History
+
+pytestmark = pytest.mark.program
 
 SMALL = [
     *("--train", "train[:200]", "--validation", "train[200:250]", "--test", "test[:50]"),

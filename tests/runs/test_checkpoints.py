@@ -115,6 +115,7 @@ def test_nothing_is_unpickled(run, monkeypatch):
     load_run(run[0])
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "add"])
 def test_damaged_checkpoint_is_reported_and_skipped(copy, damage, caplog):
     folder = copy / "checkpoints"
@@ -274,6 +275,7 @@ def test_background_error_is_raised(state, tmp_path, monkeypatch):
     checkpoints.wait()  # said once
 
 
+@pytest.mark.program
 @pytest.mark.parametrize(
     ("place", "value"),
     [

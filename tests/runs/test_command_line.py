@@ -2,11 +2,17 @@
 
 import dataclasses
 import re
+import runpy
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import experiments
 import jaxrnn
 from experiments.mnist_rnn import PRESETS
 from jaxrnn import Adam, Experiment, ImageSequences, Muon
@@ -230,10 +236,66 @@ def test_altered_archive(folder, capsys):
     assert "train-images-idx3-ubyte.gz" in refuse(["--archives", "archives"], capsys)
 
 
+def test_version(capsys):
+    mnist_rnn("--version")
+    assert re.fullmatch(
+        rf"jaxrnn {jaxrnn.__version__} \(JAX [\d.]+, Flax [\d.]+, Python [\d.]+\)\n",
+        capsys.readouterr().out,
+    )
+
+
+def test_pages_are_listed(capsys):
+    runpy.run_module("experiments", run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    names = [path.stem for path in Path(experiments.__file__).parent.glob("[a-z]*.py")]
+    assert {line.split()[2] for line in lines} == {
+        f"experiments.{name}" for name in (*names, "benchmark")
+    }
+    for line in lines:
+        assert re.search(r"  [A-Z].*\.$", line), line
+
+
+@pytest.mark.program
+def test_output_that_nobody_reads_ends_the_run_quietly(folder):
+    """As with | head -1; what was trained so far can be resumed."""
+    command = [sys.executable, "-m", "experiments.mnist_rnn", "keras", *SLICE]
+    process = subprocess.Popen(
+        [*command, "--epochs", "100000", "--workdir", str(folder / "run")],
+        cwd=Path(experiments.__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline().startswith("mnist_rnn/keras: ")
+    process.stdout.close()
+    assert process.communicate()[1] == ""
+    assert process.returncode == 141
+    assert len(jaxrnn.load_run(folder / "run").history) >= 1
+
+
+def test_tensorboard_reads_the_curves(folder, monkeypatch, capsys):
+    """Of a run that was resumed too; without tensorboardX, one line says what to do."""
+    words = ["keras", *SLICE, "--workdir", "run", "--tensorboard"]
+    mnist_rnn(*words, "--epochs", "2")
+    mnist_rnn("resume", "run", "--epochs", "3")
+    events = EventAccumulator("run/events").Reload()
+    history = jaxrnn.load_run("run").history
+    splits, metrics = ("train", "validation", "test"), ("loss", "accuracy")
+    assert set(events.Tags()["scalars"]) == {f"{m}/{s}" for m in metrics for s in splits}
+    for split in splits:
+        scalars = events.Scalars(f"loss/{split}")
+        assert [one.step for one in scalars] == [1, 2, 3]
+        np.testing.assert_allclose([one.value for one in scalars], history[f"{split}_loss"])
+    capsys.readouterr()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    err = refuse(["--tensorboard"], capsys)
+    assert err == "error: --tensorboard needs tensorboardX; install jaxrnn's extra tensorboard\n"
+
+
 def test_main_works_in_any_thread(folder, capsys):
     thread = threading.Thread(
         target=mnist_rnn, args=("keras", "--epochs", 1, *SLICE, "--workdir", "run")
     )
     thread.start()
     thread.join()
-    assert "files are in run" in capsys.readouterr().out
+    assert "curves: run/curves.png" in capsys.readouterr().out

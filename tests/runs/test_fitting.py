@@ -1,8 +1,11 @@
 """fit: what is recorded, in which order, and how it is shown."""
 
 import io
+import re
 import sys
 import threading
+from types import SimpleNamespace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +30,7 @@ def without_seconds(history):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
 
 
+@pytest.mark.program
 def test_fit_is_its_epochs(state, digits, held_out):
     fitted, history = fit(
         state,
@@ -54,6 +58,7 @@ def test_fit_is_its_epochs(state, digits, held_out):
     assert_identical(fitted.params, by_hand.params)
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("drop_remainder", [False, True])
 def test_last_batch_curve_is_measured_after_its_update(state, digits, drop_remainder):
     options = {"batch_size": 64, "drop_remainder": drop_remainder}
@@ -101,6 +106,7 @@ def test_a_second_fit_compiles_nothing(state, digits, held_out):
     assert names == []
 
 
+@pytest.mark.program
 @pytest.mark.parametrize(("epochs", "batch_size"), [(0, 10), (-1, 10), (1, 0), (1, 501)])
 def test_bad_input(state, digits, epochs, batch_size):
     with pytest.raises(ValueError, match=r"epochs must be|batch size must be"):
@@ -168,12 +174,50 @@ def test_bar_on_a_terminal(state, digits, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     with jaxrnn.Progress(2) as progress:
-        assert "0/2" in terminal.getvalue()
+        assert "epoch 1/2   0%" in terminal.getvalue()
         fit(state, digits, key=KEY, epochs=2, batch_size=100, hooks=[progress])
     shown = terminal.getvalue()
-    assert "2/2" in shown
+    assert "epoch 2/2 100%" in shown
     assert "loss" in shown
     assert "examples/s" in shown
+
+
+def test_long_epochs_move_the_bar_and_are_the_same(state, digits, monkeypatch):
+    """Of an epoch of five steps, three parts; the curves have the same bits."""
+
+    class During:
+        told: ClassVar[list] = []
+
+        def during(self, epoch, fraction):
+            self.told.append((epoch, round(fraction, 2)))
+
+        def __call__(self, record):
+            self.told.append(record.history.rows[-1]["epoch"])
+
+    options = {"key": KEY, "epochs": 2, "batch_size": 100}
+    plain = fit(state, digits, **options)
+    weights = sum(leaf.size for leaf in leaves(state.params))
+    monkeypatch.setattr("jaxrnn.runs.epochs._OPERATIONS", 6 * weights * 28 * 500 / 3)
+    in_parts = fit(state, digits, hooks=[During()], **options)
+    assert During.told == [(1, 0.2), (1, 0.6), 1, (2, 0.2), (2, 0.6), 2]
+    assert_identical(plain[0].params, in_parts[0].params)
+    assert without_seconds(plain[1]) == without_seconds(in_parts[1])
+
+
+@pytest.mark.parametrize("columns", [40, 100])
+def test_bar_keeps_to_the_width_of_the_terminal(columns, monkeypatch):
+    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda file: (columns, 24))
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdout", terminal)
+    rows = History().append(epoch=1, train_loss=0.5, train_accuracy=0.5, seconds=1.0)
+    record = jaxrnn.Record(SimpleNamespace(task=jaxrnn.Classification()), rows, KEY, 500, {})
+    with jaxrnn.Progress(2) as progress:
+        progress.during(1, 0.5)
+        progress(record)
+    frames = re.split(r"[\r\n]+", terminal.getvalue())
+    assert max(map(len, frames)) <= columns
+    assert any("loss" in frame for frame in frames)
 
 
 def test_silent_by_default(state, digits, capfd):
@@ -200,8 +244,11 @@ def test_clock_counts_compilation_apart():
         pass
 
 
-@pytest.mark.parametrize("train_curve", ["epoch", "last_batch"])
-@pytest.mark.parametrize("devices", [1, 2, 3])  # of which three divide four unevenly
+@pytest.mark.program
+@pytest.mark.parametrize(
+    ("devices", "train_curve"),
+    [(1, "epoch"), (3, "last_batch")],  # three divide four unevenly
+)
 def test_many_networks_are_each_as_if_alone(digits, held_out, train_curve, devices, tmp_path):
     model, optimizer = jaxrnn.RNNClassifier(hidden=8), jaxrnn.Adam(average=0.9).build()
     keys = jax.random.split(jax.random.key(4), 4)
@@ -227,6 +274,7 @@ def test_many_networks_are_each_as_if_alone(digits, held_out, train_curve, devic
             np.testing.assert_allclose(histories[number][column], history[column], rtol=1e-4)
 
 
+@pytest.mark.program
 def test_many_networks_go_on_from_a_checkpoint(digits, tmp_path):
     model, optimizer = jaxrnn.RNNClassifier(hidden=8), jaxrnn.Adam().build()
     keys = jax.random.split(jax.random.key(4), 2)

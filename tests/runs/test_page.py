@@ -1,5 +1,6 @@
 """A page of one's own, outside the repository: trained, killed, resumed and evaluated."""
 
+import importlib
 import json
 import signal
 import subprocess
@@ -12,8 +13,9 @@ import pytest
 
 import jaxrnn
 from jaxrnn import History
-from tests.conftest import as_users_do, assert_identical
+from tests.conftest import assert_identical
 
+pytestmark = pytest.mark.program
 PAGE = '''
 """Predict the running mean of noisy sequences of different lengths."""
 
@@ -75,9 +77,7 @@ def command(*words):
 
 def python(folder, *words):
     """Run the page as a user does; returns what it prints."""
-    done = subprocess.run(
-        command(*words), cwd=folder, env=as_users_do(), capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command(*words), cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -97,12 +97,19 @@ def test_columns_and_results_come_from_the_task(folder):
     assert results["best_epoch"] == history["held_out_rmse"].argmin() + 1
     assert results["best_held_out_rmse"] == history["held_out_rmse"].min()
     names = {path.name for path in (folder / "whole").iterdir()}
-    assert names == {"checkpoints", "config.json", "curves.png", "history.csv", "results.json"}
+    assert names == {
+        "checkpoints",
+        "config.json",
+        "curves.png",
+        "history.csv",
+        "parameters.txt",
+        "results.json",
+    }
 
 
 def test_killed_run_resumes_bit_for_bit(folder):
     running = subprocess.Popen(
-        command("long", "--workdir", "killed"), cwd=folder, env=as_users_do(),
+        command("long", "--workdir", "killed"), cwd=folder,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     while not (folder / "killed" / "checkpoints" / "2.sha256").exists():
@@ -131,8 +138,13 @@ def test_evaluate_prints_the_digits_of_the_results(folder):
     ]
 
 
-def test_three_seeds_at_once(folder):
-    out = python(folder, "--seeds", 3, "--epochs", 2, "--examples", 100)
+def test_three_seeds_at_once(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    presets = importlib.import_module("page").PRESETS
+    words = ["--seeds", "3", "--epochs", "2", "--examples", "100"]
+    jaxrnn.main(presets, default="short", arguments=words)
+    out = capsys.readouterr().out
     (run,) = (folder / "runs" / "page").iterdir()
     assert run.name.startswith("short-")
     results = json.loads((run / "results.json").read_text())

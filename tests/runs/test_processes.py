@@ -20,17 +20,16 @@ def python(*arguments, timeout=400):
     return done.stdout
 
 
+@pytest.mark.program
 @pytest.mark.parametrize(
-    "scenario",
-    ["four_are_one", "tasks", "stopped_and_resumed", "many_networks", "launchers", "no_others"],
+    "scenarios",
+    [
+        ("launchers", "two_are_one", "many_networks"),
+        ("no_others", "stopped_and_resumed", "weights"),
+    ],
 )
-def test_several_processes(scenario, tmp_path):
-    python("tests.several_processes", scenario, tmp_path)
-
-
-def test_killed_process_ends_the_others_and_the_run_resumes():
-    said = python("tests.kill_runs", 1, 3, 2)
-    assert said.startswith("1 of 1 killed runs ended with the same bits")
+def test_several_processes(scenarios, tmp_path):
+    python("tests.several_processes", tmp_path, *scenarios)
 
 
 def arguments(**told):

@@ -34,6 +34,7 @@ def open_builder(name, **options):
     return builder
 
 
+@pytest.mark.program
 def test_prepared_data_is_the_archives_in_file_order():
     train, test = jaxrnn.load(split="train"), jaxrnn.load(split="test")
     for split, prefix in ((train, "train"), (test, "t10k")):
@@ -76,6 +77,7 @@ def test_examples_stored_in_either_order_are_read(monkeypatch):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.program
 def test_preparing_prints_nothing(tmp_path, capfd):
     open_builder("mnist", data_dir=tmp_path)
     assert capfd.readouterr() == ("", "")
@@ -107,6 +109,7 @@ def test_altered_archive_is_refused_even_where_the_data_is_prepared(archives):
         open_builder("mnist", archives=archives)
 
 
+@pytest.mark.program
 def test_archives_that_were_compressed_anew_are_the_same_data(archives, tmp_path):
     path = archives / "t10k-labels-idx1-ubyte.gz"
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), compresslevel=0))
@@ -187,6 +190,7 @@ print(len(jaxrnn.load(split="train", data_dir=sys.argv[1])))
 """
 
 
+@pytest.mark.program
 def test_two_processes_prepare_at_once(tmp_path):
     processes = [
         subprocess.Popen(
@@ -208,6 +212,7 @@ def test_two_processes_prepare_at_once(tmp_path):
     assert len(jaxrnn.load(split="test", data_dir=tmp_path)) == 10_000
 
 
+@pytest.mark.program
 def test_the_loser_of_the_race_uses_the_winner_s_data(tmp_path, monkeypatch):
     """The final rename finds the folder taken, as if another process had just finished."""
     finished = open_builder("mnist")

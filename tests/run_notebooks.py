@@ -1,0 +1,53 @@
+"""Run the notebooks from start to end, each in a clean kernel, and store their outputs.
+
+    python -m tests.run_notebooks [NAME ...]
+
+What is stored depends on the run alone: no times, no versions of the machine's Python.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import nbclient
+import nbformat
+
+from jaxrnn.runs.files import write_atomically
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+def read(name: str) -> nbformat.NotebookNode:
+    """A notebook as it is stored."""
+    return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+
+
+def execute(notebook: nbformat.NotebookNode) -> None:
+    """Run all cells; raises ``CellExecutionError``, with the traceback, if one fails."""
+    nbclient.NotebookClient(
+        notebook,
+        kernel_name="python3",
+        timeout=3600,
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": NOTEBOOKS}},
+    ).execute()
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if output.get("name") == "stderr":
+                raise RuntimeError(f"a cell wrote to stderr: {output.text}\n{cell.source}")
+    notebook.metadata.language_info = {"name": "python"}
+
+
+def main(*names: str) -> None:
+    """Run some notebooks, or all."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # without a warning that there is no GPU
+    for name in names or sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")):
+        notebook = read(name)
+        execute(notebook)
+        write_atomically(NOTEBOOKS / f"{name}.ipynb", nbformat.writes(notebook) + "\n")
+        print(f"ran {name}.ipynb", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

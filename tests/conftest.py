@@ -15,10 +15,11 @@ os.environ["TFDS_DATA_DIR"] = f"{SHARED}/data"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{SHARED}/compiled"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # programs and workers share it
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Compiling is most of what tests cost, and LLVM's optimizations are not what they check. Whole
-# programs, which `as_users_do` starts, run without this.
+# Compiling is most of what tests cost, and the compiler's optimizations are not what they check.
+# Whole programs, which `as_users_do` starts, run without this.
 os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
 
 import hypothesis  # noqa: E402

@@ -54,9 +54,10 @@ def start(
 
 def fork(arguments: list[str], log: Path) -> int:
     """Run the command line in a process of its own; what it prints is added to ``log``."""
+    log.touch()
     child = os.fork()
     if not child:
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        file = os.open(log, os.O_WRONLY | os.O_APPEND)
         os.dup2(file, 1)
         os.dup2(file, 2)
         status = 1
@@ -136,6 +137,13 @@ def curves(run: jaxrnn.Run) -> list[dict[str, float]]:
     return [{name: row[name] for name in row if name != "seconds"} for row in run.history]
 
 
+def assert_same_bits(a: jaxrnn.Run, b: jaxrnn.Run) -> None:
+    """The same state and the same curves."""
+    pairs = zip(*map(jax.tree.leaves, (a.state, b.state)), strict=True)
+    assert all(np.array_equal(left, right) for left, right in pairs)
+    assert curves(a) == curves(b)
+
+
 def main(kills: int = 20, seed: int = 0, processes: int = 1) -> None:
     """Kill, resume and compare, ``kills`` times."""
     generator = random.Random(seed)
@@ -164,10 +172,7 @@ def main(kills: int = 20, seed: int = 0, processes: int = 1) -> None:
 
         whole = jaxrnn.load_run(folder / "whole")
         for workdir in workdirs:
-            resumed = jaxrnn.load_run(workdir)
-            pairs = zip(*map(jax.tree.leaves, (resumed.state, whole.state)), strict=True)
-            assert all(np.array_equal(a, b) for a, b in pairs)
-            assert curves(resumed) == curves(whole)
+            assert_same_bits(jaxrnn.load_run(workdir), whole)
             left = [path.name for path in workdir.rglob("*") if "tmp" in path.name]
             left += [path.name for path in workdir.glob(".*")]
             assert not left, left

@@ -15,6 +15,10 @@ import nbformat
 from jaxrnn.runs.files import write_atomically
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 
 
 def read(name: str) -> nbformat.NotebookNode:
@@ -22,21 +26,35 @@ def read(name: str) -> nbformat.NotebookNode:
     return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
 
 
-def execute(notebook: nbformat.NotebookNode) -> None:
-    """Run all cells; raises ``CellExecutionError``, with the traceback, if one fails."""
+def execute(notebook: nbformat.NotebookNode, *, timeout: float = 3600) -> None:
+    """Run all cells, each for some seconds at most; raises an error that shows what failed."""
     nbclient.NotebookClient(
         notebook,
         kernel_name="python3",
-        timeout=3600,
+        timeout=timeout,
         record_timing=False,
-        coalesce_streams=True,
         resources={"metadata": {"path": NOTEBOOKS}},
     ).execute()
     for cell in notebook.cells:
-        for output in cell.get("outputs", ()):
-            if output.get("name") == "stderr":
-                raise RuntimeError(f"a cell wrote to stderr: {output.text}\n{cell.source}")
-    notebook.metadata.language_info = {"name": "python"}
+        if cell.cell_type == "code":
+            cell.outputs = merged(cell.outputs)
+            cell.metadata.pop("execution", None)  # when an editor ran it
+            for output in cell.outputs:
+                if output.get("name") == "stderr":
+                    raise RuntimeError(f"{cell.id} wrote to stderr: {output.text}\n{cell.source}")
+    notebook.metadata = nbformat.from_dict(METADATA)
+
+
+def merged(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """The outputs of a cell, with what it wrote in several pieces in one."""
+    whole: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        stream = output.get("name")  # no other outputs have one
+        if stream and whole and whole[-1].get("name") == stream:
+            whole[-1].text += output.text
+        else:
+            whole.append(output)
+    return whole
 
 
 def main(*names: str) -> None:

@@ -27,7 +27,11 @@ class Events:
         from tensorboardX import SummaryWriter  # here, as it is an extra
 
         self._splits = ("train", *splits)
-        self._writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
+        self._writer = SummaryWriter(
+            str(folder),
+            purge_step=done + 1 if done else None,
+            filename_suffix=f".{done:06}",  # names have whole seconds; a file could be overwritten
+        )
 
     def __enter__(self) -> "Events":
         return self

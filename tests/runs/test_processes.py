@@ -24,8 +24,8 @@ def python(*arguments, timeout=400):
 @pytest.mark.parametrize(
     "scenarios",
     [
-        ("launchers", "two_are_one", "many_networks"),
-        ("no_others", "stopped_and_resumed", "weights"),
+        ("launchers", "two_are_one", "weights"),
+        ("no_others", "many_networks", "stopped_and_resumed"),
     ],
 )
 def test_several_processes(scenarios, tmp_path):

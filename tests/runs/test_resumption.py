@@ -84,7 +84,7 @@ def start(*options, workdir="run"):
 
 
 def test_signal_stops_after_the_epoch_and_the_run_can_be_resumed(capsys):
-    process = start("--epochs", "100000", "--devices", "2")
+    process = start("--epochs", "100000")
     for line in process.stdout:
         if line.startswith("epoch 2/"):
             break
@@ -313,6 +313,26 @@ def test_full_disk(whole, capsys, monkeypatch):
     assert len(load_run("run").history) == 2
     assert_same_run(train(4), whole)
     assert "resuming after epoch 2\n" in capsys.readouterr().out
+
+
+def test_stopped_run_resumes_bit_for_bit(whole, capsys, monkeypatch):
+    write = jaxrnn.History.to_csv
+
+    def stop_after_two(history, path):
+        write(history, path)
+        if len(history) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            while "SIGTERM: stopping" not in capsys.readouterr().err:
+                time.sleep(0.01)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jaxrnn.History, "to_csv", stop_after_two)
+        with pytest.raises(SystemExit) as exit_:
+            train(4)
+    assert exit_.value.code == 143
+    assert "stopped; earlier epochs are saved in run\n" in capsys.readouterr().out
+    assert len(load_run("run").history) < 4
+    assert_same_run(train(4), whole)
 
 
 def test_deleted_directory(folder, capsys, monkeypatch):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from annotated_types import Ge, Le
 from flax import linen as nn
 
-from jaxrnn.constraints import Count, Positive
+from jaxrnn.constraints import Count, Group, Positive
 from jaxrnn.recurrence import RNN
 
 CELLS: Mapping[str, Callable[..., nn.RNNCellBase]] = {
@@ -21,12 +21,12 @@ CELLS: Mapping[str, Callable[..., nn.RNNCellBase]] = {
 }
 INITIALIZERS = ("keras", "tf1", "identity")
 POOLINGS = ("last", "none")
-RECURRENCES = {"fast": RNN, "flax": nn.RNN}
+RECURRENCES = ("fast", "flax")
 UNROLL = 4  # time steps per loop iteration; fewer, longer iterations cost less on a CPU
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RNNConfig:
+class RNNConfig(Group):
     """The recurrent network, an Elman network by default."""
 
     hidden: Count = 150
@@ -75,8 +75,8 @@ class RNNClassifier(nn.Module):
         (features + hidden, hidden) kernel, as ``tf.nn.rnn_cell.BasicRNNCell``. ``identity``: Glorot
         uniform for the input, the identity for the recurrence. Biases start at 0, and the head is
         Glorot uniform in all three.
-      recurrence: ``fast``, :class:`jaxrnn.RNN`; or ``flax``, ``flax.linen.RNN``, which gives the
-        same result to float rounding.
+      recurrence: ``fast``, the scans of :class:`jaxrnn.RNN`; or ``flax``, those of
+        ``flax.linen.RNN``, which give the same result to float rounding.
 
     Source: J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990); X. Glorot and
     Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks" (2010);
@@ -114,8 +114,8 @@ class RNNClassifier(nn.Module):
         Args:
           inputs: (batch, time, features), floats.
           lengths: (batch,), the number of valid time steps of each sequence; None if all are.
-            Inputs after them don't matter. The outputs of a sequence of length 0 are those of the
-            zero state.
+            Inputs after them don't matter, even if they are not finite. The outputs of a sequence
+            of length 0 are those of the zero state.
           every_step: compute the outputs at each time step, as with ``pooling="none"``.
 
         Returns:
@@ -143,13 +143,15 @@ class RNNClassifier(nn.Module):
             last = layer == self.layers - 1
             directions: list[jax.Array] = []
             for reverse in (False, True) if self.bidirectional else (False,):
-                rnn = RECURRENCES[self.recurrence](
+                rnn = RNN(
                     self._cell(states.shape[-1], f"layer{layer}" + "_backward" * reverse),
                     reverse=reverse,
                     # States line up with the inputs, except where the last one is taken: there
                     # each direction must end with the state that has read everything.
                     keep_order=every_step or not last,
                     unroll=UNROLL,
+                    fast=self.recurrence == "fast",
+                    mask=True,
                 )
                 directions.append(jnp.asarray(rnn(states, seq_lengths=lengths)))
             states = jnp.concatenate(directions, axis=-1)

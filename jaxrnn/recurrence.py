@@ -1,6 +1,6 @@
 """RNN: a drop-in ``flax.linen.RNN`` with a hand-written gradient for the Elman cell."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -8,15 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
+from flax.linen.module import _global_interceptor_stack
 from flax.linen.recurrent import flip_sequences
-from jax.custom_derivatives import SymbolicZero
 
-# f' as a function of the state h = f(z), so that only states are kept for the backward pass.
-_DERIVATIVES: dict[Any, Callable[[jax.Array], jax.Array]] = {
-    jnp.tanh: lambda h: 1 - h * h,
-    nn.relu: lambda h: (h > 0).astype(h.dtype),
-    nn.sigmoid: lambda h: h * (1 - h),
-}
+from jaxrnn.scans import DERIVATIVES, differentiable_scan, like, scan, scan_gru, zero_unless
 
 
 class RNN(nn.RNN):
@@ -40,8 +35,17 @@ class RNN(nn.RNN):
     recurrent projections are another. Other cells and non-default ``variable_*`` options run in
     ``flax.linen.RNN`` itself; for LSTMs a single product was measured to be no faster.
 
-    Gradients of gradients work in reverse mode. Forward mode (``jvp``, ``jacfwd``, ``hessian``)
-    can't differentiate a hand-written gradient, and JAX raises a ``TypeError``; use ``nn.RNN``.
+    Gradients of gradients work, ``jax.hessian`` included. Forward mode (``jvp``, ``jacfwd``) can't
+    differentiate a hand-written gradient, and JAX raises a ``TypeError``; use ``fast=False``.
+
+    Where the cell itself must be called, it is: with ``nn.intercept_methods``, or with parameters
+    of unexpected names or shapes, the call is that of ``flax.linen.RNN``, its errors included.
+
+    Attributes:
+      fast: use the scans above where they apply; False for those of ``flax.linen.RNN`` alone.
+      mask: ignore what inputs contain after ``seq_lengths``, even NaN, in gradients too. Outputs
+        of these time steps are finite but otherwise unspecified. Without it, the cell goes on over
+        them, as in ``flax.linen.RNN``, and its states may overflow.
 
     Source: P. J. Werbos, "Backpropagation through time: what it does and how to do it" (1990).
 
@@ -50,6 +54,9 @@ class RNN(nn.RNN):
     >>> model.apply(variables, jnp.zeros((2, 7, 3))).shape  # (batch, time, hidden)
     (2, 7, 4)
     """
+
+    fast: bool = True
+    mask: bool = False
 
     def __call__(
         self,
@@ -64,75 +71,142 @@ class RNN(nn.RNN):
         keep_order: bool | None = None,
     ) -> Any:
         """Apply the cell over time: the arguments and results are those of ``flax.linen.RNN``."""
-        options = {
-            "return_carry": self.return_carry if return_carry is None else return_carry,
-            "time_major": self.time_major if time_major is None else time_major,
-            "reverse": self.reverse if reverse is None else reverse,
-            "keep_order": self.keep_order if keep_order is None else keep_order,
-        }
-        fall_through = partial(
+        return_carry = self.return_carry if return_carry is None else return_carry
+        time_major = self.time_major if time_major is None else time_major
+        reverse = self.reverse if reverse is None else reverse
+        keep_order = self.keep_order if keep_order is None else keep_order
+        flax_call = partial(
             super().__call__,
             inputs,
             initial_carry=initial_carry,
             init_key=init_key,
             seq_lengths=seq_lengths,
-            **options,
+            return_carry=return_carry,
+            time_major=time_major,
+            reverse=reverse,
+            keep_order=keep_order,
         )
-        time_axis = 0 if options["time_major"] else inputs.ndim - 2
-        if not self._has_fast_path() or inputs.ndim < 2 or not inputs.shape[time_axis]:
-            return fall_through()
+        masked = self.mask and seq_lengths is not None
+        batch_axes = inputs.ndim - self.cell.num_feature_axes - 1
+        if not (self._may_be_fast() or masked) or batch_axes < 0 or not inputs.size:
+            return flax_call()
 
-        def flip(sequences: jax.Array) -> jax.Array:
-            return flip_sequences(
-                sequences, seq_lengths, inputs.ndim - 2, time_major=options["time_major"]
-            )
-
-        flipped = flip(inputs) if options["reverse"] else inputs
-        steps = jnp.moveaxis(flipped, time_axis, 0)  # (time, *batch, features)
-
-        cell = self.cell
+        time_axis = 0 if time_major else batch_axes
+        flip = partial(
+            flip_sequences,
+            seq_lengths=seq_lengths,
+            num_batch_dims=batch_axes,
+            time_major=time_major,
+        )
+        steps = jnp.moveaxis(flip(inputs) if reverse else inputs, time_axis, 0)
+        valid = _valid(len(steps), seq_lengths) if masked else None  # (time, *batch)
+        steps = zero_unless(valid, steps)
         carry = initial_carry
         if carry is None:
             key = jax.random.key(0) if init_key is None else init_key
-            carry = cell.initialize_carry(key, steps.shape[1:])
-        if self.is_initializing():
-            cell(carry, steps[0])  # creates the parameters, with the keys that nn.RNN would use
-        params = cell.variables["params"]
-        join = _join_gru if type(cell) is nn.GRUCell else _join_simple
-        steps, *weights = promote_dtype(steps, *join(params), dtype=cell.dtype)
-        if carry.dtype != steps.dtype:
-            return fall_through()  # the type of the carry changes, which Flax handles
-
-        # One row per time step and example: one matrix product, and one in each direction back.
-        kernel, bias, *recurrent = weights
-        rows = steps.reshape(-1, steps.shape[-1]) @ kernel + bias[None]
-        projected = rows.reshape(*steps.shape[:-1], -1)
-        scan: Callable[..., Any]
-        if type(cell) is nn.GRUCell:
-            scan = partial(_scan_gru, cell.gate_fn, cell.activation_fn, self.unroll)
-        else:
-            own = cell.activation_fn in _DERIVATIVES
-            scan = partial(
-                _differentiable_scan if own else _scan,
-                *(cell.activation_fn, cell.residual, self.unroll),
-            )
-        last, states = scan(projected, carry, *recurrent)
-        if seq_lengths is not None and options["return_carry"]:
+            carry = self.cell.initialize_carry(key, steps.shape[1:])
+        result = self._fast_scan(steps, carry, valid)
+        fast = result is not None
+        if not fast and not masked:
+            return flax_call()
+        last, states = result if fast else self._masked_scan(steps, carry, valid)
+        if fast and seq_lengths is not None and return_carry:
             last = states[seq_lengths - 1, jnp.arange(states.shape[1])]
 
         outputs = jnp.moveaxis(states, 0, time_axis)
-        if options["reverse"] and options["keep_order"]:
-            outputs = flip(outputs)
-        return (last, outputs) if options["return_carry"] else outputs
+        outputs = flip(outputs) if reverse and keep_order else outputs
+        return (last, outputs) if return_carry else outputs
 
-    def _has_fast_path(self) -> bool:
+    def _may_be_fast(self) -> bool:
         defaults = (
             not self.variable_axes
             and self.variable_broadcast == "params"
             and self.variable_carry is False
             and dict(self.split_rngs) == {"params": False}
         )
-        return type(self.cell) in (nn.SimpleCell, nn.GRUCell) and defaults
+        known = type(self.cell) in (nn.SimpleCell, nn.GRUCell)
+        return self.fast and known and defaults and not _global_interceptor_stack
+
+    def _fast_scan(self, steps: jax.Array, carry: Any, valid: jax.Array | None) -> Any:
+        """The last state and all states; None if the cell itself must be called."""
+        if not self._may_be_fast():
+            return None
+        cell: Any = self.cell
+        if self.is_initializing():
+            cell(carry, steps[0])  # creates the parameters, with the keys that nn.RNN would use
+        params = nn.meta.unbox(cell.variables.get("params", {}))
+        if not _has_shapes(params, _shapes(cell, steps.shape[-1])):
+            return None  # Flax raises its own error
+        gru = type(cell) is nn.GRUCell
+        steps, *weights = promote_dtype(
+            steps, *(_join_gru if gru else _join_simple)(params), dtype=cell.dtype
+        )
+        if carry.dtype != steps.dtype:
+            return None  # the type of the carry changes, which Flax handles
+
+        # One row per time step and example: one matrix product, and one in each direction back.
+        kernel, bias, *recurrent = weights
+        rows = steps.reshape(-1, steps.shape[-1]) @ kernel + bias[None]
+        projected = rows.reshape(*steps.shape[:-1], -1)
+        bounded = _is_one_of(cell.activation_fn, (nn.tanh, nn.sigmoid))
+        if bounded and (not gru or cell.gate_fn is nn.sigmoid):
+            valid = None  # states can't overflow, and what follows the end may be anything
+        if gru:
+            run: Any = partial(scan_gru, cell.gate_fn, cell.activation_fn, self.unroll)
+        else:
+            own = _is_one_of(cell.activation_fn, DERIVATIVES)
+            options = cell.activation_fn, cell.residual, self.unroll
+            run = partial(differentiable_scan if own else scan, *options)
+        return run(projected, carry, *recurrent, valid)
+
+    def _masked_scan(self, steps: jax.Array, carry: Any, valid: Any) -> tuple[Any, Any]:
+        """The last carry and all outputs of any cell; at the end of a sequence its carry stays."""
+
+        def step(cell: Any, carry: Any, inputs: Any) -> tuple[Any, Any]:
+            steps, valid = inputs
+            new, outputs = cell(carry, steps)
+            keep = lambda new, old: jnp.where(like(valid, new), new, old)  # noqa: E731
+            return jax.tree.map(keep, new, carry), outputs
+
+        scan = nn.scan(
+            step,
+            unroll=self.unroll,
+            variable_axes=self.variable_axes,
+            variable_broadcast=self.variable_broadcast,
+            variable_carry=self.variable_carry,
+            split_rngs=self.split_rngs,
+        )
+        return scan(self.cell, carry, (steps, valid))
+
+
+def _is_one_of(function: Any, functions: Iterable[Any]) -> bool:
+    """Whether it is one of these; functions need not be hashable."""
+    return any(function is one for one in functions)
+
+
+def _valid(time: int, lengths: jax.Array) -> jax.Array:
+    """Whether each time step is before the end of its sequence: (time, *batch)."""
+    return jnp.arange(time).reshape(-1, *[1] * lengths.ndim) < lengths[None]
+
+
+def _shapes(cell: Any, features: int) -> dict[tuple[str, str], tuple[int, ...]]:
+    """The shapes of the parameters that the scans need."""
+    hidden = cell.features
+    gates = "rzn" if type(cell) is nn.GRUCell else [""]
+    shapes: dict[tuple[str, str], tuple[int, ...]] = {("hn", "bias"): (hidden,)}
+    if "n" not in gates:
+        shapes = {}
+    for gate in gates:
+        shapes |= {(f"i{gate}", "kernel"): (features, hidden), (f"i{gate}", "bias"): (hidden,)}
+        shapes[f"h{gate}", "kernel"] = (hidden, hidden)
+    return shapes
+
+
+def _has_shapes(params: Any, shapes: dict[tuple[str, str], tuple[int, ...]]) -> bool:
+    return all(
+        module in params and name in params[module] and jnp.shape(params[module][name]) == shape
+        for (module, name), shape in shapes.items()
+    )
 
 
 def _join_simple(params: Any) -> tuple[jax.Array, ...]:
@@ -146,80 +220,3 @@ def _join_gru(params: Any) -> tuple[jax.Array, ...]:
     bias = jnp.concatenate([params[f"i{gate}"]["bias"] for gate in "rzn"])
     recurrent = jnp.concatenate([params[f"h{gate}"]["kernel"] for gate in "rzn"], axis=-1)
     return kernel, bias, recurrent, params["hn"]["bias"]
-
-
-def _scan(
-    activation: Callable[[jax.Array], jax.Array],
-    residual: bool,
-    unroll: int,
-    projected: jax.Array,
-    carry: jax.Array,
-    kernel: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Scan (time, *batch, hidden) input projections; returns the last state and all states."""
-
-    def step(state: jax.Array, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        total = inputs + state @ kernel
-        state = activation(total + state if residual else total)
-        return state, state
-
-    return jax.lax.scan(step, carry, projected, unroll=unroll)
-
-
-def _scan_gru(
-    gate: Callable[[jax.Array], jax.Array],
-    activation: Callable[[jax.Array], jax.Array],
-    unroll: int,
-    projected: jax.Array,
-    carry: jax.Array,
-    kernel: jax.Array,
-    bias: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Scan (time, *batch, 3 hidden) input projections; returns the last state and all states."""
-
-    def step(state: jax.Array, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        reset, update, new = jnp.split(inputs, 3, axis=-1)
-        of_reset, of_update, of_new = jnp.split(state @ kernel, 3, axis=-1)
-        r, z = gate(reset + of_reset), gate(update + of_update)
-        candidate = activation(new + r * (of_new + jnp.expand_dims(bias, range(of_new.ndim - 1))))
-        state = (1 - z) * candidate + z * state
-        return state, state
-
-    return jax.lax.scan(step, carry, projected, unroll=unroll)
-
-
-_differentiable_scan = jax.custom_vjp(_scan, nondiff_argnums=(0, 1, 2))
-
-
-def _scan_forward(activation, residual, unroll, projected, carry, kernel):  # type: ignore
-    projected, carry, kernel = projected.value, carry.value, kernel.value
-    last, states = _scan(activation, residual, unroll, projected, carry, kernel)
-    return (last, states), (carry, states, kernel)
-
-
-def _scan_backward(activation, residual, unroll, kept, gradients):  # type: ignore
-    carry, states, kernel = kept
-    of_last, of_states = gradients
-    derivative, transposed = _DERIVATIVES[activation], kernel.T
-    # If only the last state is read, no array of zeros is created for the others.
-    of_states = None if isinstance(of_states, SymbolicZero) else of_states
-    if isinstance(of_last, SymbolicZero):
-        of_last = jnp.zeros_like(carry)
-
-    def step(of_state, inputs):  # type: ignore
-        state, from_outside = inputs
-        if from_outside is not None:
-            of_state = of_state + from_outside
-        delta = of_state * derivative(state)
-        of_state = delta @ transposed
-        return of_state + delta if residual else of_state, delta
-
-    of_carry, deltas = jax.lax.scan(step, of_last, (states, of_states), reverse=True, unroll=unroll)
-    hidden = kernel.shape[0]
-    of_kernel = states[:-1].reshape(-1, hidden).T @ deltas[1:].reshape(-1, hidden) + carry.reshape(
-        -1, hidden
-    ).T @ deltas[0].reshape(-1, hidden)
-    return deltas, of_carry, of_kernel
-
-
-_differentiable_scan.defvjp(_scan_forward, _scan_backward, symbolic_zeros=True)

@@ -83,8 +83,9 @@ def test_what_follows_the_valid_steps_does_not_matter(cell, options):
     params = init(model)
     padding = np.arange(7)[None, :, None] >= LENGTHS[:, None, None]
     logits = model.apply({"params": params}, INPUTS, LENGTHS)
-    other = model.apply({"params": params}, np.where(padding, 1e3, INPUTS), LENGTHS)
-    np.testing.assert_array_equal(logits, other)
+    for value in (1e3, np.inf, np.nan):
+        other = model.apply({"params": params}, np.where(padding, value, INPUTS), LENGTHS)
+        np.testing.assert_array_equal(logits, other)
     for row in (1, 2, 4):  # the same as each sequence alone, cut to its length
         alone = model.apply({"params": params}, INPUTS[row : row + 1, : LENGTHS[row]])
         np.testing.assert_allclose(logits[row : row + 1], alone, atol=1e-5)

@@ -228,3 +228,155 @@ def test_weight_gradients_are_contractions_outside_of_the_loops(small):
         for model in gru
     )
     assert (ours, theirs) == (1, 6)
+
+
+LENGTHS = jnp.array([5, 1, 3, 0])
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        nn.SimpleCell(4),
+        nn.SimpleCell(4, residual=True),
+        nn.SimpleCell(4, activation_fn=nn.gelu),
+        nn.GRUCell(4),
+        nn.OptimizedLSTMCell(4),
+        nn.MGUCell(4),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"reverse": True, "keep_order": True}])
+def test_masked_steps_do_not_matter(cell, options):
+    """NaN after the end changes no bit of what is valid, which is as in Flax."""
+    inputs = normal(3, 4, 5, 3)
+    valid = jnp.arange(5)[None] < LENGTHS[:, None]
+    damaged = jnp.where(valid[..., None], inputs, jnp.nan)
+    masked, theirs = RNN(cell, mask=True, **options), nn.RNN(cell, **options)
+    variables = theirs.init(jax.random.key(0), inputs)
+
+    @partial(jax.jit, static_argnums=0)
+    def run(model, inputs):
+        def loss(variables):
+            carry, outputs = model.apply(variables, inputs, seq_lengths=LENGTHS, return_carry=True)
+            outputs = jnp.where(valid[..., None], outputs, 0)
+            # A sequence without steps has no last carry in Flax.
+            carry = jax.tree.map(lambda leaf: leaf[:3], carry)
+            total = sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves((carry, outputs)))
+            return total, (carry, outputs)
+
+        return jax.grad(loss, has_aux=True)(variables)
+
+    clean, theirs_clean = run(masked, inputs), run(theirs, inputs)
+    close(clean, theirs_clean)
+    for a, b in zip(*map(jax.tree.leaves, (clean, run(masked, damaged))), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_states_that_would_overflow_after_the_end(fast):
+    kernel = {"recurrent_kernel_init": lambda key, shape, dtype: 3 * jnp.eye(*shape, dtype=dtype)}
+    cell = nn.SimpleCell(4, activation_fn=nn.relu, bias_init=nn.initializers.ones, **kernel)
+    model = RNN(cell, mask=True, fast=fast)
+    inputs = jnp.zeros((2, 200, 3))
+    variables = model.init(jax.random.key(0), inputs)
+
+    def loss(variables):
+        lengths = jnp.array([2, 3])
+        carry, _ = model.apply(variables, inputs, seq_lengths=lengths, return_carry=True)
+        return carry.sum()
+
+    value, gradient = jax.value_and_grad(loss)(variables)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, gradient)))
+
+
+@pytest.mark.parametrize("cell", [nn.SimpleCell(4), nn.GRUCell(4)])
+def test_interceptors_reach_the_cell(cell):
+    def halve(call, args, kwargs, context):
+        outputs = call(*args, **kwargs)
+        return outputs / 2 if isinstance(context.module, nn.Dense) else outputs
+
+    inputs = normal(3, 2, 5, 3)
+    ours, theirs = pair(cell)
+    variables = ours.init(jax.random.key(0), inputs)
+    with nn.intercept_methods(halve):
+        close(ours.apply(variables, inputs), theirs.apply(variables, inputs))
+    plain = ours.apply(variables, inputs)
+    with nn.intercept_methods(halve):
+        assert not np.allclose(ours.apply(variables, inputs), plain)
+
+
+@pytest.mark.parametrize("kind", [nn.SimpleCell, nn.GRUCell])
+def test_partitioned_parameters(kind):
+    cell = kind(4, kernel_init=nn.with_partitioning(nn.initializers.normal(), (None, "model")))
+    inputs = normal(3, 2, 5, 3)
+    ours, theirs = pair(cell)
+    variables = ours.init(jax.random.key(0), inputs)
+    assert jax.tree.structure(variables) == jax.tree.structure(
+        theirs.init(jax.random.key(0), inputs)
+    )
+    close(ours.apply(variables, inputs), theirs.apply(variables, inputs))
+
+
+@pytest.mark.parametrize("cell", [nn.SimpleCell(4), nn.GRUCell(4)])
+def test_wrong_parameters_raise_the_errors_of_flax(cell):
+    inputs = normal(3, 2, 5, 3)
+    ours, theirs = pair(cell)
+    params = theirs.init(jax.random.key(0), inputs)["params"]["cell"]
+    kernel = next(name for name in params if name.startswith("h"))
+    missing = {name: params[name] for name in params if name != kernel}
+    transposed = {**params, kernel: {**params[kernel], "kernel": jnp.zeros((4, 5))}}
+    for wrong in (
+        {},
+        {"params": {}},
+        {"params": {"cell": missing}},
+        {"params": {"cell": transposed}},
+    ):
+        errors = []
+        for model in (ours, theirs):
+            with pytest.raises(Exception) as caught:  # noqa: PT011
+                model.apply(wrong, inputs)
+            errors.append(caught.value)
+        assert type(errors[0]) is type(errors[1])
+        assert str(errors[0]) == str(errors[1])
+
+
+@pytest.mark.parametrize("cell", [nn.SimpleCell(4), nn.GRUCell(4), nn.OptimizedLSTMCell(4)])
+@pytest.mark.parametrize("lengths", [None, jnp.zeros(0, jnp.int32)])
+def test_no_sequences(cell, lengths):
+    ours, theirs = RNN(cell, mask=True), nn.RNN(cell)
+    variables = theirs.init(jax.random.key(0), normal(3, 2, 5, 3))
+    outputs = [
+        model.apply(variables, jnp.zeros((0, 5, 3)), seq_lengths=lengths)
+        for model in (ours, theirs)
+    ]
+    close(*outputs)
+    assert outputs[0].shape == (0, 5, 4)
+
+
+class Scaled:
+    """An activation that can be compared, and so cannot be hashed."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def __eq__(self, other):
+        return isinstance(other, Scaled) and self.by == other.by
+
+    def __call__(self, inputs):
+        return self.by * jnp.tanh(inputs)
+
+
+def test_activations_that_cannot_be_hashed():
+    inputs = normal(3, 2, 5, 3)
+    ours, theirs = pair(nn.SimpleCell(4, activation_fn=Scaled(0.5)))
+    variables = ours.init(jax.random.key(0), inputs)
+    close(ours.apply(variables, inputs), theirs.apply(variables, inputs))
+
+
+def test_hessian():
+    inputs = normal(3, 2, 3, 2)
+    ours, theirs = pair(nn.SimpleCell(2))
+    variables = ours.init(jax.random.key(0), inputs)
+    close(
+        *(jax.hessian(lambda v, m=m: m.apply(v, inputs).sum())(variables) for m in (ours, theirs)),
+        atol=1e-4,
+    )

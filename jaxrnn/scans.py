@@ -1,0 +1,112 @@
+"""Scans: recurrences over projected inputs, and the hand-written gradient of the Elman cell."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.custom_derivatives import SymbolicZero
+
+# f' as a function of the state h = f(z), so that only states are kept for the backward pass.
+DERIVATIVES: dict[Any, Callable[[jax.Array], jax.Array]] = {
+    jnp.tanh: lambda h: 1 - h * h,
+    nn.relu: lambda h: (h > 0).astype(h.dtype),
+    nn.sigmoid: lambda h: h * (1 - h),
+}
+
+
+def scan(
+    activation: Callable[[jax.Array], jax.Array],
+    residual: bool,
+    unroll: int,
+    projected: jax.Array,
+    carry: jax.Array,
+    kernel: jax.Array,
+    valid: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Scan (time, *batch, hidden) input projections; returns the last state and all states.
+
+    States of time steps that are not ``valid`` (time, *batch) are 0; by default all are valid.
+    """
+
+    def step(state: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
+        inputs, valid = inputs
+        total = inputs + state @ kernel
+        state = zero_unless(valid, activation(total + state if residual else total))
+        return state, state
+
+    return jax.lax.scan(step, carry, (projected, valid), unroll=unroll)
+
+
+def scan_gru(
+    gate: Callable[[jax.Array], jax.Array],
+    activation: Callable[[jax.Array], jax.Array],
+    unroll: int,
+    projected: jax.Array,
+    carry: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    valid: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """As :func:`scan`, of (time, *batch, 3 hidden) input projections."""
+
+    def step(state: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
+        inputs, valid = inputs
+        reset, update, new = jnp.split(inputs, 3, axis=-1)
+        of_reset, of_update, of_new = jnp.split(state @ kernel, 3, axis=-1)
+        r, z = gate(reset + of_reset), gate(update + of_update)
+        candidate = activation(new + r * (of_new + jnp.expand_dims(bias, range(of_new.ndim - 1))))
+        state = zero_unless(valid, (1 - z) * candidate + z * state)
+        return state, state
+
+    return jax.lax.scan(step, carry, (projected, valid), unroll=unroll)
+
+
+differentiable_scan = jax.custom_vjp(scan, nondiff_argnums=(0, 1, 2))
+
+
+def _scan_forward(activation, residual, unroll, projected, carry, kernel, valid):  # type: ignore
+    projected, carry, kernel = projected.value, carry.value, kernel.value
+    valid = None if valid is None else valid.value
+    last, states = scan(activation, residual, unroll, projected, carry, kernel, valid)
+    return (last, states), (carry, states, kernel, valid)
+
+
+def _scan_backward(activation, residual, unroll, kept, gradients):  # type: ignore
+    carry, states, kernel, valid = kept
+    of_last, of_states = gradients
+    derivative, transposed = DERIVATIVES[activation], kernel.T
+    # If only the last state is read, no array of zeros is created for the others.
+    of_states = None if isinstance(of_states, SymbolicZero) else of_states
+    if isinstance(of_last, SymbolicZero):
+        of_last = jnp.zeros_like(carry)
+
+    def step(of_state, inputs):  # type: ignore
+        state, from_outside, valid = inputs
+        if from_outside is not None:
+            of_state = of_state + from_outside
+        delta = zero_unless(valid, of_state * derivative(state))
+        of_state = delta @ transposed
+        return of_state + delta if residual else of_state, delta
+
+    inputs = states, of_states, valid
+    of_carry, deltas = jax.lax.scan(step, of_last, inputs, reverse=True, unroll=unroll)
+    hidden = kernel.shape[0]
+    of_kernel = states[:-1].reshape(-1, hidden).T @ deltas[1:].reshape(-1, hidden) + carry.reshape(
+        -1, hidden
+    ).T @ deltas[0].reshape(-1, hidden)
+    return deltas, of_carry, of_kernel, None
+
+
+differentiable_scan.defvjp(_scan_forward, _scan_backward, symbolic_zeros=True)
+
+
+def zero_unless(valid: jax.Array | None, states: jax.Array) -> jax.Array:
+    """States (*batch, features) where ``valid`` (*batch), elsewhere 0."""
+    return states if valid is None else jnp.where(like(valid, states), states, 0)
+
+
+def like(valid: jax.Array, states: jax.Array) -> jax.Array:
+    """``valid`` with as many axes as ``states``, the further ones of size 1."""
+    return jnp.expand_dims(valid, range(valid.ndim, states.ndim))

@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 
 import jaxrnn
-from jaxrnn.data.builders import FAMILY, IdxImages
+from jaxrnn.data.builders import FAMILY, LabelledImages
 
 BATCH_SIZE = 150
 PART = 500_000  # examples
@@ -39,7 +39,7 @@ class Config:
     """Directory of the datasets; None for a temporary one."""
 
 
-def builder_of(size: int) -> type[IdxImages]:
+def builder_of(size: int) -> type[LabelledImages]:
     """A dataset with the features of MNIST and random pixels."""
 
     mnist: Any = FAMILY["mnist"]

@@ -1,9 +1,10 @@
 """Data: splits in memory, sources on disk, streams, augmentation, and the datasets themselves."""
 
 from jaxrnn.data.augmentation import WarpConfig
+from jaxrnn.data.batching import batches
 from jaxrnn.data.datasets import Datasets, ImageSequences
 from jaxrnn.data.sources import Source, default_places, load
-from jaxrnn.data.splits import Batch, Split, batches
+from jaxrnn.data.splits import Batch, Split
 from jaxrnn.data.streams import Stream, stream
 
 __all__ = [

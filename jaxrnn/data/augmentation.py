@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.constraints import NonNegative
+from jaxrnn.constraints import Group, NonNegative
 
 _GRID = 5  # points per side of the coarse field that an elastic deformation interpolates
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarpConfig:
+class WarpConfig(Group):
     """Random shifts, rotations, scalings, shears and elastic distortions of training images."""
 
     shift: NonNegative = 0.0
@@ -64,28 +64,29 @@ def _build(config: WarpConfig) -> Callable[[jax.Array, jax.Array], jax.Array]:
 def _warp(config: "WarpConfig", key: jax.Array, image: jax.Array) -> jax.Array:
     affine_key, elastic_key = jax.random.split(key)
     angle, log_zoom, slant, down, right = jax.random.uniform(
-        affine_key, (5,), minval=-1.0, maxval=1.0
+        affine_key, (5,), image.dtype, minval=-1.0, maxval=1.0
     )
     angle, log_zoom = angle * config.rotation * math.pi / 180, log_zoom * config.zoom
     cosine, sine = (f(angle) * jnp.exp(log_zoom) for f in (jnp.cos, jnp.sin))
     height, width = image.shape
-    y = (jnp.arange(height) - (height - 1) / 2)[:, None]
-    x = (jnp.arange(width) - (width - 1) / 2)[None, :]
+    y = (jnp.arange(height, dtype=image.dtype) - (height - 1) / 2)[:, None]
+    x = (jnp.arange(width, dtype=image.dtype) - (width - 1) / 2)[None, :]
     rows = cosine * y - sine * x + down * config.shift + (height - 1) / 2
     columns = sine * y + cosine * x + slant * config.shear * y
     columns = columns + right * config.shift + (width - 1) / 2
     if config.elastic:
-        coarse = config.elastic * jax.random.normal(elastic_key, (2, _GRID, _GRID))
-        of_rows, of_columns = _smooth_weights(height), _smooth_weights(width)
+        coarse = config.elastic * jax.random.normal(elastic_key, (2, _GRID, _GRID), image.dtype)
+        of_rows, of_columns = (_smooth_weights(size, image.dtype) for size in image.shape)
         displacement = jnp.einsum("yg,kgh,xh->kyx", of_rows, coarse, of_columns)
         rows, columns = rows + displacement[0], columns + displacement[1]
     return _sample(image, rows, columns)
 
 
-def _smooth_weights(size: int) -> jax.Array:
+def _smooth_weights(size: int, dtype: Any) -> jax.Array:
     """Weights of each grid point's value in each pixel, (size, grid)."""
-    position = jnp.linspace(0, _GRID - 1, size)
-    near = jnp.maximum(0, 1 - jnp.abs(position[:, None] - jnp.arange(_GRID)[None, :]))
+    position = jnp.linspace(0, _GRID - 1, size, dtype=dtype)
+    grid = jnp.arange(_GRID, dtype=dtype)
+    near = jnp.maximum(0, 1 - jnp.abs(position[:, None] - grid[None, :]))
     return near * near * (3 - 2 * near)  # smooth, and the weights of a pixel sum to 1
 
 

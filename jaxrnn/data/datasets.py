@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxrnn.constraints import Count
-from jaxrnn.data.reading import Readable
+from jaxrnn.constraints import Count, Group
+from jaxrnn.data.readable import Readable
 from jaxrnn.data.sources import Source, load
 from jaxrnn.data.splits import Split
 
@@ -28,11 +28,13 @@ class Datasets:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSequences:
+class ImageSequences(Group):
     """Labelled images, read as sequences of rows of pixels."""
 
     name: str = "mnist"
-    """mnist (bundled), fashion_mnist, kmnist, or any tfds dataset of labelled images."""
+    """mnist (bundled), fashion_mnist, kmnist, or any tfds dataset of labelled images; idx for the
+    files in --archives; a .npz file as Keras stores data sets; or a directory of images by class.
+    """
     train: str = "train"
     """Split to train on; a tfds split string, such as train[:80%]."""
     validation: str | None = None

@@ -5,26 +5,17 @@ import multiprocessing
 import os
 import signal
 import threading
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from jaxrnn.data.readable import Readable
 from jaxrnn.data.splits import Batch, check_values
 
 _ENDLESS = 2**40  # elements; Grain wants a length
-
-
-class Readable(Protocol):
-    """What can be streamed: :class:`jaxrnn.Source`, or anything with the same two methods."""
-
-    def __len__(self) -> int:
-        """Return the number of examples."""
-
-    def read(self, indices: Any) -> Batch:
-        """Read the examples at these positions, in this order."""
 
 
 class Blocks:

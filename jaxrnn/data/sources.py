@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
-from jaxrnn.data.builders import IdxImages, damaged, find_builder, prepare
+from jaxrnn.data.arrays import as_sequences
+from jaxrnn.data.builders import LabelledImages, damaged, find_builder, prepare
 from jaxrnn.data.splits import Batch, Split
 
 _READ_AT_ONCE = 4096  # examples; bounds what is held besides the arrays themselves
@@ -89,7 +90,7 @@ class Source:
         with self._reading():
             self._examples = (
                 builder.records(split)
-                if isinstance(builder, IdxImages)
+                if isinstance(builder, LabelledImages)
                 else builder.as_data_source(split)
             )
 
@@ -115,7 +116,7 @@ class Source:
         """
         places = np.asarray(indices)
         with self._reading():
-            if isinstance(self._builder, IdxImages):
+            if isinstance(self._builder, LabelledImages):
                 images, labels = self._builder.parse(self._examples.read(places))
             else:
                 images, labels = _read(self._examples, places.tolist(), *self._keys)
@@ -149,10 +150,15 @@ def load(
     time step.
 
     Args:
-      name: ``mnist``, ``fashion_mnist``, ``kmnist``, or any tfds dataset of labelled images.
+      name: ``mnist``, ``fashion_mnist``, ``kmnist``, or any tfds dataset of labelled images;
+        ``idx`` for the IDX files in ``archives``, under whatever names people have them; a
+        ``.npz`` file with ``x_train``, ``y_train``, ``x_test`` and ``y_test``, as Keras stores data
+        sets; or a directory, with a slash in its name, of images in one directory for each class,
+        below ``train`` and ``test`` or without these.
       split: a tfds split string, such as ``"train[:48000]"``, ``"train[80%:]"`` or ``"test"``.
       data_dir: directory of prepared datasets; tfds's own by default.
-      archives: directory with the four archives of a dataset of the MNIST family.
+      archives: directory with the IDX files of ``idx`` or of a dataset of the MNIST family,
+        compressed or not.
       rows: number of time steps to cut each image into, in reading order; by default its rows.
       permute: shuffle the pixels of all images by one fixed permutation.
 
@@ -204,32 +210,3 @@ def _read(
             images[row] = example[input_key]
             labels[row] = example[label_key]
     return images, labels
-
-
-def as_sequences(
-    images: np.ndarray, rows: int | None = None, *, permute: bool = False
-) -> np.ndarray:
-    """Read images as sequences: (N, height, width[, channels]) → (N, time, features).
-
-    Args:
-      images: at least (N, time); trailing axes are flattened into features.
-      rows: number of time steps to cut each image into, in reading order; by default its rows.
-      permute: shuffle the numbers of all images by one fixed permutation first.
-
-    Raises:
-      ValueError: the numbers of an image don't divide into ``rows`` equal parts.
-
-    Source of the permuted task: Q. V. Le, N. Jaitly and G. E. Hinton, "A simple way to initialize
-    recurrent networks of rectified linear units" (2015).
-
-    >>> as_sequences(np.zeros((2, 28, 28, 1)), rows=784).shape
-    (2, 784, 1)
-    """
-    size = int(np.prod(images.shape[1:]))
-    rows = images.shape[1] if rows is None else rows
-    if rows < 1 or size % rows:
-        raise ValueError(f"an image of {size} numbers cannot be divided into {rows} equal rows")
-    if permute:  # RandomState, as its stream is guaranteed to stay the same
-        order = np.random.RandomState(0).permutation(size)
-        images = images.reshape(len(images), size)[:, order]
-    return images.reshape(len(images), rows, size // rows)

@@ -1,22 +1,32 @@
-"""Split and batches: labelled sequences in memory."""
+"""Split: labelled sequences in memory, and what is checked about them."""
 
-from collections.abc import Iterator, Sized
-from typing import Any
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
+from jax.tree_util import GetAttrKey
+
+from jaxrnn.data.arrays import as_column, convert, read_inputs, read_labels, read_mask
 
 Batch = dict[str, Any]
 """``inputs`` (batch, time, features); ``labels`` or ``targets``; and optionally ``lengths``."""
 
 _ARRAYS = ("inputs", "labels", "lengths", "targets")
+log = logging.getLogger("jaxrnn")
 
 
-@struct.dataclass
+@jax.tree_util.register_pytree_with_keys_class
+@dataclass(frozen=True, eq=False)
 class Split:
     """Labelled sequences, a pytree: hand it to ``jax.device_put`` or to a jitted function.
+
+    Arrays may be of any kind that holds numbers: lists, pandas, torch, any type and byte order.
+    They are converted where nothing is lost; :meth:`from_arrays` goes further.
 
     Attributes:
       inputs: (N, time, features); uint8 pixels 0 … 255, or floats that are taken as they are.
@@ -31,15 +41,96 @@ class Split:
     labels: jax.Array | np.ndarray | None = None
     lengths: jax.Array | np.ndarray | None = None
     targets: jax.Array | np.ndarray | None = None
-    class_names: tuple[str, ...] = struct.field(pytree_node=False, default=())
-    channels: int = struct.field(pytree_node=False, default=1)
+    class_names: tuple[str, ...] = ()
+    channels: int = 1
+
+    def __post_init__(self) -> None:
+        for name in _ARRAYS:
+            object.__setattr__(self, name, convert(name, getattr(self, name)))
+        shape: tuple[int, ...] = getattr(self.inputs, "shape", ())
+        for name in ("labels", "lengths"):
+            column = as_column(getattr(self, name), shape[1] if len(shape) > 1 else None)
+            object.__setattr__(self, name, column)
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+
+    @classmethod
+    def from_arrays(
+        cls,
+        inputs: Any,
+        labels: Any = None,
+        *,
+        targets: Any = None,
+        lengths: Any = None,
+        mask: Any = None,
+        class_names: Sequence[str] = (),
+        rows: int | None = None,
+    ) -> Self:
+        """Make a split of arrays as people have them, and log what had to be interpreted.
+
+        Args:
+          inputs: (N, time, features); images (N, height, width, channels) or (N, channels, height,
+            width), read row by row; (N, numbers), square images or else sequences of numbers; or a
+            list of sequences of different lengths. Whole numbers from 0 to 255 are pixels.
+          labels: class indices, from 0 or, if ``class_names`` says so, from 1; names of classes; or
+            one-hot rows.
+          targets: numbers to predict, instead of labels.
+          lengths: number of valid time steps of each sequence.
+          mask: (N, time), true for the valid time steps, instead of lengths.
+          class_names: the name of each class, in order.
+          rows: number of time steps to cut each example into, in reading order.
+
+        Raises:
+          ValueError: something can't be interpreted.
+
+        >>> Split.from_arrays(np.zeros((5, 784)), list("abcab"), rows=28).labels.tolist()
+        [0, 1, 2, 0, 1]
+        """
+        notes: list[str] = []
+        array, padded, channels = read_inputs(inputs, rows, notes)
+        if mask is not None and lengths is not None:
+            raise ValueError("give lengths or a mask, not both")
+        if mask is not None:
+            lengths = read_mask(mask)
+        names = tuple(map(str, class_names))
+        if labels is not None:
+            labels, names = read_labels(labels, names, array.shape, notes)
+        if notes:
+            log.warning("Split.from_arrays: %s", "; ".join(notes))
+        lengths = padded if lengths is None else lengths
+        split = cls(array, labels, lengths, targets, names, channels)
+        check_examples(split)
+        return split
 
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def replace(self, **changes: Any) -> Self:
+        """A split with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
+        """The arrays with their names, and the fields that are no arrays."""
+        arrays = [(GetAttrKey(name), getattr(self, name)) for name in _ARRAYS]
+        return arrays, (self.class_names, self.channels)
+
+    @classmethod
+    def tree_unflatten(cls, fields: Any, arrays: Any) -> Self:
+        """A split of whatever JAX puts in place of the arrays, which is not converted."""
+        split = object.__new__(cls)
+        names = (*_ARRAYS, "class_names", "channels")
+        for name, value in zip(names, (*arrays, *fields), strict=True):
+            object.__setattr__(split, name, value)
+        return split
+
 
 def arrays_of(examples: Split | Batch) -> Batch:
-    """The arrays of a split or batch, by name, without those that it doesn't have."""
+    """The arrays of a split or batch, by name, without those that it doesn't have.
+
+    Raises:
+      ValueError: it is something else.
+    """
+    if not isinstance(examples, Split | dict):
+        raise ValueError(f"expected a Split; got {type(examples).__name__}")
     fields = examples if isinstance(examples, dict) else vars(examples)
     return {name: fields[name] for name in _ARRAYS if fields.get(name) is not None}
 
@@ -76,6 +167,7 @@ def check_examples(examples: Split | Batch) -> None:
             "expected inputs (N, time, features), labels (N,) or (N, time), lengths (N,), targets "
             "(N, width) or (N, time, width); got "
             + ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            + "; Split.from_arrays reads images, one-hot labels and masks"
         )
     dtypes = {name: jnp.result_type(array) for name, array in arrays.items()}
     if dtypes["inputs"] != jnp.uint8 and not jnp.issubdtype(dtypes["inputs"], jnp.floating):
@@ -111,57 +203,4 @@ def check_values(examples: Split | Batch, classes: int) -> None:
         raise ValueError(
             f"labels must be between 0 and {classes - 1}, as the model has {classes} outputs; "
             f"got {labels.min()} to {labels.max()}"
-        )
-
-
-def epoch_indices(
-    key: jax.Array, size: int, *, batch_size: int, drop_remainder: bool = False
-) -> tuple[jax.Array, jax.Array]:
-    """Shuffle the examples for one epoch and cut them into batches.
-
-    Args:
-      key: of this epoch alone; ``jax.random.fold_in(root_key, epoch)`` in :func:`jaxrnn.fit`.
-      size: examples in the split.
-      batch_size: examples in a batch, at most ``size``.
-      drop_remainder: leave out the examples that don't fill a batch, different ones each epoch.
-
-    Returns:
-      The whole batches, (size // batch_size, batch_size), and the short last one, (size %
-      batch_size,), which is empty if nothing is left over or it is dropped.
-    """
-    order = jax.random.permutation(key, size)
-    whole = size // batch_size * batch_size
-    rest = order[whole:whole] if drop_remainder else order[whole:]
-    return order[:whole].reshape(-1, batch_size), rest
-
-
-def batches(
-    split: Split, key: jax.Array, *, batch_size: int, drop_remainder: bool = False
-) -> Iterator[Batch]:
-    """Iterate over one epoch of batches, in the order of :func:`jaxrnn.train_epoch`.
-
-    Raises:
-      ValueError: ``batch_size`` is not between 1 and the number of examples.
-
-    >>> digits = Split(np.zeros((100, 28, 28), np.uint8), np.zeros(100, np.int32))
-    >>> [len(batch["labels"]) for batch in batches(digits, jax.random.key(0), batch_size=40)]
-    [40, 40, 20]
-    """
-    check_examples(split)
-    check_batch_size(batch_size, split)
-    whole, rest = epoch_indices(
-        key, len(split), batch_size=batch_size, drop_remainder=drop_remainder
-    )
-    for indices in np.asarray(whole):
-        yield take(split, indices)
-    if len(rest):
-        yield take(split, np.asarray(rest))
-
-
-def check_batch_size(batch_size: int, split: Sized) -> None:
-    """Raise ``ValueError`` unless ``split`` holds at least one batch of ``batch_size`` examples."""
-    if not 1 <= batch_size <= len(split):
-        raise ValueError(
-            f"batch size must be between 1 and the {len(split)} examples of the split; "
-            f"got {batch_size}"
         )

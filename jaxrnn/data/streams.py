@@ -1,7 +1,8 @@
 """Streams: batches read while earlier ones are trained on, for data of any size."""
 
 import dataclasses
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -9,8 +10,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrnn.data.reading import Blocks, Readable, read_ahead
-from jaxrnn.data.splits import Batch, Split, check_batch_size, take
+from jaxrnn.data.batching import as_key, check_batch_size
+from jaxrnn.data.readable import Readable, readable
+from jaxrnn.data.reading import Blocks, read_ahead
+from jaxrnn.data.splits import Batch, Split
 from jaxrnn.parallel import block_sharding, from_own_rows, own_rows
 
 _STEPS_AT_ONCE = 32  # batches that are read, moved and trained on together,
@@ -128,7 +131,7 @@ class Stream:
 
 
 def stream(
-    source: Readable | Split,
+    source: Readable | Split | Iterable[Any],
     *,
     batch_size: int,
     key: jax.Array | None = None,
@@ -148,7 +151,9 @@ def stream(
 
     Args:
       source: a :class:`jaxrnn.Source`, a :class:`jaxrnn.Split`, or anything with ``__len__`` and
-        ``read(indices) -> batch``.
+        ``read(indices) -> batch``; a sequence of (inputs, labels), such as a torch ``Dataset`` or
+        the one of a ``DataLoader``; or an iterable of such examples or batches, which is read into
+        memory.
       batch_size: examples per batch, of all processes together.
       key: root of the order; None for one pass in file order, to evaluate on.
       drop_remainder: whole batches only; otherwise a pass ends with the short batch that is left.
@@ -168,8 +173,7 @@ def stream(
     >>> next(iterator)["inputs"].shape, iterator.get_state(), len(digits)
     ((150, 28, 28), {'next_index': 1}, 67)
     """
-    if isinstance(source, Split):
-        source = _InMemory(jax.device_get(source))
+    source, batch_size = readable(source), operator.index(batch_size)
     check_batch_size(batch_size, source)
     if steps_per_epoch is not None and steps_per_epoch < 1:
         raise ValueError(f"steps_per_epoch must be at least 1; got {steps_per_epoch}")
@@ -180,20 +184,8 @@ def stream(
         )
     if workers < 0:
         raise ValueError(f"workers must be at least 0; got {workers}")
-    if key is not None and not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
+    key = None if key is None else as_key(key)
     return Stream(source, batch_size, key, drop_remainder, steps_per_epoch, workers)
-
-
-@dataclasses.dataclass(frozen=True)
-class _InMemory:
-    split: Split
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def read(self, indices: Any) -> Batch:
-        return take(self.split, np.asarray(indices))
 
 
 def mesh_of(block: Batch, mesh: Mesh) -> Mesh | None:

@@ -69,7 +69,7 @@ def test_elastic_displacements_have_their_deviation():
 
 
 def test_weights_of_the_coarse_field_sum_to_one():
-    weights = np.asarray(_smooth_weights(28))
+    weights = np.asarray(_smooth_weights(28, jnp.float32))
     np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
     np.testing.assert_allclose(weights[[0, -1]][:, [0, -1]], np.eye(2))
 

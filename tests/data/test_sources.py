@@ -8,7 +8,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 import jaxrnn
-from jaxrnn.data.sources import as_sequences, default_places
+from jaxrnn.data.arrays import as_sequences
+from jaxrnn.data.sources import default_places
 
 
 def test_protocol_splits_meet_without_overlap():
@@ -61,7 +62,7 @@ def test_bad_names_and_splits(name, split, message):
 
 
 def test_archives_are_for_the_family_only(tmp_path):
-    with pytest.raises(ValueError, match="archives are read for mnist, fashion_mnist, kmnist only"):
+    with pytest.raises(ValueError, match="archives are read for idx, mnist, fashion_mnist, kmnist"):
         jaxrnn.load("cifar10", split="train", archives=tmp_path)
 
 

@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -29,41 +30,42 @@ _CHUNK = 2**20
 def read_idx(
     path: str | os.PathLike[str],
     *,
-    dtype: np.dtype | type = np.uint8,
+    dtype: np.dtype | type | None = np.uint8,
     rank: int | None = None,
-    sha256: str | None = None,
     max_bytes: int = MAX_BYTES,
-) -> np.ndarray:
-    """Read one gzip-compressed IDX file into an array, without trusting its header.
+) -> tuple[np.ndarray, str]:
+    """Read one IDX file, compressed by gzip or not, without trusting its header.
 
     Memory is bounded by the actual size of the data and by ``max_bytes``: the data is decompressed
     in chunks, up to the size that the header declares.
 
     Args:
-      path: a ``.gz`` file.
-      dtype: the element type the file must have.
+      path: the file.
+      dtype: the element type the file must have; any if ``None``.
       rank: the number of axes the file must have; any rank up to 4 if ``None``.
-      sha256: hexadecimal SHA-256 that the decompressed content must have; unchecked if ``None``.
       max_bytes: the largest array, in bytes, that is read.
 
     Returns:
-      An array of the file's shape and of native byte order.
+      An array of the file's shape and of native byte order; and the hexadecimal SHA-256 of the
+      content of the file, decompressed.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is not gzip or not IDX, has another type or rank, is truncated, longer
-        than its header says or larger than ``max_bytes``, or its content is not as expected.
+      ValueError: the file is not IDX, has another type or rank, is truncated, longer than its
+        header says or larger than ``max_bytes``.
     """
     path = os.fspath(path)
     digest = hashlib.sha256()
     try:
-        with gzip.open(path) as file:
+        with open(path, "rb") as opened:
+            compressed = opened.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if compressed else open(path, "rb") as file:
             header = _read_exactly(file, 4, path, "magic number")
             zeros, code, file_rank = header[:2], header[2], header[3]
             if zeros != b"\0\0" or code not in ELEMENT_TYPES:
                 raise ValueError(f"{path} is not an IDX file: its magic number is 0x{header.hex()}")
             file_dtype = ELEMENT_TYPES[code]
-            if file_dtype.newbyteorder("=") != np.dtype(dtype):
+            if dtype is not None and file_dtype.newbyteorder("=") != np.dtype(dtype):
                 raise ValueError(
                     f"{path} holds {file_dtype.name} elements; expected {np.dtype(dtype).name}"
                 )
@@ -87,15 +89,11 @@ def read_idx(
 
     for part in (header, sizes, data):
         digest.update(part)
-    if sha256 is not None and digest.hexdigest() != sha256:
-        raise ValueError(
-            f"{path} was altered: SHA-256 of its content is {digest.hexdigest()}, expected {sha256}"
-        )
     array = np.frombuffer(data, file_dtype).reshape(shape)  # writable, as the bytearray is
-    return array.astype(file_dtype.newbyteorder("="), copy=False)
+    return array.astype(file_dtype.newbyteorder("="), copy=False), digest.hexdigest()
 
 
-def _read_exactly(file: gzip.GzipFile, size: int, path: str, what: str) -> bytearray:
+def _read_exactly(file: Any, size: int, path: str, what: str) -> bytearray:
     """Read ``size`` bytes in chunks, so that a wrong size can't claim memory ahead of the data."""
     data = bytearray()
     while len(data) < size:

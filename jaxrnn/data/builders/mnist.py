@@ -1,7 +1,7 @@
 """tfds builders of the MNIST family, without TensorFlow and, for MNIST, without a network."""
 
 import hashlib
-import os
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,17 +10,20 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from jaxrnn.data.builders.idx import read_idx
+from jaxrnn.data.builders.contents import (
+    STANDARD_NAMES,
+    Contents,
+    read_idx_files,
+    read_idx_folder,
+)
 from jaxrnn.data.builders.records import Records
 
 BUNDLED_ARCHIVES = Path(__file__).parent / "archives"
-_MAX_BYTES = 60_000 * 28 * 28  # the larger of the family's images files
-_PREFIXES = {"train": "train", "test": "t10k"}
 _LABEL = b"\n\x05label\x12\x05\x1a\x03\n\x01"  # precedes the label in a stored example
 
 
-class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """60,000 training and 10,000 test images, 28 × 28 pixels, in four gzip-compressed IDX files.
+class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Labelled images of one size, such as those of the MNIST family.
 
     Examples keep the order of the files, which the protocols of the ``tf1`` and ``keras`` presets
     rely on, and are stored as ArrayRecord, which ``as_data_source`` reads without TensorFlow.
@@ -29,15 +32,16 @@ class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
     The builders are not registered with tfds, whose own builders of these names stay unchanged.
 
     Args:
-      archives: directory with the four archives. By default the bundled ones, if the package has
+      contents: the images and labels. By default those of the bundled archives, if the package has
         them (MNIST), otherwise those that tfds downloads.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[Mapping[str, str]] = {"1.0.0": "File order, pixels as raw bytes."}
 
-    URL: ClassVar[str]
+    URL: ClassVar[str] = ""
     CLASS_NAMES: ClassVar[tuple[str, ...]]
+    SHAPE: ClassVar[tuple[int, ...]] = (28, 28, 1)
     ARCHIVES: ClassVar[Path | None] = None
     # SHA-256 of the decompressed content of each file, so that recompressed archives pass.
     CONTENT_SHA256: ClassVar[Mapping[str, str]] = {}
@@ -45,13 +49,18 @@ class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(skip_registration=True, **kwargs)
 
-    def __init__(self, *, archives: str | os.PathLike[str] | None = None, **kwargs: Any):
-        self.archives = self.ARCHIVES if archives is None else Path(archives)
+    def __init__(self, *, contents: Contents | None = None, **kwargs: Any):
+        self._contents = contents
         super().__init__(**kwargs)
+
+    @property
+    def downloads(self) -> bool:
+        """Whether preparation needs a network."""
+        return self._contents is None and self.ARCHIVES is None
 
     def _info(self) -> tfds.core.DatasetInfo:
         image = tfds.features.Tensor(
-            shape=(28, 28, 1), dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
+            shape=self.SHAPE, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
         )
         label = tfds.features.ClassLabel(names=self.CLASS_NAMES)
         return tfds.core.DatasetInfo(
@@ -64,15 +73,34 @@ class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        paths = self._find_archives() if self.archives else self._download_archives(dl_manager)
-        return {split: self._generate_examples(split, paths) for split in _PREFIXES}
+        contents = self._contents
+        if contents is None and self.ARCHIVES:
+            contents = read_idx_folder(self.ARCHIVES, self.CLASS_NAMES)
+        elif contents is None:  # tfds verifies downloads against checksums.tsv beside this module
+            urls = {role: self.URL + name for role, name in STANDARD_NAMES.items()}
+            contents = read_idx_files(dl_manager.download(urls), self.CLASS_NAMES)
+        return {split: self._generate_examples(*pair) for split, pair in contents.splits.items()}
 
     def _generate_examples(
-        self, split: str, paths: Mapping[str, Path]
+        self, images: np.ndarray, labels: np.ndarray
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        images, labels = self._read_split(split, paths)
-        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-            yield index, {"image": image[:, :, np.newaxis], "label": int(label)}
+        images = images.reshape(-1, *self.SHAPE)
+        for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+            yield index, {"image": image, "label": label}
+
+    @classmethod
+    def publishes(cls, contents: Contents) -> bool:
+        """Whether these are the files that the authors of the dataset have published."""
+        for role, name in STANDARD_NAMES.items():
+            if cls.CONTENT_SHA256:
+                same = contents.sha256.get(role) == cls.CONTENT_SHA256[role]
+            else:
+                with contents.paths[role].open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+                same = found == cls.url_infos[cls.URL + name].checksum
+            if not same:
+                return False
+        return True
 
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Read a prepared split: images (N, 28, 28) uint8 and labels (N,) int32."""
@@ -84,18 +112,19 @@ class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
         self.as_data_source(split)  # raises a clear error if the split cannot be read
         return Records(self.info.splits[split].file_instructions)
 
-    @staticmethod
-    def parse(records: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """Decode raw records, one or more: images (N, 28, 28) uint8 and labels (N,) int32.
+    def parse(self, records: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """Decode raw records, one or more: images (N, height, width, …) uint8, labels (N,) int32.
 
         The result is that of ``as_data_source``, several times faster: tfds decodes each example
         for any features, whereas these records differ in known positions only.
         """
+        shape = self.SHAPE[:2] if self.SHAPE[2:] == (1,) else self.SHAPE
         image = _features(records[0])["image"].bytes_list.value[0]
         start = records[0].index(image)
         stop = start + len(image)
         label = records[0].find(_LABEL) + len(_LABEL)
-        if len({len(record) for record in records}) == 1 and len(image) == 28 * 28:
+        known = label >= len(_LABEL) and len(image) == math.prod(shape)
+        if known and len({len(record) for record in records}) == 1:
             table = np.frombuffer(b"".join(records), np.uint8).reshape(len(records), -1)
             ends = sorted([0, start, stop, label, label + 1, table.shape[1]])
             same = (
@@ -103,77 +132,19 @@ class IdxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
             )
             if all((part == part[0]).all() for part in same):
                 images = np.ascontiguousarray(table[:, start:stop])
-                return images.reshape(-1, 28, 28), table[:, label].astype(np.int32)
+                return images.reshape(-1, *shape), table[:, label].astype(np.int32)
         # Protocol buffers may store the two features in either order, example by example.
         features = [_features(record) for record in records]
         pixels = b"".join(feature["image"].bytes_list.value[0] for feature in features)
         labels = [feature["label"].int64_list.value[0] for feature in features]
-        return np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28), np.array(labels, np.int32)
-
-    def verify_archives(self) -> None:
-        """Read all four archives and check their SHA-256.
-
-        Raises:
-          FileNotFoundError: the directory or an archive is missing.
-          ValueError: an archive is truncated, altered or not what its name says.
-        """
-        paths = self._find_archives()
-        for split in _PREFIXES:
-            self._read_split(split, paths)
-
-    def _find_archives(self) -> dict[str, Path]:
-        assert self.archives is not None
-        if not self.archives.is_dir():
-            raise FileNotFoundError(
-                f"{self.archives} is not a directory; it should contain the archives"
-            )
-        paths = {name: self.archives / name for name in _archive_names()}
-        missing = [name for name, path in paths.items() if not path.is_file()]
-        if missing:
-            raise FileNotFoundError(f"{self.archives} lacks {', '.join(missing)}")
-        for name, path in paths.items():
-            if name not in self.CONTENT_SHA256:
-                with path.open("rb") as file:
-                    found = hashlib.file_digest(file, "sha256").hexdigest()
-                expected = self.url_infos[self.URL + name].checksum
-                if found != expected:
-                    raise ValueError(f"{path} was altered: SHA-256 is {found}, expected {expected}")
-        return paths
-
-    def _download_archives(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Path]:
-        # tfds verifies downloads against checksums.tsv beside this module.
-        return dl_manager.download({name: self.URL + name for name in _archive_names()})
-
-    def _read_split(self, split: str, paths: Mapping[str, Path]) -> tuple[np.ndarray, np.ndarray]:
-        images_name, labels_name = _split_archive_names(split)
-        images, labels = (
-            read_idx(
-                paths[name], rank=rank, sha256=self.CONTENT_SHA256.get(name), max_bytes=_MAX_BYTES
-            )
-            for name, rank in ((images_name, 3), (labels_name, 1))
-        )
-        if images.shape[1:] != (28, 28) or len(images) != len(labels):
-            raise ValueError(
-                f"{split} images and labels of {self.name} don't fit each other: shapes "
-                f"{images.shape} and {labels.shape}, expected (N, 28, 28) and (N,)"
-            )
-        return images, labels
+        return np.frombuffer(pixels, np.uint8).reshape(-1, *shape), np.array(labels, np.int32)
 
 
 def _features(record: bytes) -> Mapping[str, Any]:
     return tf_example_pb2.Example.FromString(record).features.feature
 
 
-def _split_archive_names(split: str) -> tuple[str, str]:
-    prefix = _PREFIXES[split]
-    return f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz"
-
-
-def _archive_names() -> list[str]:
-    return [name for split in _PREFIXES for name in _split_archive_names(split)]
-
-
-class Mnist(IdxImages):
+class Mnist(LabelledImages):
     """MNIST handwritten digits, Yann LeCun, Corinna Cortes, Christopher Burges (CC BY-SA 3.0)."""
 
     name = "mnist"
@@ -182,7 +153,7 @@ class Mnist(IdxImages):
     ARCHIVES = BUNDLED_ARCHIVES
     CONTENT_SHA256: ClassVar[Mapping[str, str]] = dict(
         zip(
-            _archive_names(),
+            STANDARD_NAMES,
             (
                 "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
                 "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -194,7 +165,7 @@ class Mnist(IdxImages):
     )
 
 
-class FashionMnist(IdxImages):
+class FashionMnist(LabelledImages):
     """Fashion-MNIST articles of clothing, Han Xiao, Kashif Rasul, Roland Vollgraf (MIT licence)."""
 
     name = "fashion_mnist"
@@ -211,9 +182,21 @@ class FashionMnist(IdxImages):
         "Bag",
         "Ankle boot",
     )
+    CONTENT_SHA256: ClassVar[Mapping[str, str]] = dict(
+        zip(
+            STANDARD_NAMES,
+            (
+                "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+                "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+                "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+                "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+            ),
+            strict=True,
+        )
+    )
 
 
-class Kmnist(IdxImages):
+class Kmnist(LabelledImages):
     """Kuzushiji-MNIST cursive hiragana, Tarin Clanuwat and others (CC BY-SA 4.0)."""
 
     name = "kmnist"
@@ -222,3 +205,19 @@ class Kmnist(IdxImages):
 
 
 FAMILY = {builder.name: builder for builder in (Mnist, FashionMnist, Kmnist)}
+
+
+def builder_of(name: str, contents: Contents, data_dir: Any) -> LabelledImages:
+    """A builder of images that nobody has published under this name.
+
+    What it prepares is named by its contents, and never mistaken for another dataset.
+    """
+    images, _ = contents.splits["train"]
+    attributes = {
+        "name": f"{name}_{contents.digest}",
+        "CLASS_NAMES": contents.class_names,
+        "SHAPE": (*images.shape[1:3], math.prod(images.shape[3:])),
+        "__module__": __name__,
+        "__doc__": "Labelled images from files.",
+    }
+    return type("OwnImages", (LabelledImages,), attributes)(contents=contents, data_dir=data_dir)

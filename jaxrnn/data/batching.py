@@ -1,0 +1,91 @@
+"""Batches: the order of an epoch, and the examples of each step."""
+
+from collections.abc import Iterator, Sized
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn.data.splits import Batch, Split, check_examples, take
+
+
+def as_key(key: Any) -> jax.Array:
+    """A key of ``jax.random.key`` from an integer, or from one of the older kind, ``PRNGKey``."""
+    if isinstance(key, int | np.integer):
+        return jax.random.key(key)
+    if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.asarray(key)) if key.ndim else jax.random.key(key)
+    return key
+
+
+def valid_steps(batch: Batch) -> jax.Array:
+    """Whether each time step is before the end of its sequence: (batch, time) booleans."""
+    time = jnp.shape(batch["inputs"])[1]
+    return jnp.arange(time)[None] < jnp.asarray(batch["lengths"])[:, None]
+
+
+def mask_padding(batch: Batch) -> Batch:
+    """Set what stands after the end of each sequence to 0, so that it can't matter."""
+    if "lengths" not in batch:
+        return batch
+    axes = {"inputs": 3, "labels": 2, "targets": 3}
+    masked = dict(batch)
+    for name, array in batch.items():
+        if np.ndim(array) == axes.get(name):
+            valid = valid_steps(batch)
+            masked[name] = jnp.where(valid if name == "labels" else valid[..., None], array, 0)
+    return masked
+
+
+def epoch_indices(
+    key: jax.Array, size: int, *, batch_size: int, drop_remainder: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """Shuffle the examples for one epoch and cut them into batches.
+
+    Args:
+      key: of this epoch alone; ``jax.random.fold_in(root_key, epoch)`` in :func:`jaxrnn.fit`.
+      size: examples in the split.
+      batch_size: examples in a batch, at most ``size``.
+      drop_remainder: leave out the examples that don't fill a batch, different ones each epoch.
+
+    Returns:
+      The whole batches, (size // batch_size, batch_size), and the short last one, (size %
+      batch_size,), which is empty if nothing is left over or it is dropped.
+    """
+    order = jax.random.permutation(as_key(key), size)
+    whole = size // batch_size * batch_size
+    rest = order[whole:whole] if drop_remainder else order[whole:]
+    return order[:whole].reshape(-1, batch_size), rest
+
+
+def batches(
+    split: Split, key: jax.Array, *, batch_size: int, drop_remainder: bool = False
+) -> Iterator[Batch]:
+    """Iterate over one epoch of batches, in the order of :func:`jaxrnn.train_epoch`.
+
+    Raises:
+      ValueError: ``batch_size`` is not between 1 and the number of examples.
+
+    >>> digits = Split(np.zeros((100, 28, 28), np.uint8), np.zeros(100, np.int32))
+    >>> [len(batch["labels"]) for batch in batches(digits, jax.random.key(0), batch_size=40)]
+    [40, 40, 20]
+    """
+    check_examples(split)
+    check_batch_size(batch_size, split)
+    whole, rest = epoch_indices(
+        key, len(split), batch_size=batch_size, drop_remainder=drop_remainder
+    )
+    for indices in np.asarray(whole):
+        yield take(split, indices)
+    if len(rest):
+        yield take(split, np.asarray(rest))
+
+
+def check_batch_size(batch_size: int, split: Sized) -> None:
+    """Raise ``ValueError`` unless ``split`` holds at least one batch of ``batch_size`` examples."""
+    if not 1 <= batch_size <= len(split):
+        raise ValueError(
+            f"batch size must be between 1 and the {len(split)} examples of the split; "
+            f"got {batch_size}"
+        )

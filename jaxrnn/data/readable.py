@@ -1,0 +1,102 @@
+"""What can be streamed: sources, splits, and the data sets and loaders of other libraries."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from jaxrnn.data.arrays import as_sequences
+from jaxrnn.data.splits import Batch, Split, arrays_of, take
+
+
+class Readable(Protocol):
+    """What can be streamed: :class:`jaxrnn.Source`, or anything with the same two methods."""
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+
+    def read(self, indices: Any) -> Batch:
+        """Read the examples at these positions, in this order."""
+
+
+def readable(source: Any) -> Readable:
+    """Find or make random access to the examples of a source; see :func:`jaxrnn.stream`.
+
+    Raises:
+      ValueError: it is nothing that can be streamed.
+    """
+    if isinstance(source, Split):
+        return _InMemory(jax.device_get(source))
+    if hasattr(source, "read") and hasattr(source, "__len__"):
+        return source
+    source = getattr(source, "dataset", source)  # of a DataLoader, which has its own order
+    if isinstance(source, tuple | dict | np.ndarray | jax.Array | str):
+        raise ValueError(
+            f"a stream reads a Source, a Split or an iterable of (inputs, labels); got "
+            f"{type(source).__name__}; Split(inputs, labels) holds arrays"
+        )
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        return _Examples(source)
+    if isinstance(source, Iterable):
+        return _InMemory(_collect(source))
+    raise ValueError(
+        f"a stream reads a Source, a Split or an iterable of (inputs, labels); got "
+        f"{type(source).__name__}"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _InMemory:
+    split: Split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def read(self, indices: Any) -> Batch:
+        return take(self.split, np.asarray(indices))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Examples:
+    """A sequence of examples (inputs, label)."""
+
+    examples: Any
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def read(self, indices: Any) -> Batch:
+        pairs = [_pair(self.examples[int(place)]) for place in np.asarray(indices).ravel()]
+        return arrays_of(_split([np.stack(arrays) for arrays in zip(*pairs, strict=True)]))
+
+
+def _collect(examples: Iterable[Any]) -> Split:
+    """All examples, or all batches, of an iterable."""
+    pairs = [_pair(example) for example in examples]
+    if not pairs:
+        raise ValueError("there is nothing to stream: the iterable is empty")
+    join = np.concatenate if np.ndim(pairs[0][1]) else np.stack
+    return _split([join(arrays) for arrays in zip(*pairs, strict=True)])
+
+
+def _pair(example: Any) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        inputs, labels = example
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"a stream expects examples (inputs, labels); got {type(example).__name__}"
+        ) from None
+    return np.asarray(inputs), np.asarray(labels)
+
+
+def _split(arrays: list[np.ndarray]) -> Split:
+    """Inputs and labels, or inputs and targets, which are not whole numbers."""
+    inputs, labels = arrays
+    if inputs.ndim == 4:  # images, as torchvision has them: (batch, channels, height, width)
+        channels_first = inputs.shape[1] in (1, 3, 4) and inputs.shape[3] not in (1, 3, 4)
+        inputs = as_sequences(np.moveaxis(inputs, 1, 3) if channels_first else inputs)
+    if labels.dtype.kind == "f":
+        return Split(inputs, targets=labels)
+    return Split(inputs, labels)

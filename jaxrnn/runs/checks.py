@@ -1,20 +1,15 @@
 """Checks of what ``fit`` is given, before anything is compiled."""
 
+import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.data.reading import Readable
-from jaxrnn.data.splits import (
-    Batch,
-    Split,
-    arrays_of,
-    check_batch_size,
-    check_examples,
-    check_values,
-)
+from jaxrnn.data.batching import as_key, check_batch_size
+from jaxrnn.data.readable import Readable
+from jaxrnn.data.splits import Batch, Split, arrays_of, check_examples, check_values
 from jaxrnn.data.streams import Stream
 from jaxrnn.runs.history import History
 from jaxrnn.state import TrainState
@@ -35,6 +30,7 @@ def check_fits(state: Any, on: Split | Stream | Readable, many: bool = False) ->
     Raises:
       ValueError: they don't fit.
     """
+    check_kind(on)
     if isinstance(on, Stream) and many:
         raise ValueError("many networks train on splits; a stream has the order of one network")
     if isinstance(on, Split):
@@ -60,12 +56,21 @@ def _outputs(state: TrainState, batch: Batch) -> jax.Array:
     return outputs
 
 
+def check_kind(on: Any) -> None:
+    """Raise ``ValueError`` unless something is a split, a stream, or can be read like a source."""
+    if not isinstance(on, Split | Stream) and not hasattr(on, "read"):
+        raise ValueError(
+            f"expected a Split or a stream; got {type(on).__name__}: Split(inputs, labels) holds "
+            "arrays, and stream(batches, batch_size=…) reads any iterable of (inputs, labels)"
+        )
+
+
 def data_order(
     train: Split | Stream, key: jax.Array | None, batch_size: int | None, drop_remainder: bool
 ) -> tuple[jax.Array, int]:
     """Find the root key and the batch size; a stream has its own, and others must not differ."""
-    if key is not None and not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)  # of the older kind, jax.random.PRNGKey
+    check_kind(train)
+    key = None if key is None else as_key(key)
     if isinstance(train, Stream):
         if train.key is None:
             raise ValueError("a stream to train on needs a key, which determines its order")
@@ -78,6 +83,7 @@ def data_order(
         return train.key, train.batch_size
     if key is None or batch_size is None:
         raise ValueError("key and batch_size are needed to train on a split")
+    batch_size = operator.index(batch_size)
     check_batch_size(batch_size, train)
     return key, batch_size
 

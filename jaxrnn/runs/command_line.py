@@ -1,6 +1,7 @@
 """The command line of a page: presets, verbs and one-line errors."""
 
 import dataclasses
+import io
 import os
 import platform
 import re
@@ -18,6 +19,7 @@ import tyro
 
 from jaxrnn.runs.errors import Advice, NonFiniteLossError
 from jaxrnn.runs.experiment import Experiment, RuntimeConfig
+from jaxrnn.runs.files import local_path
 from jaxrnn.runs.options import nearest, parse
 from jaxrnn.runs.processes import LostProcessesError, Stopped, end_at_once
 from jaxrnn.runs.run import run
@@ -55,6 +57,7 @@ def main(
     """
     if arguments is None:  # until training handles signals there is nothing to save: end at once
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _make_printable()
     words = list(sys.argv[1:] if arguments is None else arguments)
     page = presets[default]
     try:
@@ -73,7 +76,7 @@ def main(
                 _configured(presets, preset, words, description or ""),
                 name=f"{_page_name(page)}/{preset}",
             )
-        sys.stdout.flush()
+        print(end="", flush=True)
     except Stopped:
         raise
     except BrokenPipeError:
@@ -89,6 +92,16 @@ def main(
         traceback.print_exc()
         end_at_once(1)
         raise SystemExit(1) from None
+
+
+def _make_printable() -> None:
+    """Let everything be printed: without standard output, or one that lacks some characters."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed, and its number free for a file that is opened next
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _fail(message: str, status: int = 2) -> NoReturn:
@@ -171,7 +184,7 @@ def _stored(page: Experiment, verb: str, words: list[str]) -> tuple[Path, Experi
         raise ValueError(f"give the directory of a run first: {verb} WORKDIR")
     if any(re.match(r"--(runtime\.)?workdir", word) for word in words):
         raise ValueError(f"leave out --workdir: {verb} uses the directory of the run")
-    workdir = Path(words[0])
+    workdir = local_path("workdir", Path(words[0]))
     stored = read_experiment(workdir, type(page))
     # How processes find each other belongs to one start of a run, and is not resumed.
     runtime = dataclasses.replace(

@@ -1,7 +1,10 @@
 """Errors in training, and what to do about them."""
 
 import contextlib
+import shutil
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,7 +35,10 @@ def reading(workers: int) -> Iterator[None]:
     except RuntimeError as error:
         if not workers or isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
             raise
-        raise OSError(f"a process that reads data has ended: {error}") from error
+        shared = Path("/dev/shm")  # through which the processes pass what they have read
+        free = shutil.disk_usage(shared).free if shared.is_dir() else sys.maxsize
+        hint = f"; /dev/shm has only {free // 2**20} MiB left" if free < 2**28 else ""
+        raise OSError(f"a process that reads data has ended{hint}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -12,15 +12,16 @@ from annotated_types import Ge, Lt
 from pydantic import TypeAdapter, ValidationError
 from tyro.conf import Fixed, Suppress
 
-from jaxrnn.constraints import Count
+from jaxrnn.constraints import Count, Group
 from jaxrnn.models import RNNConfig
 from jaxrnn.optimizers import Adam, Muon
+from jaxrnn.runs.files import local_path
 from jaxrnn.runs.fitting import Hook
 from jaxrnn.tasks import Classification, LanguageModelling, Regression
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
+class TrainerConfig(Group):
     """The training loop."""
 
     epochs: Count = 5
@@ -39,12 +40,13 @@ class TrainerConfig:
     """Number of networks to train at once, with consecutive seeds."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.seed + self.seeds > 2**32:
             raise ValueError(f"--seed must be at most {2**32 - self.seeds}; got {self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuntimeConfig:
+class RuntimeConfig(Group):
     """Where and how to run. Nothing here changes the results, apart from float rounding."""
 
     workdir: Path | None = None
@@ -52,7 +54,8 @@ class RuntimeConfig:
     data_dir: Path | None = None
     """Directory of prepared datasets; None for tfds's default, ~/tensorflow_datasets."""
     archives: Path | None = None
-    """Directory with the four archives of mnist, fashion_mnist or kmnist, to avoid a download."""
+    """Directory with the IDX files of mnist, fashion_mnist or kmnist, instead of a download, or of
+    any other dataset (--name idx)."""
     devices: Count | None = None
     """Number of devices of each process to use; None for as many as divide the batch."""
     stream: bool = False
@@ -73,6 +76,12 @@ class RuntimeConfig:
     """Seconds without a sign of life after which a process counts as lost."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("workdir", "data_dir", "archives"):
+            path = getattr(self, name)
+            if path is not None:
+                option = name.replace("_", "-")
+                object.__setattr__(self, name, local_path(option, Path(path)))
         told = (self.coordinator, self.processes, self.process)
         if told != (None, None, None):
             if not self.distributed:

@@ -4,9 +4,25 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+
+def local_path(option: str, path: Path) -> Path:
+    """A path with ``~`` replaced by the home directory.
+
+    Raises:
+      ValueError: it is a URL, such as gs://bucket/runs, or not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"--{option} must be a name in UTF-8; got {str(path)!a}") from error
+    if scheme := re.match(r"([a-z][a-z0-9+.-]+):/", str(path)):
+        raise ValueError(f"--{option} must be a local directory; got one of {scheme[1]}://")
+    return path.expanduser()
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -120,6 +121,7 @@ def fit(
     >>> int(state.step), len(history), history.measured("train_loss")
     (4, 2, True)
     """
+    epochs = operator.index(epochs)
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1; got {epochs}")
     if train_curve not in ("epoch", "last_batch"):

@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import os
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args, get_type_hints
 
 import tyro
@@ -16,7 +18,7 @@ def parse(kind: Any, default: Any, words: list[str], prog: str, description: str
     words = _expand(words, kind)
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(printed):
+        with contextlib.redirect_stderr(printed), _wide_enough():
             return tyro.cli(
                 kind,
                 default=default,
@@ -33,6 +35,21 @@ def parse(kind: Any, default: Any, words: list[str], prog: str, description: str
         blocks = re.split(r"^(?:╭.*|╰.*|[─-]+)$", text, flags=re.MULTILINE)
         message = " ".join((blocks[1:] or blocks)[0].split()).removeprefix("Error parsing ")
         raise ValueError(message) from None
+
+
+@contextlib.contextmanager
+def _wide_enough() -> Iterator[None]:
+    """A terminal of at least 40 columns, as far as tyro knows; in narrower ones it never ends."""
+    before = os.environ.get("COLUMNS")
+    if shutil.get_terminal_size().columns < 40:
+        os.environ["COLUMNS"] = "40"
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["COLUMNS"] = before
+        else:
+            os.environ.pop("COLUMNS", None)
 
 
 def _expand(words: list[str], kind: type) -> list[str]:

@@ -69,7 +69,7 @@ class Progress:
         self._bar: Any = None
 
     def __enter__(self) -> "Progress":
-        if jax.process_index() == 0 and sys.stdout.isatty():
+        if jax.process_index() == 0 and getattr(sys.stdout, "isatty", bool)():
             self._bar = tqdm(
                 total=self._epochs,
                 initial=self._done,

@@ -37,6 +37,7 @@ from jaxrnn.runs.results import (
 from jaxrnn.runs.setup import (
     build_augmentation,
     build_data,
+    check_jax,
     choose_mesh,
     count_steps,
     initial_states,
@@ -83,6 +84,7 @@ def run(experiment: Experiment, *, name: str | None = None) -> dict[str, Any]:
 
 def _run(experiment: Experiment, name: str) -> dict[str, Any]:
     trainer, runtime, clock = experiment.trainer, experiment.runtime, Clock()
+    check_jax(runtime.devices)
     check = partial(
         check_workdir,
         check_same=experiment.check_same,

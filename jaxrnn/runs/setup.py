@@ -1,8 +1,11 @@
 """Setup: data, devices and initial state of a run, from the groups of its experiment."""
 
+import contextlib
 import math
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,9 +24,31 @@ Initializer = Callable[[jax.Array | None], TrainState]
 def keep_compiled_programs() -> None:
     """Keep compiled programs in the user's cache directory, unless JAX is set to use another."""
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        directory = platformdirs.user_cache_dir("jaxrnn")
-        jax.config.update("jax_compilation_cache_dir", f"{directory}/compiled")
+        directory = Path(platformdirs.user_cache_dir("jaxrnn"), "compiled")
+        with contextlib.suppress(OSError):  # no such directory can be made: compile every time
+            directory.mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def check_jax(devices: int | None) -> None:
+    """Check that JAX has devices, and is set up so that training can use them.
+
+    Raises:
+      ValueError: it has none, or is set up otherwise.
+    """
+    config: Any = jax.config
+    try:
+        count = min(len(jax.local_devices()), devices or sys.maxsize)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"JAX finds no device for JAX_PLATFORMS={config.jax_platforms}; without it, JAX takes "
+            "what there is"
+        ) from error
+    if config.jax_disable_jit and count > 1:
+        raise ValueError("with JAX_DISABLE_JIT, JAX cannot divide batches; use --devices 1")
+    if "disallow" in str(config.jax_transfer_guard_host_to_device or ""):
+        raise ValueError("JAX_TRANSFER_GUARD keeps data off the devices; set it to log or allow")
 
 
 def choose_mesh(trainer: TrainerConfig, devices: int | None) -> jax.sharding.Mesh:
@@ -114,6 +139,8 @@ def initial_states(initial: Initializer, trainer: TrainerConfig) -> tuple[TrainS
     try:
         states = [initial(init_key) for init_key, _ in keys]
     except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
         raise ValueError(f"a network of this size does not fit in memory: {error}") from error
     if trainer.seeds == 1:
         return states[0], keys[0][1]

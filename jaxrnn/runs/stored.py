@@ -16,6 +16,7 @@ from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.files import read_json
 from jaxrnn.runs.history import mean_history
 from jaxrnn.runs.setup import (
+    check_jax,
     initializer,
     keep_compiled_programs,
     shapes_of,
@@ -70,7 +71,7 @@ def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: b
         initial = initializer(model, optimizer, stored.task, description["input_shape"])
         return shapes_of(initial, description["members"])
 
-    restored = Checkpoints(Path(workdir) / "checkpoints").restore(template, best=best)
+    restored = Checkpoints(Path(workdir).expanduser() / "checkpoints").restore(template, best=best)
     if restored is None:
         raise FileNotFoundError(f"{workdir} has no checkpoint of a run")
     state, history, key = restored
@@ -106,6 +107,7 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     trainer, runtime = experiment.trainer, experiment.runtime
     use_cpu_cores(runtime.devices)
     keep_compiled_programs()
+    check_jax(runtime.devices)
     stored = load_run(workdir, type(experiment))
     experiment.check_same(stored.experiment.identity, any_epochs=True)
     many = trainer.seeds > 1

@@ -33,6 +33,10 @@ def check_workdir(workdir: Path, check_same: Check, epochs: int, *, can_grow: bo
       ValueError: it can't be created, or has a run that can't be continued.
     """
     try:
+        if workdir.is_symlink() and not workdir.exists():
+            raise ValueError(
+                f"--workdir {workdir} is a link to {workdir.readlink()}, which is missing"
+            )
         if workdir.exists() and not workdir.is_dir():
             raise ValueError(f"--workdir {workdir} is a file; give a directory")
         if (workdir / "config.json").exists():

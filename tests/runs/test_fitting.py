@@ -5,16 +5,18 @@ import re
 import sys
 import threading
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 import jaxrnn
-from jaxrnn import History, fit
+from jaxrnn import History, RNNClassifier, fit
+from jaxrnn.runs.errors import reading
 from jaxrnn.runs.progress import Clock
 from tests.conftest import assert_identical, compilations, leaves
 
@@ -314,3 +316,62 @@ def test_the_average_is_what_is_evaluated(digits, held_out):
     assert history["test_loss"][0] != pytest.approx(
         float(jaxrnn.evaluate(fitted, held_out).means()["loss"])
     )
+
+
+def test_shared_memory_that_is_too_small_is_named(monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2**26))
+    message = r"has ended; /dev/shm has only 64 MiB left: worker 0"
+    with pytest.raises(OSError, match=message), reading(workers=1):
+        raise RuntimeError("worker 0 was terminated")
+
+
+class Unusual(nn.Module):
+    """A model with an attribute of any kind, and what only some models have."""
+
+    config: Any = None
+    dropout: float = 0.0
+    normalize: bool = False
+
+    @nn.compact
+    def __call__(self, inputs, lengths=None):
+        features = nn.Dropout(self.dropout, deterministic=not self.dropout)(inputs.mean(1))
+        if self.normalize:
+            features = nn.BatchNorm(use_running_average=False)(features)
+        return nn.Dense(10)(features)
+
+
+@pytest.mark.parametrize("config", [[8, 3], {"out": 3}, np.zeros(4), jnp.zeros(4)])
+def test_models_that_cannot_be_hashed(digits, config):
+    states = [
+        jaxrnn.create_train_state(1, Unusual(one), optax.sgd(0.1), digits.inputs)
+        for one in (config, None)
+    ]
+    fitted = [fit(one, digits, key=0, epochs=1, batch_size=100)[0] for one in states]
+    assert_identical(fitted[0].params, fitted[1].params)
+
+
+def test_models_that_draw_random_numbers(digits):
+    state = jaxrnn.create_train_state(1, Unusual(dropout=0.5), optax.sgd(0.1), digits.inputs)
+    with pytest.raises(ValueError, match="draws random numbers, as dropout does, which is not"):
+        fit(state, digits, key=0, epochs=1, batch_size=100)
+
+
+def test_models_with_other_variables(digits):
+    with pytest.raises(ValueError, match="other than params, which are not kept: batch_stats"):
+        jaxrnn.create_train_state(1, Unusual(normalize=True), optax.sgd(0.1), digits.inputs)
+
+
+def test_partitioned_parameters_train(digits):
+    boxed = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model"))
+    states = [
+        jaxrnn.create_train_state(
+            1,
+            RNNClassifier(cell=nn.SimpleCell(8, kernel_init=init)),
+            optax.adam(0.1),
+            digits.inputs,
+        )
+        for init in (boxed, nn.initializers.lecun_normal())
+    ]
+    fitted, expected = (fit(one, digits, key=0, epochs=1, batch_size=100)[0] for one in states)
+    assert isinstance(fitted.params["layer0"]["i"]["kernel"], nn.Partitioned)
+    assert_identical(nn.meta.unbox(fitted.params), expected.params)

@@ -1,6 +1,7 @@
-"""Types of the fields of configuration groups: what pydantic checks and the error messages say."""
+"""Configuration groups: types of their fields, which pydantic checks and error messages mention."""
 
-from typing import Annotated
+import dataclasses
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AllowInfNan
@@ -11,3 +12,14 @@ Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Gt(0), Le(_MAX), AllowInfNan(False)]
 NonNegative = Annotated[float, Ge(0), Le(_MAX), AllowInfNan(False)]
 Fraction = Annotated[float, Ge(0), Lt(1), AllowInfNan(False)]
+
+
+class Group:
+    """Base of configuration groups: scalars of NumPy and JAX become Python's."""
+
+    def __post_init__(self) -> None:
+        group: Any = self
+        for field in dataclasses.fields(group):
+            value = getattr(self, field.name)
+            if hasattr(value, "item") and getattr(value, "shape", None) == ():
+                object.__setattr__(self, field.name, value.item())

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxrnn.data.splits import Batch, Split, check_examples, take
@@ -24,10 +25,12 @@ from jaxrnn.parallel import (
 from jaxrnn.state import TrainState
 from jaxrnn.training import compute_outputs, measure
 
+_STATES = 2**24  # float32 numbers
+
 
 @partial(jax.jit, static_argnames=("batch_size", "mesh"))
 def evaluate(
-    state: TrainState, split: Split, *, batch_size: int = 1000, mesh: Mesh | None = None
+    state: TrainState, split: Split, *, batch_size: int | None = None, mesh: Mesh | None = None
 ) -> Metrics:
     """Measure a state on a whole split, as its task says, in one XLA program.
 
@@ -36,7 +39,8 @@ def evaluate(
     Args:
       state: from :func:`jaxrnn.create_train_state`.
       split: at least one example.
-      batch_size: examples at a time; it bounds memory and doesn't change the result.
+      batch_size: examples at a time; it bounds memory and doesn't change the result. By default at
+        most 1000, fewer if sequences are long or the network is wide.
       mesh: devices that share the work, see :func:`jaxrnn.train_epoch`.
 
     Returns:
@@ -55,11 +59,12 @@ def evaluate(
     50
     """
     check_examples(split)
+    batch_size = _choose_batch_size(state, split) if batch_size is None else batch_size
 
     def measure_all(state: TrainState, split: Split) -> Metrics:
         whole, rest = _map_batches(partial(measure, state), split, batch_size, mesh)
         metrics = jax.tree.map(lambda sums: sum_over_devices(sums.sum(0), mesh), whole)
-        return metrics if rest is None else metrics + rest
+        return sum((one for one in (metrics, rest) if one is not None), Metrics.zero())
 
     return over_devices(measure_all, mesh)(state, split)
 
@@ -136,7 +141,7 @@ def evaluate_each(states: TrainState, split: Split, *, mesh: Mesh | None = None)
 
 
 @partial(jax.jit, static_argnames="batch_size")
-def predict(state: TrainState, split: Split, *, batch_size: int = 1000) -> jax.Array:
+def predict(state: TrainState, split: Split, *, batch_size: int | None = None) -> jax.Array:
     """Compute the outputs of the network for every example of a split, as one XLA program.
 
     In classification they are logits: ``.argmax(-1)`` gives the predicted classes, and
@@ -144,14 +149,15 @@ def predict(state: TrainState, split: Split, *, batch_size: int = 1000) -> jax.A
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
-      split: at least one example; its labels or targets don't matter.
-      batch_size: examples at a time; it bounds memory and doesn't change the result.
+      split: any number of examples; its labels or targets don't matter and may be missing.
+      batch_size: examples at a time; it bounds memory and doesn't change the result. By default at
+        most 1000, fewer if sequences are long or the network is wide.
 
     Returns:
       (N, width) or (N, time, width) outputs, in the order of the split.
 
     Raises:
-      ValueError: an empty split, a ``batch_size`` below 1, or arrays that don't fit each other.
+      ValueError: a ``batch_size`` below 1, or arrays that don't fit each other.
 
     >>> import optax
     >>> from jaxrnn import RNNClassifier, create_train_state, load
@@ -163,23 +169,35 @@ def predict(state: TrainState, split: Split, *, batch_size: int = 1000) -> jax.A
     (50, 10)
     """
     check_examples(split)
+    if not len(split):
+        example = jax.tree.map(lambda array: jnp.zeros((1, *array.shape[1:]), array.dtype), split)
+        return compute_outputs(state, take(example, np.arange(1)))[:0]
+    batch_size = _choose_batch_size(state, split) if batch_size is None else batch_size
     whole, rest = _map_batches(partial(compute_outputs, state), split, batch_size)
-    outputs = whole.reshape(-1, *whole.shape[2:])
-    return outputs if rest is None else jnp.concatenate([outputs, rest])
+    parts = [] if whole is None else [whole.reshape(-1, *whole.shape[2:])]
+    return jnp.concatenate([*parts, *([] if rest is None else [rest])])
+
+
+def _choose_batch_size(state: TrainState, split: Split) -> int:
+    """At most 1000 examples, and as many as keep the states of a layer within 64 MiB."""
+    width = max((leaf.shape[-1] for leaf in jax.tree.leaves(state.params) if leaf.ndim), default=1)
+    return max(1, min(1000, _STATES // (width * split.inputs.shape[1])))
 
 
 def _map_batches(
     function: Callable[[Batch], Any], split: Split, batch_size: int, mesh: Mesh | None = None
 ) -> Any:
-    """Apply a function to the whole batches, stacked, and to the short last one, if any."""
+    """Apply a function to the whole batches, stacked, and to the short last one; None if none."""
     if batch_size < 1 or not len(split):
         raise ValueError(f"cannot evaluate {len(split)} examples in batches of {batch_size}")
     order = jnp.arange(len(split))
     devices = 1 if mesh is None else mesh.size
     batch_size = -(-batch_size // devices) * devices  # equal shares
     whole = len(split) // batch_size * batch_size
-    results = jax.lax.map(
-        lambda indices: function(take(split, indices)),
-        own_share(order[:whole].reshape(-1, batch_size), mesh),
-    )
+    results = None
+    if whole:
+        results = jax.lax.map(
+            lambda indices: function(take(split, indices)),
+            own_share(order[:whole].reshape(-1, batch_size), mesh),
+        )
     return results, function(take(split, order[whole:])) if whole < len(split) else None

@@ -58,8 +58,14 @@ class Metrics:
 
 
 def _sum(values: jax.Array, weights: jax.Array | None) -> jax.Array:
+    counts = _counts(values) and (weights is None or _counts(weights))
+    dtype = jnp.int32 if counts else jnp.float32
+    values = values.astype(dtype)
     if weights is not None:
-        weighted = values if weights.dtype == bool else values * weights
+        weighted = values if weights.dtype == bool else values * weights.astype(dtype)
         values = jnp.where(weights > 0, weighted, 0)
-    counts = values.dtype == bool or jnp.issubdtype(values.dtype, jnp.integer)
-    return values.sum(dtype=jnp.int32 if counts else jnp.float32)
+    return values.sum(dtype=dtype)
+
+
+def _counts(values: jax.Array) -> bool:
+    return bool(values.dtype == bool or jnp.issubdtype(values.dtype, jnp.integer))

@@ -27,12 +27,12 @@ import optax
 from optax import contrib
 from tyro.conf import Suppress
 
-from jaxrnn.constraints import Fraction, NonNegative, Positive
+from jaxrnn.constraints import Fraction, Group, NonNegative, Positive
 from jaxrnn.state import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Optimizer:
+class _Optimizer(Group):
     """What all optimizers share: a schedule, clipping, weight decay and averaging."""
 
     learning_rate: Positive = 1e-3
@@ -92,7 +92,7 @@ class Adam(_Optimizer):
             rate,
             b1=0.9,
             b2=0.999,
-            eps=lambda count: epsilon / jnp.sqrt(1 - 0.999 ** (count + 1.0)),
+            eps=lambda count: epsilon / jnp.sqrt(1 - 0.999 ** (count.astype(jnp.float32) + 1.0)),
             **decay,
         )
 
@@ -126,7 +126,30 @@ def _build(optimizer: _Optimizer, steps: int | None) -> optax.GradientTransforma
     norm, average = optimizer.clip_norm, optimizer.average
     clip = [] if norm is None else [optax.clip_by_global_norm(norm)]
     keep = [_keep_average(average)] if average else []
-    return optax.chain(*clip, update, *keep) if clip or keep else update
+    return _with_promotion(optax.chain(*clip, update, *keep) if clip or keep else update)
+
+
+def _with_promotion(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Make an optimizer independent of how JAX treats types of numbers.
+
+    optax mixes them, which ``jax_numpy_dtype_promotion="strict"`` forbids; and with
+    ``jax_enable_x64`` its constants become float64, unlike those of stored runs.
+    """
+
+    def init(params: Any) -> Any:
+        state = optimizer.init(params)
+        double = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(params))
+        return state if double else jax.tree.map(_single, state)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.update(updates, state, params)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _single(leaf: jax.Array) -> jax.Array:
+    return leaf.astype(jnp.float32) if leaf.dtype == jnp.float64 else leaf
 
 
 def _schedule(optimizer: _Optimizer, peak: float, steps: int | None) -> Any:
@@ -168,7 +191,7 @@ def _keep_average(decay: float) -> optax.GradientTransformation:
 
     def update(updates: Any, state: _Average, params: Any = None) -> tuple[Any, _Average]:
         # A shorter memory in the first steps, so that the initial parameters are soon forgotten.
-        new_share = jnp.maximum(1 - decay, 10.0 / (state.steps + 11.0))
+        new_share = jnp.maximum(1 - decay, 10.0 / (state.steps.astype(jnp.float32) + 11.0))
         new_params = optax.apply_updates(params, updates)
         average = optax.incremental_update(new_params, state.average, new_share)
         return updates, _Average(state.steps + 1, average)

@@ -101,6 +101,8 @@ def plot_runs(runs: Mapping[str, History | Sequence[History]], column: str | Non
         axes.set_prop_cycle(color=colormaps["turbo"](np.linspace(0.05, 0.95, len(runs))))
     for name, histories in many.items():
         values = np.array([one[column] for one in histories])
+        if column.endswith("_accuracy"):
+            values = values.clip(1e-3, 1 - 1e-4)  # the logit scale has no 0 and no 1
         seconds = np.cumsum(mean_history(histories)["seconds"]) / len(histories)
         mean = values.mean(0)
         (line,) = axes.plot(seconds, mean, marker="o" if mean.size < 10 else None, label=name)

@@ -1,6 +1,7 @@
 """TrainState: everything that training changes, and what it needs to do so."""
 
-from functools import lru_cache
+import copy
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from flax import linen as nn
 from flax import struct
 from flax.training import train_state
 
+from jaxrnn.data.batching import as_key
 from jaxrnn.tasks import Classification, Task
 
 
@@ -17,6 +19,20 @@ class TrainState(train_state.TrainState):
     """Flax's ``TrainState``, with the task beside ``apply_fn`` and ``tx``."""
 
     task: Task = struct.field(pytree_node=False, default=Classification())
+
+    def __copy__(self) -> "TrainState":
+        return self.replace()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TrainState":
+        return jax.tree.map(
+            lambda leaf: copy.deepcopy(leaf, memo), self
+        )  # the functions are shared
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "a TrainState holds functions, which cannot be pickled; save it with "
+            "jaxrnn.Checkpoints, or pickle its params"
+        )
 
 
 def create_train_state(
@@ -29,7 +45,8 @@ def create_train_state(
     """Initialize parameters and optimizer state, at step 0.
 
     Args:
-      key: determines the initial parameters; None for their shapes alone, without compiling.
+      key: determines the initial parameters: a key or an integer; None for their shapes alone,
+        without compiling.
       model: a Flax linen module that maps (batch, time, features) to (batch, width) outputs, or to
         (batch, time, width).
       optimizer: any optax gradient transformation. Create it once and keep it: functions are
@@ -41,6 +58,9 @@ def create_train_state(
     Returns:
       A :class:`TrainState`.
 
+    Raises:
+      ValueError: the model has variables other than ``params``, such as batch statistics.
+
     >>> from jaxrnn import RNNClassifier
     >>> state = create_train_state(
     ...     jax.random.key(0), RNNClassifier(), optax.adam(1e-3), jnp.zeros((1, 28, 28))
@@ -49,23 +69,25 @@ def create_train_state(
     0
     """
     inputs = jnp.zeros((1, *jnp.shape(example)[1:]), jnp.float32)
-    if isinstance(key, jax.core.Tracer):  # inside the caller's own jit or vmap
-        init: Any = _init
-    elif jax.default_backend() == "cpu":
-        init = _init_on_cpu
-    else:
-        init = _init_compiled
+    if key is not None:
+        key = as_key(key)
+    static: Any = model, optimizer
+    init: Any = _init_on_cpu if jax.default_backend() == "cpu" else _init_compiled
+    if not _is_hashable(model):  # with an attribute that is a list, say
+        init, static = jax.jit(partial(_init, *static)), ()
     # An array: from a Python integer, whose type differs from that of every later step, the second
     # call of a jitted function would compile again.
     step: Any = jnp.zeros((), jnp.int32)
     if key is None:  # traced as for the initialization that may follow, which then is faster
-        params, opt_state = init.eval_shape(model, optimizer, jax.random.key(0), inputs)
+        params, opt_state = init.eval_shape(*static, jax.random.key(0), inputs)
         step = jax.ShapeDtypeStruct(step.shape, step.dtype)
+    elif isinstance(key, jax.core.Tracer):  # inside the caller's own jit or vmap
+        params, opt_state = _init(model, optimizer, key, inputs)
     else:
-        params, opt_state = init(model, optimizer, key, inputs)
+        params, opt_state = init(*static, key, inputs)
     return TrainState(
         step=step,
-        apply_fn=_apply_fn(model),
+        apply_fn=_apply_fn(model) if _is_hashable(model) else model.apply,
         params=params,
         tx=optimizer,
         opt_state=opt_state,
@@ -76,7 +98,10 @@ def create_train_state(
 def _init(
     model: nn.Module, optimizer: optax.GradientTransformation, key: jax.Array, inputs: jax.Array
 ) -> tuple[Any, Any]:
-    params = model.init(key, inputs)["params"]
+    variables = model.init(key, inputs)
+    if others := ", ".join(sorted(set(variables) - {"params"})):
+        raise ValueError(f"the model has variables other than params, which are not kept: {others}")
+    params = variables.get("params", {})
     return params, optimizer.init(params)
 
 
@@ -85,6 +110,14 @@ _init_compiled = jax.jit(_init, static_argnums=(0, 1))
 _init_on_cpu = jax.jit(
     _init, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": 0}
 )
+
+
+def _is_hashable(model: nn.Module) -> bool:
+    try:
+        hash(model)
+    except TypeError:
+        return False
+    return True
 
 
 @lru_cache

@@ -10,11 +10,12 @@ import numpy as np
 import optax
 from tyro.conf import Suppress
 
-from jaxrnn.constraints import Fraction
+from jaxrnn.constraints import Fraction, Group
+from jaxrnn.data.batching import valid_steps
 from jaxrnn.data.splits import Batch
 
 
-class Task:
+class Task(Group):
     """What a network is trained for: what is minimized, and what is measured.
 
     A task is a frozen dataclass; being hashable, it is static under ``jax.jit``.
@@ -54,8 +55,7 @@ class Task:
         per_step = np.ndim(batch.get("labels", 0)) == 2 or np.ndim(batch.get("targets", 0)) == 3
         if not per_step or "lengths" not in batch:
             return None
-        time = jnp.shape(batch["inputs"])[1]
-        return jnp.arange(time)[None] < jnp.asarray(batch["lengths"])[:, None]
+        return valid_steps(batch)
 
     def summarize(self, means: Mapping[str, Any]) -> dict[str, Any]:
         """The metrics to report, in order, from the means of those that were measured."""
@@ -157,7 +157,7 @@ def _labels(outputs: jax.Array, batch: Batch, task: str) -> jax.Array:
     """The labels of a batch, if the outputs fit them."""
     if "labels" not in batch:
         raise ValueError(f"{task} needs labels; the batch has {', '.join(batch)}")
-    labels = jnp.asarray(batch["labels"])
+    labels = jnp.asarray(batch["labels"]).astype(jnp.int32)
     if outputs.ndim != labels.ndim + 1 or outputs.shape[:-1] != labels.shape:
         expected = ", ".join([*map(str, labels.shape), "classes"])
         raise ValueError(
@@ -168,8 +168,11 @@ def _labels(outputs: jax.Array, batch: Batch, task: str) -> jax.Array:
 
 
 def _cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
-    logits = logits.astype(jnp.float32)
+    """In nats; NaN where a label is not a class, which JAX would clamp."""
+    logits, classes = logits.astype(jnp.float32), logits.shape[-1]
+    labels = jnp.where(labels < 0, classes, labels)  # indexing counts negative ones from the end
     if not smoothing:
         return optax.softmax_cross_entropy_with_integer_labels(logits=logits, labels=labels)
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
-    return optax.softmax_cross_entropy(logits=logits, labels=targets)
+    known = jnp.where(labels < classes, 1.0, jnp.nan)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, classes), smoothing)
+    return optax.softmax_cross_entropy(logits=logits, labels=targets * known[..., None])

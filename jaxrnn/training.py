@@ -7,17 +7,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+from flax.errors import InvalidRngError
 from jax.sharding import Mesh
 
-from jaxrnn.data.splits import (
-    Batch,
-    Split,
-    check_batch_size,
-    check_examples,
-    epoch_indices,
-    scale,
-    take,
-)
+from jaxrnn.data.batching import as_key, check_batch_size, epoch_indices, mask_padding
+from jaxrnn.data.splits import Batch, Split, check_examples, scale, take
 from jaxrnn.metrics import Metrics
 from jaxrnn.parallel import over_devices, own_share, sum_over_devices
 from jaxrnn.state import TrainState
@@ -38,7 +33,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
 
     Returns:
       The next state, and the :class:`jaxrnn.Metrics` of the batch under the parameters before the
-      step.
+      step. The loss is NaN if a label or a length is out of range.
 
     Raises:
       ValueError: the arrays of the batch, or the outputs of the model, don't fit each other.
@@ -89,14 +84,42 @@ def measure(state: TrainState, batch: Batch, *, train: bool = False) -> Metrics:
       ValueError: the arrays of the batch, or the outputs of the model, don't fit each other.
     """
     check_examples(batch)
+    batch = mask_padding(batch)
     values = state.task.measure(compute_outputs(state, batch), batch, train=train)
-    return Metrics.of(values, state.task.weights(batch))
+    metrics = Metrics.of(values, state.task.weights(batch))
+    if "lengths" not in batch:
+        return metrics
+    lengths = jnp.asarray(batch["lengths"])
+    known = ((lengths >= 0) & (lengths <= jnp.shape(batch["inputs"])[1])).all()
+    loss = jnp.where(known, metrics.sums["loss"], jnp.nan)
+    return Metrics({**metrics.sums, "loss": loss}, metrics.weight)
 
 
 def compute_outputs(state: TrainState, batch: Batch) -> jax.Array:
-    """Apply the network to the ``inputs`` and ``lengths`` of a batch: (batch, [time,] width)."""
+    """Apply the network to the ``inputs`` and ``lengths`` of a batch: (batch, [time,] width).
+
+    Raises:
+      ValueError: the network draws random numbers.
+    """
+    batch = mask_padding(batch)
     lengths = (jnp.asarray(batch["lengths"]),) if "lengths" in batch else ()
-    return state.apply_fn({"params": state.params}, scale(jnp.asarray(batch["inputs"])), *lengths)
+    inputs = scale(jnp.asarray(batch["inputs"]))
+    try:
+        return state.apply_fn({"params": _unboxed(state.params)}, inputs, *lengths)
+    except InvalidRngError as error:
+        raise ValueError(
+            "the model draws random numbers, as dropout does, which is not supported; use a "
+            "deterministic model"
+        ) from error
+
+
+def _unboxed(params: Any) -> Any:
+    """Parameters out of the boxes of ``nn.with_partitioning``: every device has all of them."""
+
+    def is_box(leaf: Any) -> bool:
+        return isinstance(leaf, nn.Partitioned)
+
+    return jax.tree.map(lambda leaf: leaf.value if is_box(leaf) else leaf, params, is_leaf=is_box)
 
 
 Report = Literal["epoch", "steps", "last_batch"]
@@ -147,6 +170,7 @@ def train_epoch(
     """
     check_examples(split)
     check_batch_size(batch_size, split)
+    key = as_key(key)
 
     def epoch(
         state: TrainState, split: Split, key: jax.Array, part: Any
@@ -236,5 +260,7 @@ def augmented(augment: Augment, batch: Batch, places: jax.Array, key: jax.Array)
     # Not one of the keys that permutation derives from the epoch's key for the order: those are
     # split(key) and what follows from them, and split is fold_in of 0, 1, …
     key = jax.random.fold_in(key, 0x77617270)  # "warp"
+    batch = mask_padding(batch)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
-    return {**batch, "inputs": jax.vmap(augment)(keys, scale(batch["inputs"]))}
+    inputs = scale(batch["inputs"])
+    return {**batch, "inputs": jax.vmap(augment)(keys, inputs).astype(inputs.dtype)}

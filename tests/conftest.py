@@ -39,7 +39,12 @@ jax.devices()  # from here on that many, whichever test runs first
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-hypothesis.settings.register_profile("long", max_examples=100_000, deadline=None)
+# A machine may be busy with other work: no example is too slow.
+hypothesis.settings.register_profile(
+    "usual", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("usual")
+hypothesis.settings.register_profile("long", max_examples=100_000)
 
 
 def pytest_unconfigure() -> None:

@@ -184,3 +184,16 @@ def test_confusion_without_mistakes_or_images(digits):
     assert len(plot_confusion(numbers, np.eye(10)[digits.labels - 1]).axes) == 2
     with pytest.raises(ValueError, match=r"got \(500,\) and \(5, 10\)"):
         plot_confusion(digits, np.zeros((5, 10)))
+
+
+def test_an_accuracy_of_one_is_drawn():
+    history = History()
+    for epoch, accuracy in enumerate((0.0, 0.9, 1.0), 1):
+        history = history.append(epoch=epoch, test_accuracy=accuracy, seconds=1.0)
+    figure = plot_runs({"perfect": history})
+    figure.draw_without_rendering()
+    (line,) = figure.axes[0].lines
+    shown = figure.axes[0].transData.transform(line.get_xydata())
+    assert np.isfinite(shown).all()
+    low, high = figure.axes[0].get_ylim()
+    assert low <= min(line.get_ydata()) < max(line.get_ydata()) <= high

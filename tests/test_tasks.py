@@ -282,3 +282,60 @@ def test_equal_tasks_share_compiled_functions():
     with compilations() as names:
         jaxrnn.train_step(state_of(Classification(label_smoothing=0.25), seed=2), batch)
     assert "jit(train_step)" not in names
+
+
+@pytest.mark.program
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("augment", [None, jaxrnn.WarpConfig(shift=1.0).build()])
+def test_what_follows_the_end_does_not_matter(name, augment):
+    """NaN there changes no bit: metrics, gradients, outputs; with augmentation, from streams."""
+    split, state = case(name)
+    padding = np.arange(TIME) >= split.lengths[:, None]
+    changes = {"inputs": np.where(padding[..., None], np.nan, split.inputs)}
+    if np.ndim(split.labels) == 2:
+        changes["labels"] = np.where(padding, 99, split.labels)
+    if np.ndim(split.targets) == 3:
+        changes["targets"] = np.where(padding[..., None], np.inf, split.targets)
+    damaged = split.replace(**changes)
+    options = {"key": KEY, "batch_size": 33, "epochs": 1, "devices": 1, "augment": augment}
+    results = []
+    for data in (split, damaged):
+        fitted, history = jaxrnn.fit(state, data, evals={"test": data}, **options)
+        streamed = jaxrnn.evaluate_stream(state, stream(data, batch_size=33))
+        valid = (
+            np.where(padding[..., None], 0, 1)
+            if name not in ("classification", "regression")
+            else 1
+        )
+        outputs = np.asarray(jaxrnn.predict(state, data)) * valid
+        curves = [{n: v for n, v in row.items() if n != "seconds"} for row in history]
+        results.append((fitted.params, curves, streamed.sums, outputs))
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("label", [-1, WIDTH, 2**31 - 1])
+@pytest.mark.parametrize("name", ["classification", "classification of steps"])
+def test_labels_out_of_range_make_the_loss_nan(name, label, smoothing):
+    split, state = case(name)
+    state = state.replace(task=Classification(label_smoothing=smoothing))
+    labels = split.labels.copy()
+    labels[0] = label
+    split = split.replace(labels=labels)
+    batch = next(jaxrnn.batches(split, KEY, batch_size=SIZE))
+    for metrics in (
+        jaxrnn.train_step(state, batch)[1],
+        jaxrnn.train_epoch(state, split, KEY, batch_size=SIZE)[1],
+        jaxrnn.evaluate(state, split),
+    ):
+        assert np.isnan(metrics.means()["loss"])
+
+
+@pytest.mark.parametrize("length", [-1, TIME + 1])
+@pytest.mark.parametrize("name", ["regression", "language modelling"])
+def test_lengths_out_of_range_make_the_loss_nan(name, length):
+    split, state = case(name)
+    lengths = split.lengths.copy()
+    lengths[0] = length
+    assert np.isnan(jaxrnn.evaluate(state, split.replace(lengths=lengths)).means()["loss"])

@@ -15,6 +15,7 @@ from jaxrnn.data import (
     stream,
 )
 from jaxrnn.evaluation import evaluate, evaluate_each, evaluate_stream, predict
+from jaxrnn.measuring import measure
 from jaxrnn.metrics import Metrics
 from jaxrnn.models import RNNClassifier, RNNConfig
 from jaxrnn.optimizers import Adam, Muon, averaged
@@ -30,7 +31,7 @@ from jaxrnn.runs.run import run
 from jaxrnn.runs.stored import Run, load_run
 from jaxrnn.state import TrainState, create_train_state
 from jaxrnn.tasks import Classification, LanguageModelling, Regression, Task
-from jaxrnn.training import measure, train_epoch, train_step
+from jaxrnn.training import train_epoch, train_step
 from jaxrnn.version import __version__
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from jaxrnn.data.splits import Batch, Split, check_examples, take
 from jaxrnn.data.streams import Stream, mesh_of
+from jaxrnn.measuring import compute_outputs, measure
 from jaxrnn.metrics import Metrics
 from jaxrnn.parallel import (
     batch_mesh,
@@ -23,7 +24,6 @@ from jaxrnn.parallel import (
     to_host,
 )
 from jaxrnn.state import TrainState
-from jaxrnn.training import compute_outputs, measure
 
 _STATES = 2**24  # float32 numbers
 

@@ -11,9 +11,9 @@ from jaxrnn.data.batching import as_key, check_batch_size
 from jaxrnn.data.readable import Readable
 from jaxrnn.data.splits import Batch, Split, arrays_of, check_examples, check_values
 from jaxrnn.data.streams import Stream
+from jaxrnn.measuring import compute_outputs
 from jaxrnn.runs.history import History
 from jaxrnn.state import TrainState
-from jaxrnn.training import compute_outputs
 
 
 def check_fits(state: Any, on: Split | Stream | Readable, many: bool = False) -> int:

@@ -18,7 +18,7 @@ def parse(kind: Any, default: Any, words: list[str], prog: str, description: str
     words = _expand(words, kind)
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(printed), _wide_enough():
+        with contextlib.redirect_stderr(printed), _terminal():
             return tyro.cli(
                 kind,
                 default=default,
@@ -38,18 +38,21 @@ def parse(kind: Any, default: Any, words: list[str], prog: str, description: str
 
 
 @contextlib.contextmanager
-def _wide_enough() -> Iterator[None]:
-    """A terminal of at least 40 columns, as far as tyro knows; in narrower ones it never ends."""
-    before = os.environ.get("COLUMNS")
+def _terminal() -> Iterator[None]:
+    """Make tyro heed NO_COLOR, and take a terminal to have 40 columns; narrower, it never ends."""
+    changes = {"TERM": "dumb"} if os.environ.get("NO_COLOR") else {}
     if shutil.get_terminal_size().columns < 40:
-        os.environ["COLUMNS"] = "40"
+        changes["COLUMNS"] = "40"
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
     try:
         yield
     finally:
-        if before is not None:
-            os.environ["COLUMNS"] = before
-        else:
-            os.environ.pop("COLUMNS", None)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _expand(words: list[str], kind: type) -> list[str]:

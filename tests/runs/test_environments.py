@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.runs.options import _wide_enough
+from jaxrnn.runs.options import _terminal
 from tests.conftest import SLICE, mnist_rnn
 
 ROOT = Path(__file__).parents[2]
@@ -132,9 +132,22 @@ def test_help_in_narrow_terminals(columns, monkeypatch, capsys):
     assert os.environ["COLUMNS"] == columns
 
 
+def test_no_color(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    escapes = []
+    for value in ("", "1"):
+        monkeypatch.setenv("NO_COLOR", value)
+        with pytest.raises(SystemExit):
+            mnist_rnn("--help")
+        escapes.append(capsys.readouterr().out.count("\x1b["))
+    assert escapes[0] > escapes[1] == 0
+    assert os.environ["TERM"] == "xterm"
+
+
 def test_the_width_is_left_as_it_was(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
-    with _wide_enough():
+    with _terminal():
         pass
     assert "COLUMNS" not in os.environ
 

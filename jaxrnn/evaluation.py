@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxrnn.compiled import compiled
 from jaxrnn.data.splits import Batch, Split, check_examples, take
 from jaxrnn.data.streams import Stream, mesh_of
 from jaxrnn.measuring import compute_outputs, measure
@@ -28,7 +29,7 @@ from jaxrnn.state import TrainState
 _STATES = 2**24  # float32 numbers
 
 
-@partial(jax.jit, static_argnames=("batch_size", "mesh"))
+@compiled("batch_size", "mesh")
 def evaluate(
     state: TrainState, split: Split, *, batch_size: int | None = None, mesh: Mesh | None = None
 ) -> Metrics:
@@ -140,7 +141,7 @@ def evaluate_each(states: TrainState, split: Split, *, mesh: Mesh | None = None)
     return for_each_member(evaluate, states, split, mesh)
 
 
-@partial(jax.jit, static_argnames="batch_size")
+@compiled("batch_size")
 def predict(state: TrainState, split: Split, *, batch_size: int | None = None) -> jax.Array:
     """Compute the outputs of the network for every example of a split, as one XLA program.
 

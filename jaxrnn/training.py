@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxrnn.compiled import compiled
 from jaxrnn.data.batching import as_key, check_batch_size, epoch_indices, mask_padding
 from jaxrnn.data.splits import Batch, Split, check_examples, scale, take
 from jaxrnn.measuring import measure
@@ -47,6 +48,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     >>> int(new_state.step), int(state.step), int(metrics.weight)
     (1, 0, 3)
     """
+    check_examples(batch)
     return _step(state, batch, None)
 
 
@@ -74,7 +76,7 @@ def _step(state: TrainState, batch: Batch, mesh: Mesh | None) -> tuple[TrainStat
 Report = Literal["epoch", "steps", "last_batch"]
 
 
-@partial(jax.jit, static_argnames=("batch_size", "drop_remainder", "augment", "report", "mesh"))
+@compiled("batch_size", "drop_remainder", "augment", "report", "mesh")
 def train_epoch(
     state: TrainState,
     split: Split,

@@ -123,14 +123,15 @@ class Split:
         return split
 
 
-def arrays_of(examples: Split | Batch) -> Batch:
+def arrays_of(examples: Any) -> Batch:
     """The arrays of a split or batch, by name, without those that it doesn't have.
 
     Raises:
       ValueError: it is something else.
     """
     if not isinstance(examples, Split | dict):
-        raise ValueError(f"expected a Split; got {type(examples).__name__}")
+        kind = "an array" if isinstance(examples, jax.Array) else type(examples).__name__
+        raise ValueError(f"expected a Split, such as Split(inputs, labels); got {kind}")
     fields = examples if isinstance(examples, dict) else vars(examples)
     return {name: fields[name] for name in _ARRAYS if fields.get(name) is not None}
 

@@ -305,6 +305,11 @@ def test_scalars_and_keys_of_any_kind():
             jaxrnn.train_epoch(STATE, split, key, batch_size=4)[0].params,
             jaxrnn.train_epoch(STATE, split, jax.random.key(3), batch_size=4)[0].params,
         )
+    for size in (np.int64(4), jnp.int32(4)):
+        assert_identical(
+            jaxrnn.evaluate(STATE, split, batch_size=size),
+            jaxrnn.evaluate(STATE, split, batch_size=4),
+        )
     for rate in (np.float32(0.1), jnp.float32(0.1)):
         task = jaxrnn.Classification(label_smoothing=rate)
         assert task == jaxrnn.Classification(label_smoothing=float(rate))
@@ -322,6 +327,18 @@ def test_an_empty_split():
     for train, evals in ((empty, {}), (Split(INPUTS, LABELS), {"test": empty})):
         with pytest.raises(ValueError, match=r"the 0 examples|cannot evaluate 0 examples"):
             jaxrnn.fit(STATE, train, evals=evals, key=0, epochs=1, batch_size=2)
+
+
+@pytest.mark.parametrize("given", [INPUTS, jnp.asarray(INPUTS), (INPUTS, LABELS), [INPUTS]])
+def test_functions_of_a_split_say_so(given):
+    kind = r"got (an array|tuple|list)"
+    for function in (
+        jaxrnn.evaluate,
+        jaxrnn.predict,
+        lambda state, on: jaxrnn.train_step(state, on),
+    ):
+        with pytest.raises(ValueError, match=f"expected a Split, such as .*; {kind}"):
+            function(STATE, given)
 
 
 def test_predict_needs_no_labels():

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 _KINDS = {"inputs": np.float32, "labels": np.int32, "lengths": np.int32, "targets": np.float32}
@@ -25,11 +26,15 @@ def convert(name: str, value: Any) -> Any:
     Raises:
       ValueError: it can't be converted, or not without loss.
     """
-    if isinstance(value, jax.Array | np.generic) or not _is_arraylike(value):
+    integral = name in ("labels", "lengths")
+    if isinstance(value, jax.core.Tracer | np.generic) or not _is_arraylike(value):
         return value
+    if isinstance(value, jax.Array):
+        fits = jnp.issubdtype(value.dtype, jnp.integer if integral else jnp.floating)
+        if fits or (name == "inputs" and value.dtype == jnp.uint8):
+            return value
     array = _to_numpy(name, value)
     kind = array.dtype.kind
-    integral = name in ("labels", "lengths")
     if kind not in "biuf" or (name == "lengths" and kind == "b"):
         return array  # types of machine learning, such as bfloat16; or to be refused
     if name == "inputs" and array.dtype == np.uint8:

@@ -47,6 +47,7 @@ class Torch:
         np.repeat(LABELS, 2)[::2],
         Torch(LABELS.astype(np.int64)),
         jnp.asarray(LABELS),
+        jnp.asarray(LABELS, float)[:, None],
     ],
 )
 def test_labels_of_any_kind(labels):

@@ -233,6 +233,7 @@ def test_weight_gradients_are_contractions_outside_of_the_loops(small):
 LENGTHS = jnp.array([5, 1, 3, 0])
 
 
+@pytest.mark.program
 @pytest.mark.parametrize(
     "cell",
     [
@@ -372,6 +373,7 @@ def test_activations_that_cannot_be_hashed():
     close(ours.apply(variables, inputs), theirs.apply(variables, inputs))
 
 
+@pytest.mark.program
 def test_hessian():
     inputs = normal(3, 2, 3, 2)
     ours, theirs = pair(nn.SimpleCell(2))

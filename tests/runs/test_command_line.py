@@ -273,6 +273,7 @@ def test_output_that_nobody_reads_ends_the_run_quietly(folder):
     assert len(jaxrnn.load_run(folder / "run").history) >= 1
 
 
+@pytest.mark.program
 def test_tensorboard_reads_the_curves(folder, monkeypatch, capsys):
     """Of a run that was resumed too; without tensorboardX, one line says what to do."""
     words = ["keras", *SLICE, "--workdir", "run", "--tensorboard"]

@@ -94,6 +94,7 @@ def test_platforms_that_are_not_there(platform):
     assert not Path("run").exists()
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1251", "utf-8"])
 def test_characters_that_the_output_lacks(encoding, monkeypatch):
     written = io.BytesIO()
@@ -113,6 +114,7 @@ class Output:
         pass
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("stdout", [None, Output()])
 def test_unusual_standard_output(stdout, monkeypatch):
     monkeypatch.setattr("sys.stdout", stdout)
@@ -152,6 +154,7 @@ def test_the_width_is_left_as_it_was(monkeypatch):
     assert "COLUMNS" not in os.environ
 
 
+@pytest.mark.program
 def test_home_directory(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder / "home"))
     mnist_rnn("keras", "--epochs", "1", *SLICE, "--workdir=~/run")
@@ -172,6 +175,7 @@ def test_names_that_are_not_utf8(capsys):
     assert "must be a name in UTF-8" in refuse("--workdir", os.fsdecode(b"x\xff"), capsys=capsys)
 
 
+@pytest.mark.program
 def test_links(folder, capsys):
     (folder / "dangling").symlink_to("nowhere")
     assert "dangling is a link to nowhere, which is missing" in refuse(
@@ -183,6 +187,7 @@ def test_links(folder, capsys):
     assert (folder / "there" / "results.json").exists()
 
 
+@pytest.mark.program
 def test_a_home_that_cannot_be_written(folder, monkeypatch, caplog):
     (folder / "file").touch()
     monkeypatch.setenv("TFDS_DATA_DIR", str(folder / "file" / "data"))

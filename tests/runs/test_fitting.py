@@ -361,6 +361,7 @@ def test_models_with_other_variables(digits):
         jaxrnn.create_train_state(1, Unusual(normalize=True), optax.sgd(0.1), digits.inputs)
 
 
+@pytest.mark.program
 def test_partitioned_parameters_train(digits):
     boxed = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model"))
     states = [

@@ -224,6 +224,7 @@ def test_the_loser_of_the_race_uses_the_winner_s_data(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "mnist").iterdir()] == ["1.0.0"]
 
 
+@pytest.mark.program
 def test_data_that_another_process_prepares_meanwhile_is_read(tmp_path):
     builder = find_builder("mnist", data_dir=tmp_path)
     assert not builder.info.splits

@@ -316,7 +316,7 @@ def test_what_follows_the_end_does_not_matter(name):
 
 @pytest.mark.program
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("label", [-1, WIDTH, 2**31 - 1])
+@pytest.mark.parametrize("label", [-1, WIDTH])
 @pytest.mark.parametrize("name", ["classification", "classification of steps"])
 def test_labels_out_of_range_make_the_loss_nan(name, label, smoothing):
     split, state = case(name)

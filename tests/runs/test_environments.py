@@ -1,5 +1,6 @@
 """JAX, terminals and places as people have them: a run, or one line."""
 
+import contextlib
 import io
 import os
 import subprocess
@@ -44,17 +45,21 @@ def usual(tmp_path_factory):
 
 @pytest.mark.program
 @pytest.mark.parametrize(
-    "setting",
+    "settings",
     [
-        lambda: jax.enable_x64(True),
-        lambda: jax.numpy_dtype_promotion("strict"),
-        lambda: jax.debug_nans(True),
-        lambda: jax.debug_key_reuse(True),
-        lambda: jax.transfer_guard("log"),
+        [(jax.enable_x64, True)],
+        [
+            (jax.numpy_dtype_promotion, "strict"),
+            (jax.debug_nans, True),
+            (jax.debug_key_reuse, True),
+            (jax.transfer_guard, "log"),
+        ],
     ],
 )
-def test_settings_of_jax(setting, usual):
-    with setting():
+def test_settings_of_jax(settings, usual):
+    with contextlib.ExitStack() as stack:
+        for setting, value in settings:
+            stack.enter_context(setting(value))
         mnist_rnn("record", "--epochs", "1", *SLICE, "--workdir", "run")
     history = jaxrnn.load_run("run").history
     np.testing.assert_allclose(history["train_loss"], usual["train_loss"], rtol=1e-5)
@@ -95,12 +100,12 @@ def test_platforms_that_are_not_there(platform):
 
 
 @pytest.mark.program
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1251", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_characters_that_the_output_lacks(encoding, monkeypatch):
     written = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding=encoding))
     mnist_rnn("keras", "--epochs", "1", *SLICE, "--workdir", "run")
-    sign = "×" if encoding in ("latin-1", "utf-8") else "?"
+    sign = "×" if encoding == "latin-1" else "?"
     assert f" {sign} cpu; files in run" in written.getvalue().decode(encoding)
 
 

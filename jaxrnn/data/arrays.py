@@ -1,4 +1,4 @@
-"""Arrays as people have them: what a :class:`jaxrnn.Split` makes of them, and how they are read."""
+"""Conversion of arrays for a :class:`jaxrnn.Split`, and their interpretation by ``from_arrays``."""
 
 import math
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ def convert(name: str, value: Any) -> Any:
 
     Lists, tuples, torch tensors, pandas frames and series, objects that are numbers, booleans,
     other byte orders and other types of numbers are converted: labels and lengths to integers,
-    inputs and targets to floats. Arrays that JAX takes as they are, and what is no array, such as
-    None or a ``jax.ShapeDtypeStruct``, are returned unchanged.
+    inputs and targets to floats. Arrays that JAX takes as they are, and values that aren't arrays,
+    such as None or a ``jax.ShapeDtypeStruct``, are returned unchanged.
 
     Args:
       name: ``inputs``, ``labels``, ``lengths`` or ``targets``.
@@ -54,7 +54,7 @@ def _is_arraylike(value: Any) -> bool:
 
 
 def _to_numpy(name: str, value: Any) -> np.ndarray:
-    """Anything with numbers in it, without a copy where there need not be one."""
+    """Convert to a numpy array of numbers, without a copy where possible."""
     value = value.detach() if hasattr(value, "detach") else value  # of torch
     try:
         array = value if isinstance(value, np.ndarray) else np.asarray(value)
@@ -168,7 +168,7 @@ def read_labels(
       labels: indices, names or one-hot rows.
       names: of the classes, in order; may be empty.
       shape: of the inputs, (N, time, features).
-      notes: what was done is added here.
+      notes: a description of each interpretation is appended.
     """
     names = tuple(map(str, names))
     array = np.asarray(labels)
@@ -187,8 +187,7 @@ def read_labels(
         numbers = [index[word] for word in array.ravel().tolist()]
         return np.array(numbers, np.int32).reshape(array.shape), known
     array = as_column(convert("labels", labels), shape[1])
-    one_hot = array.ndim > 1 and array.shape not in (shape[:1], shape[:2])
-    if one_hot and array.ndim == len(shape[: array.ndim - 1]) + 1:
+    if array.ndim > 1 and array.shape != shape[:2]:
         host = np.asarray(array)
         if not ((host == 0) | (host == 1)).all() or not (host.sum(-1) == 1).all():
             raise ValueError(f"labels {array.shape} are neither indices nor one-hot")
@@ -197,7 +196,7 @@ def read_labels(
     host = np.asarray(array)
     if host.dtype.kind in "iu" and host.size and host.min() >= 1:
         if names and host.max() == len(names):
-            notes.append("labels were counted from 1; they are counted from 0 now")
+            notes.append("labels were shifted to start at 0 instead of 1")
             array = host - 1
         elif not names:
             raise ValueError(
@@ -208,7 +207,7 @@ def read_labels(
 
 
 def read_mask(mask: Any) -> np.ndarray:
-    """The lengths that a mask (N, time) says, true where a time step is valid."""
+    """The lengths of a mask (N, time) that is true at valid time steps."""
     array = np.asarray(mask).astype(bool)
     if array.ndim != 2:
         raise ValueError(f"mask must be (N, time); got shape {array.shape}")

@@ -151,7 +151,7 @@ def load(
 
     Args:
       name: ``mnist``, ``fashion_mnist``, ``kmnist``, or any tfds dataset of labelled images;
-        ``idx`` for the IDX files in ``archives``, under whatever names people have them; a
+        ``idx`` for the IDX files in ``archives``, whatever naming scheme they follow; a
         ``.npz`` file with ``x_train``, ``y_train``, ``x_test`` and ``y_test``, as Keras stores data
         sets; or a directory, with a slash in its name, of images in one directory for each class,
         below ``train`` and ``test`` or without these.

@@ -65,7 +65,7 @@ class Split:
         class_names: Sequence[str] = (),
         rows: int | None = None,
     ) -> Self:
-        """Make a split of arrays as people have them, and log what had to be interpreted.
+        """Build a split from arrays in common layouts, and log how they were interpreted.
 
         Args:
           inputs: (N, time, features); images (N, height, width, channels) or (N, channels, height,

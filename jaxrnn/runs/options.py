@@ -39,7 +39,7 @@ def parse(kind: Any, default: Any, words: list[str], prog: str, description: str
 
 @contextlib.contextmanager
 def _terminal() -> Iterator[None]:
-    """Make tyro heed NO_COLOR, and take a terminal to have 40 columns; narrower, it never ends."""
+    """Make tyro respect NO_COLOR, and assume at least 40 columns; with 1 it never returns."""
     changes = {"TERM": "dumb"} if os.environ.get("NO_COLOR") else {}
     if shutil.get_terminal_size().columns < 40:
         changes["COLUMNS"] = "40"

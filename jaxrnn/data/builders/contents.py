@@ -1,4 +1,4 @@
-"""Contents: labelled images from files as people have them, in memory."""
+"""Contents: labelled images read from IDX files, ``.npz`` files and directories of images."""
 
 import hashlib
 import re
@@ -46,7 +46,7 @@ class Contents:
 
 
 def read_idx_folder(folder: Path, names: tuple[str, ...] = ()) -> Contents:
-    """Read the IDX files of a directory, under whatever names people have them.
+    """Read the IDX files of a directory, whatever naming scheme they follow.
 
     Args:
       folder: its files contain ``train`` or ``test`` (``t10k``) and ``images`` or ``labels`` in
@@ -172,7 +172,9 @@ def _read_image(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            gray = image.mode in ("1", "L", "LA", "I", "I;16", "F")
+            if image.mode.startswith(("I", "F")):  # Pillow would clip them to 255
+                raise ValueError(f"its pixels are of mode {image.mode}; expected 8 bits")
+            gray = image.mode in ("1", "L", "LA")
             return np.asarray(image.convert("L" if gray else "RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error

@@ -185,6 +185,10 @@ def test_images_in_directories_by_class(tmp_path):
     (tmp_path / "mine" / "train" / "ox" / "large.png").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match=r"large\.png cannot be read as an image"):
         read_image_folder(tmp_path / "mine")
+    deep = Image.fromarray(images[0].astype(np.uint16) * 257)
+    deep.save(tmp_path / "mine" / "train" / "ox" / "large.png")
+    with pytest.raises(ValueError, match=r"its pixels are of mode I.*; expected 8 bits"):
+        read_image_folder(tmp_path / "mine")
     (tmp_path / "empty" / "cat").mkdir(parents=True)
     with pytest.raises(ValueError, match="has no images in directories named by class"):
         read_image_folder(tmp_path / "empty")

@@ -77,6 +77,24 @@ def test_lengths_classify_the_last_valid_state():
 
 @pytest.mark.program
 @pytest.mark.parametrize("cell", CELLS)
+def test_gradients_do_not_depend_on_what_follows_the_valid_steps(cell):
+    model = RNNClassifier(hidden=4, cell=cell, bidirectional=True)
+    padding = np.arange(7)[None, :, None] >= LENGTHS[:, None, None]
+
+    @jax.jit
+    def gradient(params, inputs):
+        loss = lambda params: model.apply({"params": params}, inputs, LENGTHS).sum()  # noqa: E731
+        return jax.grad(loss)(params)
+
+    params = init(model)
+    damaged = np.where(padding, np.nan, INPUTS).astype(np.float32)
+    gradients = [gradient(params, inputs) for inputs in (INPUTS, damaged)]
+    for a, b in zip(*map(jax.tree.leaves, gradients), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.program
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("options", [{}, {"layers": 2, "bidirectional": True}])
 def test_what_follows_the_valid_steps_does_not_matter(cell, options):
     model = RNNClassifier(hidden=4, cell=cell, **options)

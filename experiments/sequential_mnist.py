@@ -1,16 +1,16 @@
 """Train a recurrent network to name MNIST digits, read pixel by pixel: 784 time steps.
 
-    python -m experiments.sequential_mnist [--permute] [--rows 784] [--cell gru]
+    python -m experiments.sequential_mnist [elman|mingru|gru] [--permute] [--rows 784]
 
-Two epochs on 50,000 images take about 75 seconds on 2 cores and reach a validation accuracy of
-0.82 with an Elman network. --rows cuts the images into fewer, longer steps; --permute
-shuffles their pixels by one fixed permutation, which removes their locality.
+--permute shuffles the pixels by RandomState(92916).permutation(784), which removes their locality;
+--rows cuts the images into fewer, longer steps. The networks train on the first 50,000 images;
+everything was chosen on the other 10,000, and the test set is measured after each epoch.
 
 Source: Q. V. Le, N. Jaitly and G. E. Hinton, "A simple way to initialize recurrent networks of
 rectified linear units" (2015).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxrnn import (
     Adam,
@@ -29,17 +29,24 @@ class SequentialMNIST(Experiment):
     """A recurrent network that reads images pixel by pixel."""
 
     data: ImageSequences = ImageSequences(
-        train="train[:50000]", validation="train[50000:]", rows=784
+        train="train[:50000]", validation="train[50000:]", rows=784, permutation=92916
     )
-    model: RNNConfig = RNNConfig(hidden=128)
+    model: RNNConfig = RNNConfig(hidden=128, activation="relu", initializers="identity")
     task: Classification = Classification()
     optimizer: Adam | Muon = Muon(
-        learning_rate=3e-3, muon_learning_rate=3e-3, schedule="cosine", warmup=0.05, clip_norm=1.0
+        learning_rate=1e-3, muon_learning_rate=3e-4, schedule="linear", warmup=0.05, clip_norm=1.0
     )
-    trainer: TrainerConfig = TrainerConfig(epochs=2, batch_size=100)
+    trainer: TrainerConfig = TrainerConfig(epochs=10, batch_size=50)
 
 
-PRESETS = {"elman": SequentialMNIST()}
+_GATED = Muon(learning_rate=3e-3, schedule="linear", warmup=0.05, clip_norm=1.0)
+PRESETS = {
+    "elman": SequentialMNIST(),
+    "mingru": SequentialMNIST(
+        model=RNNConfig(hidden=128, cell="mingru", layers=2, chrono=784, skip=True),
+        optimizer=replace(_GATED, learning_rate=3e-3),
+    ),
+}
 
 if __name__ == "__main__":
     main(PRESETS, default="elman", description=__doc__)

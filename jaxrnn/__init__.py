@@ -3,33 +3,42 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jaxrnn.classifier import RNNClassifier
 from jaxrnn.data import (
+    Adding,
+    Copying,
     Datasets,
     ImageSequences,
+    JapaneseVowels,
     Source,
     Split,
     Stream,
+    Sunspots,
+    Text,
     WarpConfig,
     batches,
     load,
     stream,
 )
 from jaxrnn.evaluation import evaluate, evaluate_each, evaluate_stream, predict
+from jaxrnn.generation import generate
 from jaxrnn.measuring import measure
 from jaxrnn.metrics import Metrics
-from jaxrnn.models import RNNClassifier, RNNConfig
+from jaxrnn.models import RNNConfig
 from jaxrnn.optimizers import Adam, Muon, averaged
 from jaxrnn.recurrence import RNN
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.command_line import main
 from jaxrnn.runs.errors import NonFiniteLossError
-from jaxrnn.runs.experiment import Experiment, RuntimeConfig, TrainerConfig
+from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.fitting import Record, fit
+from jaxrnn.runs.groups import RuntimeConfig, TrainerConfig
 from jaxrnn.runs.history import History, mean_history
 from jaxrnn.runs.progress import Progress
 from jaxrnn.runs.run import run
 from jaxrnn.runs.stored import Run, load_run
 from jaxrnn.state import TrainState, create_train_state
+from jaxrnn.steps import StepOptions
 from jaxrnn.tasks import Classification, LanguageModelling, Regression, Task
 from jaxrnn.training import train_epoch, train_step
 from jaxrnn.version import __version__
@@ -50,12 +59,15 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "RNN",
     "Adam",
+    "Adding",
     "Checkpoints",
     "Classification",
+    "Copying",
     "Datasets",
     "Experiment",
     "History",
     "ImageSequences",
+    "JapaneseVowels",
     "LanguageModelling",
     "Metrics",
     "Muon",
@@ -69,8 +81,11 @@ __all__ = [
     "RuntimeConfig",
     "Source",
     "Split",
+    "StepOptions",
     "Stream",
+    "Sunspots",
     "Task",
+    "Text",
     "TrainState",
     "TrainerConfig",
     "WarpConfig",
@@ -82,6 +97,7 @@ __all__ = [
     "evaluate_each",
     "evaluate_stream",
     "fit",
+    "generate",
     "load",
     "load_run",
     "main",

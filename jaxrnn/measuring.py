@@ -1,5 +1,6 @@
 """measure: the outputs and the metrics of a state on one batch."""
 
+import inspect
 from typing import Any
 
 import jax
@@ -7,51 +8,122 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.errors import InvalidRngError
 
-from jaxrnn.data.batching import mask_padding
+from jaxrnn.data.batching import as_key, mask_padding
 from jaxrnn.data.splits import Batch, check_examples, scale
 from jaxrnn.metrics import Metrics
 from jaxrnn.state import TrainState
 
+_NO_KEY = "the model draws random numbers, as dropout does: give a key, as in train_step's key="
 
-def measure(state: TrainState, batch: Batch, *, train: bool = False) -> Metrics:
+
+def measure(
+    state: TrainState, batch: Batch, *, train: bool = False, key: jax.Array | None = None
+) -> Metrics:
     """The :class:`jaxrnn.Metrics` of a state on one batch, differentiable in ``state.params``.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
       batch: see :func:`train_step`.
-      train: see :meth:`jaxrnn.Task.measure`.
+      train: whether to measure as in training: with dropout, and see :meth:`jaxrnn.Task.measure`.
+      key: determines the dropout; needed if there is any.
 
     Raises:
       ValueError: the arrays of the batch, or the outputs of the model, don't fit each other.
     """
+    rows = jnp.arange(jnp.shape(batch["inputs"])[0]) if key is not None else None
+    keys = None if key is None else keys_of(as_key(key), rows)
+    return measure_part(state, batch, train=train, keys=keys)[0]
+
+
+def keys_of(key: jax.Array, rows: Any) -> jax.Array:
+    """A key for each example of a batch, by its row."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+
+
+def measure_part(
+    state: TrainState,
+    batch: Batch,
+    *,
+    train: bool = False,
+    keys: jax.Array | None = None,
+    carry: Any = None,
+) -> tuple[Metrics, Any]:
+    """As :func:`measure`, with a key for each example, beginning at a carry; returns the next."""
     check_examples(batch)
     batch = mask_padding(batch)
-    values = state.task.measure(compute_outputs(state, batch), batch, train=train)
-    metrics = Metrics.of(values, state.task.weights(batch))
+    outputs = compute_outputs(state, batch, train=train, keys=keys, carry=carry)
+    outputs, carry = outputs if carry is not None else (outputs, None)
+    metrics = Metrics.of(state.task.measure(outputs, batch, train=train), state.task.weights(batch))
     if "lengths" not in batch:
-        return metrics
+        return metrics, carry
     lengths = jnp.asarray(batch["lengths"])
     known = ((lengths >= 0) & (lengths <= jnp.shape(batch["inputs"])[1])).all()
     loss = jnp.where(known, metrics.sums["loss"], jnp.nan)
-    return Metrics({**metrics.sums, "loss": loss}, metrics.weight)
+    return Metrics({**metrics.sums, "loss": loss}, metrics.weight), carry
 
 
-def compute_outputs(state: TrainState, batch: Batch) -> jax.Array:
+def compute_outputs(
+    state: TrainState,
+    batch: Batch,
+    *,
+    train: bool = False,
+    keys: jax.Array | None = None,
+    carry: Any = None,
+) -> Any:
     """Apply the network to the ``inputs`` and ``lengths`` of a batch: (batch, [time,] width).
 
+    Args:
+      state: see :func:`measure`.
+      batch: see :func:`measure`.
+      train: whether dropout is on.
+      keys: a key for each example; needed if there is dropout.
+      carry: where the network begins; if given, a tuple of the outputs and the next carry is
+        returned.
+
     Raises:
-      ValueError: the network draws random numbers.
+      ValueError: the network draws random numbers, and there is no key.
     """
     batch = mask_padding(batch)
     lengths = (jnp.asarray(batch["lengths"]),) if "lengths" in batch else ()
     inputs = scale(jnp.asarray(batch["inputs"]))
+    options = _random_options(state, train, keys)
+    if carry is not None:
+        options |= {"carry": carry, "return_carry": True}
     try:
-        return state.apply_fn({"params": _unboxed(state.params)}, inputs, *lengths)
+        return state.apply_fn({"params": _unboxed(state.params)}, inputs, *lengths, **options)
     except InvalidRngError as error:
-        raise ValueError(
-            "the model draws random numbers, as dropout does, which is not supported; use a "
-            "deterministic model"
-        ) from error
+        raise ValueError(_NO_KEY if train else f"{_NO_KEY}; it must not in evaluation") from error
+
+
+def draws(state: TrainState) -> bool:
+    """Whether the network takes keys in training: it draws random numbers then."""
+    model = getattr(state.apply_fn, "__self__", None)
+    return bool(getattr(model, "draws", {"train", "deterministic"} & _parameters(model)))
+
+
+def _random_options(state: TrainState, train: bool, keys: jax.Array | None) -> dict[str, Any]:
+    """The options of the network that turn dropout on or off, by what its call takes."""
+    model = getattr(state.apply_fn, "__self__", None)
+    taken = _parameters(model)
+    if "keys" in taken:
+        if train and keys is None and draws(state):
+            raise ValueError(_NO_KEY)
+        return {"keys": keys} if train and draws(state) else {}
+    options: dict[str, Any] = {}
+    if "train" in taken:
+        options["train"] = train
+    elif "deterministic" in taken:
+        options["deterministic"] = not train
+    if options and train and keys is not None:
+        options["rngs"] = {"dropout": keys[0]}
+    return options
+
+
+def _parameters(model: Any) -> set[str]:
+    """The names of what the call of a module takes; none for a function of the user's own."""
+    return (
+        {*inspect.signature(model.__call__).parameters} if isinstance(model, nn.Module) else set()
+    )
 
 
 def _unboxed(params: Any) -> Any:

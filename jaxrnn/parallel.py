@@ -163,6 +163,14 @@ def own_share(indices: jax.Array, mesh: Mesh | None) -> jax.Array:
     return shares[:, jax.lax.axis_index(_AXIS)]
 
 
+def own_row_numbers(rows: int, mesh: Mesh | None) -> jax.Array:
+    """Which rows of the batch this device's share of ``rows`` are."""
+    numbers = jax.numpy.arange(rows)
+    if mesh is None or mesh.size == 1:
+        return numbers
+    return jax.lax.axis_index(_AXIS) * rows + numbers
+
+
 def sum_over_devices(tree: Any, mesh: Mesh | None) -> Any:
     """Sum the arrays of a pytree, all of one dtype, over the devices, in one all-reduce."""
     if mesh is None or mesh.size == 1:

@@ -3,6 +3,7 @@
 import io
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -22,12 +23,17 @@ class Picture(Figure):
         return buffer.getvalue()
 
 
-def plot_history(history: History | Sequence[History]) -> Figure:
+def plot_history(
+    history: History | Sequence[History],
+    baselines: Mapping[str, Mapping[str, float]] | None = None,
+) -> Figure:
     """Draw every metric against epochs, one panel each, with one line for each split.
 
     Args:
       history: at least one epoch; or the histories of several runs, of which the mean is drawn in
         a band of one standard deviation.
+      baselines: values to compare with, by metric and name, drawn as horizontal lines. A metric
+        that falls far below its first value then gets a logarithmic axis.
 
     Returns:
       A figure of 10 × 6 inches per metric.
@@ -62,6 +68,7 @@ def plot_history(history: History | Sequence[History]) -> Figure:
                     deviation = np.std([one[column] for one in histories], axis=0, ddof=1)
                     edges = history[column] - deviation, history[column] + deviation
                     axes.fill_between(history["epoch"], *edges, color=line.get_color(), alpha=0.2)
+        _draw_baselines(axes, (baselines or {}).get(metric, {}))
         axes.set_xlabel("Epochs")
         axes.set_ylabel(labels.get(metric, metric.replace("_", " ").title()))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -69,6 +76,15 @@ def plot_history(history: History | Sequence[History]) -> Figure:
         axes.grid(alpha=0.3)
         axes.legend()
     return figure
+
+
+def _draw_baselines(axes: Any, values: Mapping[str, float]) -> None:
+    curves = np.concatenate([line.get_ydata() for line in axes.lines])
+    if values and np.nanmax(curves) > 30 * np.nanmin(curves) > 0:
+        axes.set_yscale("log")
+    for (name, value), style in zip(values.items(), itertools.cycle(":-"), strict=False):
+        label = f"{name}, {value:.3g}"
+        axes.axhline(value, color="black", linestyle=style, linewidth=1, label=label)
 
 
 def plot_runs(runs: Mapping[str, History | Sequence[History]], column: str | None = None) -> Figure:

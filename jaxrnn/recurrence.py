@@ -11,7 +11,16 @@ from flax.linen.dtypes import promote_dtype
 from flax.linen.module import _global_interceptor_stack
 from flax.linen.recurrent import flip_sequences
 
-from jaxrnn.scans import DERIVATIVES, differentiable_scan, like, scan, scan_gru, zero_unless
+from jaxrnn.cells import GATES, MinGRUCell, join_weights, shapes_of_weights
+from jaxrnn.scans import (
+    DERIVATIVES,
+    differentiable_scan,
+    like,
+    scan,
+    scan_gru,
+    scan_min_gru,
+    zero_unless,
+)
 
 
 class RNN(nn.RNN):
@@ -32,8 +41,9 @@ class RNN(nn.RNN):
 
     With an activation other than tanh, relu and sigmoid, JAX differentiates the scan. It does so
     for ``flax.linen.GRUCell`` too, whose three input projections are one product and whose three
-    recurrent projections are another. Other cells and non-default ``variable_*`` options run in
-    ``flax.linen.RNN`` itself; for LSTMs a single product was measured to be no faster.
+    recurrent projections are another. :class:`jaxrnn.cells.MinGRUCell` runs in parallel over time.
+    Other cells and non-default ``variable_*`` options run in ``flax.linen.RNN`` itself; for LSTMs a
+    single product was measured to be no faster.
 
     Gradients of gradients work, ``jax.hessian`` included. Forward mode (``jvp``, ``jacfwd``) can't
     differentiate a hand-written gradient, and JAX raises a ``TypeError``; use ``fast=False``.
@@ -69,8 +79,17 @@ class RNN(nn.RNN):
         time_major: bool | None = None,
         reverse: bool | None = None,
         keep_order: bool | None = None,
+        dropout: jax.Array | None = None,
     ) -> Any:
-        """Apply the cell over time: the arguments and results are those of ``flax.linen.RNN``."""
+        """Apply the cell over time: the arguments and results are those of ``flax.linen.RNN``.
+
+        ``dropout`` (*batch, hidden) are factors, the same at all time steps, of the state where the
+        cell's recurrent kernels are applied to it: the mask of recurrent dropout.
+
+        Raises:
+          ValueError: with ``dropout``, for cells other than ``SimpleCell`` and ``GRUCell``, with
+            ``fast``, and LSTMs.
+        """
         return_carry = self.return_carry if return_carry is None else return_carry
         time_major = self.time_major if time_major is None else time_major
         reverse = self.reverse if reverse is None else reverse
@@ -88,7 +107,8 @@ class RNN(nn.RNN):
         )
         masked = self.mask and seq_lengths is not None
         batch_axes = inputs.ndim - self.cell.num_feature_axes - 1
-        if not (self._may_be_fast() or masked) or batch_axes < 0 or not inputs.size:
+        own = masked or dropout is not None
+        if not (self._may_be_fast() or own) or batch_axes < 0 or not inputs.size:
             return flax_call()
 
         time_axis = 0 if time_major else batch_axes
@@ -105,11 +125,11 @@ class RNN(nn.RNN):
         if carry is None:
             key = jax.random.key(0) if init_key is None else init_key
             carry = self.cell.initialize_carry(key, steps.shape[1:])
-        result = self._fast_scan(steps, carry, valid)
+        result = self._fast_scan(steps, carry, valid, dropout)
         fast = result is not None
-        if not fast and not masked:
+        if not fast and not own:
             return flax_call()
-        last, states = result if fast else self._masked_scan(steps, carry, valid)
+        last, states = result if fast else self._cell_scan(steps, carry, valid, dropout)
         if fast and seq_lengths is not None and return_carry:
             last = states[seq_lengths - 1, jnp.arange(states.shape[1])]
 
@@ -124,10 +144,11 @@ class RNN(nn.RNN):
             and self.variable_carry is False
             and dict(self.split_rngs) == {"params": False}
         )
-        known = type(self.cell) in (nn.SimpleCell, nn.GRUCell)
-        return self.fast and known and defaults and not _global_interceptor_stack
+        return self.fast and type(self.cell) in GATES and defaults and not _global_interceptor_stack
 
-    def _fast_scan(self, steps: jax.Array, carry: Any, valid: jax.Array | None) -> Any:
+    def _fast_scan(
+        self, steps: jax.Array, carry: Any, valid: jax.Array | None, dropout: jax.Array | None
+    ) -> Any:
         """The last state and all states; None if the cell itself must be called."""
         if not self._may_be_fast():
             return None
@@ -135,12 +156,9 @@ class RNN(nn.RNN):
         if self.is_initializing():
             cell(carry, steps[0])  # creates the parameters, with the keys that nn.RNN would use
         params = nn.meta.unbox(cell.variables.get("params", {}))
-        if not _has_shapes(params, _shapes(cell, steps.shape[-1])):
+        if not _has_shapes(params, shapes_of_weights(cell, steps.shape[-1])):
             return None  # Flax raises its own error
-        gru = type(cell) is nn.GRUCell
-        steps, *weights = promote_dtype(
-            steps, *(_join_gru if gru else _join_simple)(params), dtype=cell.dtype
-        )
+        steps, *weights = promote_dtype(steps, *join_weights(cell, params), dtype=cell.dtype)
         if carry.dtype != steps.dtype:
             return None  # the type of the carry changes, which Flax handles
 
@@ -148,25 +166,39 @@ class RNN(nn.RNN):
         kernel, bias, *recurrent = weights
         rows = steps.reshape(-1, steps.shape[-1]) @ kernel + bias[None]
         projected = rows.reshape(*steps.shape[:-1], -1)
+        if type(cell) is MinGRUCell:
+            _check_dropout(dropout is None)
+            return scan_min_gru(cell.gate_fn, projected, carry)
+        gru = type(cell) is nn.GRUCell
         bounded = _is_one_of(cell.activation_fn, (nn.tanh, nn.sigmoid))
         if bounded and (not gru or cell.gate_fn is nn.sigmoid):
             valid = None  # states can't overflow, and what follows the end may be anything
+        arguments: Any = (projected, carry, *recurrent, valid)
         if gru:
-            run: Any = partial(scan_gru, cell.gate_fn, cell.activation_fn, self.unroll)
+            return partial(scan_gru, dropout=dropout)(
+                cell.gate_fn, cell.activation_fn, self.unroll, *arguments
+            )
+        if dropout is None and _is_one_of(cell.activation_fn, DERIVATIVES):
+            run: Any = differentiable_scan
         else:
-            own = _is_one_of(cell.activation_fn, DERIVATIVES)
-            options = cell.activation_fn, cell.residual, self.unroll
-            run = partial(differentiable_scan if own else scan, *options)
-        return run(projected, carry, *recurrent, valid)
+            run = partial(scan, dropout=dropout)
+        return run(cell.activation_fn, cell.residual, self.unroll, *arguments)
 
-    def _masked_scan(self, steps: jax.Array, carry: Any, valid: Any) -> tuple[Any, Any]:
+    def _cell_scan(
+        self, steps: jax.Array, carry: Any, valid: jax.Array | None, dropout: jax.Array | None
+    ) -> tuple[Any, Any]:
         """The last carry and all outputs of any cell; at the end of a sequence its carry stays."""
+        lstm = isinstance(self.cell, nn.LSTMCell | nn.OptimizedLSTMCell)
+        _check_dropout(dropout is None or lstm)
 
         def step(cell: Any, carry: Any, inputs: Any) -> tuple[Any, Any]:
             steps, valid = inputs
-            new, outputs = cell(carry, steps)
-            keep = lambda new, old: jnp.where(like(valid, new), new, old)  # noqa: E731
-            return jax.tree.map(keep, new, carry), outputs
+            read = carry if dropout is None else (carry[0], carry[1] * dropout)
+            new, outputs = cell(read, steps)
+            if valid is not None:
+                keep = lambda new, old: jnp.where(like(valid, new), new, old)  # noqa: E731
+                new = jax.tree.map(keep, new, carry)
+            return new, outputs
 
         scan = nn.scan(
             step,
@@ -179,6 +211,13 @@ class RNN(nn.RNN):
         return scan(self.cell, carry, (steps, valid))
 
 
+def _check_dropout(possible: bool) -> None:
+    if not possible:
+        raise ValueError(
+            "recurrent dropout needs cell simple or gru, with the fast recurrence, or lstm"
+        )
+
+
 def _is_one_of(function: Any, functions: Iterable[Any]) -> bool:
     """Whether it is one of these; functions need not be hashable."""
     return any(function is one for one in functions)
@@ -189,34 +228,8 @@ def _valid(time: int, lengths: jax.Array) -> jax.Array:
     return jnp.arange(time).reshape(-1, *[1] * lengths.ndim) < lengths[None]
 
 
-def _shapes(cell: Any, features: int) -> dict[tuple[str, str], tuple[int, ...]]:
-    """The shapes of the parameters that the scans need."""
-    hidden = cell.features
-    gates = "rzn" if type(cell) is nn.GRUCell else [""]
-    shapes: dict[tuple[str, str], tuple[int, ...]] = {("hn", "bias"): (hidden,)}
-    if "n" not in gates:
-        shapes = {}
-    for gate in gates:
-        shapes |= {(f"i{gate}", "kernel"): (features, hidden), (f"i{gate}", "bias"): (hidden,)}
-        shapes[f"h{gate}", "kernel"] = (hidden, hidden)
-    return shapes
-
-
 def _has_shapes(params: Any, shapes: dict[tuple[str, str], tuple[int, ...]]) -> bool:
     return all(
         module in params and name in params[module] and jnp.shape(params[module][name]) == shape
         for (module, name), shape in shapes.items()
     )
-
-
-def _join_simple(params: Any) -> tuple[jax.Array, ...]:
-    """The kernel and bias of the input, and the kernel of the recurrence."""
-    return params["i"]["kernel"], params["i"]["bias"], params["h"]["kernel"]
-
-
-def _join_gru(params: Any) -> tuple[jax.Array, ...]:
-    """The same for all three gates side by side, and the bias of the last recurrence."""
-    kernel = jnp.concatenate([params[f"i{gate}"]["kernel"] for gate in "rzn"], axis=-1)
-    bias = jnp.concatenate([params[f"i{gate}"]["bias"] for gate in "rzn"])
-    recurrent = jnp.concatenate([params[f"h{gate}"]["kernel"] for gate in "rzn"], axis=-1)
-    return kernel, bias, recurrent, params["hn"]["bias"]

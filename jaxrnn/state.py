@@ -12,6 +12,7 @@ from flax import struct
 from flax.training import train_state
 
 from jaxrnn.data.batching import as_key
+from jaxrnn.data.splits import zeros_like_one
 from jaxrnn.tasks import Classification, Task
 
 
@@ -48,11 +49,12 @@ def create_train_state(
       key: determines the initial parameters: a key or an integer; None for their shapes alone,
         without compiling.
       model: a Flax linen module that maps (batch, time, features) to (batch, width) outputs, or to
-        (batch, time, width).
+        (batch, time, width). If its call takes ``train`` or ``deterministic``, that is set in
+        training and in evaluation, and ``nn.Dropout`` gets its random numbers.
       optimizer: any optax gradient transformation. Create it once and keep it: functions are
         compiled for this very object, and are compiled again for another one, even an equal one.
-      example: inputs of the shape to be trained on, (batch, time, features); only time and features
-        matter.
+      example: inputs of the shape to be trained on, (batch, time, features) or (batch, time) of
+        tokens; only the shape after the first axis matters.
       task: what is minimized and measured; it must be hashable.
 
     Returns:
@@ -68,7 +70,7 @@ def create_train_state(
     >>> int(state.step)
     0
     """
-    inputs = jnp.zeros((1, *jnp.shape(example)[1:]), jnp.float32)
+    inputs = jnp.asarray(zeros_like_one(example))
     if key is not None:
         key = as_key(key)
     static: Any = model, optimizer

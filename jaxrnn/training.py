@@ -16,20 +16,25 @@ from jaxrnn.measuring import measure
 from jaxrnn.metrics import Metrics
 from jaxrnn.parallel import over_devices, own_share, sum_over_devices
 from jaxrnn.state import TrainState
+from jaxrnn.steps import StepOptions, step
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @jax.jit
-def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+def train_step(
+    state: TrainState, batch: Batch, key: jax.Array | None = None
+) -> tuple[TrainState, Metrics]:
     """One optimizer step on the mean loss of a batch.
 
     Pure: ``state`` is left as it was and may be used again.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
-      batch: ``inputs`` (batch, time, features) uint8 or float; what the task compares with,
-        ``labels`` or ``targets``; and optionally ``lengths`` (batch,).
+      batch: ``inputs`` (batch, time, features) uint8 or float, or (batch, time) tokens; what the
+        task compares with, ``labels`` or ``targets``; and optionally ``lengths`` (batch,).
+      key: determines, together with ``state.step``, what dropout drops; needed if there is dropout.
+        It may be the same in every step.
 
     Returns:
       The next state, and the :class:`jaxrnn.Metrics` of the batch under the parameters before the
@@ -49,34 +54,13 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     (1, 0, 3)
     """
     check_examples(batch)
-    return _step(state, batch, None)
-
-
-def _step(state: TrainState, batch: Batch, mesh: Mesh | None) -> tuple[TrainState, Metrics]:
-    r"""One step, on this device's share of a batch.
-
-    The gradient is that of :math:`\sum_i w_i \ell_i / \sum_i w_i` over the whole batch: each share
-    is divided by the weight of all of them, and the gradients are summed.
-    """
-    weights = state.task.weights(batch)
-    if weights is not None:
-        weight = sum_over_devices(weights.sum(dtype=jnp.float32), mesh)
-        total: Any = jnp.where(weight > 0, weight, 1)
-
-    def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
-        metrics = measure(state.replace(params=params), batch, train=True)
-        devices = 1 if mesh is None else mesh.size
-        divisor = devices * int(metrics.weight) if weights is None else total
-        return metrics.sums["loss"] / divisor, metrics
-
-    grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
-    return state.apply_gradients(grads=sum_over_devices(grads, mesh)), metrics
+    return step(state, batch, None if key is None else as_key(key), None)
 
 
 Report = Literal["epoch", "steps", "last_batch"]
 
 
-@compiled("batch_size", "drop_remainder", "augment", "report", "mesh")
+@compiled("batch_size", "drop_remainder", "augment", "report", "mesh", "options")
 def train_epoch(
     state: TrainState,
     split: Split,
@@ -88,6 +72,7 @@ def train_epoch(
     report: Report = "epoch",
     mesh: Mesh | None = None,
     part: tuple[Any, Any] | None = None,
+    options: StepOptions = StepOptions(),  # noqa: B008
 ) -> tuple[TrainState, Metrics]:
     """One pass over a split in random order, as one XLA program.
 
@@ -97,7 +82,8 @@ def train_epoch(
     Args:
       state: from :func:`jaxrnn.create_train_state`.
       split: on the device already (``jax.device_put``), or it is copied there at every call.
-      key: determines the order and the augmentation of this epoch.
+      key: determines the order, the augmentation and, as in ``train_step``, the dropout of this
+        epoch.
       batch_size: examples per step.
       drop_remainder: train on whole batches only; otherwise the last step takes the short batch
         that is left over.
@@ -111,6 +97,8 @@ def train_epoch(
       part: (start, stop), to take only these steps of the epoch, counted from 0; others report
         metrics of 0. Parts that follow each other give the bits of the whole epoch, and compile
         once, if start and stop are integers of numpy or JAX.
+      options: gradient accumulation and truncated backpropagation, see
+        :class:`jaxrnn.StepOptions`.
 
     Returns:
       The state after the epoch, and its :class:`jaxrnn.Metrics`.
@@ -130,19 +118,19 @@ def train_epoch(
             key, len(split), batch_size=batch_size, drop_remainder=drop_remainder
         )
 
-        def step(state: TrainState, indices: jax.Array, mesh: Mesh | None) -> Any:
+        def one(state: TrainState, indices: jax.Array, mesh: Mesh | None) -> Any:
             batch = take(split, indices)
             if augment:
                 batch = augmented(augment, batch, indices, key)
-            return _step(state, batch, mesh)
+            return step(state, batch, key, mesh, options)
 
         start, stop = (0, len(whole) + 1) if part is None else part
         share = own_share(whole, mesh)
-        state, metrics = _scan(partial(step, mesh=mesh), state, share, start, stop)
+        state, metrics = _scan(partial(one, mesh=mesh), state, share, start, stop)
         metrics = jax.tree.map(lambda sums: sum_over_devices(sums, mesh), metrics)
         if len(rest):  # may not divide among the devices: each of them takes all of it
             start, stop = start - len(whole), stop - len(whole)
-            state, last = _scan(partial(step, mesh=None), state, rest[None], start, stop)
+            state, last = _scan(partial(one, mesh=None), state, rest[None], start, stop)
             metrics = jax.tree.map(lambda *sums: jnp.concatenate(sums), metrics, last)
         if report == "epoch":
             metrics = jax.tree.map(lambda sums: sums.sum(0), metrics)
@@ -168,7 +156,7 @@ def _scan(step: Any, state: TrainState, batches: jax.Array, start: Any, stop: An
     return jax.lax.fori_loop(first, last, body, (state, metrics))
 
 
-@partial(jax.jit, static_argnames=("augment", "mesh"))
+@partial(jax.jit, static_argnames=("augment", "mesh", "options"))
 def train_block(
     state: TrainState,
     block: Batch,
@@ -176,6 +164,7 @@ def train_block(
     *,
     augment: Augment | None = None,
     mesh: Mesh | None = None,
+    options: StepOptions = StepOptions(),  # noqa: B008
 ) -> tuple[TrainState, Metrics]:
     """Some steps of an epoch, as one XLA program: a part of what :func:`train_epoch` does.
 
@@ -186,18 +175,20 @@ def train_block(
       key: of this epoch, see :func:`train_epoch`.
       augment: see :func:`train_epoch`.
       mesh: devices that each have their part of every batch; None if each has all of it.
+      options: see :func:`train_epoch`.
 
     Returns:
       The state after these steps, and the :class:`jaxrnn.Metrics` of each, (steps,) arrays.
     """
 
     def steps(state: TrainState, block: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        def one(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             if augment:
                 batch = augmented(augment, batch, batch["places"], key)
-            return _step(state, batch, mesh)
+            batch = {name: array for name, array in batch.items() if name != "places"}
+            return step(state, batch, key, mesh, options)
 
-        state, metrics = jax.lax.scan(step, state, block)
+        state, metrics = jax.lax.scan(one, state, block)
         return state, jax.tree.map(lambda sums: sum_over_devices(sums, mesh), metrics)
 
     return over_devices(steps, mesh, divided=1)(state, block, key)

@@ -3,17 +3,25 @@
 from jaxrnn.data.augmentation import WarpConfig
 from jaxrnn.data.batching import batches
 from jaxrnn.data.datasets import Datasets, ImageSequences
+from jaxrnn.data.series import JapaneseVowels, Sunspots
 from jaxrnn.data.sources import Source, default_places, load
 from jaxrnn.data.splits import Batch, Split
 from jaxrnn.data.streams import Stream, stream
+from jaxrnn.data.synthetic import Adding, Copying
+from jaxrnn.data.text import Text
 
 __all__ = [
+    "Adding",
     "Batch",
+    "Copying",
     "Datasets",
     "ImageSequences",
+    "JapaneseVowels",
     "Source",
     "Split",
     "Stream",
+    "Sunspots",
+    "Text",
     "WarpConfig",
     "batches",
     "default_places",

@@ -16,8 +16,9 @@ def convert(name: str, value: Any) -> Any:
 
     Lists, tuples, torch tensors, pandas frames and series, objects that are numbers, booleans,
     other byte orders and other types of numbers are converted: labels and lengths to integers,
-    inputs and targets to floats. Arrays that JAX takes as they are, and values that aren't arrays,
-    such as None or a ``jax.ShapeDtypeStruct``, are returned unchanged.
+    inputs and targets to floats; inputs that are integers of two axes are tokens and remain
+    integers. Arrays that JAX takes as they are, and values that aren't arrays, such as None or a
+    ``jax.ShapeDtypeStruct``, are returned unchanged.
 
     Args:
       name: ``inputs``, ``labels``, ``lengths`` or ``targets``.
@@ -31,9 +32,10 @@ def convert(name: str, value: Any) -> Any:
         return value
     if isinstance(value, jax.Array):
         fits = jnp.issubdtype(value.dtype, jnp.integer if integral else jnp.floating)
-        if fits or (name == "inputs" and value.dtype == jnp.uint8):
+        if fits or (name == "inputs" and (value.dtype == jnp.uint8 or _are_tokens(value))):
             return value
     array = _to_numpy(name, value)
+    integral |= name == "inputs" and _are_tokens(array)
     kind = array.dtype.kind
     if kind not in "biuf" or (name == "lengths" and kind == "b"):
         return array  # types of machine learning, such as bfloat16; or to be refused
@@ -43,10 +45,14 @@ def convert(name: str, value: Any) -> Any:
         return array
     if kind in "iu" and integral and array.dtype.itemsize < 8 and array.dtype != np.uint32:
         return array
-    converted = array.astype(_KINDS[name])
+    converted = array.astype(np.int32 if integral else _KINDS[name])
     if not (converted == array).all():
         raise ValueError(f"{name} of {array.dtype} do not fit in {converted.dtype.name}")
     return converted
+
+
+def _are_tokens(array: Any) -> bool:
+    return array.ndim == 2 and jnp.issubdtype(array.dtype, jnp.integer)
 
 
 def _is_arraylike(value: Any) -> bool:
@@ -86,14 +92,15 @@ def as_column(value: Any, time: int | None) -> Any:
 
 
 def as_sequences(
-    images: np.ndarray, rows: int | None = None, *, permute: bool = False
+    images: np.ndarray, rows: int | None = None, *, permute: bool | int = False
 ) -> np.ndarray:
     """Read images as sequences: (N, height, width[, channels]) → (N, time, features).
 
     Args:
       images: at least (N, time); trailing axes are flattened into features.
       rows: number of time steps to cut each image into, in reading order; by default its rows.
-      permute: shuffle the numbers of all images by one fixed permutation first.
+      permute: shuffle the numbers of all images by one fixed permutation first: that of this seed,
+        0 for True.
 
     Raises:
       ValueError: the numbers of an image don't divide into ``rows`` equal parts.
@@ -108,8 +115,9 @@ def as_sequences(
     rows = images.shape[1] if rows is None else rows
     if rows < 1 or size % rows:
         raise ValueError(f"an image of {size} numbers cannot be divided into {rows} equal rows")
-    if permute:  # RandomState, as its stream is guaranteed to stay the same
-        order = np.random.RandomState(0).permutation(size)
+    if permute is not False:  # RandomState, as its stream is guaranteed to stay the same
+        seed = 0 if permute is True else permute
+        order = np.random.RandomState(seed).permutation(size)
         images = images.reshape(len(images), size)[:, order]
     return images.reshape(len(images), rows, size // rows)
 

@@ -29,12 +29,12 @@ def mask_padding(batch: Batch) -> Batch:
     """Set what stands after the end of each sequence to 0, so that it can't matter."""
     if "lengths" not in batch:
         return batch
-    axes = {"inputs": 3, "labels": 2, "targets": 3}
+    fewest = {"inputs": 2, "labels": 2, "targets": 3}  # axes of what has time steps
     masked = dict(batch)
     for name, array in batch.items():
-        if np.ndim(array) == axes.get(name):
+        if np.ndim(array) >= fewest.get(name, np.inf):
             valid = valid_steps(batch)
-            masked[name] = jnp.where(valid if name == "labels" else valid[..., None], array, 0)
+            masked[name] = jnp.where(valid if array.ndim == 2 else valid[..., None], array, 0)
     return masked
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Lt
 
 from jaxrnn.constraints import Count, Group
 from jaxrnn.data.readable import Readable
@@ -20,11 +22,14 @@ class Datasets:
       evals: what to evaluate after every epoch, by name, in the order in which they are reported.
         The first one chooses the best checkpoint.
       outputs: the number of outputs of the network: of classes, or of numbers to predict.
+      baselines: values to draw beside the curves, by metric and name, as in ``{"loss": {"always the
+        mean": 0.1}}``.
     """
 
     train: Split | Readable
     evals: Mapping[str, Any] = field(default_factory=dict)
     outputs: int = 1
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,8 @@ class ImageSequences(Group):
     """Number of time steps to cut each image into, in reading order; None for its rows."""
     permute: bool = False
     """Shuffle the pixels of all images by one fixed permutation."""
+    permutation: Annotated[int, Ge(0), Lt(2**32)] = 0
+    """Seed of that permutation, for numpy's RandomState; 92916 in much of the literature."""
 
     def build(self) -> Datasets:
         """Open the training split and load the others.
@@ -52,7 +59,8 @@ class ImageSequences(Group):
         Raises:
           ValueError, FileNotFoundError, ImportError, OSError: see :func:`jaxrnn.load`.
         """
-        options: Any = {"rows": self.rows, "permute": self.permute}
+        permute = self.permutation if self.permute else False
+        options: Any = {"rows": self.rows, "permute": permute}
         train = Source(self.name, split=self.train, **options)
         evals = {"validation": self.validation, "test": self.test}
         loaded = {

@@ -63,7 +63,7 @@ class Source:
         data_dir: _Path = None,
         archives: _Path = None,
         rows: int | None = None,
-        permute: bool = False,
+        permute: bool | int = False,
     ) -> None:
         data_dir, archives = data_dir or _places.get()[0], archives or _places.get()[1]
         self._name, self._rows, self._permute = name, rows, permute
@@ -142,7 +142,7 @@ def load(
     data_dir: _Path = None,
     archives: _Path = None,
     rows: int | None = None,
-    permute: bool = False,
+    permute: bool | int = False,
 ) -> Split:
     """Load one split of a dataset into memory, in file order, preparing the dataset if necessary.
 
@@ -160,7 +160,8 @@ def load(
       archives: directory with the IDX files of ``idx`` or of a dataset of the MNIST family,
         compressed or not.
       rows: number of time steps to cut each image into, in reading order; by default its rows.
-      permute: shuffle the pixels of all images by one fixed permutation.
+      permute: shuffle the pixels of all images by one fixed permutation: that of this seed, 0 for
+        True.
 
     Returns:
       A :class:`Split` of numpy arrays: ``inputs`` (N, time, features) uint8, ``labels`` (N,) int32.

@@ -14,7 +14,8 @@ from jax.tree_util import GetAttrKey
 from jaxrnn.data.arrays import as_column, convert, read_inputs, read_labels, read_mask
 
 Batch = dict[str, Any]
-"""``inputs`` (batch, time, features); ``labels`` or ``targets``; and optionally ``lengths``."""
+"""``inputs`` (batch, time, features) or (batch, time) tokens; ``labels`` or ``targets``; and
+optionally ``lengths``."""
 
 _ARRAYS = ("inputs", "labels", "lengths", "targets")
 log = logging.getLogger("jaxrnn")
@@ -29,7 +30,8 @@ class Split:
     They are converted where nothing is lost; :meth:`from_arrays` goes further.
 
     Attributes:
-      inputs: (N, time, features); uint8 pixels 0 … 255, or floats that are taken as they are.
+      inputs: (N, time, features); uint8 pixels 0 … 255, or floats that are taken as they are. Or
+        (N, time) integers: tokens.
       labels: (N,) or, with one for each time step, (N, time) integers: class indices from 0.
       lengths: (N,) integers, the number of valid time steps of each sequence; None if all are.
       targets: (N, width) or (N, time, width) floats, instead of labels.
@@ -142,8 +144,15 @@ def take(split: Split, indices: jax.Array | np.ndarray) -> Batch:
 
 
 def scale(inputs: jax.Array) -> jax.Array:
-    """Scale uint8 pixels from 0 … 255 to float32 0 … 1; floats stay as they are."""
-    return inputs.astype(jnp.float32) / 255 if inputs.dtype == jnp.uint8 else inputs
+    """Scale uint8 pixels from 0 … 255 to float32 0 … 1; floats and tokens stay as they are."""
+    pixels = inputs.dtype == jnp.uint8 and inputs.ndim != 2
+    return inputs.astype(jnp.float32) / 255 if pixels else inputs
+
+
+def zeros_like_one(inputs: Any) -> np.ndarray:
+    """A batch of one example of the shape of these inputs, to initialize a network with."""
+    shape = (1, *np.shape(inputs)[1:])
+    return np.zeros(shape, np.int32 if len(shape) == 2 else np.float32)
 
 
 def check_examples(examples: Split | Batch) -> None:
@@ -156,7 +165,7 @@ def check_examples(examples: Split | Batch) -> None:
     shapes = {name: jnp.shape(array) for name, array in arrays.items()}
     inputs = shapes["inputs"]
     allowed = {
-        "inputs": len(inputs) == 3,
+        "inputs": len(inputs) in (2, 3),
         "labels": shapes.get("labels") in (inputs[:1], inputs[:2]),
         "lengths": shapes.get("lengths") == inputs[:1],
         "targets": shapes.get("targets", ())[:1] == inputs[:1]
@@ -165,13 +174,19 @@ def check_examples(examples: Split | Batch) -> None:
     }
     if not all(allowed[name] for name in shapes):
         raise ValueError(
-            "expected inputs (N, time, features), labels (N,) or (N, time), lengths (N,), targets "
-            "(N, width) or (N, time, width); got "
+            "expected inputs (N, time, features) or (N, time), labels (N,) or (N, time), lengths "
+            "(N,), targets (N, width) or (N, time, width); got "
             + ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             + "; Split.from_arrays reads images, one-hot labels and masks"
         )
     dtypes = {name: jnp.result_type(array) for name, array in arrays.items()}
-    if dtypes["inputs"] != jnp.uint8 and not jnp.issubdtype(dtypes["inputs"], jnp.floating):
+    integral = jnp.issubdtype(dtypes["inputs"], jnp.integer)
+    if len(inputs) == 2 and not integral:
+        raise ValueError(
+            f"inputs of shape {inputs} must be integers, which are tokens; got {dtypes['inputs']}; "
+            "numbers are (N, time, features)"
+        )
+    if len(inputs) == 3 and dtypes["inputs"] != jnp.uint8 and integral:
         raise ValueError(f"inputs must be uint8 pixels or floats; got {dtypes['inputs']}")
     for name, kind, words in (
         ("labels", jnp.integer, "integers; real numbers are targets"),
@@ -182,14 +197,22 @@ def check_examples(examples: Split | Batch) -> None:
             raise ValueError(f"{name} must be {words}; got {dtypes[name]}")
 
 
-def check_values(examples: Split | Batch, classes: int) -> None:
-    """Raise ``ValueError`` for labels and lengths that are out of range, which JAX ignores.
+def check_values(examples: Split | Batch, classes: int, vocabulary: int | None = None) -> None:
+    """Raise ``ValueError`` for labels, lengths and tokens out of range, which JAX ignores.
 
     Args:
       examples: arrays on the host.
       classes: the outputs of the model; labels must be below.
+      vocabulary: tokens must be below; None to leave them unchecked.
     """
     arrays = arrays_of(examples)
+    if vocabulary is not None and np.ndim(arrays["inputs"]) == 2 and np.size(arrays["inputs"]):
+        least, most = np.min(arrays["inputs"]), np.max(arrays["inputs"])
+        if not 0 <= least <= most < vocabulary:
+            raise ValueError(
+                f"inputs (N, time) are tokens, which must be between 0 and {vocabulary - 1}; got "
+                f"{least} to {most}; Split.from_arrays reads rows of pixels as images"
+            )
     time = np.shape(arrays["inputs"])[1]
     lengths = np.asarray(arrays["lengths"]) if "lengths" in arrays else None
     if lengths is not None and lengths.size and not 0 <= lengths.min() <= lengths.max() <= time:

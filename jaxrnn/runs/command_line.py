@@ -18,8 +18,9 @@ import jax
 import tyro
 
 from jaxrnn.runs.errors import Advice, NonFiniteLossError
-from jaxrnn.runs.experiment import Experiment, RuntimeConfig
+from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.files import local_path
+from jaxrnn.runs.groups import RuntimeConfig
 from jaxrnn.runs.options import nearest, parse
 from jaxrnn.runs.processes import LostProcessesError, Stopped, end_at_once
 from jaxrnn.runs.run import run

@@ -17,7 +17,7 @@ from jaxrnn.metrics import Metrics
 from jaxrnn.optimizers import averaged
 from jaxrnn.parallel import for_each_member, replicate, to_host
 from jaxrnn.state import TrainState
-from jaxrnn.training import Augment, Report, train_block, train_epoch
+from jaxrnn.training import Report, train_block, train_epoch
 
 Tell = Callable[[float], Any]
 """Called with the fraction of an epoch that is done."""
@@ -83,15 +83,15 @@ class StreamedEpochs:
     def __init__(
         self,
         train: Stream,
-        augment: Augment | None,
+        options: Mapping[str, Any],
         report: Report,
-        mesh: Mesh,
         *,
         epoch: int,
         classes: int,
     ) -> None:
-        self._train, self._augment, self._report, self._mesh = train, augment, report, mesh
-        self._blocks = train.blocks(mesh, epoch=epoch, classes=classes)
+        self._train, self._shared, self._report = train, options, report
+        self._mesh = options["mesh"]
+        self._blocks = train.blocks(self._mesh, epoch=epoch, classes=classes)
         self.examples = train.examples_per_epoch
 
     def lower(self, state: TrainState, key: jax.Array) -> Iterator[Any]:
@@ -100,7 +100,7 @@ class StreamedEpochs:
             yield train_block.lower(state, block, key, **self._options(block))
 
     def _options(self, block: Batch) -> dict[str, Any]:
-        return {"augment": self._augment, "mesh": mesh_of(block, self._mesh)}
+        return {**self._shared, "mesh": mesh_of(block, self._mesh)}
 
     def epoch(self, state: TrainState, key: jax.Array, tell: Tell) -> tuple[TrainState, Metrics]:
         """Train for one epoch, on the blocks that come next, and tell after each."""
@@ -173,7 +173,7 @@ def compile_all(lowered: Iterable[Any]) -> None:
         list(pool.map(lambda one: one.compile(), lowered))
 
 
-_TRAINING = ("batch_size", "drop_remainder", "augment", "report", "mesh")
+_TRAINING = ("batch_size", "drop_remainder", "augment", "report", "mesh", "options")
 
 
 @partial(jax.jit, static_argnames=_TRAINING)

@@ -1,98 +1,20 @@
 """Experiment: what a run is, in groups that check themselves and build their own part."""
 
+import dataclasses
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self, get_args, get_type_hints
 
-from annotated_types import Ge, Lt
 from pydantic import TypeAdapter, ValidationError
 from tyro.conf import Fixed, Suppress
 
-from jaxrnn.constraints import Count, Group
 from jaxrnn.models import RNNConfig
 from jaxrnn.optimizers import Adam, Muon
-from jaxrnn.runs.files import local_path
 from jaxrnn.runs.fitting import Hook
+from jaxrnn.runs.groups import RuntimeConfig, TrainerConfig
 from jaxrnn.tasks import Classification, LanguageModelling, Regression
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerConfig(Group):
-    """The training loop."""
-
-    epochs: Count = 5
-    """Number of epochs."""
-    batch_size: Count = 150
-    """Examples in each optimizer step."""
-    drop_remainder: bool = False
-    """Train on whole batches only, leaving out the examples that don't fill one."""
-    steps_per_epoch: Count | None = None
-    """When streaming: number of steps after which to evaluate and save; None for a whole pass."""
-    train_curve: Literal["epoch", "last_batch"] = "epoch"
-    """Training curve: the mean over the steps of the epoch, or its last batch after its update."""
-    seed: Annotated[int, Ge(0), Lt(2**32)] = 0
-    """Determines initial weights and data order; results repeat on the same devices."""
-    seeds: Count = 1
-    """Number of networks to train at once, with consecutive seeds."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.seed + self.seeds > 2**32:
-            raise ValueError(f"--seed must be at most {2**32 - self.seeds}; got {self.seed}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RuntimeConfig(Group):
-    """Where and how to run. Nothing here changes the results, apart from float rounding."""
-
-    workdir: Path | None = None
-    """Directory for the files of the run; None for runs/PAGE/PRESET-DATE-TIME."""
-    data_dir: Path | None = None
-    """Directory of prepared datasets; None for tfds's default, ~/tensorflow_datasets."""
-    archives: Path | None = None
-    """Directory with the IDX files of mnist, fashion_mnist or kmnist, instead of a download, or of
-    any other dataset (--name idx)."""
-    devices: Count | None = None
-    """Number of devices of each process to use; None for as many as divide the batch."""
-    stream: bool = False
-    """Read the training split from disk while training, for data larger than memory."""
-    workers: Annotated[int, Ge(0)] = 0
-    """When streaming: number of processes that read; 0 for a thread."""
-    tensorboard: bool = False
-    """Write the curves to event files for TensorBoard too (extra tensorboard)."""
-    distributed: bool = False
-    """Train on several processes, which JAX finds (SLURM, Open MPI, Kubernetes, TPU pods)."""
-    coordinator: str | None = None
-    """Address of the first of several processes, host:port."""
-    processes: Count | None = None
-    """Number of processes."""
-    process: Annotated[int, Ge(0)] | None = None
-    """Index of this process, from 0."""
-    heartbeat: Count = 100
-    """Seconds without a sign of life after which a process counts as lost."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("workdir", "data_dir", "archives"):
-            path = getattr(self, name)
-            if path is not None:
-                option = name.replace("_", "-")
-                object.__setattr__(self, name, local_path(option, Path(path)))
-        told = (self.coordinator, self.processes, self.process)
-        if told != (None, None, None):
-            if not self.distributed:
-                raise ValueError("--coordinator, --processes and --process need --distributed")
-            if None in told:
-                raise ValueError("give --coordinator, --processes and --process together, or none")
-        if self.process is not None and self.process >= (self.processes or 0):
-            last = (self.processes or 0) - 1
-            raise ValueError(f"--process must be between 0 and {last}; got {self.process}")
-        if self.coordinator and not re.fullmatch(r"\S+:\d{1,5}", self.coordinator):
-            raise ValueError(f"--coordinator must be host:port; got {self.coordinator!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,10 +76,7 @@ class Experiment:
         try:
             text = json.dumps(content)
             experiment: Self = TypeAdapter(cls).validate_json(text, strict=True)
-            mine = experiment.to_json()
-            # Runs of older versions lack some runtime options, which take their defaults.
-            runtime = {**mine["runtime"], **content.get("runtime", {})}
-            differing = list(differences(mine, {**content, "runtime": runtime}))
+            differing = list(differences(experiment.to_json(), _completed(cls, content)))
         except ValidationError as error:
             differing = list(describe_errors(error))
         except RecursionError:
@@ -186,7 +105,8 @@ class Experiment:
         Raises:
           ValueError: it is another run; the message says what differs.
         """
-        mine, stored = self.identity, {k: v for k, v in identity.items() if k != "runtime"}
+        mine, stored = self.identity, _completed(type(self), identity)
+        stored.pop("runtime", None)
         if mine.keys() != stored.keys():
             raise ValueError(_ANOTHER)
         trainer, epochs = stored["trainer"], self.trainer.epochs
@@ -208,6 +128,26 @@ class Experiment:
             spec = sys.modules["__main__"].__spec__
             module = spec.name if spec else None
         return f"python -m {module}" if module else f"python {sys.argv[0]}"
+
+
+def _completed(kind: type[Experiment], content: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration with the options that it lacks, as runs of older versions do.
+
+    The default of an option is how the library was before it.
+    """
+    completed = dict(content)
+    for name, hint in get_type_hints(kind).items():
+        kinds = [one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one)]
+        value = content.get(name, {})
+        if not isinstance(value, dict):
+            continue
+        for one in kinds:
+            defaults = {field.name: field.default for field in fields(one)}
+            if defaults.get("kind") == value.get("kind", defaults.get("kind")):
+                known = {k: v for k, v in defaults.items() if v is not dataclasses.MISSING}
+                completed[name] = {**json.loads(json.dumps(known, default=str)), **value}
+                break
+    return completed
 
 
 _ANOTHER = "it holds a run of another experiment, or of an older version of jaxrnn"

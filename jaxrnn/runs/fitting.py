@@ -22,6 +22,7 @@ from jaxrnn.runs.errors import NonFiniteLossError
 from jaxrnn.runs.history import History, mean_history
 from jaxrnn.runs.progress import Clock
 from jaxrnn.state import TrainState
+from jaxrnn.steps import StepOptions
 from jaxrnn.training import Augment
 
 
@@ -68,6 +69,7 @@ def fit(
     history: Any = None,
     hooks: Sequence[Hook] = (),
     devices: int | None = None,
+    step_options: StepOptions = StepOptions(),  # noqa: B008
 ) -> tuple[TrainState, Any]:
     """Train for some epochs, and evaluate and record after each.
 
@@ -101,6 +103,7 @@ def fit(
         for which one of them returns true.
       devices: number of devices that share each batch; by default as many as divide it. The result
         is the same to float rounding.
+      step_options: gradient accumulation and truncated backpropagation through time.
 
     Returns:
       The trained state, and the :class:`jaxrnn.History` of all epochs; of N networks, a tuple of N.
@@ -136,12 +139,13 @@ def fit(
     outputs = {name: check_fits(first, on, many) for name, on in {"train": train, **evals}.items()}
 
     mesh, state, keys = _place(state, key, batch_size, devices)
-    options = {"batch_size": batch_size, "drop_remainder": drop_remainder, "mesh": mesh}
-    training: Any = (
-        StreamedEpochs(train, augment, train_curve, mesh, epoch=done + 1, classes=outputs["train"])
-        if isinstance(train, Stream)
-        else ResidentEpochs(train, {**options, "augment": augment}, train_curve, many=many)
-    )
+    options: dict[str, Any] = {"mesh": mesh, "augment": augment, "options": step_options}
+    if isinstance(train, Stream):
+        where = {"epoch": done + 1, "classes": outputs["train"]}
+        training: Any = StreamedEpochs(train, options, train_curve, **where)
+    else:
+        options |= {"batch_size": batch_size, "drop_remainder": drop_remainder}
+        training = ResidentEpochs(train, options, train_curve, many=many)
     clock = Clock()
     with contextlib.closing(training):
         evaluations: dict[str, Any] = {

@@ -144,6 +144,13 @@ def best_epoch(history: History | Sequence[History], metric: str, maximize: bool
     return len(history)
 
 
+def has_stalled(history: Any, metric: str, maximize: bool, patience: int | None) -> bool:
+    """Whether the last ``patience`` epochs brought none that is better; see :func:`best_epoch`."""
+    epochs = len(mean_history(history)) if history else 0
+    stalled = epochs - best_epoch(history, metric, maximize) if epochs else 0
+    return patience is not None and stalled >= patience
+
+
 def _readable(reader: Any, path: Any) -> Iterator[dict[str, str]]:
     try:
         yield from reader

@@ -13,17 +13,18 @@ import jaxlib
 import numpy as np
 import optax
 
-from jaxrnn.data.splits import Split
+from jaxrnn.data.splits import Split, zeros_like_one
 from jaxrnn.evaluation import predict
+from jaxrnn.generation import generate
 from jaxrnn.runs.files import write_atomically, write_figure, write_json
 from jaxrnn.runs.history import History, best_epoch
 from jaxrnn.state import TrainState
-from jaxrnn.tasks import Classification, Task
+from jaxrnn.tasks import Classification, LanguageModelling, Task
 from jaxrnn.version import __version__
 
 
 def results_of(
-    histories: Sequence[History], task: Task, seeds: Sequence[int], **about: Any
+    histories: Sequence[History], task: Task, seeds: Sequence[int], epoch: int, **about: object
 ) -> dict[str, Any]:
     """Everything that ``results.json`` contains.
 
@@ -31,14 +32,16 @@ def results_of(
       histories: the curves of each network.
       task: which metric counts.
       seeds: the seed of each network.
+      epoch: the one whose metrics are reported.
       about: parameters, seconds, devices and the like.
     """
     members = [
-        {"seed": seed, **_final(history, task)}
+        {"seed": seed, **_metrics_of(history, task, epoch)}
         for seed, history in zip(seeds, histories, strict=True)
     ]
     return {
         "epochs": len(histories[0]),
+        "epoch": epoch,
         **(members[0] if len(members) == 1 else _summarize(members, task)),
         **about,
         "versions": {
@@ -52,18 +55,17 @@ def results_of(
     }
 
 
-def _final(history: History, task: Task) -> dict[str, float]:
-    """The metrics after the last epoch, and the best value of the one that counts."""
-    metrics = {
-        name: value for name, value in history.rows[-1].items() if name not in ("epoch", "seconds")
-    }
+def _metrics_of(history: History, task: Task, epoch: int) -> dict[str, float]:
+    """The metrics after an epoch, and the best value of the one that counts."""
+    row = history.rows[epoch - 1]
+    metrics = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
     best = {
         f"best_{name}": history.best(name, maximize=task.maximize)[name]
         for name in metrics
         if name.endswith(f"_{task.best}") and history.measured(name)
     }
-    epoch = best_epoch(history, task.best, task.maximize)
-    return {**metrics, **best, "best_epoch": epoch}
+    best_one = best_epoch(history, task.best, task.maximize)
+    return {**metrics, **best, "best_epoch": best_one}
 
 
 def _summarize(members: list[dict[str, Any]], task: Task) -> dict[str, Any]:
@@ -102,6 +104,27 @@ def describe_results(results: Mapping[str, Any], evals: Iterable[str], task: Tas
         yield line
 
 
+def draw_sample(state: TrainState, train: Any, count: int, seed: int) -> str:
+    """What a language model writes.
+
+    Args:
+      state: of one network.
+      train: the training data, whose class names are the text of each token; without them, tokens
+        are written as numbers.
+      count: number of tokens.
+      seed: determines what is drawn.
+
+    Raises:
+      ValueError: it is no language model.
+    """
+    if not isinstance(state.task, LanguageModelling):
+        raise ValueError("--sample needs a language model")
+    names = getattr(train, "class_names", ())
+    first = names.index("\n") if "\n" in names else 0
+    tokens = generate(state, np.array([first]), jax.random.key(seed), count=count)
+    return "".join(names[token] if names else f"{token} " for token in np.asarray(tokens))
+
+
 def describe_devices(devices: Iterable[jax.Device]) -> list[str]:
     """The platform of each device and, if that says more, its kind."""
     return [" ".join(dict.fromkeys((device.platform, device.device_kind))) for device in devices]
@@ -110,24 +133,29 @@ def describe_devices(devices: Iterable[jax.Device]) -> list[str]:
 def write_about(workdir: Path, model: nn.Module, train: Any) -> None:
     """Write the table of parameters and, of labelled images, the first training examples."""
     inputs = train.inputs if isinstance(train, Split) else train.read([0])["inputs"]
-    example = np.zeros((1, *np.shape(inputs)[1:]), np.float32)
+    example = zeros_like_one(inputs)
     plain = {"width": 120, "force_terminal": False, "no_color": True}
     table = model.tabulate(jax.random.key(0), example, console_kwargs=plain)
     lines = (line.rstrip() for line in table.strip("\n").splitlines())
     write_atomically(workdir / "parameters.txt", "\n".join(lines) + "\n")
-    if isinstance(train, Split) and train.class_names and np.shape(train.inputs)[2] > 1:
+    images = np.shape(inputs)[2:] > (1,)  # wider than one pixel
+    if isinstance(train, Split) and train.class_names and images:
         from jaxrnn.plotting import plot_samples  # here, as it takes a while to import
 
         write_figure(workdir / "samples.png", plot_samples(train))
 
 
 def write_results(
-    workdir: Path, histories: Sequence[History], seeds: Sequence[int], results: dict[str, Any]
+    workdir: Path,
+    histories: Sequence[History],
+    seeds: Sequence[int],
+    results: dict[str, Any],
+    baselines: Mapping[str, Mapping[str, float]],
 ) -> None:
     """Write the results, their curves and, of several networks, the history of each."""
     from jaxrnn.plotting import plot_history
 
-    write_figure(workdir / "curves.png", plot_history(histories))
+    write_figure(workdir / "curves.png", plot_history(histories, baselines))
     if len(histories) > 1:
         for seed, history in zip(seeds, histories, strict=True):
             history.to_csv(workdir / f"history-{seed}.csv")

@@ -17,18 +17,18 @@ from jaxrnn.data import Datasets, Split, stream
 from jaxrnn.optimizers import averaged
 from jaxrnn.parallel import to_host, use_cpu_cores
 from jaxrnn.runs.checkpoints import Checkpoints
-from jaxrnn.runs.checks import check_fits
 from jaxrnn.runs.errors import explained, reading
 from jaxrnn.runs.events import Events, check_tensorboard
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.files import write_json
 from jaxrnn.runs.fitting import Hook, Record, fit
-from jaxrnn.runs.history import History, mean_history
+from jaxrnn.runs.history import History, best_epoch, has_stalled, mean_history
 from jaxrnn.runs.processes import Stopped, from_first, is_first, processes, say
 from jaxrnn.runs.progress import Clock, Progress
 from jaxrnn.runs.results import (
     describe_devices,
     describe_results,
+    draw_sample,
     results_of,
     write_about,
     write_confusion,
@@ -36,18 +36,15 @@ from jaxrnn.runs.results import (
 )
 from jaxrnn.runs.setup import (
     build_augmentation,
-    build_data,
     check_jax,
     choose_mesh,
-    count_steps,
-    initial_states,
-    initializer,
     keep_compiled_programs,
-    shapes_of,
+    prepare,
 )
 from jaxrnn.runs.signals import interruption
 from jaxrnn.runs.workdir import check_workdir, open_workdir, restore, rewrite_history
 from jaxrnn.state import TrainState
+from jaxrnn.steps import StepOptions
 
 
 def run(experiment: Experiment, *, name: str | None = None) -> dict[str, Any]:
@@ -94,7 +91,7 @@ def _run(experiment: Experiment, name: str) -> dict[str, Any]:
     if runtime.workdir is not None:
         from_first(partial(check, runtime.workdir))
     devices = describe_devices(choose_mesh(trainer, runtime.devices).devices.flat)
-    data, description, state, key = _prepare(experiment, clock)
+    data, description, state, key = prepare(experiment, clock)
     augment = build_augmentation(experiment.augment, data.train)
     parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(state.params)) // trainer.seeds
     with contextlib.ExitStack() as held:
@@ -115,61 +112,41 @@ def _run(experiment: Experiment, name: str) -> dict[str, Any]:
         resume = f"{experiment.command} resume {shlex.quote(str(workdir))}"
         advice = f"to resume: {resume}"
         with interruption() as interrupted, explained(checkpoints, advice), checkpoints:
-            hooks: list[Hook] = [checkpoints, lambda record: interrupted.received is not None]
+            hooks: list[Hook] = [
+                checkpoints,
+                lambda record: interrupted.received is not None,
+                lambda record: _has_stalled(experiment, record.history),
+            ]
             past = restored or (state, None, key)
             state, histories = _train(experiment, data, augment, past, workdir, hooks, clock)
-            about = {"parameters": parameters, "devices": devices, "seconds": clock.seconds}
-            seeds = range(trainer.seed, trainer.seed + trainer.seeds)
-            results = results_of(histories, experiment.task, seeds, **about)
-            finished = results["epochs"] == trainer.epochs
+            early = _has_stalled(experiment, histories)
+            finished = early or len(histories[0]) == trainer.epochs
             if finished:
+                state, epoch = _kept(experiment, checkpoints, state, histories)
+                about = {"parameters": parameters, "devices": devices, "stopped_early": early}
+                seeds = range(trainer.seed, trainer.seed + trainer.seeds)
+                results = results_of(
+                    histories, experiment.task, seeds, epoch, **about, seconds=clock.seconds
+                )
                 first = _first_network(state, trainer.seeds)
                 if is_first():
                     write_confusion(workdir, first, data.evals)
-                    write_results(workdir, histories, seeds, results)
+                    write_results(workdir, histories, seeds, results, data.baselines)
         if not finished:
             say(f"stopped; earlier epochs are saved in {workdir}\n{advice}")
             # If another process received the signal, this one ends as that one does.
             raise Stopped(interrupted.exit_status or 128 + signal.SIGTERM)
+    if results["epoch"] < results["epochs"]:
+        say(f"epoch {results['epoch']} was the best of {results['epochs']}; it is kept")
+    if runtime.sample:
+        say(draw_sample(first, data.train, runtime.sample, trainer.seed))
     for line in describe_results(results, data.evals, experiment.task):
         say(line)
     say(f"curves: {workdir / 'curves.png'}")
     say(f"to evaluate: {experiment.command} evaluate {shlex.quote(str(workdir))}")
-    if experiment.can_grow:
+    if experiment.can_grow and not results["stopped_early"]:
         say(f"to continue: {resume} --epochs {2 * trainer.epochs}")
     return results
-
-
-def _prepare(
-    experiment: Experiment, clock: Clock
-) -> tuple[Datasets, dict[str, Any], TrainState, jax.Array]:
-    """The data, the description for checkpoints, the state at step 0, and the root key."""
-    trainer, runtime = experiment.trainer, experiment.runtime
-    with clock("preparation"):
-        data = build_data(experiment.data, runtime)
-    train = data.train
-    streamed = runtime.stream or not isinstance(train, Split)
-    steps = count_steps(len(train), trainer, streamed=streamed)
-    inputs = train.inputs if isinstance(train, Split) else train.read([0])["inputs"]
-    initial = initializer(
-        experiment.model.build(data.outputs),
-        experiment.optimizer.build(steps),
-        experiment.task,
-        np.shape(inputs)[1:],
-    )
-    shapes = shapes_of(initial)
-    for split in (train, *data.evals.values()):
-        check_fits(shapes, split)
-    with clock("training"):
-        state, key = initial_states(initial, trainer)
-    description = {
-        "config": experiment.identity,
-        "input_shape": list(np.shape(inputs)[1:]),
-        "outputs": data.outputs,
-        "steps": steps,
-        "members": list(np.shape(state.step)),
-    }
-    return data, description, state, key
 
 
 def _train(
@@ -195,6 +172,7 @@ def _train(
             record.mean.to_csv(workdir / "history.csv")
 
     done = len(mean_history(history)) if history else 0
+    epochs = done if _has_stalled(experiment, history) else trainer.epochs
     with (
         contextlib.ExitStack() as opened,
         ThreadPoolExecutor() as pool,
@@ -212,7 +190,7 @@ def _train(
         state, history = fit(
             state,
             train,
-            epochs=trainer.epochs,
+            epochs=epochs,
             key=key,
             train_curve=trainer.train_curve,
             evals=data.evals,
@@ -226,6 +204,7 @@ def _train(
                 lambda record: seconds.update(record.seconds),
             ],
             devices=experiment.runtime.devices,
+            step_options=StepOptions(trainer.accumulate, trainer.truncate),
             **options,
         )
         if is_first():
@@ -233,6 +212,24 @@ def _train(
     for phase, value in seconds.items():
         clock.seconds[phase] = clock.seconds.get(phase, 0.0) + value
     return state, (history,) if isinstance(history, History) else history
+
+
+def _has_stalled(experiment: Experiment, history: Any) -> bool:
+    task, patience = experiment.task, experiment.trainer.patience
+    return has_stalled(history, task.best, task.maximize, patience)
+
+
+def _kept(
+    experiment: Experiment, checkpoints: Checkpoints, state: TrainState, histories: Any
+) -> tuple[TrainState, int]:
+    """The state that the run is about and its epoch: the last or, with patience, the best one."""
+    task, last = experiment.task, len(histories[0])
+    epoch = best_epoch(histories, task.best, task.maximize)
+    if experiment.trainer.patience is None or epoch == last:
+        return state, last
+    checkpoints.wait()
+    restored = checkpoints.restore(lambda description: state, best=True)
+    return (restored or (state,))[0], epoch
 
 
 def _first_network(state: TrainState, networks: int) -> TrainState:

@@ -1,6 +1,7 @@
 """Setup: data, devices and initial state of a run, from the groups of its experiment."""
 
 import contextlib
+import dataclasses
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -13,10 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import platformdirs
 
-from jaxrnn.data import Datasets, Source, default_places
+from jaxrnn.data import Datasets, Source, Split, default_places
+from jaxrnn.data.splits import arrays_of
 from jaxrnn.parallel import batch_mesh, member_mesh
-from jaxrnn.runs.experiment import RuntimeConfig, TrainerConfig
+from jaxrnn.runs.checks import check_fits
+from jaxrnn.runs.experiment import Experiment
+from jaxrnn.runs.groups import RuntimeConfig, TrainerConfig
+from jaxrnn.runs.progress import Clock
 from jaxrnn.state import TrainState, create_train_state
+from jaxrnn.steps import check_truncation
 
 Initializer = Callable[[jax.Array | None], TrainState]
 
@@ -71,8 +77,42 @@ def build_data(group: Any, runtime: RuntimeConfig) -> Datasets:
     with default_places(runtime.data_dir, runtime.archives):
         data: Datasets = group.build()
     if isinstance(data.train, Source) and not runtime.stream:
-        return Datasets(data.train.load(), data.evals, data.outputs)
+        return dataclasses.replace(data, train=data.train.load())
     return data
+
+
+def prepare(
+    experiment: Experiment, clock: Clock
+) -> tuple[Datasets, dict[str, Any], TrainState, jax.Array]:
+    """The data, the description for checkpoints, the state at step 0, and the root key."""
+    trainer, runtime = experiment.trainer, experiment.runtime
+    with clock("preparation"):
+        data = build_data(experiment.data, runtime)
+    train = data.train
+    streamed = runtime.stream or not isinstance(train, Split)
+    inputs = train.inputs if isinstance(train, Split) else train.read([0])["inputs"]
+    steps = count_steps(len(train), np.shape(inputs)[1], trainer, streamed=streamed)
+    initial = initializer(
+        experiment.model.build(data.outputs),
+        experiment.optimizer.build(steps),
+        experiment.task,
+        np.shape(inputs)[1:],
+    )
+    shapes = shapes_of(initial)
+    for split in (train, *data.evals.values()):
+        check_fits(shapes, split)
+    if trainer.truncate is not None:
+        check_truncation(arrays_of(train) if isinstance(train, Split) else train.read([0]))
+    with clock("training"):
+        state, key = initial_states(initial, trainer)
+    description = {
+        "config": experiment.identity,
+        "input_shape": list(np.shape(inputs)[1:]),
+        "outputs": data.outputs,
+        "steps": steps,
+        "members": list(np.shape(state.step)),
+    }
+    return data, description, state, key
 
 
 def build_augmentation(group: Any, train: Any) -> Any:
@@ -88,13 +128,14 @@ def build_augmentation(group: Any, train: Any) -> Any:
     return augment
 
 
-def count_steps(size: int, trainer: TrainerConfig, *, streamed: bool) -> int:
-    """The number of steps of the whole training, on a training split of ``size`` examples.
+def count_steps(size: int, time: int, trainer: TrainerConfig, *, streamed: bool) -> int:
+    """The number of updates of the whole training, on ``size`` examples of ``time`` steps.
 
     Raises:
       ValueError: the split doesn't allow batches of this size or number.
     """
     batch_size, rest = trainer.batch_size, size % trainer.batch_size
+    chunks = math.ceil(time / (trainer.truncate or time))
     if batch_size > size:
         raise ValueError(
             f"--batch-size {batch_size} is larger than the training split of {size} examples"
@@ -103,7 +144,7 @@ def count_steps(size: int, trainer: TrainerConfig, *, streamed: bool) -> int:
         raise ValueError("--stream trains one network; use --seeds 1")
     if trainer.steps_per_epoch is None:
         a_pass = (math.floor if trainer.drop_remainder else math.ceil)(size / batch_size)
-        return trainer.epochs * a_pass
+        return trainer.epochs * a_pass * chunks
     if not streamed:
         raise ValueError("--steps-per-epoch is an option of streams; use --stream")
     if rest and not trainer.drop_remainder:
@@ -111,12 +152,12 @@ def count_steps(size: int, trainer: TrainerConfig, *, streamed: bool) -> int:
             f"--steps-per-epoch requires batches of equal size, but {size} examples leave one of "
             f"{rest}; use --drop-remainder"
         )
-    return trainer.epochs * trainer.steps_per_epoch
+    return trainer.epochs * trainer.steps_per_epoch * chunks
 
 
 def initializer(model: Any, optimizer: Any, task: Any, input_shape: Sequence[int]) -> Initializer:
     """A function from a key to the state at step 0, or from None to its shapes."""
-    example = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
+    example = jax.ShapeDtypeStruct((1, *input_shape), np.float32)  # the type does not matter
     return partial(create_train_state, model=model, optimizer=optimizer, example=example, task=task)
 
 

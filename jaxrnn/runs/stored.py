@@ -9,12 +9,14 @@ import jax
 import numpy as np
 
 from jaxrnn.data import default_places
+from jaxrnn.optimizers import averaged
 from jaxrnn.parallel import batch_mesh, distribute, replicate, to_host, use_cpu_cores
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.epochs import evaluation_of
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.files import read_json
 from jaxrnn.runs.history import mean_history
+from jaxrnn.runs.results import draw_sample
 from jaxrnn.runs.setup import (
     check_jax,
     initializer,
@@ -108,7 +110,9 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     use_cpu_cores(runtime.devices)
     keep_compiled_programs()
     check_jax(runtime.devices)
-    stored = load_run(workdir, type(experiment))
+    # With patience, the best epoch is the one that the run kept.
+    best = trainer.patience is not None
+    stored = load_run(workdir, type(experiment), best=best)
     experiment.check_same(stored.experiment.identity, any_epochs=True)
     many = trainer.seeds > 1
     mesh = batch_mesh(trainer.seeds if many else trainer.batch_size, runtime.devices)
@@ -121,4 +125,7 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
         means = to_host(measure(state)).means()
         for metric, value in experiment.task.summarize(means).items():
             results[f"{name}_{metric}"] = np.asarray(value).tolist()
+    if runtime.sample:
+        first = jax.tree.map(lambda leaf: leaf[0], to_host(state)) if many else state
+        results["sample"] = draw_sample(averaged(first), data.train, runtime.sample, trainer.seed)
     return results

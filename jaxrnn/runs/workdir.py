@@ -56,7 +56,13 @@ def _check_resumption(workdir: Path, check_same: Check, epochs: int, *, can_grow
     except ValueError as error:
         raise ValueError(f"--workdir {workdir}: {error}") from error
     if (workdir / "results.json").exists():
-        done = read_json(workdir / "results.json").get("epochs")
+        results = read_json(workdir / "results.json")
+        done, early = results.get("epochs"), results.get("stopped_early")
+        if early:
+            raise ValueError(
+                f"--workdir {workdir} holds a finished run, which --patience stopped after epoch "
+                f"{done}; choose another directory"
+            )
         if not isinstance(done, int) or done >= epochs:
             raise ValueError(
                 f"--workdir {workdir} holds a finished run of {done} epochs; "

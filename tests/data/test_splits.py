@@ -13,7 +13,8 @@ from jaxrnn.data.splits import check_values, scale, take
     ("change", "message"),
     [
         ({"labels": np.zeros(499, np.int32)}, r"got inputs \(500, 28, 28\), labels \(499,\)"),
-        ({"inputs": np.zeros((500, 28), np.uint8)}, r"got inputs \(500, 28\), labels"),
+        ({"inputs": np.zeros((500, 28), np.float32)}, r"inputs of shape \(500, 28\) must be int"),
+        ({"inputs": np.zeros((500, 28, 28, 1), np.uint8)}, r"got inputs \(500, 28, 28, 1\), la"),
         ({"lengths": np.zeros(5, np.int32)}, r"lengths \(5,\)"),
         ({"labels": np.full(500, 0.5)}, "labels must be integers; real numbers are targets; got f"),
         ({"labels": np.zeros((500, 27), np.int32)}, r"labels \(500, 27\)"),

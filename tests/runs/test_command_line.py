@@ -141,7 +141,7 @@ def test_description_of_the_page_is_shown(capsys):
         (["--train", "trian"], "split 'trian' of 'mnist': "),
         (["--train", "trian"], "did you mean 'train'?"),
         (["--cell", "elman"], "invalid choice 'elman' for argument '--model.cell'"),
-        (["--cell", "elman"], "Expected one of ('simple', 'gru', 'lstm', 'mgu').\n"),
+        (["--cell", "elman"], "Expected one of ('simple', 'gru', 'lstm', 'mgu', 'mingru').\n"),
         (["--epochs", "many"], "error: --trainer.epochs: invalid literal for int() with base 10"),
         (["--epochs"], "Missing value for argument '--trainer.epochs'"),
         (["keras", "x"], "error: Unrecognized options: x\n"),

@@ -61,7 +61,7 @@ def changed(**groups):
         changed(model={"cell": "elman"}),
         changed(optimizer={"learning_rate": -1.0}),
         changed(optimizer={"learning_rate": float("nan")}),
-        changed(optimizer={"kind": "muon"}),
+        changed(optimizer={"kind": "sgd"}),
         changed(trainer={"epochs": 0}),
         changed(trainer={"seed": 2**32 - 1, "seeds": 2}),
         changed(runtime={"processes": 2}),
@@ -111,7 +111,7 @@ def test_check_gives_a_line_for_each_wrong_option():
         wrong.check()
     assert str(caught.value).splitlines() == [
         "--model.hidden: must be at least 1; got 0",
-        "--model.cell: must be 'simple', 'gru', 'lstm' or 'mgu'; got 'elman'",
+        "--model.cell: must be 'simple', 'gru', 'lstm', 'mgu' or 'mingru'; got 'elman'",
         "--trainer.epochs: must be at least 1; got -1",
         "--trainer.train-curve last_batch needs --optimizer.average 0",
     ]

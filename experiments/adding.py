@@ -1,0 +1,34 @@
+"""Train a recurrent network on the adding problem: the sum of two numbers in a long sequence.
+
+    python -m experiments.adding [--length 200]
+
+Two numbers between 0 and 1 are marked, one in each half of the sequence. Answering 1 always has a
+mean squared error of 0.167; a network has solved the problem when its error is below 0.05, as it
+then must have found both.
+
+Source: S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997); M. Arjovsky, A. Shah and
+Y. Bengio, "Unitary evolution recurrent neural networks" (2016), for the lengths.
+"""
+
+from dataclasses import dataclass
+
+from jaxrnn import Adam, Adding, Experiment, Muon, Regression, RNNConfig, TrainerConfig, main
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddingRNN(Experiment):
+    """A recurrent network that adds two numbers."""
+
+    data: Adding = Adding()
+    model: RNNConfig = RNNConfig(hidden=128, activation="relu", initializers="identity")
+    task: Regression = Regression()
+    optimizer: Adam | Muon = Muon(
+        learning_rate=1e-3, muon_learning_rate=1e-3, schedule="linear", warmup=0.05, clip_norm=1.0
+    )
+    trainer: TrainerConfig = TrainerConfig(epochs=10, batch_size=50)
+
+
+PRESETS = {"elman": AddingRNN()}
+
+if __name__ == "__main__":
+    main(PRESETS, default="elman", description=__doc__)

@@ -1,0 +1,216 @@
+"""RNNClassifier: recurrent layers read a sequence, and a dense head gives the outputs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxrnn.cells import ACTIVATIONS, CELLS, INITIALIZERS, build_cell, with_chrono_biases
+from jaxrnn.dropout import drop, dropout_mask
+from jaxrnn.pooling import POOLINGS, pool
+from jaxrnn.recurrence import RNN
+
+RECURRENCES = ("fast", "flax")
+UNROLL = 4  # time steps per loop iteration; fewer, longer iterations cost less on a CPU
+
+
+class RNNClassifier(nn.Module):
+    r"""A recurrent network whose outputs are computed from the state after the last valid step.
+
+    With the default cell this is the network of Elman (1990),
+
+    .. math::
+
+        h_t = \tanh(x_t W_i + b_i + h_{t-1} W_h), \quad h_0 = 0, \quad
+        \mathrm{outputs} = h_{T} W_o + b_o
+
+    where :math:`T` is the last valid time step.
+
+    Attributes:
+      classes: number of outputs, which are the logits of the classes in classification.
+      hidden, layers, bidirectional, pooling: see :class:`jaxrnn.RNNConfig`, as for all that are not
+        listed here. Directions have ``hidden`` units each, and their states are joined.
+      cell: one of ``jaxrnn.cells.CELLS`` by name (``simple``, ``gru``, ``lstm``, ``mgu``,
+        ``mingru``), or a cell object such as ``nn.GRUCell(64)``, of which every layer and direction
+        gets its own copy. A cell object has its own number of units, activation and initializers.
+      initializers: of the kernels. ``keras``: Glorot uniform for the input, orthogonal for the
+        recurrence, as ``keras.layers.SimpleRNN``. ``tf1``: both Glorot uniform over the joint
+        (features + hidden, hidden) kernel, as ``tf.nn.rnn_cell.BasicRNNCell``. ``identity``: Glorot
+        uniform for the input, the identity for the recurrence. Biases start at 0, and the head is
+        Glorot uniform in all three.
+      recurrence: ``fast``, the scans of :class:`jaxrnn.RNN`; or ``flax``, those of
+        ``flax.linen.RNN``, which give the same result to float rounding.
+
+    Source: J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990); X. Glorot and
+    Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks" (2010);
+    Q. V. Le, N. Jaitly and G. E. Hinton, "A simple way to initialize recurrent networks of
+    rectified linear units" (2015), for the identity; Y. Gal and Z. Ghahramani, "A theoretically
+    grounded application of dropout in recurrent neural networks" (2016), for recurrent dropout.
+
+    >>> model = RNNClassifier()
+    >>> params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28)))["params"]
+    >>> sum(leaf.size for leaf in jax.tree.leaves(params))
+    28360
+    >>> model.apply({"params": params}, jnp.zeros((7, 28, 28))).shape
+    (7, 10)
+    """
+
+    hidden: int = 150
+    classes: int = 10
+    cell: str | nn.RNNCellBase = "simple"
+    activation: str = "tanh"
+    layers: int = 1
+    bidirectional: bool = False
+    skip: bool = False
+    layer_norm: bool = False
+    pooling: str = "last"
+    embedding: int | None = None
+    vocabulary: int | None = None
+    dropout: float = 0.0
+    input_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    initializers: str = "keras"
+    recurrent_gain: float = 1.0
+    chrono: int | None = None
+    recurrence: str = "fast"
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: jax.Array,
+        lengths: jax.Array | None = None,
+        *,
+        every_step: bool = False,
+        keys: jax.Array | None = None,
+        carry: Any = None,
+        return_carry: bool = False,
+    ) -> Any:
+        """Compute the outputs of a batch of sequences.
+
+        Args:
+          inputs: (batch, time, features) floats; or (batch, time) integers, tokens below
+            ``vocabulary``.
+          lengths: (batch,), the number of valid time steps of each sequence; None if all are.
+            Inputs after them don't matter, even if they are not finite. The outputs of a sequence
+            of length 0 are those of the zero state.
+          every_step: compute the outputs at each time step, as with ``pooling="none"``.
+          keys: (batch,) PRNG keys, which determine what dropout drops of each example; None for no
+            dropout.
+          carry: where to begin, as returned for the time steps before; by default at 0.
+          return_carry: also return the state of every layer after the last valid time step.
+
+        Returns:
+          (batch, classes) outputs, or (batch, time, classes) at every step; with ``return_carry``,
+          a tuple of them and the carry.
+
+        Raises:
+          ValueError: inputs or lengths of another shape, or a bad option.
+        """
+        self._check(inputs, lengths)
+        if self.bidirectional and (carry is not None or return_carry):
+            raise ValueError("a bidirectional network has no state to carry on")
+        states = drop(self._vectors(inputs), self.input_dropout, keys, 0)
+        carries = []
+        for layer in range(self.layers):
+            below = states
+            states, last = self._layer(
+                layer, states, lengths, carry[layer] if carry else None, keys
+            )
+            carries.append(last)
+            if self.layer_norm:
+                states = nn.LayerNorm(name=f"norm{layer}")(states)
+            if self.skip and layer:
+                states = states + below
+            if layer < self.layers - 1:
+                states = drop(states, self.dropout, keys, 3 * layer + 1)
+
+        how = "none" if every_step else self.pooling
+        read = pool(states, lengths, how, bidirectional=self.bidirectional)
+        read = drop(read, self.dropout, keys, 3 * self.layers + 1)
+        head = nn.Dense(self.classes, kernel_init=nn.initializers.glorot_uniform(), name="head")
+        return (head(read), tuple(carries)) if return_carry else head(read)
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is any dropout."""
+        return max(self.dropout, self.input_dropout, self.recurrent_dropout) > 0
+
+    def _check(self, inputs: jax.Array, lengths: jax.Array | None) -> None:
+        tokens = inputs.ndim == 2 and jnp.issubdtype(inputs.dtype, jnp.integer)
+        if not (inputs.ndim == 3 or tokens) or 0 in inputs.shape[1:]:
+            raise ValueError(
+                "inputs must be (batch, time, features), or (batch, time) integers; got shape "
+                f"{inputs.shape}"
+            )
+        if lengths is not None and lengths.shape != inputs.shape[:1]:
+            raise ValueError(f"lengths must be of shape ({inputs.shape[0]},); got {lengths.shape}")
+        for name in ("hidden", "classes", "layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name, choices in (
+            ("recurrence", RECURRENCES),
+            ("pooling", POOLINGS),
+            ("initializers", INITIALIZERS),
+            ("activation", ACTIVATIONS),
+            *((("cell", CELLS),) if isinstance(self.cell, str) else ()),
+        ):
+            if getattr(self, name) not in choices:
+                known = ", ".join(choices)
+                raise ValueError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
+
+    def _vectors(self, inputs: jax.Array) -> jax.Array:
+        """What the first layer reads at each time step."""
+        if inputs.ndim == 3:
+            return inputs
+        tokens, size = inputs.astype(jnp.int32), self.vocabulary or self.classes
+        if self.embedding is not None:
+            return nn.Embed(size, self.embedding, name="embedding")(tokens)
+        known = (tokens >= 0) & (tokens < size)  # a one-hot vector of others would be 0
+        return jnp.where(known[..., None], jax.nn.one_hot(tokens, size), jnp.nan)
+
+    def _layer(
+        self, layer: int, states: jax.Array, lengths: Any, carry: Any, keys: Any
+    ) -> tuple[jax.Array, Any]:
+        """The states of a layer, its directions side by side, and the last of them."""
+        directions: list[jax.Array] = []
+        for backward in (False, True) if self.bidirectional else (False,):
+            name = f"layer{layer}" + "_backward" * backward
+            cell: Any = self._cell(states.shape[-1], name)
+            rnn = RNN(
+                cell,
+                reverse=backward,
+                keep_order=True,
+                unroll=UNROLL,
+                fast=self.recurrence == "fast",
+                mask=True,
+            )
+            place = 3 * layer + 2 + backward
+            rate, hidden = self.recurrent_dropout, getattr(cell, "features", self.hidden)
+            last, outputs = rnn(
+                states,
+                initial_carry=carry,
+                seq_lengths=lengths,
+                return_carry=True,
+                dropout=dropout_mask(rate, keys, place, (hidden,), states.dtype),
+            )
+            directions.append(outputs)
+            if self.chrono is not None and self.is_initializing():
+                params = with_chrono_biases(
+                    self.variables["params"][name], self.make_rng("params"), self.chrono
+                )
+                self.put_variable("params", name, params)
+        return jnp.concatenate(directions, axis=-1), last
+
+    def _cell(self, features: int, name: str) -> nn.RNNCellBase:
+        if isinstance(self.cell, nn.RNNCellBase):
+            return self.cell.clone(name=name, parent=self)
+        cell = build_cell(
+            self.cell,
+            features,
+            self.hidden,
+            self.initializers,
+            self.recurrent_gain,
+            self.activation,
+        )
+        return cell.clone(name=name, parent=self)

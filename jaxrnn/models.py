@@ -40,8 +40,9 @@ class RNNConfig(Group):
     """Dropout of what the first layer reads."""
     recurrent_dropout: Fraction = 0.0
     """Dropout of the states inside the recurrence, of the same units at all steps of a sequence."""
-    initializers: Literal["keras", "tf1", "identity"] = "keras"
-    """Initial weights: as in Keras, as in TF1, or an identity for the recurrent kernel."""
+    initializers: Literal["keras", "tf1", "identity", "permutation"] = "keras"
+    """Initial weights: as in Keras (an orthogonal recurrent kernel), as in TF1, or an identity or a
+    permutation for the recurrent kernel."""
     recurrent_gain: Positive = 1.0
     """Factor of the initial recurrent kernels."""
     chrono: Annotated[int, Ge(2)] | None = None

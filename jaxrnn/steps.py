@@ -100,9 +100,10 @@ def _update(
     is divided by the weight of all of them, and the gradients are summed.
     """
     weights = state.task.weights(batch)
+    total: Any = None
     if weights is not None:
         weight = sum_over_devices(weights.sum(dtype=jnp.float32), mesh)
-        total: Any = jnp.where(weight > 0, weight, 1)
+        total = jnp.where(weight > 0, weight, 1)
     rows, keys = len(batch["inputs"]), None
     if key is not None and draws(state):
         key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), state.step)
@@ -112,9 +113,10 @@ def _update(
         batch, keys, carry = part
         now = state.replace(params=params)
         metrics, carry = measure_part(now, batch, train=True, keys=keys, carry=carry)
-        devices = 1 if mesh is None else mesh.size
-        share = devices * rows // len(batch["inputs"])
-        divisor = share * int(metrics.weight) if weights is None else total
+        divisor = total
+        if weights is None:  # each element counts once, and the other parts have as many
+            devices = 1 if mesh is None else mesh.size
+            divisor = devices * int(metrics.weight) * rows // len(batch["inputs"])
         return metrics.sums["loss"] / divisor, (metrics, carry)
 
     gradient = partial(jax.grad(loss_fn, has_aux=True), state.params)

@@ -134,6 +134,8 @@ class LanguageModelling(Task):
 
     kind: Suppress[Literal["language_modelling"]] = "language_modelling"
 
+    best: ClassVar[str] = "bits"
+
     def measure(
         self, outputs: jax.Array, batch: Batch, *, train: bool = False
     ) -> dict[str, jax.Array]:

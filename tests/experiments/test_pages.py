@@ -1,0 +1,136 @@
+"""Every page, small: it crashes after its first epoch, resumes, and ends as if it never had."""
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxrnn
+from jaxrnn import History, RNNConfig, TrainerConfig, load_run
+from tests.conftest import assert_identical
+from tests.data.test_tasks import sunspots, vowels
+from tests.experiments.noise import NoisyRNN
+
+pytestmark = pytest.mark.program
+
+SMALL_DATA = {
+    "sequential_mnist": {
+        **{"train": "train[:60]", "validation": "train[60:80]", "test": "test[:20]", "rows": 98},
+        "permute": True,
+    },
+    "adding": {"length": 12, "examples": 60, "held_out": 20},
+    "copying": {"delay": 5, "examples": 60, "held_out": 20},
+    "language": {"rows": 20},
+    "japanese_vowels": {},
+    "sunspots": {"window": 5},
+}
+PAGES = [
+    (page, preset)
+    for page in SMALL_DATA
+    for preset in importlib.import_module(f"experiments.{page}").PRESETS
+]
+
+
+def small(page, preset, folder):
+    """The experiment of a page, made to take a second."""
+    data = dict(SMALL_DATA[page])
+    if page == "language":
+        text = "".join(np.random.default_rng(0).choice(list("abc \n"), 2000))
+        (folder / "text").write_text(text)
+        data["text"] = folder / "text"
+    if page == "japanese_vowels":
+        data["folder"] = vowels(folder)
+    if page == "sunspots":
+        data["file"] = sunspots(folder / "sunspots.csv")
+    whole = importlib.import_module(f"experiments.{page}").PRESETS[preset]
+    model = {"hidden": 4, "embedding": 3 if whole.model.embedding else None}
+    trainer = {"epochs": 2, "batch_size": 10, "truncate": 30 if whole.trainer.truncate else None}
+    return dataclasses.replace(
+        whole,
+        data=dataclasses.replace(whole.data, **data),
+        model=dataclasses.replace(whole.model, **model),
+        trainer=dataclasses.replace(whole.trainer, **trainer),
+    )
+
+
+def crash(record):
+    raise RuntimeError("lost power")
+
+
+def run(experiment, workdir):
+    there = dataclasses.replace(experiment.runtime, workdir=Path(workdir))
+    return jaxrnn.run(dataclasses.replace(experiment, runtime=there))
+
+
+@pytest.mark.parametrize(("page", "preset"), PAGES)
+def test_a_crash_and_a_resumption(page, preset, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    experiment = small(page, preset, tmp_path)
+    results = run(experiment, "whole")
+    with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="lost power"):
+        broken.setattr(type(experiment), "hooks", lambda self: [crash])
+        run(experiment, "crashed")
+    assert len(load_run("crashed", type(experiment)).history) == 1
+    assert "resuming after epoch 1" not in capsys.readouterr().out
+    again = run(experiment, "crashed")
+    assert "resuming after epoch 1" in capsys.readouterr().out
+    runs = [load_run(name, type(experiment)) for name in ("whole", "crashed")]
+    assert_identical(*(one.state for one in runs))
+    for one, other in zip(*(one.history.rows for one in runs), strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    best = experiment.task.best
+    assert again[f"validation_{best}"] == results[f"validation_{best}"]
+    assert Path("whole/curves.png").exists()
+
+
+def experiment_on_noise(**trainer):
+    """A network that learns noise by heart, so that validation gets worse."""
+    return NoisyRNN(
+        model=RNNConfig(hidden=32),
+        optimizer=jaxrnn.Adam(learning_rate=0.03),
+        trainer=TrainerConfig(**{"epochs": 60, "batch_size": 20, **trainer}),
+    )
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_patience_keeps_the_best_epoch(seeds, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    experiment = experiment_on_noise(patience=3, seeds=seeds)
+    results = run(experiment, "run")
+    epochs, best = results["epochs"], results["epoch"]
+    assert (best, results["stopped_early"]) == (epochs - 3, True)
+    assert epochs < 60
+    history = History.from_csv("run/history.csv")
+    assert best == 1 + np.argmin(history["validation_rmse"])
+    assert results["validation_rmse"] == pytest.approx(history["validation_rmse"][best - 1], 1e-6)
+    assert f"epoch {best} was the best of {epochs}; it is kept" in capsys.readouterr().out
+    there = dataclasses.replace(experiment.runtime, workdir=Path("run"))
+    stored = jaxrnn.runs.stored.evaluate_run(
+        dataclasses.replace(experiment, runtime=there), Path("run")
+    )
+    assert stored["epoch"] == best
+    assert np.mean(stored["validation_rmse"]) == pytest.approx(results["validation_rmse"], 1e-6)
+    with pytest.raises(ValueError, match=f"which --patience stopped after epoch {epochs}"):
+        run(experiment, "run")
+    Path("run/results.json").unlink()  # as if killed before it was written
+    assert {**run(experiment, "run"), "seconds": 0} == {**results, "seconds": 0}
+    assert len(History.from_csv("run/history.csv")) == epochs
+
+
+def test_patience_without_a_stop_keeps_the_best_epoch(tmp_path):
+    results = run(experiment_on_noise(patience=59), tmp_path / "run")
+    assert (results["epochs"], results["stopped_early"]) == (60, False)
+    assert results["epoch"] == results["best_epoch"] < 60
+
+
+def test_runs_of_before_an_option_are_resumed(tmp_path):
+    experiment = experiment_on_noise(epochs=1)
+    run(experiment, tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    for group, name in (("model", "dropout"), ("trainer", "patience"), ("model", "chrono")):
+        del config[group][name]
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    assert run(experiment_on_noise(epochs=2), tmp_path / "run")["epochs"] == 2

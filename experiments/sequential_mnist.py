@@ -1,8 +1,8 @@
 """Train a recurrent network to name MNIST digits, read pixel by pixel: 784 time steps.
 
-    python -m experiments.sequential_mnist [elman|mingru|gru] [--permute] [--rows 784]
+    python -m experiments.sequential_mnist [elman|permuted|mingru] [--rows 784]
 
---permute shuffles the pixels by RandomState(92916).permutation(784), which removes their locality;
+permuted shuffles the pixels by RandomState(92916).permutation(784), which removes their locality;
 --rows cuts the images into fewer, longer steps. The networks train on the first 50,000 images;
 everything was chosen on the other 10,000, and the test set is measured after each epoch.
 
@@ -36,15 +36,27 @@ class SequentialMNIST(Experiment):
     optimizer: Adam | Muon = Muon(
         learning_rate=1e-3, muon_learning_rate=3e-4, schedule="linear", warmup=0.05, clip_norm=1.0
     )
-    trainer: TrainerConfig = TrainerConfig(epochs=10, batch_size=50)
+    trainer: TrainerConfig = TrainerConfig(epochs=16, batch_size=50)
 
 
-_GATED = Muon(learning_rate=3e-3, schedule="linear", warmup=0.05, clip_norm=1.0)
+# An identity keeps what the network has read, a permutation tells when it was read as well: after
+# five epochs of 10,000 images, validation accuracy was 0.871 with the first and 0.776 with the
+# second in reading order, but 0.862 with the second if the pixels are shuffled.
+_ELMAN = SequentialMNIST()
 PRESETS = {
-    "elman": SequentialMNIST(),
-    "mingru": SequentialMNIST(
-        model=RNNConfig(hidden=128, cell="mingru", layers=2, chrono=784, skip=True),
-        optimizer=replace(_GATED, learning_rate=3e-3),
+    "elman": _ELMAN,
+    "permuted": replace(
+        _ELMAN,
+        data=replace(_ELMAN.data, permute=True),
+        model=replace(_ELMAN.model, initializers="permutation"),
+        trainer=replace(_ELMAN.trainer, epochs=10),
+    ),
+    "mingru": replace(
+        _ELMAN,
+        model=RNNConfig(
+            hidden=128, cell="mingru", layers=2, chrono=784, pooling="mean", layer_norm=True
+        ),
+        optimizer=replace(_ELMAN.optimizer, learning_rate=3e-3),
     ),
 }
 

@@ -1,6 +1,7 @@
 """Configuration groups: types of their fields, which pydantic checks and error messages mention."""
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -15,7 +16,7 @@ Fraction = Annotated[float, Ge(0), Lt(1), AllowInfNan(False)]
 
 
 class Group:
-    """Base of configuration groups: scalars of NumPy and JAX become Python's."""
+    """Base of configuration groups: scalars of NumPy and JAX become Python's, ~ the user's home."""
 
     def __post_init__(self) -> None:
         group: Any = self
@@ -23,3 +24,5 @@ class Group:
             value = getattr(self, field.name)
             if hasattr(value, "item") and getattr(value, "shape", None) == ():
                 object.__setattr__(self, field.name, value.item())
+            if isinstance(value, Path):
+                object.__setattr__(self, field.name, value.expanduser())

@@ -56,7 +56,10 @@ class RNNConfig(Group):
         if self.chrono is not None and no_gates:
             raise ValueError("--chrono needs a --cell with gates: gru, lstm, mgu or mingru")
         if no_kernel and (self.activation, self.recurrent_gain) != ("tanh", 1.0):
-            raise ValueError("--cell mingru has no --activation and no --recurrent-gain")
+            raise ValueError(
+                "--cell mingru has no activation and no recurrent kernel; use --activation tanh "
+                "and --recurrent-gain 1"
+            )
         possible = self.cell == "lstm" or (self.cell in ("simple", "gru") and self.is_fast)
         if self.recurrent_dropout and not possible:
             raise ValueError(

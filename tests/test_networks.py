@@ -210,8 +210,8 @@ def test_no_carry_of_two_directions():
     ("options", "message"),
     [
         ({"chrono": 100}, "--chrono needs a --cell with gates"),
-        ({"cell": "mingru", "activation": "relu"}, "mingru has no --activation"),
-        ({"cell": "mingru", "recurrent_gain": 0.5}, "mingru has no .* --recurrent-gain"),
+        ({"cell": "mingru", "activation": "relu"}, "mingru has no activation"),
+        ({"cell": "mingru", "recurrent_gain": 0.5}, "use .* --recurrent-gain 1"),
         ({"cell": "mgu", "recurrent_dropout": 0.5}, "--recurrent-dropout needs --cell lstm"),
         ({"recurrence": "flax", "recurrent_dropout": 0.5}, "--recurrent-dropout needs"),
     ],

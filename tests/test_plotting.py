@@ -40,6 +40,17 @@ def test_two_labelled_panels(history):
         np.testing.assert_array_equal(lines["Test Set"].get_ydata(), history[f"test_{metric}"])
 
 
+def test_baselines_are_drawn_with_their_values():
+    history = History()
+    for epoch, loss in enumerate((1.0, 0.1, 0.01), 1):
+        history = history.append(epoch=epoch, train_loss=loss, train_accuracy=loss)
+    accuracy, loss = plot_history(history, {"loss": {"gzip": 0.5, "xz": 0.25}}).axes
+    labels = {line.get_label(): line.get_ydata()[0] for line in loss.lines}
+    assert labels == {"Train Set": 1.0, "gzip, 0.5": 0.5, "xz, 0.25": 0.25}
+    assert (accuracy.get_yscale(), loss.get_yscale()) == ("linear", "log")
+    assert len(accuracy.lines) == 1
+
+
 def test_curves_are_drawn(history):
     image = pixels(plot_history(history))
     assert image.shape == (300, 1000, 3)

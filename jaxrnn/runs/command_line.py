@@ -88,7 +88,7 @@ def main(
     except _ERRORS as error:
         notes = [note for note in getattr(error, "__notes__", []) if isinstance(note, Advice)]
         lost = isinstance(error, NonFiniteLossError | LostProcessesError)
-        _fail("; ".join([str(error), *notes]), status=1 if notes or lost else 2)
+        _fail("; ".join([_describe(error), *notes]), status=1 if notes or lost else 2)
     except Exception:
         traceback.print_exc()
         end_at_once(1)
@@ -103,6 +103,13 @@ def _make_printable() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _describe(error: Exception) -> str:
+    """What went wrong; without the number that Python puts before errors of the system."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _fail(message: str, status: int = 2) -> NoReturn:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from jaxrnn import Adam, Adding, Experiment, Muon, Regression, RNNConfig, TrainerConfig, main
 
+_MUON = Muon(muon_learning_rate=1e-3, schedule="linear", warmup=0.05, clip_norm=1.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class AddingRNN(Experiment):
@@ -22,9 +24,7 @@ class AddingRNN(Experiment):
     data: Adding = Adding()
     model: RNNConfig = RNNConfig(hidden=128, activation="relu", initializers="identity")
     task: Regression = Regression()
-    optimizer: Adam | Muon = Muon(
-        learning_rate=1e-3, muon_learning_rate=1e-3, schedule="linear", warmup=0.05, clip_norm=1.0
-    )
+    optimizer: Adam | Muon = _MUON
     trainer: TrainerConfig = TrainerConfig(epochs=10, batch_size=50)
 
 

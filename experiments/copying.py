@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 
 from jaxrnn import Adam, Classification, Copying, Experiment, Muon, RNNConfig, TrainerConfig, main
 
+_MUON = Muon(muon_learning_rate=3e-4, schedule="linear", warmup=0.05, clip_norm=1.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CopyingRNN(Experiment):
@@ -24,9 +26,7 @@ class CopyingRNN(Experiment):
         hidden=128, activation="relu", initializers="permutation", pooling="none", vocabulary=10
     )
     task: Classification = Classification()
-    optimizer: Adam | Muon = Muon(
-        learning_rate=1e-3, muon_learning_rate=3e-4, schedule="linear", warmup=0.05, clip_norm=1.0
-    )
+    optimizer: Adam | Muon = _MUON
     trainer: TrainerConfig = TrainerConfig(epochs=5, batch_size=50)
 
 
@@ -38,7 +38,7 @@ PRESETS = {
     "long": replace(
         _ELMAN,
         data=Copying(delay=1000),
-        optimizer=replace(_ELMAN.optimizer, muon_learning_rate=1e-4),
+        optimizer=replace(_MUON, muon_learning_rate=1e-4),
         trainer=replace(_ELMAN.trainer, epochs=10),
     ),
 }

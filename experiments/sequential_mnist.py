@@ -2,9 +2,8 @@
 
     python -m experiments.sequential_mnist [elman|permuted|mingru] [--rows 784]
 
-permuted shuffles the pixels by RandomState(92916).permutation(784), which removes their locality;
---rows cuts the images into fewer, longer steps. The networks train on the first 50,000 images;
-everything was chosen on the other 10,000, and the test set is measured after each epoch.
+permuted shuffles the pixels by RandomState(92916).permutation(784). The networks train on the first
+50,000 images, and everything was chosen on the other 10,000.
 
 Source: Q. V. Le, N. Jaitly and G. E. Hinton, "A simple way to initialize recurrent networks of
 rectified linear units" (2015).
@@ -23,6 +22,8 @@ from jaxrnn import (
     main,
 )
 
+_MUON = Muon(muon_learning_rate=3e-4, schedule="linear", warmup=0.05, clip_norm=1.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SequentialMNIST(Experiment):
@@ -33,15 +34,12 @@ class SequentialMNIST(Experiment):
     )
     model: RNNConfig = RNNConfig(hidden=128, activation="relu", initializers="identity")
     task: Classification = Classification()
-    optimizer: Adam | Muon = Muon(
-        learning_rate=1e-3, muon_learning_rate=3e-4, schedule="linear", warmup=0.05, clip_norm=1.0
-    )
+    optimizer: Adam | Muon = _MUON
     trainer: TrainerConfig = TrainerConfig(epochs=16, batch_size=50)
 
 
-# An identity keeps what the network has read, a permutation tells when it was read as well: after
-# five epochs of 10,000 images, validation accuracy was 0.871 with the first and 0.776 with the
-# second in reading order, but 0.862 with the second if the pixels are shuffled.
+# Five epochs of 10,000 images in reading order end at a validation accuracy of 0.871 with an
+# identity and 0.776 with a permutation, with which those of shuffled pixels end at 0.862.
 _ELMAN = SequentialMNIST()
 PRESETS = {
     "elman": _ELMAN,
@@ -56,7 +54,7 @@ PRESETS = {
         model=RNNConfig(
             hidden=128, cell="mingru", layers=2, chrono=784, pooling="mean", layer_norm=True
         ),
-        optimizer=replace(_ELMAN.optimizer, learning_rate=3e-3),
+        optimizer=replace(_MUON, learning_rate=3e-3),
     ),
 }
 

@@ -51,9 +51,7 @@ PRESETS = {
     ),
     "mingru": replace(
         _ELMAN,
-        model=RNNConfig(
-            hidden=128, cell="mingru", layers=2, chrono=784, pooling="mean", layer_norm=True
-        ),
+        model=RNNConfig(cell="mingru", layers=2, chrono=784, pooling="mean", layer_norm=True),
         optimizer=replace(_MUON, learning_rate=3e-3),
     ),
 }

@@ -168,7 +168,7 @@ class RNNClassifier(nn.Module):
         if self.embedding is not None:
             return nn.Embed(size, self.embedding, name="embedding")(tokens)
         known = (tokens >= 0) & (tokens < size)  # a one-hot vector of others would be 0
-        return jnp.where(known[..., None], jax.nn.one_hot(tokens, size), jnp.nan)
+        return jnp.where(known[..., None], jax.nn.one_hot(tokens, size, dtype=jnp.float32), jnp.nan)
 
     def _layer(
         self, layer: int, states: jax.Array, lengths: Any, carry: Any, keys: Any

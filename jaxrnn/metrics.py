@@ -63,7 +63,7 @@ def _sum(values: jax.Array, weights: jax.Array | None) -> jax.Array:
     values = values.astype(dtype)
     if weights is not None:
         weighted = values if weights.dtype == bool else values * weights.astype(dtype)
-        values = jnp.where(weights > 0, weighted, 0)
+        values = jnp.where(weights if weights.dtype == bool else weights > 0, weighted, 0)
     return values.sum(dtype=dtype)
 
 

@@ -27,7 +27,8 @@ def pool(
         return _last(states, lengths)
     if lengths is None:
         return states.mean(1) if how == "mean" else states.max(1)
-    valid = (jnp.arange(states.shape[1])[None] < lengths[:, None])[..., None]
+    steps = jnp.arange(states.shape[1], dtype=lengths.dtype)
+    valid = (steps[None] < lengths[:, None])[..., None]
     if how == "mean":
         total = jnp.where(valid, states, 0).sum(1)
         return total / jnp.maximum(lengths, 1).astype(states.dtype)[:, None]

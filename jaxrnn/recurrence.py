@@ -225,7 +225,8 @@ def _is_one_of(function: Any, functions: Iterable[Any]) -> bool:
 
 def _valid(time: int, lengths: jax.Array) -> jax.Array:
     """Whether each time step is before the end of its sequence: (time, *batch)."""
-    return jnp.arange(time).reshape(-1, *[1] * lengths.ndim) < lengths[None]
+    steps = jnp.arange(time, dtype=lengths.dtype)
+    return steps.reshape(-1, *[1] * lengths.ndim) < lengths[None]
 
 
 def _has_shapes(params: Any, shapes: dict[tuple[str, str], tuple[int, ...]]) -> bool:

@@ -148,6 +148,16 @@ def test_truncated_backpropagation_carries_the_state_and_no_gradient(cell, layer
     assert (int(trained.step), float(metrics.weight)) == (3, valid.sum())
 
 
+@pytest.mark.parametrize("cell", ["simple", "mingru"])
+def test_strict_types(cell):
+    options = {"layers": 2, "skip": True, "layer_norm": True, "dropout": 0.1, "embedding": 3}
+    state = state_of(TEXT, LanguageModelling(), pooling="none", cell=cell, **options)
+    with jax.numpy_dtype_promotion("strict"):
+        parts = StepOptions(accumulate=2, truncate=5)
+        _, metrics = jaxrnn.train_epoch(state, TEXT, KEY, batch_size=20, options=parts)
+    assert np.isfinite(metrics.sums["loss"])
+
+
 def test_sequences_that_fit_into_a_chunk_are_not_cut():
     state = state_of(TEXT, LanguageModelling(), pooling="none")
     epochs = [

@@ -21,8 +21,8 @@ def as_key(key: Any) -> jax.Array:
 
 def valid_steps(batch: Batch) -> jax.Array:
     """Whether each time step is before the end of its sequence: (batch, time) booleans."""
-    time = jnp.shape(batch["inputs"])[1]
-    return jnp.arange(time)[None] < jnp.asarray(batch["lengths"])[:, None]
+    time, lengths = jnp.shape(batch["inputs"])[1], jnp.asarray(batch["lengths"])
+    return jnp.arange(time, dtype=lengths.dtype)[None] < lengths[:, None]
 
 
 def mask_padding(batch: Batch) -> Batch:

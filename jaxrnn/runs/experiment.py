@@ -55,8 +55,9 @@ class Experiment:
                 lines += describe_errors(error, group)
         if getattr(self.optimizer, "average", 0) and self.trainer.train_curve == "last_batch":
             lines.append("--trainer.train-curve last_batch needs --optimizer.average 0")
-        runtime = getattr(self, "runtime", None)
-        if getattr(runtime, "sample", 0) and not isinstance(self.task, LanguageModelling):
+        if self.trainer.truncate is not None and getattr(self.model, "bidirectional", False):
+            lines.append("--trainer.truncate needs a network that reads forwards only")
+        if self.runtime.sample and not isinstance(self.task, LanguageModelling):
             lines.append("--runtime.sample needs a language model")
         if lines:
             raise ValueError("\n".join(lines))

@@ -123,21 +123,14 @@ def _run(experiment: Experiment, name: str) -> dict[str, Any]:
             finished = early or len(histories[0]) == trainer.epochs
             if finished:
                 state, epoch = _kept(experiment, checkpoints, state, histories)
-                about = {"parameters": parameters, "devices": devices, "stopped_early": early}
-                seeds = range(trainer.seed, trainer.seed + trainer.seeds)
-                results = results_of(
-                    histories, experiment.task, seeds, epoch, **about, seconds=clock.seconds
-                )
+                about = {"parameters": parameters, "devices": devices, "seconds": clock.seconds}
+                about |= {"stopped_early": early, "epoch": epoch}
                 first = _first_network(state, trainer.seeds)
-                if is_first():
-                    write_confusion(workdir, first, data.evals)
-                    write_results(workdir, histories, seeds, results, data.baselines)
+                results = _write(experiment, data, workdir, first, histories, about)
         if not finished:
             say(f"stopped; earlier epochs are saved in {workdir}\n{advice}")
             # If another process received the signal, this one ends as that one does.
             raise Stopped(interrupted.exit_status or 128 + signal.SIGTERM)
-    if results["epoch"] < results["epochs"]:
-        say(f"epoch {results['epoch']} was the best of {results['epochs']}; it is kept")
     if runtime.sample:
         say(draw_sample(first, data.train, runtime.sample, trainer.seed))
     for line in describe_results(results, data.evals, experiment.task):
@@ -212,6 +205,24 @@ def _train(
     for phase, value in seconds.items():
         clock.seconds[phase] = clock.seconds.get(phase, 0.0) + value
     return state, (history,) if isinstance(history, History) else history
+
+
+def _write(
+    experiment: Experiment,
+    data: Datasets,
+    workdir: Path,
+    first: TrainState,
+    histories: Sequence[History],
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """Write the results and the pictures of a finished run; returns the results."""
+    trainer = experiment.trainer
+    seeds = range(trainer.seed, trainer.seed + trainer.seeds)
+    results = results_of(histories, experiment.task, seeds, **about)
+    if is_first():
+        write_confusion(workdir, first, data.evals)
+        write_results(workdir, histories, seeds, results, data.baselines)
+    return results
 
 
 def _has_stalled(experiment: Experiment, history: Any) -> bool:

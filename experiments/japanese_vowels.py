@@ -27,7 +27,9 @@ class JapaneseVowelsRNN(Experiment):
     """A bidirectional network that names the speaker."""
 
     data: JapaneseVowels = JapaneseVowels()
-    model: RNNConfig = RNNConfig(hidden=64, cell="gru", bidirectional=True, dropout=0.3)
+    model: RNNConfig = RNNConfig(
+        hidden=64, cell="gru", bidirectional=True, pooling="mean", dropout=0.5, input_dropout=0.1
+    )
     task: Classification = Classification()
     optimizer: Adam | Muon = Adam(learning_rate=3e-3)
     trainer: TrainerConfig = TrainerConfig(epochs=100, batch_size=25, patience=30)

@@ -20,13 +20,13 @@ class SunspotsRNN(Experiment):
     """A network that predicts the next number of a series."""
 
     data: Sunspots = Sunspots()
-    model: RNNConfig = RNNConfig(hidden=32, dropout=0.2)
+    model: RNNConfig = RNNConfig(hidden=32, cell="gru", dropout=0.2)
     task: Regression = Regression()
     optimizer: Adam | Muon = Adam(learning_rate=3e-3, weight_decay=0.01)
     trainer: TrainerConfig = TrainerConfig(epochs=300, batch_size=32, patience=60)
 
 
-PRESETS = {"elman": SunspotsRNN()}
+PRESETS = {"gru": SunspotsRNN()}
 
 if __name__ == "__main__":
-    main(PRESETS, default="elman", description=__doc__)
+    main(PRESETS, default="gru", description=__doc__)

@@ -82,7 +82,9 @@ def _draw_baselines(axes: Any, values: Mapping[str, float]) -> None:
     curves = np.concatenate([line.get_ydata() for line in axes.lines])
     if values and np.nanmax(curves) > 30 * np.nanmin(curves) > 0:
         axes.set_yscale("log")
-    for (name, value), style in zip(values.items(), itertools.cycle(":-"), strict=False):
+    for (name, value), style in zip(
+        values.items(), itertools.cycle((":", "--", "-.")), strict=False
+    ):
         label = f"{name}, {value:.3g}"
         axes.axhline(value, color="black", linestyle=style, linewidth=1, label=label)
 

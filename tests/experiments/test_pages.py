@@ -10,6 +10,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn import History, RNNConfig, TrainerConfig, load_run
+from jaxrnn.runs.stored import evaluate_run
 from tests.conftest import assert_identical
 from tests.data.test_tasks import sunspots, vowels
 from tests.experiments.noise import NoisyRNN
@@ -85,6 +86,10 @@ def test_a_crash_and_a_resumption(page, preset, tmp_path, monkeypatch, capsys):
     best = experiment.task.best
     assert again[f"validation_{best}"] == results[f"validation_{best}"]
     assert Path("whole/curves.png").exists()
+    if page == "language":
+        drawing = dataclasses.replace(experiment.runtime, sample=5)
+        drawn = evaluate_run(dataclasses.replace(experiment, runtime=drawing), Path("whole"))
+        assert len(drawn["sample"]) == 5
 
 
 def experiment_on_noise(**trainer):
@@ -109,9 +114,7 @@ def test_patience_keeps_the_best_epoch(seeds, tmp_path, monkeypatch, capsys):
     assert results["validation_rmse"] == pytest.approx(history["validation_rmse"][best - 1], 1e-6)
     assert f"epoch {best} was the best of {epochs}; it is kept" in capsys.readouterr().out
     there = dataclasses.replace(experiment.runtime, workdir=Path("run"))
-    stored = jaxrnn.runs.stored.evaluate_run(
-        dataclasses.replace(experiment, runtime=there), Path("run")
-    )
+    stored = evaluate_run(dataclasses.replace(experiment, runtime=there), Path("run"))
     assert stored["epoch"] == best
     assert np.mean(stored["validation_rmse"]) == pytest.approx(results["validation_rmse"], 1e-6)
     with pytest.raises(ValueError, match=f"which --patience stopped after epoch {epochs}"):

@@ -25,7 +25,7 @@ class AddingRNN(Experiment):
     model: RNNConfig = RNNConfig(hidden=128, activation="relu", initializers="identity")
     task: Regression = Regression()
     optimizer: Adam | Muon = _MUON
-    trainer: TrainerConfig = TrainerConfig(epochs=10, batch_size=50)
+    trainer: TrainerConfig = TrainerConfig(epochs=5, batch_size=50)
 
 
 PRESETS = {"elman": AddingRNN()}

@@ -26,10 +26,21 @@ class StepOptions:
         and summed: the same to float rounding, in as many times less memory.
       truncate: time steps to backpropagate through. Longer sequences are trained on in chunks of
         this many, each with an update, the state of the network carried from one to the next.
+
+    Raises:
+      ValueError: a number below 1.
+
+    Source: R. J. Williams and J. Peng, "An efficient gradient-based algorithm for on-line training
+    of recurrent network trajectories" (1990), for the chunks.
     """
 
     accumulate: int = 1
     truncate: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}")
 
 
 def step(

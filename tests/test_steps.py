@@ -176,6 +176,12 @@ def test_truncation_needs_something_to_learn_at_each_step():
         )
 
 
+@pytest.mark.parametrize("options", [{"accumulate": 0}, {"truncate": -1}])
+def test_bad_step_options(options):
+    with pytest.raises(ValueError, match="must be at least 1; got"):
+        StepOptions(**options)
+
+
 @pytest.mark.program
 def test_generation_draws_what_the_network_expects():
     """A text in which each token follows from the one before is continued without an error."""

@@ -24,29 +24,30 @@ class RNNConfig(Group):
     bidirectional: bool = False
     """Read each sequence forwards and backwards."""
     skip: bool = False
-    """Add what a layer reads to what it gives, from the second layer on."""
+    """Add the inputs of each layer to its outputs, from the second layer on."""
     layer_norm: bool = False
-    """Normalize the states that each layer gives."""
+    """Layer normalization of the outputs of each layer."""
     pooling: Literal["last", "mean", "max", "none"] = "last"
     """Compute the outputs from the last valid state, the mean or the maximum of all valid states,
     or (none) from the state at each step."""
     embedding: Count | None = None
-    """Size of the vectors that stand for tokens; None for one-hot vectors."""
+    """Size of the embedding of tokens; None for one-hot vectors."""
     vocabulary: Count | None = None
-    """Number of different tokens; None for as many as there are outputs."""
+    """Number of distinct tokens; None for the number of outputs."""
     dropout: Fraction = 0.0
-    """Dropout after every layer."""
+    """Dropout rate after every layer."""
     input_dropout: Fraction = 0.0
-    """Dropout of what the first layer reads."""
+    """Dropout rate of the inputs."""
     recurrent_dropout: Fraction = 0.0
-    """Dropout of the states inside the recurrence, of the same units at all steps of a sequence."""
+    """Dropout rate of the recurrent state; a sequence drops the same units at every time step."""
     initializers: Literal["keras", "tf1", "identity", "permutation"] = "keras"
     """Initial weights: as in Keras (an orthogonal recurrent kernel), as in TF1, or an identity or a
     permutation for the recurrent kernel."""
     recurrent_gain: Positive = 1.0
     """Factor of the initial recurrent kernels."""
     chrono: Annotated[int, Ge(2)] | None = None
-    """Initial gate biases for memories of up to this many time steps; None for biases of 0."""
+    """Longest dependency, in time steps, for which gate biases are initialized (chrono
+    initialization); None for biases of 0."""
     recurrence: Literal["fast", "flax"] = "fast"
     """Recurrence with a hand-written gradient, or flax.linen.RNN for comparison."""
 

@@ -108,13 +108,13 @@ class Sunspots(Group):
     file: Path | None = None
     """CSV file of years in its first column and numbers in its last; None for statsmodels' own."""
     window: Annotated[int, Ge(1)] = 32
-    """Number of years that a prediction sees."""
+    """Number of years from which the next is predicted."""
     train_until: Count = 1900
-    """Last year to train on."""
+    """Last year of the training split."""
     validate_until: Count = 1920
-    """Last year to validate on."""
+    """Last year of the validation split."""
     test_until: Count = 1955
-    """Last year to test on."""
+    """Last year of the test split."""
 
     def build(self) -> Datasets:
         """Read the series and cut it into windows.

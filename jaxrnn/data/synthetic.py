@@ -19,13 +19,13 @@ class Adding(Group):
     """Pairs of numbers, marked in a long sequence, and their sums."""
 
     length: Annotated[int, Ge(2)] = 200
-    """Time steps of a sequence."""
+    """Number of time steps in a sequence."""
     examples: Count = 20_000
-    """Sequences to train on."""
+    """Number of training sequences."""
     held_out: Count = 1000
-    """Sequences to validate on, and as many to test on."""
+    """Number of validation sequences, and of test sequences."""
     data_seed: Annotated[int, Ge(0)] = 0
-    """Determines the sequences."""
+    """Seed of the sequences."""
 
     def build(self) -> Datasets:
         """Draw the sequences.
@@ -67,13 +67,13 @@ class Copying(Group):
     """Ten symbols, to be given back after a long delay."""
 
     delay: Count = 100
-    """Time steps between the symbols and the marker that asks for them."""
+    """Number of time steps between the symbols and their recall."""
     examples: Count = 20_000
-    """Sequences to train on."""
+    """Number of training sequences."""
     held_out: Count = 1000
-    """Sequences to validate on, and as many to test on."""
+    """Number of validation sequences, and of test sequences."""
     data_seed: Annotated[int, Ge(0)] = 0
-    """Determines the sequences."""
+    """Seed of the sequences."""
 
     def build(self) -> Datasets:
         r"""Draw the sequences.

@@ -20,12 +20,12 @@ class Text(Group):
     """A text, of which the next character is predicted."""
 
     text: Path | None = None
-    """UTF-8 text file; None for the reference that every Python brings, which differs a little
+    """UTF-8 text file; None for the language reference that comes with Python, which differs
     between versions."""
     rows: Count = 64
-    """Number of equal pieces to cut the training text into, which are read side by side."""
+    """Number of equal pieces that the training text is cut into, which are read in parallel."""
     held_out: Annotated[float, Gt(0), Lt(0.4)] = 0.05
-    """Fraction of the text to validate on, and the same to test on, from its end."""
+    """Fraction of the text, at its end, for testing; the same before it for validation."""
 
     def build(self) -> Datasets:
         """Read the text and cut it into rows.

@@ -26,12 +26,14 @@ class TrainerConfig(Group):
     train_curve: Literal["epoch", "last_batch"] = "epoch"
     """Training curve: the mean over the steps of the epoch, or its last batch after its update."""
     accumulate: Count = 1
-    """Number of parts in which to compute the gradient of each batch, to save memory."""
+    """Gradient accumulation: number of parts in which the gradient of a batch is computed, to save
+    memory."""
     truncate: Count | None = None
-    """Time steps to backpropagate through: longer sequences are trained on in chunks of this many,
-    each with an update, the state carried from one to the next; None for whole sequences."""
+    """Truncated backpropagation: train on longer sequences in chunks of this many time steps, each
+    with an update, carrying the state from one to the next; None for whole sequences."""
     patience: Count | None = None
-    """Stop after this many epochs without a better one, and keep the best; None to go on."""
+    """Early stopping: stop after this many epochs without improvement, and keep the best one; None
+    for no early stopping."""
     seed: Annotated[int, Ge(0), Lt(2**32)] = 0
     """Determines initial weights and data order; results repeat on the same devices."""
     seeds: Count = 1
@@ -61,7 +63,7 @@ class RuntimeConfig(Group):
     workers: Annotated[int, Ge(0)] = 0
     """When streaming: number of processes that read; 0 for a thread."""
     sample: Annotated[int, Ge(0)] = 0
-    """In language modelling: number of tokens to draw from the network at the end."""
+    """Language modelling: number of tokens to generate and print at the end."""
     tensorboard: bool = False
     """Write the curves to event files for TensorBoard too (extra tensorboard)."""
     distributed: bool = False

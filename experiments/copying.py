@@ -21,7 +21,6 @@ class CopyingRNN(Experiment):
     """A recurrent network that copies symbols."""
 
     data: Copying = Copying()
-    # A permutation of units moves what was read along, without loss: a delay line to begin with.
     model: RNNConfig = RNNConfig(
         hidden=128, activation="relu", initializers="permutation", pooling="none", vocabulary=10
     )
@@ -30,8 +29,9 @@ class CopyingRNN(Experiment):
     trainer: TrainerConfig = TrainerConfig(epochs=5, batch_size=50)
 
 
-# The longer the delay, the less may the kernel change in a step without states growing: of 1e-3 and
-# 1e-4, only the second learns anything at 1,000.
+# A permutation as the recurrent kernel is a delay line: it moves on what was read, without loss. The
+# longer the delay, the less a step may change the kernel, or states grow: at 1,000 a rate of 1e-4
+# learns to recall and one of 1e-3 does not. An orthogonal kernel with tanh learns nothing at 100.
 _ELMAN = CopyingRNN()
 PRESETS = {
     "elman": _ELMAN,

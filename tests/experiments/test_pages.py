@@ -12,7 +12,7 @@ import jaxrnn
 from jaxrnn import History, RNNConfig, TrainerConfig, load_run
 from jaxrnn.runs.stored import evaluate_run
 from tests.conftest import assert_identical
-from tests.data.test_tasks import sunspots, vowels
+from tests.data.test_datasets import sunspots, vowels
 from tests.experiments.noise import NoisyRNN
 
 pytestmark = pytest.mark.program

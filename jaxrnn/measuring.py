@@ -77,17 +77,19 @@ def compute_outputs(
       batch: see :func:`measure`.
       train: whether dropout is on.
       keys: a key for each example; needed if there is dropout.
-      carry: where the network begins; if given, a tuple of the outputs and the next carry is
-        returned.
+      carry: the state to begin with, ``()`` for that of a new sequence; if given, a tuple of the
+        outputs and the next carry is returned.
 
     Raises:
-      ValueError: the network draws random numbers, and there is no key.
+      ValueError: the network draws random numbers, and there is no key; or it takes no carry.
     """
     batch = mask_padding(batch)
     lengths = (jnp.asarray(batch["lengths"]),) if "lengths" in batch else ()
     inputs = scale(jnp.asarray(batch["inputs"]))
     options = _random_options(state, train, keys)
     if carry is not None:
+        if "carry" not in _parameters(getattr(state.apply_fn, "__self__", None)):
+            raise ValueError("truncated backpropagation and generation need a model with a carry")
         options |= {"carry": carry, "return_carry": True}
     try:
         return state.apply_fn({"params": _unboxed(state.params)}, inputs, *lengths, **options)

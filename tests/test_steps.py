@@ -171,6 +171,13 @@ def test_truncation_needs_something_to_learn_at_each_step():
         )
 
 
+def test_truncation_needs_a_carry():
+    split = Split(FLOATS, TEXT.labels)
+    state = jaxrnn.create_train_state(0, Flagged(), OPTIMIZER, FLOATS)
+    with pytest.raises(ValueError, match="need a model with a carry"):
+        jaxrnn.train_epoch(state, split, KEY, batch_size=20, options=StepOptions(truncate=4))
+
+
 @pytest.mark.parametrize("options", [{"accumulate": 0}, {"truncate": -1}])
 def test_bad_step_options(options):
     with pytest.raises(ValueError, match="must be at least 1; got"):

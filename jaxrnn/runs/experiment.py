@@ -142,7 +142,7 @@ def _completed(kind: type[Experiment], content: Mapping[str, Any]) -> dict[str, 
     completed = dict(content)
     for name, hint in get_type_hints(kind).items():
         kinds = [one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one)]
-        value = content.get(name, {})
+        value = content.get(name, {} if name == "runtime" else None)
         if not isinstance(value, dict):
             continue
         for one in kinds:

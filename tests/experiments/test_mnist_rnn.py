@@ -164,7 +164,8 @@ def test_default_preset_draws_test_curves(folder, monkeypatch):
     """Loss and accuracy of both splits after every epoch, with no option asking for them."""
     drawn = []
     draw = jaxrnn.plot_history
-    monkeypatch.setattr("jaxrnn.plotting.plot_history", lambda h: drawn.append(draw(h)) or drawn[0])
+    keep = lambda *args: drawn.append(draw(*args)) or drawn[0]  # noqa: E731
+    monkeypatch.setattr("jaxrnn.plotting.plot_history", keep)
     mnist_rnn(
         "--train", "train[:640]", "--test", "test[:200]", "--hidden", "12", "--workdir", "run"
     )

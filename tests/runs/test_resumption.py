@@ -308,7 +308,7 @@ def test_full_disk(whole, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(jaxrnn.History, "to_csv", full_after_two)
         err = refuse(["keras", "--epochs", "4", *SLICE, "--workdir", "run"], capsys, status=1)
-    assert "No space left on device: 'run/history.csv'; earlier epochs are saved in " in err
+    assert "run/history.csv: No space left on device; earlier epochs are saved in " in err
     assert err.endswith("to resume: python -m experiments.mnist_rnn resume run\n")
     assert len(load_run("run").history) == 2
     assert_same_run(train(4), whole)

@@ -100,7 +100,6 @@ def test_dropout_of_flax():
 
 
 SPLITS = {
-    "classes": (Split(FLOATS, TOKENS[:, 0], LENGTHS), Classification(), {}),
     "numbers": (Split(FLOATS, targets=FLOATS.sum(1)), Regression(), {"classes": 3}),
     "text": (TEXT, LanguageModelling(), {"pooling": "none", "dropout": 0.5}),
 }

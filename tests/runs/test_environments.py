@@ -67,8 +67,8 @@ def test_settings_of_jax(settings, usual):
 
 @pytest.mark.program
 def test_without_jit():
-    few = ["--train", "train[:40]", "--test", "test[:10]", "--validation", "None", "--rows", "4"]
-    words = ["keras", "--epochs", "1", "--hidden", "4", *few, "--batch-size", "20"]
+    few = ["--train", "train[:10]", "--test", "test[:5]", "--validation", "None", "--rows", "2"]
+    words = ["keras", "--epochs", "1", "--hidden", "4", *few, "--batch-size", "5"]
     words += ["--devices", "1", "--workdir"]
     with jax.disable_jit():
         mnist_rnn(*words, "slow")

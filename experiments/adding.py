@@ -28,8 +28,8 @@ class AddingRNN(Experiment):
     trainer: TrainerConfig = TrainerConfig(epochs=5, batch_size=50)
 
 
-# States may grow with the length, and with what a step changes: at 600 a rate of 1e-3 diverges with
-# one seed of three, and at 1,000 every rate that was tried diverged or learned nothing.
+# The longer the sequence, the less a step may change the recurrent kernel without states growing:
+# elman --length 600 --seeds 3 diverges in its second epoch.
 PRESETS = {
     "elman": AddingRNN(),
     "long": AddingRNN(

@@ -38,8 +38,7 @@ class SequentialMNIST(Experiment):
     trainer: TrainerConfig = TrainerConfig(epochs=16, batch_size=50)
 
 
-# Five epochs of 10,000 images in reading order end at a validation accuracy of 0.871 with an
-# identity and 0.776 with a permutation, with which those of shuffled pixels end at 0.862.
+# On validation data, an identity was better in reading order, a permutation for shuffled pixels.
 _ELMAN = SequentialMNIST()
 PRESETS = {
     "elman": _ELMAN,

@@ -38,8 +38,9 @@ class RNNClassifier(nn.Module):
         recurrence, as ``keras.layers.SimpleRNN``. ``tf1``: both Glorot uniform over the joint
         (features + hidden, hidden) kernel, as ``tf.nn.rnn_cell.BasicRNNCell``. ``identity``: Glorot
         uniform for the input, the identity for the recurrence. ``permutation``: a random
-        permutation matrix instead; in a network of rectified linear units it forgets as little, and
-        tells time steps apart. Biases start at 0, and the head is Glorot uniform in all of them.
+        permutation matrix instead, which also preserves the states of rectified linear units, and
+        keeps the inputs of different time steps apart. Biases start at 0, and the head is Glorot
+        uniform in all of them.
       recurrence: ``fast``, the scans of :class:`jaxrnn.RNN`; or ``flax``, those of
         ``flax.linen.RNN``, which give the same result to float rounding.
 

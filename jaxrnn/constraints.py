@@ -16,7 +16,7 @@ Fraction = Annotated[float, Ge(0), Lt(1), AllowInfNan(False)]
 
 
 class Group:
-    """Base of configuration groups: scalars of NumPy and JAX become Python's, ~ the user's home."""
+    """Base of configuration groups: converts NumPy and JAX scalars, and expands ~ in paths."""
 
     def __post_init__(self) -> None:
         group: Any = self

@@ -15,7 +15,7 @@ def dropout_mask(
     Args:
       rate: the fraction that is dropped.
       keys: (batch,) keys, one for each example; None for no dropout.
-      place: which dropout of the network it is; each has its own mask.
+      place: index of this dropout in the network; each draws its own mask.
       shape: of one example.
       dtype: of the factors.
 

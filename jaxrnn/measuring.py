@@ -13,7 +13,10 @@ from jaxrnn.data.splits import Batch, check_examples, scale
 from jaxrnn.metrics import Metrics
 from jaxrnn.state import TrainState
 
-_NO_KEY = "the model draws random numbers, as dropout does: give a key, as in train_step's key="
+_NO_KEY = "the model draws random numbers, as for dropout: give a key, as in train_step(…, key)"
+_NOT_DETERMINISTIC = (
+    "the model draws random numbers in evaluation; its call must take train or deterministic"
+)
 
 
 def measure(
@@ -88,29 +91,29 @@ def compute_outputs(
     inputs = scale(jnp.asarray(batch["inputs"]))
     options = _random_options(state, train, keys)
     if carry is not None:
-        if "carry" not in _parameters(getattr(state.apply_fn, "__self__", None)):
+        if "carry" not in _parameters(state):
             raise ValueError("truncated backpropagation and generation need a model with a carry")
         options |= {"carry": carry, "return_carry": True}
     try:
         return state.apply_fn({"params": _unboxed(state.params)}, inputs, *lengths, **options)
     except InvalidRngError as error:
-        raise ValueError(_NO_KEY if train else f"{_NO_KEY}; it must not in evaluation") from error
+        raise ValueError(_NO_KEY if train else _NOT_DETERMINISTIC) from error
 
 
 def draws(state: TrainState) -> bool:
     """Whether the network takes keys in training: it draws random numbers then."""
-    model = getattr(state.apply_fn, "__self__", None)
-    return bool(getattr(model, "draws", {"train", "deterministic"} & _parameters(model)))
+    return bool(getattr(state.model, "draws", {"train", "deterministic"} & _parameters(state)))
 
 
 def _random_options(state: TrainState, train: bool, keys: jax.Array | None) -> dict[str, Any]:
     """The options of the network that turn dropout on or off, by what its call takes."""
-    model = getattr(state.apply_fn, "__self__", None)
-    taken = _parameters(model)
+    taken = _parameters(state)
     if "keys" in taken:
-        if train and keys is None and draws(state):
+        if not train or not draws(state):
+            return {}
+        if keys is None:
             raise ValueError(_NO_KEY)
-        return {"keys": keys} if train and draws(state) else {}
+        return {"keys": keys}
     options: dict[str, Any] = {}
     if "train" in taken:
         options["train"] = train
@@ -121,11 +124,9 @@ def _random_options(state: TrainState, train: bool, keys: jax.Array | None) -> d
     return options
 
 
-def _parameters(model: Any) -> set[str]:
-    """The names of what the call of a module takes; none for a function of the user's own."""
-    return (
-        {*inspect.signature(model.__call__).parameters} if isinstance(model, nn.Module) else set()
-    )
+def _parameters(state: TrainState) -> set[str]:
+    """The names of what the call of the network takes; none for a function of the user's own."""
+    return set() if state.model is None else {*inspect.signature(state.model.__call__).parameters}
 
 
 def _unboxed(params: Any) -> Any:

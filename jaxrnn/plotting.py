@@ -33,7 +33,7 @@ def plot_history(
       history: at least one epoch; or the histories of several runs, of which the mean is drawn in
         a band of one standard deviation.
       baselines: values to compare with, by metric and name, drawn as horizontal lines. A metric
-        that falls far below its first value then gets a logarithmic axis.
+        with baselines that varies more than thirtyfold gets a logarithmic axis.
 
     Returns:
       A figure of 10 × 6 inches per metric.

@@ -122,9 +122,8 @@ differentiable_scan.defvjp(_scan_forward, _scan_backward, symbolic_zeros=True)
 def linear_scan(decay: jax.Array, inputs: jax.Array) -> jax.Array:
     r"""Scan :math:`h_t = a_t \odot h_{t-1} + b_t` from 0; every array is (time, …).
 
-    In parallel over time where the device is parallel: in :math:`\log T` passes by
-    ``jax.lax.associative_scan``. On a CPU these take seven times as long as one step after the
-    other.
+    On accelerators it runs in parallel over time, by ``jax.lax.associative_scan``. On a CPU, where
+    that is slower, the time steps follow each other. Both give the same result to float rounding.
 
     Source: G. E. Blelloch, "Prefix sums and their applications" (1990).
     """

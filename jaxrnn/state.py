@@ -21,6 +21,12 @@ class TrainState(train_state.TrainState):
 
     task: Task = struct.field(pytree_node=False, default=Classification())
 
+    @property
+    def model(self) -> nn.Module | None:
+        """The module whose ``apply`` is ``apply_fn``; None for a function of the user's own."""
+        model = getattr(self.apply_fn, "__self__", None)
+        return model if isinstance(model, nn.Module) else None
+
     def __copy__(self) -> "TrainState":
         return self.replace()
 

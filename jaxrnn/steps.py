@@ -22,10 +22,11 @@ class StepOptions:
     """How a step is computed.
 
     Attributes:
-      accumulate: number of parts in which the gradient of a batch is computed, one after the other,
-        and summed: the same to float rounding, in as many times less memory.
-      truncate: time steps to backpropagate through. Longer sequences are trained on in chunks of
-        this many, each with an update, the state of the network carried from one to the next.
+      accumulate: number of parts of a batch whose gradients are computed one after the other and
+        summed. The result is the same to float rounding, and only the activations of one part are
+        in memory.
+      truncate: number of time steps to backpropagate through. Longer sequences are trained on in
+        chunks of this length, with an update after each; the state of the network is carried over.
 
     Raises:
       ValueError: a number below 1.
@@ -75,7 +76,7 @@ def step(
 
 
 def check_truncation(batch: Batch) -> None:
-    """Raise ``ValueError`` unless there is something to learn from at each time step."""
+    """Raise ``ValueError`` unless there is a label or target for each time step."""
     if jnp.ndim(batch.get("labels", 0)) != 2 and jnp.ndim(batch.get("targets", 0)) != 3:
         raise ValueError("--truncate needs a label or target for each time step")
 

@@ -46,7 +46,7 @@ def test_dropout_follows_the_key_and_the_step(reader):
     losses = {float(one.sums["loss"]) for one in (metrics, other, later)}
     losses.add(float(jaxrnn.measure(reader, batch).sums["loss"]))
     assert len(losses) == 4
-    with pytest.raises(ValueError, match="draws random numbers, as dropout does: give a key"):
+    with pytest.raises(ValueError, match="draws random numbers, as for dropout: give a key"):
         jaxrnn.train_step(reader, batch)
 
 

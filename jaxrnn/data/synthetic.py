@@ -16,7 +16,7 @@ SYMBOLS, RECALLED, MARKER = 8, 10, 9  # of the copy-memory task
 
 @dataclass(frozen=True, kw_only=True)
 class Adding(Group):
-    """Pairs of numbers, marked in a long sequence, and their sums."""
+    """The adding problem: the sum of two numbers that are marked in a long sequence."""
 
     length: Annotated[int, Ge(2)] = 200
     """Number of time steps in a sequence."""
@@ -64,7 +64,7 @@ class Adding(Group):
 
 @dataclass(frozen=True, kw_only=True)
 class Copying(Group):
-    """Ten symbols, to be given back after a long delay."""
+    """The copy-memory task: ten symbols, to be recalled after a delay."""
 
     delay: Count = 100
     """Number of time steps between the symbols and their recall."""

@@ -43,8 +43,7 @@ def check_fits(state: Any, on: Split | Stream | Readable, many: bool = False) ->
     }
     outputs = _outputs.eval_shape(state, example).shape[-1]
     if isinstance(on, Split):
-        model = getattr(state.apply_fn, "__self__", None)
-        check_values(on, outputs, getattr(model, "vocabulary", 0) or outputs)
+        check_values(on, outputs, getattr(state.model, "vocabulary", None) or outputs)
     return outputs
 
 

@@ -89,7 +89,7 @@ def _summarize(members: list[dict[str, Any]], task: Task) -> dict[str, Any]:
 def describe_results(results: Mapping[str, Any], evals: Iterable[str], task: Task) -> Iterator[str]:
     """The lines to print at the end of a run: the metric that counts, of every evaluated split."""
     if results["epoch"] < results["epochs"]:
-        yield f"epoch {results['epoch']} was the best of {results['epochs']}; it is kept"
+        yield f"epoch {results['epoch']} of {results['epochs']} was the best and is kept"
     for name in [f"{split}_{task.best}" for split in (*evals, "train")]:
         if name not in results or (name.startswith("train_") and evals):
             continue

@@ -90,24 +90,25 @@ def prepare(
         data = build_data(experiment.data, runtime)
     train = data.train
     streamed = runtime.stream or not isinstance(train, Split)
-    inputs = train.inputs if isinstance(train, Split) else train.read([0])["inputs"]
-    steps = count_steps(len(train), np.shape(inputs)[1], trainer, streamed=streamed)
+    arrays = arrays_of(train) if isinstance(train, Split) else train.read([0])
+    input_shape = np.shape(arrays["inputs"])[1:]
+    steps = count_steps(len(train), input_shape[0], trainer, streamed=streamed)
     initial = initializer(
         experiment.model.build(data.outputs),
         experiment.optimizer.build(steps),
         experiment.task,
-        np.shape(inputs)[1:],
+        input_shape,
     )
     shapes = shapes_of(initial)
     for split in (train, *data.evals.values()):
         check_fits(shapes, split)
     if trainer.truncate is not None:
-        check_truncation(arrays_of(train) if isinstance(train, Split) else train.read([0]))
+        check_truncation(arrays)
     with clock("training"):
         state, key = initial_states(initial, trainer)
     description = {
         "config": experiment.identity,
-        "input_shape": list(np.shape(inputs)[1:]),
+        "input_shape": list(input_shape),
         "outputs": data.outputs,
         "steps": steps,
         "members": list(np.shape(state.step)),

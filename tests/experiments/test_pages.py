@@ -110,7 +110,7 @@ def test_patience_keeps_the_best_epoch(tmp_path, monkeypatch, capsys):
     history = History.from_csv("run/history.csv")
     assert best == 1 + np.argmin(history["validation_rmse"])
     assert results["validation_rmse"] == pytest.approx(history["validation_rmse"][best - 1], 1e-6)
-    assert f"epoch {best} was the best of {epochs}; it is kept" in capsys.readouterr().out
+    assert f"epoch {best} of {epochs} was the best and is kept" in capsys.readouterr().out
     there = dataclasses.replace(experiment.runtime, workdir=Path("run"))
     stored = evaluate_run(dataclasses.replace(experiment, runtime=there), Path("run"))
     assert stored["epoch"] == best

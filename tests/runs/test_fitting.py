@@ -353,7 +353,7 @@ def test_models_that_cannot_be_hashed(digits, config):
 def test_models_that_draw_random_numbers(digits):
     state = jaxrnn.create_train_state(1, Unusual(dropout=0.5), optax.sgd(0.1), digits.inputs)
     with pytest.raises(
-        ValueError, match="draws random numbers, as dropout does: give a key, as in train_step"
+        ValueError, match="draws random numbers in evaluation; its call must take train"
     ):
         fit(state, digits, key=0, epochs=1, batch_size=100)
 

@@ -30,8 +30,8 @@ class CopyingRNN(Experiment):
 
 
 # As the recurrent kernel, a permutation is a delay line: it moves on what was read, without loss.
-# The longer the delay, the less a step may change it, or states grow: at 1,000 a rate of 1e-4
-# learns to recall and one of 1e-3 does not. An orthogonal kernel with tanh learns nothing at 100.
+# With --activation tanh --initializers keras the cross entropy stays at 0.173, that of guessing.
+# The longer the delay, the less a step may change the kernel without states growing.
 _ELMAN = CopyingRNN()
 PRESETS = {
     "elman": _ELMAN,

@@ -2,6 +2,7 @@
 # make test        create .venv, install, run every check and test; pytest -m "not program" skips
 #                  the tests that start programs
 # make notebooks   run the notebooks from start to end and store their outputs
+# make page        draw on the exported page in Chromium (Debian's package), of a run made for it
 # make kills       kill 200 runs at random moments, resume each and compare bit for bit; then kill
 #                  one process of two, 20 times (half an hour)
 # make fuzz        test the readers of IDX, JSON and configurations with 100,000 inputs each
@@ -12,7 +13,7 @@ WHAT := --quiet --constraint constraints.txt --editable
 INSTALL = $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(WHAT) $(1) \
 	|| $(BIN)/python -m pip install $(WHAT) $(1)
 
-.PHONY: mnist test notebooks kills fuzz clean
+.PHONY: mnist test notebooks page kills fuzz clean
 
 mnist: .venv/.installed
 	$(BIN)/python -m experiments.mnist_rnn
@@ -25,6 +26,11 @@ test: .venv/.installed-tests
 
 notebooks: .venv/.installed-tests
 	$(BIN)/python -m tests.run_notebooks
+
+page: .venv/.installed-tests
+	$(call INSTALL,'.[page]')
+	$(BIN)/python -m experiments.mnist_rnn --workdir runs/page
+	$(BIN)/python -m tests.browse_page runs/page runs/page
 
 kills: .venv/.installed-tests
 	$(BIN)/python -m tests.kill_runs 200

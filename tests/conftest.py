@@ -33,6 +33,7 @@ import jaxrnn  # noqa: E402
 from experiments.mnist_rnn import PRESETS  # noqa: E402
 from jaxrnn.runs.files import write_atomically  # noqa: E402
 
+collect_ignore = ["browse_page.py"]  # which needs Playwright
 matplotlib.use("agg")
 jax.config.update("jax_num_cpu_devices", 4)  # enough to test sharding
 jax.devices()  # from here on that many, whichever test runs first

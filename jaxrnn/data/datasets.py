@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+import numpy as np
 from annotated_types import Ge, Lt
 
 from jaxrnn.constraints import Count, Group
+from jaxrnn.data.arrays import as_sequences
 from jaxrnn.data.readable import Readable
 from jaxrnn.data.sources import Source, load
 from jaxrnn.data.splits import Split
@@ -59,8 +61,7 @@ class ImageSequences(Group):
         Raises:
           ValueError, FileNotFoundError, ImportError, OSError: see :func:`jaxrnn.load`.
         """
-        permute = self.permutation if self.permute else False
-        options: Any = {"rows": self.rows, "permute": permute}
+        options = self._options
         train = Source(self.name, split=self.train, **options)
         evals = {"validation": self.validation, "test": self.test}
         loaded = {
@@ -69,3 +70,11 @@ class ImageSequences(Group):
             if split is not None
         }
         return Datasets(train=train, evals=loaded, outputs=len(train.class_names))
+
+    def as_inputs(self, images: np.ndarray) -> np.ndarray:
+        """Read images as sequences, (N, height, width[, channels]) → (N, time, features)."""
+        return as_sequences(images, **self._options)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"rows": self.rows, "permute": self.permutation if self.permute else False}

@@ -1,0 +1,1 @@
+"""Formats: files of trained networks that other programs read and write."""

@@ -1,0 +1,188 @@
+"""Layouts: where Flax, Keras and PyTorch keep the weights of the same network."""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+
+from jaxrnn.classifier import RNNClassifier
+
+Shapes = Mapping[str, tuple[int, ...]]
+Rows = tuple[tuple[str, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """An array of a layout, made of Flax's arrays side by side.
+
+    Attributes:
+      name: of the array.
+      rows: Flax names from left to right along the last axis; several rows are stacked.
+      transposed: whether it is kept transposed.
+    """
+
+    name: str
+    rows: Rows
+    transposed: bool = False
+
+    def shape(self, shapes: Shapes) -> tuple[int, ...]:
+        """Its shape, from those of Flax's arrays."""
+        first, *others = self.rows
+        width = sum(shapes[name][-1] for name in first)
+        shape = (len(self.rows), width) if others else (*shapes[first[0]][:-1], width)
+        return shape[::-1] if self.transposed else shape
+
+    def join(self, take: Callable[[str], np.ndarray]) -> np.ndarray:
+        """Make it of Flax's arrays, by name."""
+        rows = [np.concatenate([take(name) for name in row], axis=-1) for row in self.rows]
+        array = np.stack(rows) if len(rows) > 1 else rows[0]
+        return np.ascontiguousarray(array.T if self.transposed else array)
+
+    def split(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Undo ``join``: Flax's names and arrays."""
+        array = array.T if self.transposed else array
+        for names, row in zip(self.rows, array if len(self.rows) > 1 else [array], strict=True):
+            yield from zip(names, np.split(row, len(names), axis=-1), strict=True)
+
+
+def join(layout: Iterable[Entry], leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a layout; where two are summed, the second is 0."""
+    left = dict(leaves)
+
+    def take(name: str) -> np.ndarray:
+        return left.pop(name) if name in left else np.zeros_like(leaves[name])
+
+    return {entry.name: entry.join(take) for entry in layout}
+
+
+def split(layout: Iterable[Entry], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Flax's arrays, from those of a layout; what there are two of is summed."""
+    leaves: dict[str, np.ndarray] = {}
+    for entry in layout:
+        for name, array in entry.split(arrays[entry.name]):
+            leaves[name] = leaves[name] + array if name in leaves else array
+    return leaves
+
+
+# The arrays of a layer, and the modules of Flax's cell whose kernels or biases they hold; a bar is
+# between rows. Where a bias comes twice, the two are added up. Flax's LSTM has its biases in the
+# modules that read the state, the others in those that read the inputs.
+KERAS_CELLS = (
+    {"kernel": "i", "recurrent_kernel": "h", "bias": "i"},
+    {"kernel": "iz ir in", "recurrent_kernel": "hz hr hn", "bias": "iz ir in | iz ir hn"},
+    {"kernel": "ii if ig io", "recurrent_kernel": "hi hf hg ho", "bias": "hi hf hg ho"},
+)
+TORCH_CELLS = (
+    {"weight_ih": "i", "weight_hh": "h", "bias_ih": "i", "bias_hh": "i"},
+    {
+        "weight_ih": "ir iz in",
+        "weight_hh": "hr hz hn",
+        "bias_ih": "ir iz in",
+        "bias_hh": "ir iz hn",
+    },
+    {
+        "weight_ih": "ii if ig io",
+        "weight_hh": "hi hf hg ho",
+        "bias_ih": "hi hf hg ho",
+        "bias_hh": "hi hf hg ho",
+    },
+)
+
+
+def flax_layout(model: RNNClassifier, leaves: Shapes) -> list[Entry]:
+    """Flax's own arrays, which every model has."""
+    return [Entry(name, ((name,),)) for name in leaves]
+
+
+def keras_layout(model: RNNClassifier, leaves: Shapes) -> list[Entry]:
+    """The list of Keras's ``model.get_weights()``, with the names that ``np.savez`` gives to it.
+
+    Raises:
+      ValueError: the model has weights that Keras's layers have not.
+    """
+    cell = _cell(model, leaves, KERAS_CELLS, "Keras")
+    rows: list[Rows] = [(("embedding/embedding",),)] if model.embedding else []
+    for layer, backward in _layers(model):
+        rows += [_rows(layer, backward, *part) for part in cell.items()]
+    rows += [(("head/kernel",),), (("head/bias",),)]
+    return [Entry(f"arr_{place}", row) for place, row in enumerate(rows)]
+
+
+def torch_layout(
+    model: RNNClassifier,
+    leaves: Shapes,
+    rnn: str = "rnn.",
+    head: str = "head.",
+    embedding: str = "embedding.",
+) -> list[Entry]:
+    """The state dict of a PyTorch module whose layers have these prefixes.
+
+    Raises:
+      ValueError: the model has weights that PyTorch's layers have not.
+    """
+    cell = _cell(model, leaves, TORCH_CELLS, "PyTorch")
+    table = [Entry(f"{embedding}weight", (("embedding/embedding",),))] if model.embedding else []
+    for layer, backward in _layers(model):
+        for part, modules in cell.items():
+            name = f"{rnn}{part}_l{layer}" + "_reverse" * backward
+            table.append(Entry(name, _rows(layer, backward, part, modules), transposed=True))
+    head_kernel = Entry(f"{head}weight", (("head/kernel",),), transposed=True)
+    return [*table, head_kernel, Entry(f"{head}bias", (("head/bias",),))]
+
+
+def torch_prefixes(names: Iterable[str]) -> dict[str, str] | None:
+    """The prefixes of a state dict's layers, for ``torch_layout``; None if it has no recurrent one.
+
+    >>> torch_prefixes(["net.encoder.weight_ih_l0", "net.fc.weight", "net.fc.bias"])
+    {'rnn': 'net.encoder.', 'head': 'net.fc.'}
+    """
+    names = list(names)
+    recurrent = {
+        name: match[1]
+        for name in names
+        if (match := re.fullmatch(r"(.*?)(?:weight|bias)_[ih]h_l\d+(?:_reverse)?", name))
+    }
+    if not recurrent:
+        return None
+    prefixes = {"rnn": next(iter(recurrent.values()))}
+    for name in names:  # what has a bias is the head, what has none is the embedding
+        prefix, _, leaf = name.rpartition("weight")
+        if not prefix or leaf or name in recurrent:
+            continue
+        prefixes.setdefault("head" if f"{prefix}bias" in names else "embedding", prefix)
+    return prefixes
+
+
+def _layers(model: RNNClassifier) -> Iterator[tuple[int, int]]:
+    """Number and direction of each layer, in the order of Keras and PyTorch."""
+    return itertools.product(range(model.layers), range(1 + model.bidirectional))
+
+
+def _rows(layer: int, backward: int, part: str, modules: str) -> Rows:
+    """The Flax names of an array of a layer."""
+    prefix = f"layer{layer}" + "_backward" * backward
+    kind = "bias" if part.startswith("bias") else "kernel"
+    return tuple(
+        tuple(f"{prefix}/{module}/{kind}" for module in row.split()) for row in modules.split("|")
+    )
+
+
+def _cell(
+    model: RNNClassifier, leaves: Shapes, cells: Iterable[Mapping[str, str]], library: str
+) -> Mapping[str, str]:
+    """The arrays of the library's layer that has the parameters of the model's cell."""
+    expected = {name for name in leaves if name.startswith("layer0/")}
+    for cell in cells:
+        rows = itertools.chain.from_iterable(_rows(0, 0, *part) for part in cell.items())
+        if expected == set(itertools.chain.from_iterable(rows)):
+            break
+    else:
+        name = model.cell if isinstance(model.cell, str) else type(model.cell).__name__
+        raise ValueError(f"{library} has no counterpart of cell {name}; use the layout flax")
+    if model.layer_norm:
+        raise ValueError(
+            f"{library}'s layers have no counterpart of layer_norm; use the layout flax"
+        )
+    return cell

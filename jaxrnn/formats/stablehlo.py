@@ -1,0 +1,37 @@
+"""StableHLO: a trained network as one file that JAX runs without this library."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from jaxrnn.measuring import compute_outputs
+from jaxrnn.state import TrainState
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def stablehlo_artifact(state: TrainState, input_shape: Sequence[int], *, lengths: bool) -> bytes:
+    """Serialize a network, weights included, for CPUs, NVIDIA GPUs and TPUs.
+
+    What ``jax.export.deserialize`` returns has a function ``call(inputs)``, or ``call(inputs,
+    lengths)``, for any number of examples: (batch, time, features) float32 as the network reads
+    them, pixels scaled to 0 … 1, or (batch, time) int32 tokens; and (batch,) int32 lengths.
+
+    Args:
+      state: of one network.
+      input_shape: (time, features), or (time,) of tokens.
+      lengths: whether the network takes lengths.
+    """
+
+    def outputs(inputs: jax.Array, *lengths: jax.Array) -> jax.Array:
+        return compute_outputs(state, {"inputs": inputs, **dict(zip(["lengths"], lengths))})  # noqa: B905
+
+    (batch,) = export.symbolic_shape("batch")
+    dtype = jnp.int32 if len(input_shape) == 1 else jnp.float32
+    arguments: list[Any] = [jax.ShapeDtypeStruct((batch, *input_shape), dtype)]
+    arguments += [jax.ShapeDtypeStruct((batch,), jnp.int32)] * lengths
+    exported = export.export(jax.jit(outputs), platforms=PLATFORMS)(*arguments)
+    return bytes(exported.serialize())

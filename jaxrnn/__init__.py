@@ -21,6 +21,7 @@ from jaxrnn.data import (
     stream,
 )
 from jaxrnn.evaluation import evaluate, evaluate_each, evaluate_stream, predict
+from jaxrnn.formats.weights import load_weights, save_weights
 from jaxrnn.generation import generate
 from jaxrnn.measuring import measure
 from jaxrnn.metrics import Metrics
@@ -36,7 +37,8 @@ from jaxrnn.runs.groups import RuntimeConfig, TrainerConfig
 from jaxrnn.runs.history import History, mean_history
 from jaxrnn.runs.progress import Progress
 from jaxrnn.runs.run import run
-from jaxrnn.runs.stored import Run, load_run
+from jaxrnn.runs.stored import load_run
+from jaxrnn.runs.trained import Run
 from jaxrnn.state import TrainState, create_train_state
 from jaxrnn.steps import StepOptions
 from jaxrnn.tasks import Classification, LanguageModelling, Regression, Task
@@ -100,6 +102,7 @@ __all__ = [
     "generate",
     "load",
     "load_run",
+    "load_weights",
     "main",
     "mean_history",
     "measure",
@@ -109,6 +112,7 @@ __all__ = [
     "plot_samples",
     "predict",
     "run",
+    "save_weights",
     "stream",
     "train_epoch",
     "train_step",

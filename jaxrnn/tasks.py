@@ -61,6 +61,10 @@ class Task(Group):
         """The metrics to report, in order, from the means of those that were measured."""
         return {"loss": means["loss"], **means}
 
+    def combine(self, outputs: jax.Array) -> jax.Array:
+        """The outputs of several networks, along the first axis, as those of one: their mean."""
+        return outputs.mean(0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(Task):
@@ -90,6 +94,10 @@ class Classification(Task):
         labels = _labels(outputs, batch, "Classification")
         losses = _cross_entropy(outputs, labels, self.label_smoothing if train else 0.0)
         return {"loss": losses, "accuracy": outputs.argmax(-1) == labels}
+
+    def combine(self, outputs: jax.Array) -> jax.Array:
+        """Logits whose probabilities are the means of those of several networks."""
+        return _mean_of_probabilities(outputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +161,16 @@ class LanguageModelling(Task):
         """Report ``loss``, ``perplexity``, which is its exponential, and ``bits`` per token."""
         loss = means["loss"]
         return {"loss": loss, "perplexity": np.exp(loss), "bits": loss / np.log(2)}
+
+    def combine(self, outputs: jax.Array) -> jax.Array:
+        """Logits whose probabilities are the means of those of several networks."""
+        return _mean_of_probabilities(outputs)
+
+
+def _mean_of_probabilities(logits: jax.Array) -> jax.Array:
+    """As logits: (networks, …, classes) → (…, classes)."""
+    each = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    return jax.nn.logsumexp(each, axis=0) - np.log(len(logits))
 
 
 def _labels(outputs: jax.Array, batch: Batch, task: str) -> jax.Array:

@@ -1,30 +1,23 @@
 """The command line of a page: presets, verbs and one-line errors."""
 
-import dataclasses
 import io
 import os
 import platform
-import re
 import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
 import flax
 import jax
-import tyro
 
 from jaxrnn.runs.errors import Advice, NonFiniteLossError
 from jaxrnn.runs.experiment import Experiment
-from jaxrnn.runs.files import local_path
-from jaxrnn.runs.groups import RuntimeConfig
 from jaxrnn.runs.options import nearest, parse
 from jaxrnn.runs.processes import LostProcessesError, Stopped, end_at_once
 from jaxrnn.runs.run import run
-from jaxrnn.runs.stored import evaluate_run, read_experiment
+from jaxrnn.runs.verbs import VERBS, describe_verbs, page_name
 from jaxrnn.version import __version__
 
 _ERRORS = (ValueError, OSError, ImportError, NonFiniteLossError, LostProcessesError)
@@ -43,6 +36,8 @@ def main(
         python -m PAGE [PRESET] [OPTIONS]
         python -m PAGE resume WORKDIR [--epochs N] [RUNTIME OPTIONS]
         python -m PAGE evaluate WORKDIR [RUNTIME OPTIONS]
+        python -m PAGE predict WORKDIR FILE…
+        python -m PAGE export WORKDIR OUT
         python -m PAGE --version
 
     Every option of every group is a flag, ``--model.hidden 64``, or without its group where that is
@@ -60,12 +55,10 @@ def main(
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _make_printable()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    page = presets[default]
+    page, succeeded = presets[default], True
     try:
-        if words[:1] == ["resume"]:
-            run(_resumed(page, words[1:]), name=_page_name(page))
-        elif words[:1] == ["evaluate"]:
-            _evaluate(page, words[1:])
+        if words and words[0] in VERBS:
+            succeeded = VERBS[words[0]](page, words[1:])
         elif words == ["--version"]:
             print(
                 f"jaxrnn {__version__} (JAX {jax.__version__}, Flax {flax.__version__}, "
@@ -75,7 +68,7 @@ def main(
             preset = words.pop(0) if words and not words[0].startswith("-") else default
             run(
                 _configured(presets, preset, words, description or ""),
-                name=f"{_page_name(page)}/{preset}",
+                name=f"{page_name(page)}/{preset}",
             )
         print(end="", flush=True)
     except Stopped:
@@ -93,6 +86,8 @@ def main(
         traceback.print_exc()
         end_at_once(1)
         raise SystemExit(1) from None
+    if not succeeded:
+        raise SystemExit(1)
 
 
 def _make_printable() -> None:
@@ -120,17 +115,12 @@ def _fail(message: str, status: int = 2) -> NoReturn:
     raise SystemExit(status)
 
 
-def _page_name(page: Experiment) -> str:
-    """The last part of the page's module or file name."""
-    return page.command.split(maxsplit=2)[-1].removesuffix(".py").replace("/", ".").split(".")[-1]
-
-
 def _configured(
     presets: Mapping[str, Experiment], preset: str, words: list[str], description: str
 ) -> Experiment:
     """The preset with the options that follow it."""
     if preset not in presets:
-        known = [*presets, "resume", "evaluate"]
+        known = [*presets, *VERBS]
         raise ValueError(
             f"unknown preset {preset!r}{nearest(preset, known)}; there are {', '.join(presets)}"
         )
@@ -138,69 +128,7 @@ def _configured(
     prog = f"{page.command} [{'|'.join(presets)}]"
     paragraphs = (
         description.strip(),
-        f"{page.command} resume WORKDIR [--epochs N] [runtime options]: continue a stored run.",
-        f"{page.command} evaluate WORKDIR [runtime options]: print its metrics.",
+        *describe_verbs(page.command),
         "Options may be given without their group, as in --epochs 3 or --optimizer adam.",
     )
     return parse(type(page), page, words, prog, "\n\n".join(paragraphs))
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Print the metrics of a stored run."""
-
-    workdir: tyro.conf.Positional[Path]
-    """Directory of the run."""
-    runtime: RuntimeConfig
-
-
-@dataclass(frozen=True)
-class Resume:
-    """Continue a stored run."""
-
-    workdir: tyro.conf.Positional[Path]
-    """Directory of the run."""
-    epochs: int
-    """Number of epochs in total."""
-    runtime: RuntimeConfig
-
-
-def _resumed(page: Experiment, words: list[str]) -> Experiment:
-    """The experiment of a work directory, possibly with more epochs."""
-    workdir, stored = _stored(page, "resume", words)
-    default = Resume(workdir, stored.trainer.epochs, stored.runtime)
-    given = parse(Resume, default, words, f"{page.command} resume")
-    trainer = dataclasses.replace(stored.trainer, epochs=given.epochs)
-    return dataclasses.replace(stored, trainer=trainer, runtime=given.runtime)
-
-
-def _evaluate(page: Experiment, words: list[str]) -> None:
-    workdir, stored = _stored(page, "evaluate", words)
-    default = Evaluate(workdir, stored.runtime)
-    given = parse(Evaluate, default, words, f"{page.command} evaluate")
-    results = evaluate_run(dataclasses.replace(stored, runtime=given.runtime), workdir)
-    print(f"after epoch {results.pop('epoch')}:")
-    for name, value in results.items():
-        print(name, *(value if isinstance(value, list) else [value]))
-
-
-def _stored(page: Experiment, verb: str, words: list[str]) -> tuple[Path, Experiment]:
-    """The work directory that is named first, and its experiment."""
-    if {"-h", "--help"} & {*words}:
-        return Path("WORKDIR"), page
-    if not words or words[0].startswith("-"):
-        raise ValueError(f"give the directory of a run first: {verb} WORKDIR")
-    if any(re.match(r"--(runtime\.)?workdir", word) for word in words):
-        raise ValueError(f"leave out --workdir: {verb} uses the directory of the run")
-    workdir = local_path("workdir", Path(words[0]))
-    stored = read_experiment(workdir, type(page))
-    # How processes find each other belongs to one start of a run, and is not resumed.
-    runtime = dataclasses.replace(
-        stored.runtime,
-        workdir=workdir,
-        distributed=False,
-        coordinator=None,
-        processes=None,
-        process=None,
-    )
-    return workdir, dataclasses.replace(stored, runtime=runtime)

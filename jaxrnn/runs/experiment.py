@@ -47,12 +47,7 @@ class Experiment:
         """
         lines: list[str] = []
         for group in groups(self):
-            value = getattr(self, group)
-            try:
-                text = json.dumps(asdict(value), default=str)
-                TypeAdapter(type(value)).validate_json(text, strict=True)
-            except ValidationError as error:
-                lines += describe_errors(error, group)
+            lines += errors_of(getattr(self, group), group)
         if getattr(self.optimizer, "average", 0) and self.trainer.train_curve == "last_batch":
             lines.append("--trainer.train-curve last_batch needs --optimizer.average 0")
         if self.trainer.truncate is not None and getattr(self.model, "bidirectional", False):
@@ -161,6 +156,15 @@ def groups(experiment: Experiment) -> list[str]:
     """The names of the groups that an experiment has."""
     names = [field.name for field in fields(experiment)]
     return [name for name in names if getattr(experiment, name) is not None]
+
+
+def errors_of(value: Any, *group: str) -> Iterator[str]:
+    """One line for each wrong value in a dataclass of options."""
+    try:
+        text = json.dumps(asdict(value), default=str)
+        TypeAdapter(type(value)).validate_json(text, strict=True)
+    except ValidationError as error:
+        yield from describe_errors(error, *group)
 
 
 def describe_errors(error: ValidationError, *group: str) -> Iterator[str]:

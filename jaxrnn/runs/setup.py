@@ -112,6 +112,9 @@ def prepare(
         "outputs": data.outputs,
         "steps": steps,
         "members": list(np.shape(state.step)),
+        "class_names": list(getattr(train, "class_names", ())),
+        "channels": getattr(train, "channels", 1),
+        "pixels": len(input_shape) == 2 and arrays["inputs"].dtype == np.uint8,
     }
     return data, description, state, key
 

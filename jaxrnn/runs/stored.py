@@ -1,14 +1,14 @@
 """Stored runs: read them back, and evaluate them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxrnn.data import default_places
+from jaxrnn.data import ImageSequences, default_places
 from jaxrnn.optimizers import averaged
 from jaxrnn.parallel import batch_mesh, distribute, replicate, to_host, use_cpu_cores
 from jaxrnn.runs.checkpoints import Checkpoints
@@ -23,26 +23,9 @@ from jaxrnn.runs.setup import (
     keep_compiled_programs,
     shapes_of,
 )
+from jaxrnn.runs.trained import Run
 from jaxrnn.state import TrainState
-
-
-@dataclass(frozen=True)
-class Run:
-    """A stored run, as it was after its last epoch.
-
-    Attributes:
-      experiment: the full description of the run, except ``runtime``.
-      model: the network.
-      state: parameters, optimizer state and step, to evaluate or to train further.
-      history: its curves; of several networks, a tuple of them.
-      key: root of its data order; ``fit`` with it and ``history`` continues where the run stopped.
-    """
-
-    experiment: Experiment
-    model: Any
-    state: TrainState
-    history: Any
-    key: jax.Array
+from jaxrnn.tasks import Regression
 
 
 def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: bool = False) -> Run:
@@ -65,6 +48,7 @@ def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: b
     parts: dict[str, Any] = {}
 
     def template(description: Mapping[str, Any]) -> TrainState:
+        parts["description"] = description
         known = {field.name for field in fields(experiment)}
         config = {name: v for name, v in description["config"].items() if name in known}
         stored = parts["experiment"] = experiment.from_json(config)
@@ -76,8 +60,20 @@ def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: b
     restored = Checkpoints(Path(workdir).expanduser() / "checkpoints").restore(template, best=best)
     if restored is None:
         raise FileNotFoundError(f"{workdir} has no checkpoint of a run")
-    state, history, key = restored
-    return Run(parts["experiment"], parts["model"], state, history, key)
+    return Run(parts["experiment"], parts["model"], *restored, **_about(**parts))
+
+
+def _about(experiment: Experiment, description: Mapping[str, Any], **parts: Any) -> dict[str, Any]:
+    """What a :class:`Run` knows of its data; a run of an earlier version has not stored all."""
+    shape, outputs = tuple(description["input_shape"]), description["outputs"]
+    numbers = () if isinstance(experiment.task, Regression) else map(str, range(outputs))
+    return {
+        "input_shape": shape,
+        "outputs": outputs,
+        "class_names": tuple(description.get("class_names") or numbers),
+        "channels": description.get("channels", 1),
+        "pixels": description.get("pixels", isinstance(experiment.data, ImageSequences)),
+    }
 
 
 def read_experiment(workdir: Path, kind: type[Experiment]) -> Experiment:

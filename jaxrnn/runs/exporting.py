@@ -1,0 +1,125 @@
+"""The export verb: a stored run as a folder of files that other programs read."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+from annotated_types import Ge
+
+from jaxrnn import formats
+from jaxrnn.constraints import Group
+from jaxrnn.data import ImageSequences
+from jaxrnn.data.splits import zeros_like_one
+from jaxrnn.formats.onnx_graph import onnx_model
+from jaxrnn.formats.page import drawing_page
+from jaxrnn.formats.stablehlo import PLATFORMS, stablehlo_artifact
+from jaxrnn.formats.weights import save_weights
+from jaxrnn.measuring import compute_outputs
+from jaxrnn.runs.files import local_path, write_atomically
+from jaxrnn.runs.trained import Run
+from jaxrnn.tasks import Regression
+from jaxrnn.version import __version__
+
+
+@dataclass(frozen=True)
+class Export(Group):
+    """Write a trained network for other programs."""
+
+    workdir: tyro.conf.Positional[Path]
+    """Directory of the run."""
+    out: tyro.conf.Positional[Path]
+    """New directory for model.stablehlo, model.onnx, weights.safetensors, model.json, load.py."""
+    page: bool = False
+    """Also write digit.html, a page to draw digits on that the network reads."""
+    best: bool = False
+    """Export the best epoch instead of the last."""
+    member: Annotated[int, Ge(0)] | None = None
+    """Which of several networks to export, from 0."""
+
+
+def export_run(run: Run, options: Export) -> Iterator[str]:
+    """Write a network of a run for other programs; yields a line to print for each file.
+
+    Raises:
+      ValueError: the directory isn't empty, the run has several networks and none is chosen, or the
+        page can't show this one.
+      OSError: files can't be written.
+    """
+    out = local_path("out", options.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists already and is not an empty directory; choose another")
+    if run.networks > 1 and options.member is None:
+        raise ValueError(
+            f"the run has {run.networks} networks; choose one by --member 0 … {run.networks - 1}"
+        )
+    member = options.member or 0
+    state = jax.device_get(run.network(member))
+    files: dict[str, Any] = {
+        "model.stablehlo": stablehlo_artifact(state, run.input_shape, lengths=run.takes_lengths)
+    }
+    missing = ""
+    try:
+        files["model.onnx"] = onnx_model(run.model, state.params, run.input_shape)
+    except (ValueError, ImportError) as error:
+        missing = f"no model.onnx: {error}"
+    files["model.json"] = json.dumps(describe(run, member), indent=2) + "\n"
+    files["load.py"] = Path(formats.__file__).with_name("load.py").read_text("utf-8")
+    if options.page:
+        files["digit.html"] = drawing_page(
+            run.model, state.params, run.input_shape, run.class_names, _pixel_order(run)
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    save_weights(run.model, state.params, out / "weights.safetensors")
+    for name, content in files.items():
+        write_atomically(out / name, content)
+    for path in sorted(out.iterdir()):
+        yield f"{path}: {path.stat().st_size:,} bytes"
+    if missing:
+        yield missing
+
+
+def describe(run: Run, member: int) -> dict[str, Any]:
+    """What ``model.json`` contains: what the network reads and returns, and where it comes from.
+
+    Args:
+      run: the run.
+      member: which of its networks.
+    """
+    history = run.history[member] if run.networks > 1 else run.history
+    row = history.rows[-1]
+    state = run.network(member)
+    example = zeros_like_one(np.empty((1, *run.input_shape)))
+    outputs = jax.eval_shape(lambda: compute_outputs(state, {"inputs": example}))
+    return {
+        "input": {
+            "shape": ["batch", *run.input_shape],
+            "dtype": "int32" if run.tokens else "float32",
+            "scale": 1 / 255 if run.pixels else 1,
+        },
+        "lengths": run.takes_lengths,
+        "output": {
+            "shape": ["batch", *outputs.shape[1:]],
+            "meaning": "numbers" if isinstance(run.experiment.task, Regression) else "logits",
+        },
+        "class_names": list(run.class_names),
+        "parameters": sum(np.size(leaf) for leaf in jax.tree.leaves(state.params)),
+        "platforms": list(PLATFORMS),
+        "epoch": row["epoch"],
+        "metrics": {name: row[name] for name in row if name not in ("epoch", "seconds")},
+        "trained_with": run.experiment.identity,
+        "jaxrnn": __version__,
+        "jax": jax.__version__,
+    }
+
+
+def _pixel_order(run: Run) -> np.ndarray | None:
+    """The order in which the pixels of an image are read; None for reading order."""
+    data = run.experiment.data
+    if not isinstance(data, ImageSequences) or np.prod(run.input_shape) != 784:
+        return None
+    return data.as_inputs(np.arange(784).reshape(1, 28, 28)).ravel()

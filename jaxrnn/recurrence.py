@@ -19,6 +19,7 @@ from jaxrnn.scans import (
     scan,
     scan_gru,
     scan_min_gru,
+    steps_at_once,
     zero_unless,
 )
 
@@ -119,7 +120,7 @@ class RNN(nn.RNN):
             time_major=time_major,
         )
         steps = jnp.moveaxis(flip(inputs) if reverse else inputs, time_axis, 0)
-        valid = _valid(len(steps), seq_lengths) if masked else None  # (time, *batch)
+        valid = _valid(steps.shape[0], seq_lengths) if masked else None  # (time, *batch)
         steps = zero_unless(valid, steps)
         carry = initial_carry
         if carry is None:
@@ -202,7 +203,7 @@ class RNN(nn.RNN):
 
         scan = nn.scan(
             step,
-            unroll=self.unroll,
+            unroll=steps_at_once(self.unroll, steps),
             variable_axes=self.variable_axes,
             variable_broadcast=self.variable_broadcast,
             variable_carry=self.variable_carry,

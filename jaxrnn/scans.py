@@ -39,7 +39,7 @@ def scan(
         state = zero_unless(valid, activation(total + state if residual else total))
         return state, state
 
-    return jax.lax.scan(step, carry, (projected, valid), unroll=unroll)
+    return jax.lax.scan(step, carry, (projected, valid), unroll=steps_at_once(unroll, projected))
 
 
 def scan_gru(
@@ -65,7 +65,7 @@ def scan_gru(
         state = zero_unless(valid, (1 - z) * candidate + z * state)
         return state, state
 
-    return jax.lax.scan(step, carry, (projected, valid), unroll=unroll)
+    return jax.lax.scan(step, carry, (projected, valid), unroll=steps_at_once(unroll, projected))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -127,6 +127,8 @@ def linear_scan(decay: jax.Array, inputs: jax.Array) -> jax.Array:
 
     Source: G. E. Blelloch, "Prefix sums and their applications" (1990).
     """
+    if steps_at_once(4, inputs) == 1:  # a prefix sum needs to know the number of time steps
+        return linear_scan_in_order(decay, inputs)
     scans = {"cpu": linear_scan_in_order, "default": linear_scan_in_parallel}
     states: jax.Array = jax.lax.platform_dependent(decay, inputs, **scans)
     return states
@@ -151,7 +153,8 @@ def linear_scan_in_order(decay: jax.Array, inputs: jax.Array) -> jax.Array:
         state = decay * state + inputs
         return state, state
 
-    return jax.lax.scan(step, jnp.zeros_like(inputs[0]), (decay, inputs), unroll=4)[1]
+    unroll = steps_at_once(4, inputs)
+    return jax.lax.scan(step, jnp.zeros_like(inputs[0]), (decay, inputs), unroll=unroll)[1]
 
 
 def linear_scan_in_parallel(decay: jax.Array, inputs: jax.Array) -> jax.Array:
@@ -178,6 +181,11 @@ def _linear_backward(kept: Any, of_states: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 linear_scan.defvjp(_linear_forward, _linear_backward)
+
+
+def steps_at_once(unroll: int, inputs: jax.Array) -> int:
+    """Time steps per loop iteration: 1 if how many there are is only known later, as in export."""
+    return unroll if isinstance(inputs.shape[0], int) else 1
 
 
 def zero_unless(valid: jax.Array | None, states: jax.Array) -> jax.Array:

@@ -31,6 +31,8 @@ def read_files(words: Sequence[str], reader: Reader) -> Iterator[tuple[str, Exam
         with _files(word) as files:
             for name, path in files:
                 try:
+                    if path.is_file() and not path.stat().st_size:
+                        raise ValueError("the file is empty")
                     for suffix, example in reader(path):
                         yield name + suffix, example
                 except (OSError, ValueError, EOFError) as error:
@@ -114,8 +116,6 @@ def text_reader(alphabet: Sequence[str]) -> Reader:
             text = path.read_text("utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"not UTF-8 text: {error.reason}") from error
-        if not text:
-            raise ValueError("the text is empty")
         if unknown := set(text) - number.keys():
             raise ValueError(f"the network knows no {min(unknown)!r}, which is not in its text")
         yield "", np.array([number[character] for character in text], np.int32)
@@ -132,8 +132,6 @@ def array_reader(axes: int) -> Reader:
 
     def read(path: Path) -> Iterator[tuple[str, Example]]:
         content = path.read_bytes()
-        if not content:
-            raise ValueError("the file is empty")
         if content.startswith(b"\x93NUMPY"):
             array = np.load(io.BytesIO(content), allow_pickle=False)
         else:

@@ -13,7 +13,9 @@ from jaxrnn.state import TrainState
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def stablehlo_artifact(state: TrainState, input_shape: Sequence[int], *, lengths: bool) -> bytes:
+def stablehlo_artifact(
+    state: TrainState, input_shape: Sequence[int | str], *, lengths: bool
+) -> bytes:
     """Serialize a network, weights included, for CPUs, NVIDIA GPUs and TPUs.
 
     What ``jax.export.deserialize`` returns has a function ``call(inputs)``, or ``call(inputs,
@@ -22,16 +24,17 @@ def stablehlo_artifact(state: TrainState, input_shape: Sequence[int], *, lengths
 
     Args:
       state: of one network.
-      input_shape: (time, features), or (time,) of tokens.
+      input_shape: (time, features), or (time,) of tokens; ``"time"`` for any number of time steps.
       lengths: whether the network takes lengths.
     """
 
     def outputs(inputs: jax.Array, *lengths: jax.Array) -> jax.Array:
         return compute_outputs(state, {"inputs": inputs, **dict(zip(["lengths"], lengths))})  # noqa: B905
 
-    (batch,) = export.symbolic_shape("batch")
+    sizes = ", ".join(map(str, ("batch", *input_shape)))
+    shape = export.symbolic_shape(sizes, constraints=["time >= 1"] * ("time" in input_shape))
     dtype = jnp.int32 if len(input_shape) == 1 else jnp.float32
-    arguments: list[Any] = [jax.ShapeDtypeStruct((batch, *input_shape), dtype)]
-    arguments += [jax.ShapeDtypeStruct((batch,), jnp.int32)] * lengths
+    arguments: list[Any] = [jax.ShapeDtypeStruct(shape, dtype)]
+    arguments += [jax.ShapeDtypeStruct(shape[:1], jnp.int32)] * lengths
     exported = export.export(jax.jit(outputs), platforms=PLATFORMS)(*arguments)
     return bytes(exported.serialize())

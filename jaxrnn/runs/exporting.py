@@ -12,6 +12,7 @@ import tyro
 from annotated_types import Ge
 
 from jaxrnn import formats
+from jaxrnn.classifier import RNNClassifier
 from jaxrnn.constraints import Group
 from jaxrnn.data import ImageSequences
 from jaxrnn.data.splits import zeros_like_one
@@ -21,6 +22,7 @@ from jaxrnn.formats.stablehlo import PLATFORMS, stablehlo_artifact
 from jaxrnn.formats.weights import save_weights
 from jaxrnn.measuring import compute_outputs
 from jaxrnn.runs.files import local_path, write_atomically
+from jaxrnn.runs.options import Workdir
 from jaxrnn.runs.trained import Run
 from jaxrnn.tasks import Regression
 from jaxrnn.version import __version__
@@ -30,9 +32,9 @@ from jaxrnn.version import __version__
 class Export(Group):
     """Write a trained network for other programs."""
 
-    workdir: tyro.conf.Positional[Path]
+    workdir: Workdir
     """Directory of the run."""
-    out: tyro.conf.Positional[Path]
+    out: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
     """New directory for model.stablehlo, model.onnx, weights.safetensors, model.json, load.py."""
     page: bool = False
     """Also write digit.html, a page to draw digits on that the network reads."""
@@ -60,7 +62,7 @@ def export_run(run: Run, options: Export) -> Iterator[str]:
     member = options.member or 0
     state = jax.device_get(run.network(member))
     files: dict[str, Any] = {
-        "model.stablehlo": stablehlo_artifact(state, run.input_shape, lengths=run.takes_lengths)
+        "model.stablehlo": stablehlo_artifact(state, exported_shape(run), lengths=run.takes_lengths)
     }
     missing = ""
     try:
@@ -83,6 +85,13 @@ def export_run(run: Run, options: Export) -> Iterator[str]:
         yield missing
 
 
+def exported_shape(run: Run) -> tuple[int | str, ...]:
+    """The shape of an input, with ``"time"`` where any number of time steps can be read."""
+    if run.pixels or not isinstance(run.model, RNNClassifier):
+        return run.input_shape
+    return "time", *run.input_shape[1:]
+
+
 def describe(run: Run, member: int) -> dict[str, Any]:
     """What ``model.json`` contains: what the network reads and returns, and where it comes from.
 
@@ -97,13 +106,13 @@ def describe(run: Run, member: int) -> dict[str, Any]:
     outputs = jax.eval_shape(lambda: compute_outputs(state, {"inputs": example}))
     return {
         "input": {
-            "shape": ["batch", *run.input_shape],
+            "shape": ["batch", *exported_shape(run)],
             "dtype": "int32" if run.tokens else "float32",
             "scale": 1 / 255 if run.pixels else 1,
         },
         "lengths": run.takes_lengths,
         "output": {
-            "shape": ["batch", *outputs.shape[1:]],
+            "shape": ["batch", *exported_shape(run)[:1] * (outputs.ndim - 2), outputs.shape[-1]],
             "meaning": "numbers" if isinstance(run.experiment.task, Regression) else "logits",
         },
         "class_names": list(run.class_names),

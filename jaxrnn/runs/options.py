@@ -8,9 +8,12 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import Any, get_args, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
+
+Workdir = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="WORKDIR")]]
 
 
 def parse(kind: Any, default: Any, words: list[str], prog: str, description: str = "") -> Any:

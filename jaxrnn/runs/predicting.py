@@ -5,7 +5,6 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
@@ -18,6 +17,7 @@ from jaxrnn.data import ImageSequences
 from jaxrnn.data.arrays import as_sequences
 from jaxrnn.data.files import Reader, array_reader, picture_reader, read_files, text_reader
 from jaxrnn.generation import generate
+from jaxrnn.runs.options import Workdir
 from jaxrnn.runs.trained import Run
 from jaxrnn.tasks import LanguageModelling, Regression
 
@@ -28,9 +28,9 @@ _AT_ONCE = 1000  # files
 class Predict(Group):
     """Predict with a stored run, and print a line for each example."""
 
-    workdir: tyro.conf.Positional[Path]
+    workdir: Workdir
     """Directory of the run."""
-    files: tyro.conf.Positional[tuple[str, ...]]
+    files: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE…")]]
     """Pictures, texts, .npy or IDX files, directories of them, or - for standard input."""
     json: bool = False
     """Print one JSON object for each example."""
@@ -84,7 +84,8 @@ def choose_reader(run: Run, options: Predict) -> Reader:
     Raises:
       ValueError: the size of its images is not known.
     """
-    if run.tokens and all(len(name) == 1 for name in run.class_names):
+    names_are_text = all(len(name) == 1 for name in run.class_names)
+    if isinstance(run.experiment.task, LanguageModelling) and names_are_text:
         return text_reader(run.class_names)
     if not run.pixels:
         return array_reader(len(run.input_shape))

@@ -13,7 +13,7 @@ from jaxrnn.parallel import use_cpu_cores
 from jaxrnn.runs.experiment import Experiment, errors_of
 from jaxrnn.runs.files import local_path
 from jaxrnn.runs.groups import RuntimeConfig
-from jaxrnn.runs.options import parse
+from jaxrnn.runs.options import Workdir, parse
 from jaxrnn.runs.run import run
 from jaxrnn.runs.setup import check_jax, keep_compiled_programs
 from jaxrnn.runs.stored import evaluate_run, load_run, read_experiment
@@ -24,7 +24,7 @@ from jaxrnn.runs.trained import Run
 class Evaluate:
     """Print the metrics of a stored run."""
 
-    workdir: tyro.conf.Positional[Path]
+    workdir: Workdir
     """Directory of the run."""
     runtime: RuntimeConfig
 
@@ -33,7 +33,7 @@ class Evaluate:
 class Resume:
     """Continue a stored run."""
 
-    workdir: tyro.conf.Positional[Path]
+    workdir: Workdir
     """Directory of the run."""
     epochs: int
     """Number of epochs in total."""
@@ -81,6 +81,8 @@ def _export(page: Experiment, words: list[str]) -> bool:
     from jaxrnn.runs.exporting import Export, export_run  # here, as it takes a while to import
 
     workdir, stored = _stored(page, "export", words)
+    if len(words) < 2 or words[1].startswith("-"):
+        raise ValueError("give a new directory after that of the run: export WORKDIR OUT")
     default = Export(workdir, tyro.MISSING, best=stored.trainer.patience is not None)
     given: Export = _checked(parse(Export, default, words, f"{page.command} export"))
     for line in export_run(_loaded(workdir, type(page), best=given.best), given):

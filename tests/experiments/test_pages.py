@@ -3,13 +3,16 @@
 import dataclasses
 import importlib
 import json
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import jaxrnn
 from jaxrnn import History, RNNConfig, TrainerConfig, load_run
+from jaxrnn.data.splits import scale
 from jaxrnn.runs.stored import evaluate_run
 from tests.conftest import assert_identical
 from tests.data.test_datasets import sunspots, vowels
@@ -89,6 +92,67 @@ def test_a_crash_and_a_resumption(page, preset, tmp_path, monkeypatch, capsys):
         drawing = dataclasses.replace(experiment.runtime, sample=5)
         drawn = evaluate_run(dataclasses.replace(experiment, runtime=drawing), Path("whole"))
         assert len(drawn["sample"]) == 5
+    check_predictions(experiment, tmp_path, capsys)
+
+
+def check_predictions(experiment, folder, capsys):
+    """The run called whole answers in Python, to files, and exported, and always the same."""
+    verbs = partial(jaxrnn.main, {"small": experiment}, default="small")
+    kept = load_run("whole", type(experiment), best=experiment.trainer.patience is not None)
+    split = experiment.data.build().evals["validation"]
+    outputs = kept.predict(split.inputs, split.lengths)
+
+    verbs(arguments=["export", "whole", "out"])
+    exported = jax.export.deserialize(bytearray(Path("out/model.stablehlo").read_bytes()))
+    lengths = split.lengths
+    if lengths is None:
+        lengths = np.full(len(split), split.inputs.shape[1], np.int32)
+    inputs = split.inputs.astype(np.int32) if kept.tokens else np.float32(scale(split.inputs))
+    got = exported.call(inputs, lengths)
+    shown = np.arange(outputs.shape[1]) < lengths[:, None] if outputs.ndim == 3 else ...
+    np.testing.assert_allclose(got[shown], outputs[shown], atol=1e-5)
+
+    capsys.readouterr()
+    files = [write_example(kept, split, index, folder) for index in range(min(2, len(split)))]
+    verbs(arguments=["predict", "whole", *files, "--json"])
+    for file, line, output in zip(files, capsys.readouterr().out.splitlines(), outputs):  # noqa: B905
+        answer = json.loads(line)
+        assert answer.pop("file") == file
+        length = lengths[files.index(file)]
+        check_answer(kept, answer, output[:length] if output.ndim == 2 else output)
+
+
+def write_example(kept, split, index, folder):
+    """Write an example of a split as a file that is read as the same; returns its path."""
+    inputs = split.inputs[index]
+    if split.lengths is not None:
+        inputs = inputs[: split.lengths[index]]
+    path = folder / f"{index}.npy"
+    if isinstance(kept.experiment.task, jaxrnn.LanguageModelling):
+        path = path.with_suffix(".txt")
+        path.write_text("".join(kept.class_names[token] for token in inputs))
+    elif kept.pixels:
+        np.save(path, jaxrnn.load("mnist", split="train[60:80]").inputs[index])
+    else:
+        np.save(path, inputs)
+    return str(path)
+
+
+def check_answer(kept, answer, output):
+    """What the predict verb says is what the outputs say."""
+    if isinstance(kept.experiment.task, jaxrnn.Regression):
+        np.testing.assert_allclose(answer["outputs"], output, atol=1e-5)
+        return
+    probabilities = np.asarray(jax.nn.softmax(output))
+    if "classes" in answer:
+        np.testing.assert_allclose(answer["probabilities"], probabilities.max(-1), atol=1e-5)
+        return
+    last = probabilities[-1] if probabilities.ndim == 2 else probabilities
+    assert answer["class"] == kept.class_names[last.argmax()]
+    # Pictures are fitted to the form of MNIST again, which changes some a little.
+    np.testing.assert_allclose(
+        answer["probability"], last.max(), atol=0.02 if kept.pixels else 1e-5
+    )
 
 
 def experiment_on_noise(**trainer):

@@ -1,1 +1,1 @@
-"""What is run: ``python -m experiments.mnist_rnn``."""
+"""Experiments to run: ``python -m experiments.mnist_rnn``."""

@@ -2,9 +2,9 @@
 
     python -m experiments.adding [elman|long] [--length 200]
 
-Two numbers between 0 and 1 are marked, one in each half of the sequence. Answering 1 always has a
-mean squared error of 0.167; a network has solved the problem when its error is below 0.05, as it
-then must have found both. long is a length of 600.
+Two numbers between 0 and 1 are marked, one in each half of the sequence. Always answering 1 has
+a mean squared error of 0.167; the problem counts as solved below 0.05, as the network must then
+have found both. The preset long has a length of 600.
 
 Source: S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997); M. Arjovsky, A. Shah and
 Y. Bengio, "Unitary evolution recurrent neural networks" (2016), for the lengths.
@@ -28,7 +28,7 @@ class AddingRNN(Experiment):
     trainer: TrainerConfig = TrainerConfig(epochs=5, batch_size=50)
 
 
-# The longer the sequence, the less a step may change the recurrent kernel without states growing:
+# The longer the sequence, the smaller the steps of the recurrent kernel must be, or states grow:
 # elman --length 600 --seeds 3 diverges in its second epoch.
 PRESETS = {
     "elman": AddingRNN(),

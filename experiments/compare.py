@@ -1,10 +1,10 @@
-"""Draw stored runs in one picture: a metric against seconds of training.
+"""Draw stored runs in one figure: a metric against seconds of training.
 
     python -m experiments.compare DIRECTORY [DIRECTORY ...] [--metric NAME] [--output runs.png]
 
 Each line is named after the directory of its run. A directory that holds no run itself stands for
-all finished runs below it, so runs/* are all of them. A run of several seeds is drawn as mean and
-band.
+all finished runs below it, so runs/* stands for all of them. A run of several seeds is drawn as a
+mean and a band.
 """
 
 import sys
@@ -26,9 +26,9 @@ class Config:
     directories: tyro.conf.Positional[tuple[Path, ...]]
     """Directories of runs."""
     metric: str | None = None
-    """What to compare, such as validation_loss; by default test accuracy, or what there is."""
+    """Metric, such as validation_loss; by default test accuracy, or another that all runs have."""
     output: Path = Path("runs.png")
-    """File for the picture."""
+    """File to write the figure to."""
 
 
 def find(directories: Iterable[Path]) -> Iterator[Path]:
@@ -44,7 +44,7 @@ def find(directories: Iterable[Path]) -> Iterator[Path]:
 
 
 def read(directories: Iterable[Path]) -> dict[str, Any]:
-    """The curves of runs, by the part of their paths that tells them apart."""
+    """The curves of runs, by the part of their paths that distinguishes them."""
     paths = list(dict.fromkeys(path.resolve() for path in find(directories)))
     names = [path.name for path in paths]
     return {

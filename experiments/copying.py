@@ -3,7 +3,7 @@
     python -m experiments.copying [elman|long] [--delay 100]
 
 A network that remembers nothing has at best a cross entropy of 10 ln 8 / (delay + 20), which the
-picture shows. long is a delay of 1,000.
+curves show. The preset long has a delay of 1,000.
 
 Source: S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997); M. Arjovsky, A. Shah and
 Y. Bengio, "Unitary evolution recurrent neural networks" (2016).
@@ -29,9 +29,9 @@ class CopyingRNN(Experiment):
     trainer: TrainerConfig = TrainerConfig(epochs=5, batch_size=50)
 
 
-# As the recurrent kernel, a permutation is a delay line: it moves on what was read, without loss.
+# As the recurrent kernel, a permutation is a delay line: it passes on what was read, without loss.
 # With --activation tanh --initializers keras the cross entropy stays at 0.173, that of guessing.
-# The longer the delay, the less a step may change the kernel without states growing.
+# The longer the delay, the smaller the steps of the kernel must be, or states grow.
 _ELMAN = CopyingRNN()
 PRESETS = {
     "elman": _ELMAN,

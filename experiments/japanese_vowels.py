@@ -24,7 +24,7 @@ from jaxrnn import (
 
 @dataclass(frozen=True, kw_only=True)
 class JapaneseVowelsRNN(Experiment):
-    """A bidirectional network that names the speaker."""
+    """A bidirectional network that identifies the speaker."""
 
     data: JapaneseVowels = JapaneseVowels()
     model: RNNConfig = RNNConfig(

@@ -2,10 +2,10 @@
 
     python -m experiments.language [--text FILE] [--sample 500]
 
-Bits per character on the last part of the text are drawn beside what gzip and xz need for it after
-the text before. The text is read in rows side by side, in chunks of --truncate characters between
-which the state of the network is carried over. Without --text it is the language reference that
-Python brings; its figures differ between versions.
+Bits per character on the last part of the text are plotted beside what gzip and xz need for it
+given the text before. The text is read in parallel rows, in chunks of --truncate characters between
+which the state of the network is carried over. The default text is the language reference that
+comes with Python; results differ between its versions.
 
 Source: A. Graves, "Generating sequences with recurrent neural networks" (2013).
 """

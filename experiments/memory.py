@@ -3,7 +3,7 @@
     python -m experiments.memory [--sizes 200000 2000000] [--data-dir DIR]
 
 For each size, examples of random pixels are prepared as a tfds dataset (2,000,000 are 1.5 GiB and
-take a minute or two), and a process of its own trains on them for the same number of steps.
+take a minute or two), and a separate process trains on them for the same number of steps.
 """
 
 import json

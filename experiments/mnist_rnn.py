@@ -1,8 +1,8 @@
-"""Train a recurrent network to name MNIST digits, read row by row.
+"""Train a recurrent network to recognize MNIST digits, read row by row.
 
 fast (the default): 3 epochs on all 60,000 training images, about 0.985 test accuracy.
 
-record: 60 epochs, about 0.993, the most that this network of 28,360 parameters was seen to reach.
+record: 60 epochs, about 0.993, the best seen from this network of 28,360 parameters.
 
 tf1, keras: the protocols of two published notebooks. tf1 is 100 epochs on the last 55,000 training
 images, about 0.98 at best; keras is 5 epochs on the first 48,000, about 0.96.
@@ -45,7 +45,7 @@ class MnistRNN(Experiment):
     augment: WarpConfig = WarpConfig()
 
     def hooks(self) -> Sequence:
-        """Print as the TF1 notebook does, along with its training curve."""
+        """Print what the TF1 notebook prints, if its training curve is chosen."""
         return [print_tenth_epochs] if self.trainer.train_curve == "last_batch" else []
 
 
@@ -69,14 +69,14 @@ class MnistRNN(Experiment):
 # python -m experiments.mnist_rnn record --seeds 4 --epochs 15 --train train[:50000]
 # --test train[50000:], and for the first row --optimizer adam --learning-rate 1e-3 --schedule
 # constant --warmup 0 --clip-norm None --shift 0 --rotation 0 --zoom 0 --shear 0 --elastic 0
-# --label-smoothing 0 --average 0. The last three steps don't pay in 15 epochs. They were kept
+# --label-smoothing 0 --average 0. The last three steps don't help in 15 epochs. They were kept
 # because of single runs of 30 and 60 epochs: 0.9894 with shifts and smoothing, 0.9897 with the
 # average, 0.9925 with affine warps, 0.9926 with elastic distortion; 0.9919 without smoothing;
 # 0.9924 and 0.9898 with Muon at 2e-3 and 1e-2; 0.9927 after 80 epochs; batches of 75 and 300 were
 # about the same.
 #
 # fast in the same way, six seeds, three epochs: 0.9830 ± 0.0007 with Muon's usual five iterations,
-# 0.9835 with four on a rescaled matrix, which it uses; 0.9825 with three of either kind. Two epochs
+# 0.9835 with four on a rescaled matrix, as in fast; 0.9825 with three of either kind. Two epochs
 # gave 0.980 to 0.982 in single runs.
 _MUON = Muon(learning_rate=6e-3, epsilon=1e-8, schedule="linear", warmup=0.1, clip_norm=1.0)
 PRESETS = {

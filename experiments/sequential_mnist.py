@@ -1,8 +1,8 @@
-"""Train a recurrent network to name MNIST digits, read pixel by pixel: 784 time steps.
+"""Train a recurrent network to recognize MNIST digits, read pixel by pixel: 784 time steps.
 
     python -m experiments.sequential_mnist [elman|permuted|mingru] [--rows 784]
 
-permuted shuffles the pixels by RandomState(92916).permutation(784). The networks train on the first
+permuted shuffles pixels with RandomState(92916).permutation(784). The networks train on the first
 50,000 images, and everything was chosen on the other 10,000.
 
 Source: Q. V. Le, N. Jaitly and G. E. Hinton, "A simple way to initialize recurrent networks of
@@ -38,7 +38,7 @@ class SequentialMNIST(Experiment):
     trainer: TrainerConfig = TrainerConfig(epochs=16, batch_size=50)
 
 
-# On validation data, an identity was better in reading order, a permutation for shuffled pixels.
+# On validation data, identity was better in reading order, permutation for shuffled pixels.
 _ELMAN = SequentialMNIST()
 PRESETS = {
     "elman": _ELMAN,

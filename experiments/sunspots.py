@@ -3,7 +3,7 @@
     python -m experiments.sunspots [--file CSV]
 
 It trains on the years up to 1900, validates on those up to 1920 and is tested up to 1955. An error
-of 1 is that of answering the mean. The series comes with statsmodels: pip install --no-deps
+of 1 is that of always answering the mean. The series comes with statsmodels: pip install --no-deps
 statsmodels is enough.
 
 Source: SILSO, Royal Observatory of Belgium; A. S. Weigend, B. A. Huberman and D. E. Rumelhart,

@@ -1,4 +1,4 @@
-"""Cells: Flax's, by name, and minGRU; what the scans of :class:`jaxrnn.RNN` need of each."""
+"""Cells: Flax's, by name, and minGRU; what the scans of :class:`jaxrnn.RNN` need from each."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -19,8 +19,8 @@ class MinGRUCell(nn.RNNCellBase):
         z_t = \sigma(x_t W_z + b_z), \quad
         h_t = (1 - z_t) \odot h_{t-1} + z_t \odot (x_t W_n + b_n)
 
-    So the recurrence is linear and elementwise, and :class:`jaxrnn.RNN` computes it in parallel
-    over time.
+    The recurrence is linear and elementwise, so :class:`jaxrnn.RNN` computes it in parallel over
+    time.
 
     Source: L. Feng, F. Tung, M. O. Ahmed, Y. Bengio and H. Hajimirsadeghi, "Were RNNs all we
     needed?" (2024).
@@ -75,7 +75,7 @@ CELLS: Mapping[str, Callable[..., nn.RNNCellBase]] = {
 INITIALIZERS = ("keras", "tf1", "identity", "permutation")
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {"tanh": jnp.tanh, "relu": nn.relu}
 
-# The gates of the cells that have own scans, by the names that Flax gives to their parameters.
+# The gates of the cells that have their own scans, as Flax names their parameters.
 GATES: Mapping[type, str] = {nn.SimpleCell: "", nn.GRUCell: "rzn", MinGRUCell: "zn"}
 
 
@@ -86,7 +86,7 @@ def build_cell(
 
     Args:
       name: one of ``CELLS``.
-      features: numbers that it reads at each time step.
+      features: number of inputs at each time step.
       hidden: its number of units.
       initializers, gain, activation: see :class:`jaxrnn.RNNConfig`.
     """
@@ -118,7 +118,7 @@ def _permutation(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float3
 
 
 def joint_glorot_uniform(features: int, hidden: int) -> Initializer:
-    r"""Glorot uniform for the two parts of a (features + hidden, hidden) kernel, as TF1's cells.
+    r"""Glorot uniform for the two parts of a (features + hidden, hidden) kernel, as in TF1's cells.
 
     .. math:: W \sim U(-a, a), \quad a = \sqrt{6 / (\mathrm{features} + 2\,\mathrm{hidden})}
     """
@@ -143,8 +143,8 @@ def with_chrono_biases(params: Any, key: jax.Array, longest: int) -> Any:
 
     Source: C. Tallec and Y. Ollivier, "Can recurrent neural networks warp time?" (2018).
     """
-    # Flax's LSTM has its biases in the recurrent kernels; its GRU's z and MGU's f keep the state
-    # and replace it; minGRU's z writes.
+    # Flax's LSTM has its biases in the recurrent modules. The GRU's z and the MGU's f both keep
+    # and replace the state; minGRU's z writes it.
     signs = {frozenset("ifgo"): {"hf": 1, "hi": -1}, frozenset("rzn"): {"iz": 1}}
     signs |= {frozenset("fn"): {"if": 1}, frozenset("zn"): {"iz": -1}}
     gates = frozenset(name.removeprefix("i") for name in params if name.startswith("i"))
@@ -172,7 +172,7 @@ def shapes_of_weights(cell: Any, features: int) -> dict[tuple[str, str], tuple[i
 
 
 def join_weights(cell: Any, params: Any) -> list[jax.Array]:
-    """The kernel and bias of all gates' inputs, and the kernel, and bias, of the recurrence."""
+    """The input kernel and bias of all gates, and the recurrent kernel and bias, if any."""
     gates = GATES[type(cell)]
     if not gates:
         return [params["i"]["kernel"], params["i"]["bias"], params["h"]["kernel"]]

@@ -29,18 +29,18 @@ class RNNClassifier(nn.Module):
 
     Attributes:
       classes: number of outputs, which are the logits of the classes in classification.
-      hidden, layers, bidirectional, pooling: see :class:`jaxrnn.RNNConfig`, as for all that are not
-        listed here. Directions have ``hidden`` units each, and their states are joined.
+      hidden, layers, bidirectional, pooling: see :class:`jaxrnn.RNNConfig`, also for those not
+        listed here. Each direction has ``hidden`` units, and their states are concatenated.
       cell: one of ``jaxrnn.cells.CELLS`` by name (``simple``, ``gru``, ``lstm``, ``mgu``,
         ``mingru``), or a cell object such as ``nn.GRUCell(64)``, of which every layer and direction
-        gets its own copy. A cell object has its own number of units, activation and initializers.
-      initializers: of the kernels. ``keras``: Glorot uniform for the input, orthogonal for the
-        recurrence, as ``keras.layers.SimpleRNN``. ``tf1``: both Glorot uniform over the joint
-        (features + hidden, hidden) kernel, as ``tf.nn.rnn_cell.BasicRNNCell``. ``identity``: Glorot
-        uniform for the input, the identity for the recurrence. ``permutation``: a random
+        gets a copy. A cell object sets its own number of units, activation and initializers.
+      initializers: kernel initializers. ``keras``: Glorot uniform for the input, orthogonal for the
+        recurrence, as in ``keras.layers.SimpleRNN``. ``tf1``: both Glorot uniform over the joint
+        (features + hidden, hidden) kernel, as in ``tf.nn.rnn_cell.BasicRNNCell``. ``identity``:
+        Glorot uniform for the input, the identity for the recurrence. ``permutation``: a random
         permutation matrix instead, which also preserves the states of rectified linear units, and
-        keeps the inputs of different time steps apart. Biases start at 0, and the head is Glorot
-        uniform in all of them.
+        keeps the inputs of different time steps apart. In all of them, biases start at 0 and the
+        head is Glorot uniform.
       recurrence: ``fast``, the scans of :class:`jaxrnn.RNN`; or ``flax``, those of
         ``flax.linen.RNN``, which give the same result to float rounding.
 
@@ -94,12 +94,11 @@ class RNNClassifier(nn.Module):
           inputs: (batch, time, features) floats; or (batch, time) integers, tokens below
             ``vocabulary``.
           lengths: (batch,), the number of valid time steps of each sequence; None if all are.
-            Inputs after them don't matter, even if they are not finite. The outputs of a sequence
+            Inputs after them are ignored, even if they are not finite. The outputs of a sequence
             of length 0 are those of the zero state.
           every_step: compute the outputs at each time step, as with ``pooling="none"``.
-          keys: (batch,) PRNG keys, which determine what dropout drops of each example; None for no
-            dropout.
-          carry: where to begin, as returned for the time steps before; by default at 0.
+          keys: (batch,) PRNG keys for the dropout of each example; None for no dropout.
+          carry: initial state, as returned for the preceding time steps; by default 0.
           return_carry: also return the state of every layer after the last valid time step.
 
         Returns:
@@ -107,11 +106,11 @@ class RNNClassifier(nn.Module):
           a tuple of them and the carry.
 
         Raises:
-          ValueError: inputs or lengths of another shape, or a bad option.
+          ValueError: inputs or lengths of a wrong shape, or an invalid option.
         """
         self._check(inputs, lengths)
         if self.bidirectional and (carry is not None or return_carry):
-            raise ValueError("a bidirectional network has no state to carry on")
+            raise ValueError("a bidirectional network has no state to carry over")
         states = drop(self._vectors(inputs), self.input_dropout, keys, 0)
         carries = []
         for layer in range(self.layers):
@@ -174,7 +173,7 @@ class RNNClassifier(nn.Module):
     def _layer(
         self, layer: int, states: jax.Array, lengths: Any, carry: Any, keys: Any
     ) -> tuple[jax.Array, Any]:
-        """The states of a layer, its directions side by side, and the last of them."""
+        """The states of a layer, its directions concatenated, and its final carry."""
         directions: list[jax.Array] = []
         for backward in (False, True) if self.bidirectional else (False,):
             name = f"layer{layer}" + "_backward" * backward

@@ -16,8 +16,8 @@ def dropout_mask(
       rate: the fraction that is dropped.
       keys: (batch,) keys, one for each example; None for no dropout.
       place: index of this dropout in the network; each draws its own mask.
-      shape: of one example.
-      dtype: of the factors.
+      shape: shape of one example.
+      dtype: dtype of the factors.
 
     Returns:
       (batch, \*shape) factors.
@@ -36,6 +36,6 @@ def dropout_mask(
 
 
 def drop(array: jax.Array, rate: float, keys: jax.Array | None, place: int) -> jax.Array:
-    """An array (batch, …) with dropout; see :func:`dropout_mask`."""
+    """Apply dropout to a (batch, …) array; see :func:`dropout_mask`."""
     mask = dropout_mask(rate, keys, place, array.shape[1:], array.dtype)
     return array if mask is None else array * mask

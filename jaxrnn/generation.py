@@ -1,4 +1,4 @@
-"""generate: continue a sequence of tokens by drawing from a language model."""
+"""generate: continue a sequence of tokens by sampling from a language model."""
 
 from functools import partial
 from typing import Any
@@ -20,18 +20,18 @@ def generate(
     count: int,
     temperature: float = 1.0,
 ) -> jax.Array:
-    r"""Draw the tokens that follow a prompt, one after the other.
+    r"""Sample the tokens that follow a prompt, one after the other.
 
     Each is drawn from :math:`\mathrm{softmax}(\mathrm{outputs} / \mathrm{temperature})`, where the
     network has read the prompt and the tokens drawn so far.
 
     Args:
-      state: of a network that reads tokens forwards and has an output per time step, as from
+      state: that of a network that reads tokens forwards and has an output per time step, as with
         :class:`jaxrnn.LanguageModelling`.
       prompt: (time,) tokens, at least one.
-      key: determines what is drawn.
-      count: number of tokens to draw.
-      temperature: below 1 for likelier tokens.
+      key: PRNG key of the samples.
+      count: number of tokens to sample.
+      temperature: values below 1 favor likely tokens.
 
     Returns:
       (count,) int32 tokens.

@@ -14,9 +14,9 @@ class RNNConfig(Group):
     """The recurrent network, an Elman network by default."""
 
     hidden: Count = 150
-    """Recurrent units in each layer."""
+    """Number of recurrent units in each layer and direction."""
     cell: Literal["simple", "gru", "lstm", "mgu", "mingru"] = "simple"
-    """Recurrent cell; simple is the Elman network, mingru runs in parallel over time."""
+    """Recurrent cell; simple is that of Elman networks, mingru runs in parallel over time."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Activation function of the cell."""
     layers: Annotated[int, Ge(1), Le(1000)] = 1
@@ -29,7 +29,7 @@ class RNNConfig(Group):
     """Layer normalization of the outputs of each layer."""
     pooling: Literal["last", "mean", "max", "none"] = "last"
     """Compute the outputs from the last valid state, the mean or the maximum of all valid states,
-    or (none) from the state at each step."""
+    or (none) the state at each time step."""
     embedding: Count | None = None
     """Size of the embedding of tokens; None for one-hot vectors."""
     vocabulary: Count | None = None
@@ -39,12 +39,12 @@ class RNNConfig(Group):
     input_dropout: Fraction = 0.0
     """Dropout rate of the inputs."""
     recurrent_dropout: Fraction = 0.0
-    """Dropout rate of the recurrent state; a sequence drops the same units at every time step."""
+    """Dropout rate of the recurrent state; each sequence drops the same units throughout."""
     initializers: Literal["keras", "tf1", "identity", "permutation"] = "keras"
     """Initial weights: as in Keras (an orthogonal recurrent kernel), as in TF1, or an identity or a
     permutation for the recurrent kernel."""
     recurrent_gain: Positive = 1.0
-    """Factor of the initial recurrent kernels."""
+    """Scale factor of the initial recurrent kernels."""
     chrono: Annotated[int, Ge(2)] | None = None
     """Longest dependency, in time steps, for which gate biases are initialized (chrono
     initialization); None for biases of 0."""

@@ -1,4 +1,4 @@
-"""Pooling: the states of a sequence as one vector."""
+"""Pooling: reduce the states of a sequence to one vector."""
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,14 @@ POOLINGS = ("last", "mean", "max", "none")
 def pool(
     states: jax.Array, lengths: jax.Array | None, how: str, *, bidirectional: bool = False
 ) -> jax.Array:
-    """Reduce states over their valid time steps: (batch, hidden); 0 where there is none.
+    """Reduce states over their valid time steps to (batch, hidden); 0 where there are none.
 
     Args:
       states: (batch, time, hidden).
       lengths: (batch,), the number of valid time steps; None if all are.
       how: ``last``, ``mean`` or ``max``; or ``none``, which returns the states.
-      bidirectional: whether the second half of the units has read backwards, so that their last
-        state is the one at the first time step.
+      bidirectional: whether the second half of the units reads backwards, so that its last state is
+        the one at the first time step.
     """
     if how == "none":
         return states

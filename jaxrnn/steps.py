@@ -1,4 +1,4 @@
-"""One optimizer step: gradients in parts that save memory, and chunks of long sequences."""
+"""One optimizer step, with gradient accumulation and truncated backpropagation through time."""
 
 import dataclasses
 from functools import partial
@@ -14,7 +14,7 @@ from jaxrnn.metrics import Metrics
 from jaxrnn.parallel import own_row_numbers, sum_over_devices
 from jaxrnn.state import TrainState
 
-_DROPOUT = 0x64726F70  # "drop": not a key that the order of an epoch or augmentation derives
+_DROPOUT = 0x64726F70  # "drop"; unlike what data order and augmentation fold in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class StepOptions:
         chunks of this length, with an update after each; the state of the network is carried over.
 
     Raises:
-      ValueError: a number below 1.
+      ValueError: a number is below 1.
 
     Source: R. J. Williams and J. Peng, "An efficient gradient-based algorithm for on-line training
     of recurrent network trajectories" (1990), for the chunks.
@@ -82,7 +82,7 @@ def check_truncation(batch: Batch) -> None:
 
 
 def _cut(batch: Batch, start: Any, size: int) -> Batch:
-    """Some time steps of a batch."""
+    """``size`` time steps of a batch, from ``start`` on."""
     cut = {
         name: jax.lax.dynamic_slice_in_dim(array, start, size, axis=1)
         for name, array in batch.items()
@@ -109,7 +109,7 @@ def _update(
     r"""One update.
 
     The gradient is that of :math:`\sum_i w_i \ell_i / \sum_i w_i` over the whole batch: each share
-    is divided by the weight of all of them, and the gradients are summed.
+    is divided by the total weight, and the gradients are summed.
     """
     weights = state.task.weights(batch)
     total: Any = None
@@ -137,7 +137,7 @@ def _update(
 
 
 def _in_parts(gradient: Any, whole: Any, rows: int, parts: int) -> Any:
-    """The sum of the gradients and metrics of parts of a batch, and the carries side by side."""
+    """The sum of the gradients and metrics of parts of a batch, and the carries concatenated."""
     size = -(-rows // parts)
     if size == rows:
         return gradient(whole)

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 # Before JAX and tfds are imported, which read them once. Tests hold on a machine with an
 # accelerator too, and they and the doctests prepare data where nobody else's is.
@@ -12,8 +13,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers, and what they start,
     os.environ["JAXRNN_TESTS"] = tempfile.mkdtemp(prefix="jaxrnn-tests-")
 SHARED = os.environ["JAXRNN_TESTS"]
 os.environ["TFDS_DATA_DIR"] = f"{SHARED}/data"
-os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{SHARED}/compiled"
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # programs and workers share it
+# Compiled programs are kept for the next time; workers and the programs that they start share them.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(".pytest_cache", "compiled").absolute())
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Compiling is most of what tests cost, and the compiler's optimizations are not what they check.
 # Whole programs, which `as_users_do` starts, run without this.

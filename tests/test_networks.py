@@ -216,7 +216,7 @@ def test_a_carry_continues_a_sequence(cell):
 
 
 def test_no_carry_of_two_directions():
-    with pytest.raises(ValueError, match="a bidirectional network has no state to carry on"):
+    with pytest.raises(ValueError, match="a bidirectional network has no state to carry over"):
         build(bidirectional=True)[1](INPUTS, return_carry=True)
 
 

@@ -1,4 +1,4 @@
-"""Files for a trained network to read: pictures, texts and arrays, as it was trained on them."""
+"""Read files for a trained network: pictures, texts and arrays, as in its training."""
 
 import contextlib
 import io
@@ -16,16 +16,16 @@ from jaxrnn.data.builders.idx import read_idx
 from jaxrnn.data.pictures import fit_picture, normalize_digit, read_picture
 
 Example = np.ndarray | ValueError
-"""Inputs of one example, (time, features) or (time,) tokens; or why there are none."""
+"""Inputs of one example, (time, features) or (time,) tokens; or why it can't be read."""
 Reader = Callable[[Path], Iterator[tuple[str, Example]]]
-"""Yields the examples of a file, and what to append to its name: ``[3]`` if it holds several."""
+"""Yields a suffix for each example's name, ``[3]`` if the file has several, and the example."""
 
 
 def read_files(words: Sequence[str], reader: Reader) -> Iterator[tuple[str, Example]]:
     """Read every file, every file of every directory, and standard input for ``-``.
 
     Yields:
-      The name of each example, and its inputs, or a ``ValueError`` of one line.
+      The name of each example, and its inputs, or a ``ValueError`` with a message of one line.
     """
     for word in words:
         with _files(word) as files:
@@ -42,7 +42,7 @@ def read_files(words: Sequence[str], reader: Reader) -> Iterator[tuple[str, Exam
 
 @contextlib.contextmanager
 def _files(word: str) -> Iterator[Iterator[tuple[str, Path]]]:
-    """The names and paths of what a word stands for."""
+    """The names and paths of the files that a word stands for."""
     path = Path(word).expanduser()
     if word == "-":
         with tempfile.NamedTemporaryFile() as copy:
@@ -69,11 +69,11 @@ def picture_reader(
 
     Args:
       shape: (height, width, channels) of the images that the network was trained on.
-      digits: bring pictures into the form of MNIST's digits, see
+      digits: turn pictures into images like MNIST's, see
         :func:`jaxrnn.data.pictures.normalize_digit`; otherwise they are resized.
-      ink: of digits, whether it is brighter or darker than the paper.
+      ink: for digits, whether it is brighter or darker than the paper.
       as_is: take pictures as they are; they must have that height and width.
-      as_inputs: makes the inputs of the network, (N, time, features), from (N, …) images.
+      as_inputs: turns (N, …) images into inputs of the network, (N, time, features).
     """
 
     def convert(picture: Any) -> Example:
@@ -117,17 +117,17 @@ def text_reader(alphabet: Sequence[str]) -> Reader:
         except UnicodeDecodeError as error:
             raise ValueError(f"not UTF-8 text: {error.reason}") from error
         if unknown := set(text) - number.keys():
-            raise ValueError(f"the network knows no {min(unknown)!r}, which is not in its text")
+            raise ValueError(f"the text that the network was trained on has no {min(unknown)!r}")
         yield "", np.array([number[character] for character in text], np.int32)
 
     return read
 
 
 def array_reader(axes: int) -> Reader:
-    """A reader of arrays: ``.npy`` files, or text with the numbers of a time step in each line.
+    """A reader of arrays: ``.npy`` files, or text with one time step per line.
 
     Args:
-      axes: of the inputs of one example; an array of one more holds several.
+      axes: number of axes of one example; an array with one more holds several.
     """
 
     def read(path: Path) -> Iterator[tuple[str, Example]]:
@@ -139,7 +139,7 @@ def array_reader(axes: int) -> Reader:
             lines = content.decode("utf-8").replace(",", " ").splitlines()
             array = np.loadtxt(lines, kind, ndmin=least)  # type: ignore[call-overload]
         if array.ndim not in (axes, axes + 1):
-            raise ValueError(f"expected an array of {axes} or {axes + 1} axes; got {array.shape}")
+            raise ValueError(f"expected {axes} or {axes + 1} axes; got shape {array.shape}")
         for index, example in enumerate([array] if array.ndim == axes else array):
             yield "" if array.ndim == axes else f"[{index}]", example
 

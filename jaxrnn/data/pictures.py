@@ -1,4 +1,4 @@
-"""Pictures: images of any size and colour become what the images of MNIST are."""
+"""Pictures of any size and color, turned into images like those of the training data."""
 
 import io
 import warnings
@@ -11,19 +11,19 @@ from PIL import Image, ImageOps
 
 from jaxrnn.data.ink import find_ink
 
-SIDE = 28  # pixels of an image of MNIST
-BOX = 20  # pixels of the square that its ink fills
+SIDE = 28  # side of an MNIST image, in pixels
+BOX = 20  # side of the square that its ink fills
 
-PIXELS = 50_000_000  # of the largest picture that is decoded
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # for others Pillow starts programs
+PIXELS = 50_000_000  # larger pictures are not decoded
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs
 
 Picture = Path | BinaryIO | bytes | np.ndarray | Image.Image
-"""Path, open binary file or contents of an image in one of ``FORMATS``, of whose frames the first
-is taken; a (height, width) array or (height, width, channels) uint8; or an image of Pillow."""
+"""Path, open binary file or contents of a picture in one of ``FORMATS``, of which the first frame
+is read; a (height, width) or uint8 (height, width, channels) array; or a Pillow image."""
 
 
 def read_picture(picture: Picture) -> np.ndarray:
-    """Read a picture as grey, turned upright as its EXIF data says.
+    """Read a picture in grayscale, rotated upright by its EXIF orientation.
 
     Args:
       picture: see :data:`Picture`.
@@ -32,8 +32,8 @@ def read_picture(picture: Picture) -> np.ndarray:
       (height, width) float32, from 0 for black to 1 for white.
 
     Raises:
-      ValueError: not a picture, a damaged one, one of more than ``PIXELS`` pixels, or a
-        transparent one.
+      ValueError: the picture is of another format, damaged, transparent, or larger than
+        ``PIXELS``.
       OSError: the file cannot be opened.
     """
     image = _open(picture)
@@ -45,22 +45,22 @@ def read_picture(picture: Picture) -> np.ndarray:
 def fit_picture(
     picture: Picture, height: int, width: int, channels: int, *, resize: bool = True
 ) -> np.ndarray:
-    """Resize a picture; one that has the size already stays as it is, bit for bit.
+    """Resize a picture; one that already has the size keeps its pixels, bit for bit.
 
     Args:
       picture: see :data:`Picture`.
-      height, width: of the result; the aspect ratio is not kept.
-      channels: 1 for grey, 3 for RGB.
-      resize: if not, the picture must have that size.
+      height, width: size of the result; the aspect ratio is not preserved.
+      channels: 1 for gray, 3 for RGB.
+      resize: if False, the picture must already have that size.
 
     Returns:
       uint8, (height, width) or (height, width, 3).
 
     Raises:
-      ValueError, OSError: as :func:`read_picture`; or another size or number of channels.
+      ValueError, OSError: as :func:`read_picture`; or a wrong size or number of channels.
     """
     if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 (grey) or 3 (RGB); got {channels}")
+        raise ValueError(f"channels must be 1 (gray) or 3 (RGB); got {channels}")
     image = _open(picture)
     if not resize and image.size != (width, height):
         size = f"{image.width} × {image.height}"
@@ -80,7 +80,7 @@ def normalize_digit(
       picture, ink: see :func:`find_ink`.
 
     Returns:
-      (28, 28) uint8, from :func:`fit_digit`. A digit of MNIST stays nearly as it is.
+      (28, 28) uint8, from :func:`fit_digit`. A digit of MNIST hardly changes.
 
     Raises:
       ValueError: as :func:`find_ink`, or there is no ink.
@@ -89,10 +89,10 @@ def normalize_digit(
 
 
 def fit_digit(ink: np.ndarray) -> np.ndarray:
-    """Fit ink into an image as MNIST's authors did: its shape is kept and its mass centred.
+    """Fit ink into an image as MNIST's authors did, centered and with the same aspect ratio.
 
-    The smallest box around the ink is scaled to 20 pixels along its longer side, and placed in
-    28 × 28 so that the centre of its mass is at the middle.
+    The bounding box of the ink is scaled to 20 pixels along its longer side, and placed in 28 × 28
+    pixels so that its center of mass is in the middle.
 
     Args:
       ink: (height, width) floats, 0 for paper and larger for ink.
@@ -105,7 +105,7 @@ def fit_digit(ink: np.ndarray) -> np.ndarray:
     """
     marked = ink > 0
     if not marked.any():
-        raise ValueError("there is nothing on it")
+        raise ValueError("there is no ink in the picture")
     rows, columns = (np.flatnonzero(marked.any(axis)) for axis in (1, 0))
     box = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     height, width = (max(1, round(BOX * size / max(box.shape))) for size in box.shape)
@@ -113,16 +113,16 @@ def fit_digit(ink: np.ndarray) -> np.ndarray:
 
     image = np.zeros((SIDE, SIDE), np.float32)
     top, left = (
-        # Rounded, as the centre of symmetric ink is where the last bits would decide.
-        int(np.clip(np.ceil(np.round(SIDE / 2 - centre, 4)), 0, SIDE - size))
-        for centre, size in zip(_centre_of_mass(small), small.shape, strict=True)
+        # Rounded, or the last bits would decide where symmetric ink goes.
+        int(np.clip(np.ceil(np.round(SIDE / 2 - center, 4)), 0, SIDE - size))
+        for center, size in zip(_centre_of_mass(small), small.shape, strict=True)
     )
     image[top : top + height, left : left + width] = small / small.max()
     return np.round(255 * image).astype(np.uint8)
 
 
 def resampling(size: int, new: int) -> np.ndarray:
-    """The (new, size) matrix that resamples a line of pixels, by triangles as wide as needed."""
+    """The (new, size) matrix that resamples a line of pixels by antialiased interpolation."""
     step = size / new
     distance = (np.arange(new)[:, None] + 0.5) * step - (np.arange(size)[None] + 0.5)
     weights = np.maximum(0, 1 - np.abs(distance) / max(step, 1))
@@ -130,7 +130,7 @@ def resampling(size: int, new: int) -> np.ndarray:
 
 
 def _centre_of_mass(image: np.ndarray) -> tuple[float, float]:
-    """From the edges of the image, in pixels."""
+    """Distance from the top and left edges, in pixels."""
     down, across = (image.sum(axis) for axis in (1, 0))
     return tuple(
         float((line * (np.arange(len(line)) + 0.5)).sum() / line.sum()) for line in (down, across)
@@ -140,7 +140,7 @@ def _centre_of_mass(image: np.ndarray) -> tuple[float, float]:
 def _open(picture: Picture) -> Image.Image:
     """The picture upright, in mode L, RGB, or F with numbers from 0 to 1."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of oddities, and of sizes refused here
+        warnings.simplefilter("ignore")  # Pillow warns about oddities, and sizes refused here
         if isinstance(picture, Image.Image):
             return _opaque(picture)
         if isinstance(picture, np.ndarray):
@@ -156,12 +156,12 @@ def _decode(file: BinaryIO) -> Image.Image:
         pixels = image.width * image.height
     except Image.DecompressionBombError:
         pixels = PIXELS + 1
-    except Exception as error:  # Pillow raises nearly anything for what is no image
+    except Exception as error:  # Pillow may raise anything if it is no image
         raise ValueError(f"not a picture in one of the formats {', '.join(FORMATS)}") from error
     if pixels > PIXELS:
         raise ValueError(f"the picture has over {PIXELS:,} pixels; shrink it first")
     try:
-        return ImageOps.exif_transpose(image)  # which decodes it
+        return ImageOps.exif_transpose(image)  # this decodes it
     except Exception as error:
         raise ValueError("the picture is damaged or incomplete") from error
 
@@ -173,8 +173,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
         array = array.astype(np.uint8)
     if array.ndim == 2 and array.dtype != np.uint8:
         array = array.astype(np.float32)
-    bytes_of_colour = array.ndim == 3 and array.shape[-1] in (3, 4) and array.dtype == np.uint8
-    if not array.size or not (array.ndim == 2 or bytes_of_colour):
+    is_color = array.ndim == 3 and array.shape[-1] in (3, 4) and array.dtype == np.uint8
+    if not array.size or not (array.ndim == 2 or is_color):
         raise ValueError(
             "a picture must be (height, width), or (height, width, 3) uint8; got "
             f"{array.shape} {array.dtype}"
@@ -198,6 +198,6 @@ def _opaque(image: Image.Image) -> Image.Image:
         raise ValueError("the picture has pixels that are not finite")
     if image.mode.startswith("I;16"):
         numbers /= 65535
-    elif numbers.size and (numbers.min() < 0 or numbers.max() > 1):  # of any unit
+    elif numbers.size and (numbers.min() < 0 or numbers.max() > 1):  # in any unit
         numbers = (numbers - numbers.min()) / max(np.ptp(numbers), 1e-30)
     return Image.fromarray(numbers)

@@ -1,4 +1,4 @@
-"""Series: real sequences that other packages bring as files, read without importing these."""
+"""Series: real sequences from files of other packages, read without importing these."""
 
 import csv
 import importlib.util
@@ -17,7 +17,7 @@ from jaxrnn.data.splits import Split
 
 
 def find_in_packages(name: str, packages: Sequence[str]) -> Path:
-    """A file or folder that one of these packages brings.
+    """A file or folder that comes with one of these packages.
 
     Raises:
       ImportError: none of them is installed.
@@ -35,18 +35,18 @@ def find_in_packages(name: str, packages: Sequence[str]) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class JapaneseVowels(Group):
-    """Utterances of two vowels by nine speakers, of 7 to 29 time steps of 12 numbers."""
+    """Utterances of two vowels by nine speakers: 7 to 29 time steps of 12 numbers."""
 
     folder: Path | None = None
-    """Folder with JapaneseVowels_TRAIN.ts and _TEST.ts; None for those of sktime or aeon."""
+    """Folder with JapaneseVowels_TRAIN.ts and _TEST.ts; None for the copies in sktime or aeon."""
 
     def build(self) -> Datasets:
-        """Read the 270 sequences to train on, of which every sixth validates, and 370 to test.
+        """Read 270 sequences to train on, every sixth of them for validation, and 370 to test on.
 
-        Inputs are (N, 29, 12) coefficients of linear prediction, labels the speakers.
+        Inputs are (N, 29, 12) linear prediction coefficients, labels the speakers.
 
         Raises:
-          ImportError: there is no folder, and neither package is installed.
+          ImportError: no folder is given, and neither package is installed.
           ValueError, OSError: a file can't be read.
 
         Source: M. Kudo, J. Toyama and M. Shimbo, "Multidimensional curve classification using
@@ -66,10 +66,10 @@ class JapaneseVowels(Group):
 
 
 def read_ts(path: Path) -> Split:
-    """Read a ``.ts`` file: a line for each example, its channels and its class divided by colons.
+    """Read a ``.ts`` file: a line for each example, its channels and class separated by colons.
 
     Raises:
-      ValueError, OSError: it can't be read.
+      ValueError, OSError: the file can't be read.
     """
     sequences, names = [], []
     with path.open(encoding="utf-8") as file:
@@ -95,7 +95,7 @@ def read_ts(path: Path) -> Split:
 
 
 def _padded(split: Split, which: Any, time: int) -> Split:
-    """Some examples, padded with zeros to a number of time steps."""
+    """Some examples, padded with zeros to ``time`` steps."""
     inputs, labels, lengths = map(np.asarray, (split.inputs, split.labels, split.lengths))
     padded = np.pad(inputs, ((0, 0), (0, time - inputs.shape[1]), (0, 0)))
     return Split(padded[which], labels[which], lengths[which], class_names=split.class_names)
@@ -103,10 +103,10 @@ def _padded(split: Split, which: Any, time: int) -> Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Sunspots(Group):
-    """The yearly number of sunspots from 1700 on, each year to be predicted from those before."""
+    """Yearly sunspot numbers from 1700 on, each predicted from those of the years before."""
 
     file: Path | None = None
-    """CSV file of years in its first column and numbers in its last; None for statsmodels' own."""
+    """CSV file, years in its first column and numbers in its last; None for that of statsmodels."""
     window: Annotated[int, Ge(1)] = 32
     """Number of years from which the next is predicted."""
     train_until: Count = 1900
@@ -119,13 +119,13 @@ class Sunspots(Group):
     def build(self) -> Datasets:
         """Read the series and cut it into windows.
 
-        Inputs are (N, window, 1), the target is the year that follows, both divided by the standard
-        deviation of the years to train on after their mean is subtracted: so an error of 1 is that
-        of answering the mean.
+        Inputs are (N, window, 1), the target is the year that follows, both standardized by the
+        mean and standard deviation of the training years: an error of 1 is that of always answering
+        the mean.
 
         Raises:
-          ImportError: there is no file, and statsmodels is not installed.
-          ValueError, OSError: the file can't be read, or a part of it has no year.
+          ImportError: no file is given, and statsmodels is not installed.
+          ValueError, OSError: the file can't be read, or has no year for a split.
 
         Source: SILSO, Royal Observatory of Belgium. The years are those of A. S. Weigend, B. A.
         Huberman and D. E. Rumelhart, "Predicting the future: a connectionist approach" (1990).
@@ -161,7 +161,7 @@ def read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The first and the last column of a file with a header: years and float32 numbers.
 
     Raises:
-      ValueError, OSError: it can't be read.
+      ValueError, OSError: the file can't be read.
     """
     with path.open(encoding="utf-8", newline="") as file:
         try:
@@ -179,7 +179,7 @@ def _rmse(a: Any, b: Any) -> float:
 
 
 def _linear_error(train: Split, test: Split) -> float:
-    """The error of a linear function of the last nine years, fitted by least squares."""
+    """Test error of a linear function of the last nine years, fitted by least squares."""
     years = min(9, train.inputs.shape[1])
 
     def of(split: Split) -> np.ndarray:

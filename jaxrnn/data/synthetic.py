@@ -1,4 +1,4 @@
-"""Synthetic tasks for long memory: the adding problem and the copy-memory task."""
+"""Synthetic tasks that need long memory: the adding problem and the copy-memory task."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SYMBOLS, RECALLED, MARKER = 8, 10, 9  # of the copy-memory task
 
 @dataclass(frozen=True, kw_only=True)
 class Adding(Group):
-    """The adding problem: the sum of two numbers that are marked in a long sequence."""
+    """The adding problem: the sum of two marked numbers in a long sequence."""
 
     length: Annotated[int, Ge(2)] = 200
     """Number of time steps in a sequence."""
@@ -31,7 +31,7 @@ class Adding(Group):
         """Draw the sequences.
 
         Inputs are (N, length, 2): numbers from 0 to 1, and marks that are 1 at one time step in
-        each half and 0 elsewhere. The target is the sum of both marked numbers; answering 1 always
+        each half and 0 elsewhere. The target is the sum of the marked numbers; always answering 1
         has a mean squared error of 1/6.
 
         Source: S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997).
@@ -78,9 +78,9 @@ class Copying(Group):
     def build(self) -> Datasets:
         r"""Draw the sequences.
 
-        Inputs are (N, delay + 20) tokens: ten symbols from 1 to 8, ``delay`` blanks (0), of which
-        the last is the marker (9), and ten blanks. Labels are blanks, and at the last ten time
-        steps the symbols. A network that remembers none of them has at best a cross entropy of
+        Inputs are (N, delay + 20) tokens: ten symbols from 1 to 8, ``delay`` blanks (0), the
+        last replaced by the marker (9), and ten blanks. Labels are blanks, then the symbols at the
+        last ten time steps. A network that remembers none of them has at best a cross entropy of
 
         .. math:: 10 \ln 8 / (\mathrm{delay} + 20)
 

@@ -17,25 +17,25 @@ from jaxrnn.data.splits import Split
 
 @dataclass(frozen=True, kw_only=True)
 class Text(Group):
-    """A text, of which the next character is predicted."""
+    """A text whose characters are predicted one by one."""
 
     text: Path | None = None
     """UTF-8 text file; None for the language reference that comes with Python, which differs
     between versions."""
     rows: Count = 64
-    """Number of equal pieces that the training text is cut into, which are read in parallel."""
+    """Number of equal pieces that the training text is cut into, to be read in parallel."""
     held_out: Annotated[float, Gt(0), Lt(0.4)] = 0.05
-    """Fraction of the text, at its end, for testing; the same before it for validation."""
+    """Fraction of the text to test on, at its end; as much before it is for validation."""
 
     def build(self) -> Datasets:
         """Read the text and cut it into rows.
 
         Inputs are (rows, time) tokens and labels the tokens that follow them; the classes are the
-        characters of the whole text. Validation and test text come in pieces of some 1,000
-        characters.
+        characters of the whole text. Validation and test text are cut into pieces of about
+        1,000 characters.
 
         Raises:
-          ValueError, OSError: the file is no text, too short for ``rows``, or can't be read.
+          ValueError, OSError: the file is not text, too short for ``rows``, or can't be read.
         """
         text = self.read()
         part = int(self.held_out * len(text))
@@ -60,7 +60,7 @@ class Text(Group):
         )
 
     def read(self) -> str:
-        """The whole text; of Python's reference, each paragraph once.
+        """The whole text; Python's reference without repeated paragraphs.
 
         Raises:
           ValueError, OSError: see :meth:`build`.
@@ -83,13 +83,13 @@ COMPRESSORS: Sequence[tuple[str, Callable[[bytes], bytes]]] = (
 
 
 def _bits(compress: Callable[[bytes], bytes], before: str, text: str) -> float:
-    """Bits per character that a text adds to what a program makes of the text before it."""
+    """Bits per character that a text adds to the compressed text before it."""
     both, first = (len(compress(one.encode())) for one in (before + text, before))
     return 8 * (both - first) / len(text)
 
 
 def _in_rows(text: str, alphabet: Sequence[str], rows: int) -> Split:
-    """(rows, time) tokens, and the tokens that follow; characters that fill no row are left out."""
+    """(rows, time) tokens, and the tokens that follow; leftover characters are dropped."""
     number = {character: token for token, character in enumerate(alphabet)}
     kind = np.uint8 if len(alphabet) <= 256 else np.int32
     tokens = np.array([number[character] for character in text], kind)

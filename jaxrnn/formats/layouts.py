@@ -15,12 +15,12 @@ Rows = tuple[tuple[str, ...], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """An array of a layout, made of Flax's arrays side by side.
+    """An array of a layout, concatenated from Flax's arrays.
 
     Attributes:
-      name: of the array.
-      rows: Flax names from left to right along the last axis; several rows are stacked.
-      transposed: whether it is kept transposed.
+      name: the name of the array.
+      rows: the names of Flax's arrays along the last axis; several rows are stacked.
+      transposed: whether the array is stored transposed.
     """
 
     name: str
@@ -28,27 +28,27 @@ class Entry:
     transposed: bool = False
 
     def shape(self, shapes: Shapes) -> tuple[int, ...]:
-        """Its shape, from those of Flax's arrays."""
+        """The shape of the array, from those of Flax's arrays."""
         first, *others = self.rows
         width = sum(shapes[name][-1] for name in first)
         shape = (len(self.rows), width) if others else (*shapes[first[0]][:-1], width)
         return shape[::-1] if self.transposed else shape
 
     def join(self, take: Callable[[str], np.ndarray]) -> np.ndarray:
-        """Make it of Flax's arrays, by name."""
+        """Build the array from Flax's arrays, taken by name."""
         rows = [np.concatenate([take(name) for name in row], axis=-1) for row in self.rows]
         array = np.stack(rows) if len(rows) > 1 else rows[0]
         return np.ascontiguousarray(array.T if self.transposed else array)
 
     def split(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """Undo ``join``: Flax's names and arrays."""
+        """Undo ``join``: the names and contents of Flax's arrays."""
         array = array.T if self.transposed else array
         for names, row in zip(self.rows, array if len(self.rows) > 1 else [array], strict=True):
             yield from zip(names, np.split(row, len(names), axis=-1), strict=True)
 
 
 def join(layout: Iterable[Entry], leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of a layout; where two are summed, the second is 0."""
+    """The arrays of a layout, from Flax's; where it has two biases for one, the second is 0."""
     left = dict(leaves)
 
     def take(name: str) -> np.ndarray:
@@ -58,7 +58,7 @@ def join(layout: Iterable[Entry], leaves: Mapping[str, np.ndarray]) -> dict[str,
 
 
 def split(layout: Iterable[Entry], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Flax's arrays, from those of a layout; what there are two of is summed."""
+    """Flax's arrays, from those of a layout; two biases for one are summed."""
     leaves: dict[str, np.ndarray] = {}
     for entry in layout:
         for name, array in entry.split(arrays[entry.name]):
@@ -66,9 +66,9 @@ def split(layout: Iterable[Entry], arrays: Mapping[str, np.ndarray]) -> dict[str
     return leaves
 
 
-# The arrays of a layer, and the modules of Flax's cell whose kernels or biases they hold; a bar is
-# between rows. Where a bias comes twice, the two are added up. Flax's LSTM has its biases in the
-# modules that read the state, the others in those that read the inputs.
+# The arrays of a layer, and the modules of Flax's cell whose kernels or biases they hold; a bar
+# separates rows. Where a bias occurs twice, the two are summed. Flax's LSTM has its biases in the
+# modules that read the state, other cells in those that read the inputs.
 KERAS_CELLS = (
     {"kernel": "i", "recurrent_kernel": "h", "bias": "i"},
     {"kernel": "iz ir in", "recurrent_kernel": "hz hr hn", "bias": "iz ir in | iz ir hn"},
@@ -97,10 +97,10 @@ def flax_layout(model: RNNClassifier, leaves: Shapes) -> list[Entry]:
 
 
 def keras_layout(model: RNNClassifier, leaves: Shapes) -> list[Entry]:
-    """The list of Keras's ``model.get_weights()``, with the names that ``np.savez`` gives to it.
+    """The arrays of Keras's ``model.get_weights()``, by the names that ``np.savez`` gives them.
 
     Raises:
-      ValueError: the model has weights that Keras's layers have not.
+      ValueError: the model has weights that Keras's layers lack.
     """
     cell = _cell(model, leaves, KERAS_CELLS, "Keras")
     rows: list[Rows] = [(("embedding/embedding",),)] if model.embedding else []
@@ -120,7 +120,7 @@ def torch_layout(
     """The state dict of a PyTorch module whose layers have these prefixes.
 
     Raises:
-      ValueError: the model has weights that PyTorch's layers have not.
+      ValueError: the model has weights that PyTorch's layers lack.
     """
     cell = _cell(model, leaves, TORCH_CELLS, "PyTorch")
     table = [Entry(f"{embedding}weight", (("embedding/embedding",),))] if model.embedding else []
@@ -133,7 +133,7 @@ def torch_layout(
 
 
 def torch_prefixes(names: Iterable[str]) -> dict[str, str] | None:
-    """The prefixes of a state dict's layers, for ``torch_layout``; None if it has no recurrent one.
+    """The prefixes of a state dict's layers, for ``torch_layout``; None if none is recurrent.
 
     >>> torch_prefixes(["net.encoder.weight_ih_l0", "net.fc.weight", "net.fc.bias"])
     {'rnn': 'net.encoder.', 'head': 'net.fc.'}
@@ -147,7 +147,7 @@ def torch_prefixes(names: Iterable[str]) -> dict[str, str] | None:
     if not recurrent:
         return None
     prefixes = {"rnn": next(iter(recurrent.values()))}
-    for name in names:  # what has a bias is the head, what has none is the embedding
+    for name in names:  # with a bias it is the head, without one the embedding
         prefix, _, leaf = name.rpartition("weight")
         if not prefix or leaf or name in recurrent:
             continue
@@ -156,12 +156,12 @@ def torch_prefixes(names: Iterable[str]) -> dict[str, str] | None:
 
 
 def _layers(model: RNNClassifier) -> Iterator[tuple[int, int]]:
-    """Number and direction of each layer, in the order of Keras and PyTorch."""
+    """Index and direction of each layer, in the order of Keras and PyTorch."""
     return itertools.product(range(model.layers), range(1 + model.bidirectional))
 
 
 def _rows(layer: int, backward: int, part: str, modules: str) -> Rows:
-    """The Flax names of an array of a layer."""
+    """The names of the Flax arrays that make up an array of a layer."""
     prefix = f"layer{layer}" + "_backward" * backward
     kind = "bias" if part.startswith("bias") else "kernel"
     return tuple(
@@ -172,7 +172,7 @@ def _rows(layer: int, backward: int, part: str, modules: str) -> Rows:
 def _cell(
     model: RNNClassifier, leaves: Shapes, cells: Iterable[Mapping[str, str]], library: str
 ) -> Mapping[str, str]:
-    """The arrays of the library's layer that has the parameters of the model's cell."""
+    """The arrays of the library's layer that corresponds to the model's cell."""
     expected = {name for name in leaves if name.startswith("layer0/")}
     for cell in cells:
         rows = itertools.chain.from_iterable(_rows(0, 0, *part) for part in cell.items())
@@ -180,9 +180,9 @@ def _cell(
             break
     else:
         name = model.cell if isinstance(model.cell, str) else type(model.cell).__name__
-        raise ValueError(f"{library} has no counterpart of cell {name}; use the layout flax")
+        raise ValueError(f"{library} has no counterpart of cell {name}; use the flax layout")
     if model.layer_norm:
         raise ValueError(
-            f"{library}'s layers have no counterpart of layer_norm; use the layout flax"
+            f"{library}'s layers have no counterpart of layer_norm; use the flax layout"
         )
     return cell

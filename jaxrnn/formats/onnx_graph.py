@@ -10,21 +10,21 @@ import numpy as np
 from jaxrnn.classifier import RNNClassifier
 from jaxrnn.version import __version__
 
-# The operator of each cell, its gates in the operator's order by the names that Flax gives them,
-# and its activation functions; the network's own is to be filled in.
+# The operator of each cell, its gates in the operator's order by their names in Flax, and its
+# activation functions, where {own} stands for the network's.
 _OPERATORS: Mapping[str, tuple[str, Sequence[str], Sequence[str]]] = {
     "simple": ("RNN", ("",), ("{own}",)),
     "gru": ("GRU", "zrn", ("Sigmoid", "{own}")),
     "lstm": ("LSTM", "iofg", ("Sigmoid", "{own}", "{own}")),
 }
 _ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu"}
-# The first opset with LayerNormalization, and the IR version of its time, so that older programs
-# read the file too: ONNX Runtime from 1.12 on.
+# The first opset with LayerNormalization and the IR version of its time, so that older programs
+# can read the file: ONNX Runtime from 1.12 on.
 _OPSET, _IR_VERSION = 17, 8
 
 
 def onnx_model(model: RNNClassifier, params: Any, input_shape: Sequence[int]) -> bytes:
-    """Convert a network to an ONNX model, which runs without JAX and without Python.
+    """Convert a network to an ONNX model, which runs without JAX or Python.
 
     Its inputs are ``inputs``, (batch, time, features) float32 or (batch, time) int32 tokens, and
     ``lengths``, (batch,) int32. Its output is ``outputs``, (batch, classes), or (batch, time,
@@ -36,17 +36,17 @@ def onnx_model(model: RNNClassifier, params: Any, input_shape: Sequence[int]) ->
     0 to 255 by 255 first, as :func:`jaxrnn.predict` does.
 
     Args:
-      model: with cell ``simple``, ``gru`` or ``lstm``.
-      params: of one network.
-      input_shape: of one example: (time, features), or (time,) for tokens.
+      model: a network of cell ``simple``, ``gru`` or ``lstm``.
+      params: its parameters.
+      input_shape: shape of one example: (time, features), or (time,) for tokens.
 
     Returns:
       The contents of an ``.onnx`` file.
 
     Raises:
-      ImportError: the package onnx is missing.
-      ValueError: ONNX has no operator for the cell, the module is not an ``RNNClassifier``, or the
-        parameters are not those of the module with such inputs.
+      ImportError: the package onnx is not installed.
+      ValueError: ONNX has no operator for the cell, the model is not an ``RNNClassifier``, or the
+        parameters don't fit the model and its inputs.
 
     Source: the operators RNN, GRU and LSTM in https://onnx.ai/onnx/operators.
 
@@ -105,7 +105,7 @@ def _check(model: Any, params: Any, input_shape: Sequence[int]) -> None:
     expected, got = (jax.tree.map(jnp.shape, tree) for tree in (variables["params"], params))
     if expected != got:
         raise ValueError(
-            f"params must be those of one network for inputs {tuple(input_shape)}, of shapes "
+            f"params must be those of one network for inputs {tuple(input_shape)}, with shapes "
             f"{expected}; got {got}"
         )
 
@@ -118,7 +118,7 @@ class _Graph:
         self.constants: dict[str, np.ndarray] = {}
 
     def add(self, op: str, *inputs: Any, output: str = "", **attributes: Any) -> str:
-        """Add a node that reads outputs of others, by name, or constants; returns its output."""
+        """Add a node that reads constants and named outputs of others; returns its output."""
         output = output or f"{op}{len(self.nodes)}"
         names = []
         for place, value in enumerate(inputs):
@@ -130,7 +130,7 @@ class _Graph:
 
 
 def _add_network(graph: _Graph, model: RNNClassifier, params: Any, tokens: bool) -> None:
-    """Add the nodes of a network. States are (time, batch, units), as the operators have them."""
+    """Add the nodes of a network. States are (time, batch, units), as in the operators."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
     states = graph.add("Transpose", "inputs", perm=[1, 0] if tokens else [1, 0, 2])
     if "embedding" in params:
@@ -145,7 +145,7 @@ def _add_network(graph: _Graph, model: RNNClassifier, params: Any, tokens: bool)
         if model.layer_norm:
             norm = params[f"norm{layer}"]
             weights = (norm["scale"], norm["bias"])
-            states = graph.add("LayerNormalization", states, *weights, epsilon=1e-6)  # as Flax
+            states = graph.add("LayerNormalization", states, *weights, epsilon=1e-6)  # as in Flax
         if model.skip and layer:
             states = graph.add("Add", states, below)
 
@@ -158,7 +158,7 @@ def _add_network(graph: _Graph, model: RNNClassifier, params: Any, tokens: bool)
 
 
 def _add_layer(graph: _Graph, model: RNNClassifier, params: Any, name: str, states: str) -> str:
-    """Add a recurrent layer, and return its states, those of its directions side by side."""
+    """Add a recurrent layer and return its states, its directions concatenated."""
     op, gates, activations = _OPERATORS[str(model.cell)]
     names = [name, f"{name}_backward"][: 1 + model.bidirectional]
     weights = zip(*(_weights(params[one], gates) for one in names), strict=True)
@@ -198,7 +198,7 @@ def _add_pooling(graph: _Graph, model: RNNClassifier, states: str) -> str:
     lengths = graph.add("CastLike", graph.add("Unsqueeze", "lengths", [1]), steps)  # (batch, 1)
     if model.pooling == "last":
         last = graph.add("Sub", lengths, 1)
-        if model.bidirectional:  # the backward units end at step 0, unless there is none
+        if model.bidirectional:  # the backward units end at step 0, unless the sequence is empty
             latest = np.repeat([np.iinfo(np.int64).max, 0], model.hidden)
             last = graph.add("Min", last, latest)
         read = graph.add("Equal", steps, last)
@@ -211,7 +211,7 @@ def _add_pooling(graph: _Graph, model: RNNClassifier, states: str) -> str:
         return graph.add("Where", graph.add("Greater", lengths, 0), largest, np.float32(0))
     states = graph.add("Where", read, states, np.float32(0))
     total = graph.add("ReduceSum", states, [0], keepdims=0)
-    if model.pooling == "last":  # the only one that is not 0
+    if model.pooling == "last":  # all other terms are 0
         return total
     count = graph.add("CastLike", graph.add("Max", lengths, 1), total)
     return graph.add("Div", total, count)

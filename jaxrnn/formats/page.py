@@ -1,4 +1,4 @@
-"""drawing_page: a web page on which one draws a digit and sees a network read it."""
+"""drawing_page: a web page on which to draw a digit and watch a network read it."""
 
 import base64
 import json
@@ -16,9 +16,9 @@ from jaxrnn.classifier import RNNClassifier
 from jaxrnn.data.pictures import SIDE
 
 _TEMPLATE = Path(__file__).with_name("digit.html")
-_PLACE = '"DATA"'  # in the template
+_PLACE = '"DATA"'  # the placeholder in the template
 
-# By cell: its name, an English noun, and the gates of its input and recurrent kernels.
+# For each cell: its name, what to call the network, and the gates of its kernels.
 _CELLS = {
     nn.SimpleCell: ("simple", "An Elman network", ("",)),
     nn.GRUCell: ("gru", "A GRU network", ("r", "z", "n")),
@@ -33,15 +33,15 @@ def drawing_page(
     class_names: Sequence[str],
     order: np.ndarray | None = None,
 ) -> str:
-    """Make a web page on which one draws a digit and sees what a network believes as it reads it.
+    """Make a web page on which to draw a digit and watch a network classify it as it reads.
 
-    The page is one HTML file that holds the weights and needs no server and no network. It fits the
-    drawing into 28 × 28 pixels as :func:`jaxrnn.data.pictures.fit_digit` does, and shows the
-    probability of each class after every time step.
+    The page is one HTML file that holds the weights and works offline. It fits the drawing into
+    28 × 28 pixels as :func:`jaxrnn.data.pictures.fit_digit` does, and shows the probability of each
+    class after every time step.
 
     Args:
       model: a forward network of ``simple``, ``gru`` or ``lstm`` cells that classifies by its last
-        state, without ``layer_norm``, ``skip`` and ``embedding``.
+        state, without ``layer_norm``, ``skip`` or ``embedding``.
       params: its parameters.
       input_shape: (time, features) of an image, 784 numbers in all.
       class_names: the name of each class.
@@ -52,7 +52,7 @@ def drawing_page(
       The HTML.
 
     Raises:
-      ValueError: the page can't compute such a network, or arguments don't fit each other.
+      ValueError: the page can't compute the network, or the arguments are inconsistent.
 
     >>> model = RNNClassifier(hidden=4)
     >>> params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28)))["params"]
@@ -88,17 +88,17 @@ def drawing_page(
         "names": list(map(str, class_names)),
         "order": None if order is None else np.asarray(order).tolist(),
         "unit": unit,
-        "history": f"Its belief after each {unit}",
+        "history": f"Its answer after each {unit}",
         "about": _about(model, params, cell, unit, order is not None),
         "weights": base64.b64encode(joined.tobytes()).decode(),
     }
-    # In JSON "<" occurs in strings alone; escaped, no string can end the script.
+    # In JSON "<" occurs only in strings; escaped, none of them can end the script.
     text = json.dumps(data).replace("<", r"\u003c")
     return _TEMPLATE.read_text(encoding="utf-8").replace(_PLACE, text)
 
 
 def _cell(model: RNNClassifier) -> Any:
-    """The cell of every layer; raises where the page can't compute the network."""
+    """The cell of every layer; raises if the page can't compute the network."""
     refused = {
         "a network that reads in both directions": model.bidirectional,
         f"pooling {model.pooling!r}": model.pooling != "last",
@@ -109,8 +109,8 @@ def _cell(model: RNNClassifier) -> Any:
     for what, present in refused.items():
         if present:
             raise ValueError(
-                f"the page shows what a network believes while it reads forwards, from its last "
-                f"state; it can't compute {what}"
+                "the page needs a forward network that classifies from its last state; it can't "
+                f"compute {what}"
             )
     cell: Any = model.cell
     if isinstance(cell, str):
@@ -118,13 +118,13 @@ def _cell(model: RNNClassifier) -> Any:
         cell = build_cell(cell, 1, model.hidden, *options)
     kind = type(cell)
     if kind not in _CELLS:
-        raise ValueError(f"the page computes cells simple, gru and lstm; got {kind.__name__}")
+        raise ValueError(f"the page supports the cells simple, gru and lstm; got {kind.__name__}")
     usual = kind(cell.features)
     for option in ("gate_fn", "carry_init", "residual", "dtype"):
         if getattr(cell, option, None) != getattr(usual, option, None):
-            raise ValueError(f"the page computes {kind.__name__} with the usual {option} alone")
+            raise ValueError(f"the page supports {kind.__name__} only with the default {option}")
     if cell.activation_fn not in ACTIVATIONS.values():
-        raise ValueError("the page computes the activations tanh and relu; got another function")
+        raise ValueError("the page supports the activations tanh and relu; got another function")
     return cell
 
 
@@ -139,7 +139,7 @@ def _check(
     expected = jax.eval_shape(model.init, jax.random.key(0), example)["params"]
     if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, expected):
         raise ValueError(
-            f"params must be those of one such network that reads {tuple(input_shape)} inputs; "
+            f"params must be those of one network that reads {tuple(input_shape)} inputs; "
             "their names or shapes differ"
         )
     if len(class_names) != model.classes:
@@ -149,7 +149,7 @@ def _check(
 
 
 def _layer(params: Any, gates: Sequence[str]) -> Iterator[np.ndarray]:
-    """Kernel and bias of the inputs, and of the state, all gates side by side; 0 for no bias."""
+    """Input and recurrent kernels and biases, gates concatenated; a missing bias is 0."""
     for part in "ih":
         modules = [params[part + gate] for gate in gates]
         biases = [module.get("bias", np.zeros(module["kernel"].shape[1])) for module in modules]
@@ -164,6 +164,5 @@ def _about(model: RNNClassifier, params: Any, cell: Any, unit: str, shuffled: bo
     how = "in a fixed, shuffled order" if shuffled else way.get(unit, "step by step")
     return (
         f"{_CELLS[type(cell)][1]} of {layers}{cell.features} units ({count:,} parameters) reads "
-        f"your drawing {how}. The bars show how strongly it believes in each answer after each "
-        f"{unit}."
+        f"your drawing {how}. The bars show how likely it finds each answer after each {unit}."
     )

@@ -18,13 +18,13 @@ def stablehlo_artifact(
 ) -> bytes:
     """Serialize a network, weights included, for CPUs, NVIDIA GPUs and TPUs.
 
-    What ``jax.export.deserialize`` returns has a function ``call(inputs)``, or ``call(inputs,
-    lengths)``, for any number of examples: (batch, time, features) float32 as the network reads
-    them, pixels scaled to 0 … 1, or (batch, time) int32 tokens; and (batch,) int32 lengths.
+    What ``jax.export.deserialize`` returns has a method ``call(inputs)``, or ``call(inputs,
+    lengths)``, for any number of examples: inputs are (batch, time, features) float32, with pixels
+    scaled to 0 … 1, or (batch, time) int32 tokens, and lengths are (batch,) int32.
 
     Args:
-      state: of one network.
-      input_shape: (time, features), or (time,) of tokens; ``"time"`` for any number of time steps.
+      state: the state of one network.
+      input_shape: (time, features), or (time,) for tokens; ``"time"`` for any number of time steps.
       lengths: whether the network takes lengths.
     """
 

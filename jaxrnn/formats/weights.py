@@ -30,7 +30,7 @@ LAYOUTS: Mapping[str, Callable[[RNNClassifier, Shapes], list[Entry]]] = {
     "keras": keras_layout,
     "torch": torch_layout,
 }
-# Stands for the number of input features in shapes. A prime number, so that nothing else has it.
+# Stands for the number of input features in shapes; a large prime, unlike any other size.
 FEATURES = 99_991
 _NO_OPTIMIZER = optax.identity()
 
@@ -39,27 +39,27 @@ def load_weights(
     model: RNNClassifier,
     source: str | os.PathLike[str] | Mapping[str, Any] | Sequence[Any],
 ) -> Any:
-    """Read the parameters of a network that Keras, PyTorch or jaxrnn has trained.
+    """Read the parameters of a network trained by Keras, PyTorch or jaxrnn.
 
     Keras: ``Embedding`` if the model has ``embedding``, ``SimpleRNN``, ``GRU`` (with the default
     ``reset_after=True``) or ``LSTM`` layers, in ``Bidirectional`` or not, and ``Dense``. PyTorch:
-    ``nn.Embedding``, ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM``, and ``nn.Linear``, by whatever names;
-    the two biases of a gate are added up where Flax has one. All with biases. Arrays of the same
-    shape in the wrong order can't be told apart. Activation, skip connections and pooling have no
+    ``nn.Embedding``, ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM``, and ``nn.Linear``, under any names; the
+    two biases of a gate are summed where Flax has one. All layers must have biases. Arrays of the
+    same shape in the wrong order go unnoticed. Activation, skip connections and pooling have no
     weights: set them in the model.
 
     Args:
       model: the network that the weights are for.
       source: a ``.safetensors`` file of a PyTorch state dict or from :func:`save_weights`, a
         ``.npz`` file from ``np.savez(file, *model.get_weights())``, the list that Keras's
-        ``model.get_weights()`` returns, a PyTorch state dict, or parameters of Flax. What it is, is
-        recognized from the content.
+        ``model.get_weights()`` returns, a PyTorch state dict, or Flax parameters. The kind is
+        recognized by the content.
 
     Returns:
       The parameters of ``model``, float32; the number of input features is that of the weights.
 
     Raises:
-      ValueError: weights of another network, or another kind of file.
+      ValueError: the weights are of another network, or the file is of another kind.
       OSError: the file can't be read.
 
     >>> model = RNNClassifier(hidden=2, classes=3)
@@ -90,12 +90,12 @@ def save_weights(
 
     Args:
       model: the network.
-      params: its parameters, of one network.
-      file: where to; a file that is there is replaced.
+      params: its parameters; not those of several networks.
+      file: the path; an existing file is replaced.
       layout: ``flax``, a safetensors file of any network; ``torch``, a safetensors file of the
         state dict of a module with ``embedding``, ``rnn`` and ``head``, for ``load_state_dict``,
-        where the second bias is 0 if Flax has one; ``keras``, an npz file, whose arrays in their
-        order are for ``set_weights``.
+        where the second bias is 0 if Flax has one; ``keras``, an npz file, whose arrays are in the
+        order of ``set_weights``.
 
     Raises:
       ValueError: parameters of another network or of several, or a network that the layout can't
@@ -152,7 +152,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
                 return dict(arrays)
     except KeyError as error:
         raise ValueError(f"{path} has arrays of type {error}; save them as float32") from error
-    except Exception:  # every kind of damage raises its own
+    except Exception:  # each kind of damage raises another
         pass
     raise ValueError(
         f"{path} is not a safetensors file, nor an npz file of arr_0, arr_1, …; write it with "
@@ -164,7 +164,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 def _checked(
     layout: Sequence[Entry], arrays: Mapping[str, Any], shapes: Shapes
 ) -> dict[str, np.ndarray]:
-    """The arrays, float32, if they are those of the layout."""
+    """The arrays as float32, if they fit the layout."""
     names = [entry.name for entry in layout]
     missing = [name for name in names if name not in arrays]
     unknown = [str(name) for name in arrays if name not in names]
@@ -192,7 +192,7 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _as_float32(name: str, array: Any) -> np.ndarray:
-    if hasattr(array, "detach"):  # of PyTorch; NumPy has none of its bfloat16
+    if hasattr(array, "detach"):  # a PyTorch tensor; NumPy lacks its bfloat16
         array = array.detach().cpu().float().numpy()
     array = np.asarray(array)
     if not jnp.issubdtype(array.dtype, jnp.floating):

@@ -1,4 +1,4 @@
-"""The export verb: a stored run as a folder of files that other programs read."""
+"""The export verb: a stored run as a directory of files that other programs read."""
 
 import json
 from collections.abc import Iterator
@@ -37,11 +37,11 @@ class Export(Group):
     out: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
     """New directory for model.stablehlo, model.onnx, weights.safetensors, model.json, load.py."""
     page: bool = False
-    """Also write digit.html, a page to draw digits on that the network reads."""
+    """Also write digit.html, a page on which to draw digits for the network."""
     best: bool = False
     """Export the best epoch instead of the last."""
     member: Annotated[int, Ge(0)] | None = None
-    """Which of several networks to export, from 0."""
+    """Index of the network to export, from 0, if there are several."""
 
 
 def export_run(run: Run, options: Export) -> Iterator[str]:
@@ -49,15 +49,15 @@ def export_run(run: Run, options: Export) -> Iterator[str]:
 
     Raises:
       ValueError: the directory isn't empty, the run has several networks and none is chosen, or the
-        page can't show this one.
+        page can't show the network.
       OSError: files can't be written.
     """
     out = local_path("out", options.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists already and is not an empty directory; choose another")
+        raise ValueError(f"{out} is not an empty directory; choose another")
     if run.networks > 1 and options.member is None:
         raise ValueError(
-            f"the run has {run.networks} networks; choose one by --member 0 … {run.networks - 1}"
+            f"the run has {run.networks} networks; choose one with --member 0 … {run.networks - 1}"
         )
     member = options.member or 0
     state = jax.device_get(run.network(member))
@@ -86,18 +86,18 @@ def export_run(run: Run, options: Export) -> Iterator[str]:
 
 
 def exported_shape(run: Run) -> tuple[int | str, ...]:
-    """The shape of an input, with ``"time"`` where any number of time steps can be read."""
+    """The shape of an input, with ``"time"`` if any number of time steps can be read."""
     if run.pixels or not isinstance(run.model, RNNClassifier):
         return run.input_shape
     return "time", *run.input_shape[1:]
 
 
 def describe(run: Run, member: int) -> dict[str, Any]:
-    """What ``model.json`` contains: what the network reads and returns, and where it comes from.
+    """What ``model.json`` contains: what the network reads and returns, and how it was trained.
 
     Args:
       run: the run.
-      member: which of its networks.
+      member: index of one of its networks.
     """
     history = run.history[member] if run.networks > 1 else run.history
     row = history.rows[-1]

@@ -1,4 +1,4 @@
-"""The predict verb: what a stored run says about files."""
+"""The predict verb: what a stored run predicts for files."""
 
 import json
 import math
@@ -35,30 +35,30 @@ class Predict(Group):
     json: bool = False
     """Print one JSON object for each example."""
     top: Count = 2
-    """Number of classes to print, likeliest first."""
+    """Number of classes to print, most likely first."""
     best: bool = False
     """Use the best epoch instead of the last."""
     member: Annotated[int, Ge(0)] | None = None
-    """Which of several networks to use, from 0; None for all of them together."""
+    """Index of one of several networks, from 0; None to average over all of them."""
     ink: Literal["auto", "bright", "dark"] = "auto"
     """Digits: whether ink is brighter or darker than the paper; auto decides by the border."""
     as_is: bool = False
-    """Pictures: leave them as they are; they must have the size of the training images."""
+    """Pictures: read them unchanged; they must have the size of the training images."""
     sample: Annotated[int, Ge(0)] = 0
     """Language modelling: number of tokens to continue each text by."""
     seed: Annotated[int, Ge(0)] = 0
-    """Determines the tokens that are sampled."""
+    """Seed of the sampled tokens."""
 
 
 def predict_files(run: Run, options: Predict) -> bool:
-    """Print what a run says about files; returns whether all of them could be read.
+    """Print what a run predicts for files; returns whether all of them could be read.
 
     Raises:
       ValueError: an option doesn't fit the run.
     """
     if options.sample and not isinstance(run.experiment.task, LanguageModelling):
         raise ValueError("--sample needs a language model")
-    run.network(options.member)  # which raises if there is no such member
+    run.network(options.member)  # raises if there is no such member
     whole = True
     for examples in _in_batches(read_files(options.files, choose_reader(run, options))):
         good = [
@@ -79,7 +79,7 @@ def predict_files(run: Run, options: Predict) -> bool:
 
 
 def choose_reader(run: Run, options: Predict) -> Reader:
-    """How to read files as what the network was trained on.
+    """Choose how to read files as inputs of the network.
 
     Raises:
       ValueError: the size of its images is not known.
@@ -105,14 +105,14 @@ def image_shape(run: Run) -> tuple[int, int, int]:
     """(height, width, channels) of the images that a network was trained on.
 
     Raises:
-      ValueError: they were cut into time steps that are no rows, and are not square.
+      ValueError: they were not read row by row, and are not square.
     """
     time, features = run.input_shape
     if getattr(run.experiment.data, "rows", None) is None:
         return time, features // run.channels, run.channels
     side = math.isqrt(time * features // run.channels)
     if side * side * run.channels != time * features:
-        raise ValueError("the images of this run are not square, so that their size is not known")
+        raise ValueError("the images of this run are not square, so their size is unknown")
     return side, side, run.channels
 
 
@@ -128,7 +128,7 @@ def _in_batches(examples: Iterator[Any]) -> Iterator[list[Any]]:
 
 
 def _answers(run: Run, examples: Sequence[np.ndarray], options: Predict) -> Iterator[Any]:
-    """What the network says about each example, or a ``ValueError``."""
+    """What the network predicts for each example, or a ``ValueError``."""
     if not examples:
         return
     lengths = np.array([len(example) for example in examples], np.int32)
@@ -142,7 +142,7 @@ def _answers(run: Run, examples: Sequence[np.ndarray], options: Predict) -> Iter
         if len(examples) == 1:
             yield error
             return
-        for example in examples:  # one may spoil it for the others
+        for example in examples:  # a bad one must not affect the others
             yield from _answers(run, [example], options)
         return
     for example, output in zip(examples, outputs, strict=True):
@@ -155,7 +155,7 @@ def _padded(example: np.ndarray, time: int) -> np.ndarray:
 
 
 def _answer(run: Run, example: np.ndarray, output: np.ndarray, options: Predict) -> Any:
-    """What the outputs for one example say, as JSON."""
+    """The answer that the outputs for one example give, as JSON."""
     task = run.experiment.task
     if isinstance(task, Regression) or not run.class_names:
         return {"outputs": output.tolist()}

@@ -1,4 +1,4 @@
-"""Run: a trained network, or several, with its description: what predicts and is exported."""
+"""Run: one or several trained networks and their description, to predict with and export."""
 
 import inspect
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from jaxrnn.parallel import for_each_member, to_host
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.state import TrainState
 
-_AT_ONCE = 1000  # examples, as evaluate takes at most
+_AT_ONCE = 1000  # examples, the most that evaluate takes
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Run:
       experiment: the full description of the run, except ``runtime``.
       model: the network.
       state: parameters, optimizer state and step, to evaluate or to train further.
-      history: its curves; of several networks, a tuple of them.
-      key: root of its data order; ``fit`` with it and ``history`` continues where the run stopped.
-      input_shape: (time, features) of what it was trained on, or (time,) of tokens.
+      history: its curves; for several networks, a tuple of histories.
+      key: root key of the data order; ``fit`` with it and ``history`` continues the run.
+      input_shape: (time, features) of what it was trained on, or (time,) for tokens.
       outputs: number of outputs.
-      class_names: the name of each class, in order; their numbers if the data has none.
+      class_names: the name of each class, in order; its index if the data has no names.
       channels: numbers per pixel, side by side in the features, if it was trained on images.
       pixels: whether it was trained on uint8 pixels, which the network reads as 0 … 1.
     """
@@ -48,7 +48,7 @@ class Run:
 
     @property
     def networks(self) -> int:
-        """The number of networks, which were trained at once with consecutive seeds."""
+        """Number of networks, trained at once with consecutive seeds."""
         return int(np.size(self.state.step))
 
     @property
@@ -62,13 +62,13 @@ class Run:
         return "lengths" in inspect.signature(self.model.__call__).parameters
 
     def network(self, member: int | None = None) -> TrainState:
-        """The network to predict with: its parameters, averaged if the run averages them.
+        """The state to predict with; its parameters are averaged if the run averages them.
 
         Args:
-          member: which one of several networks; None for all of them, stacked.
+          member: index of one of several networks; None for all of them, stacked.
 
         Raises:
-          ValueError: there are not that many.
+          ValueError: there is no such member.
         """
         state = averaged(self.state).replace(opt_state=())
         if member is None:
@@ -84,22 +84,22 @@ class Run:
           inputs: (N, time, features) uint8 pixels or floats, or (N, time) tokens, as in training; N
             may be 0.
           lengths: (N,), the number of valid time steps of each sequence; None if all are.
-          member: which one of several networks. By default all of them predict together: their
-            outputs are averaged or, of classes, the probabilities.
+          member: index of one of several networks. By default their outputs or, in classification,
+            their probabilities are averaged.
 
         Returns:
-          (N, width) outputs, or (N, time, width) with one for each time step. In classification
-          they are logits.
+          (N, outputs), or (N, time, outputs) if there are outputs at each time step. In
+          classification they are logits.
 
         Raises:
-          ValueError: inputs of another kind than in training, or a wrong length or member.
+          ValueError: inputs of another kind than in training, or an invalid length or member.
         """
         split = self._examples(inputs, lengths)
         state = self.network(member)
         parts = []
         for start in range(0, max(len(split), 1), _AT_ONCE):
             part = jax.tree.map(lambda array: array[start : start + _AT_ONCE], split)  # noqa: B023
-            size = min(_AT_ONCE, 1 << max(len(part) - 1, 0).bit_length())  # few to compile
+            size = min(_AT_ONCE, 1 << max(len(part) - 1, 0).bit_length())  # few compilations
             padded = jax.tree.map(lambda array: _padded(array, size), part)  # noqa: B023
             parts.append(np.asarray(to_host(_outputs(state, padded)))[: len(part)])
         return np.concatenate(parts)
@@ -113,8 +113,8 @@ class Run:
           inputs, lengths, member: see :meth:`predict`.
 
         Returns:
-          The names of the likeliest classes, (N,) or (N, time), and the probabilities of all of
-          them, (N, classes) or (N, time, classes).
+          The names of the most likely classes, (N,) or (N, time), and the probabilities of all
+          classes, (N, classes) or (N, time, classes).
 
         Raises:
           ValueError: as :meth:`predict`; or the network predicts numbers.
@@ -125,7 +125,7 @@ class Run:
         return np.asarray(self.class_names)[probabilities.argmax(-1)], probabilities
 
     def _examples(self, inputs: Any, lengths: Any) -> Split:
-        """The inputs as a split on the host, if they are what the network was trained on."""
+        """The inputs as a split on the host, if they are of the kind that was trained on."""
         split = jax.device_get(Split(inputs, lengths=lengths))
         shape = np.shape(split.inputs)
         expected = ("N", *("time" if not self.pixels else n for n in self.input_shape[:1]))
@@ -150,7 +150,7 @@ class Run:
 
 @jax.jit
 def _outputs(state: TrainState, split: Split) -> jax.Array:
-    """The outputs of a network, or of several together."""
+    """The outputs of a network, or the combined outputs of several."""
     if not jnp.ndim(state.step):
         return predict(state, split)
     return state.task.combine(for_each_member(predict, state, split, None))

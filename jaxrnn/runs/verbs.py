@@ -1,4 +1,4 @@
-"""The verbs of every page: what is done with a stored run."""
+"""The verbs of every page, which work on a stored run."""
 
 import dataclasses
 import re
@@ -36,7 +36,7 @@ class Resume:
     workdir: Workdir
     """Directory of the run."""
     epochs: int
-    """Number of epochs in total."""
+    """Total number of epochs."""
     runtime: RuntimeConfig
 
 
@@ -96,7 +96,7 @@ VERBS: Mapping[str, Callable[[Experiment, list[str]], bool]] = {
     "predict": _predict,
     "export": _export,
 }
-"""Each takes a page and the words of the command line, and returns whether all went well."""
+"""Each takes a page and the words of the command line, and returns whether it succeeded."""
 
 
 def describe_verbs(command: str) -> tuple[str, ...]:
@@ -104,20 +104,20 @@ def describe_verbs(command: str) -> tuple[str, ...]:
     return (
         f"{command} resume WORKDIR [--epochs N] [runtime options]: continue a stored run.",
         f"{command} evaluate WORKDIR [runtime options]: print its metrics.",
-        f"{command} predict WORKDIR FILE…: print what it says about files.",
+        f"{command} predict WORKDIR FILE…: print what it predicts for files.",
         f"{command} export WORKDIR OUT: write the network for other programs.",
     )
 
 
 def _checked(options: Any) -> Any:
-    """The options of a verb, if each has an allowed value."""
+    """Return the options of a verb, if each has an allowed value."""
     if lines := [*errors_of(options)]:
         raise ValueError("\n".join(lines))
     return options
 
 
 def _loaded(workdir: Path, kind: type[Experiment], *, best: bool) -> Run:
-    """A stored run, to be used on a single device with all cores."""
+    """A stored run, to use on a single device with all cores."""
     use_cpu_cores(1)
     keep_compiled_programs()
     check_jax(1)
@@ -125,7 +125,7 @@ def _loaded(workdir: Path, kind: type[Experiment], *, best: bool) -> Run:
 
 
 def _stored(page: Experiment, verb: str, words: list[str]) -> tuple[Path, Any]:
-    """The work directory that is named first, and its experiment."""
+    """The work directory named first, and its experiment."""
     if {"-h", "--help"} & {*words}:
         return Path("WORKDIR"), page
     if not words or words[0].startswith("-"):
@@ -134,7 +134,7 @@ def _stored(page: Experiment, verb: str, words: list[str]) -> tuple[Path, Any]:
         raise ValueError(f"leave out --workdir: {verb} uses the directory of the run")
     workdir = local_path("workdir", Path(words[0]))
     stored = read_experiment(workdir, type(page))
-    # How processes find each other belongs to one start of a run, and is not resumed.
+    # How processes find each other can change from start to start, and is not resumed.
     runtime = dataclasses.replace(
         stored.runtime,
         workdir=workdir,

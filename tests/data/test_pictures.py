@@ -144,7 +144,7 @@ def test_large_pictures_are_shrunk():
 @pytest.mark.parametrize("shape", [(1, 1), (28, 28), (1, 5000), (5000, 1), (0, 5), (300, 300)])
 def test_nothing_on_it(shape, value):
     blank = np.full(shape, value, np.uint8)
-    with pytest.raises(ValueError, match=r"^there is nothing on it$"):
+    with pytest.raises(ValueError, match=r"^there is no ink in the picture$"):
         normalize_digit(blank)
     assert not find_ink(np.full(shape, value / 255)).any()
 
@@ -328,7 +328,7 @@ def test_fit_picture_converts_and_resizes():
 
 
 def test_fit_picture_of_another_kind():
-    with pytest.raises(ValueError, match=r"grey.*RGB.*got 4"):
+    with pytest.raises(ValueError, match=r"gray.*RGB.*got 4"):
         fit_picture(RAMP, 10, 12, 4)
     with pytest.raises(ValueError, match="28 pixels wide and 20 high; got 12 × 10"):
         fit_picture(RAMP, 20, 28, 1, resize=False)

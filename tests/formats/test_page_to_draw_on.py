@@ -159,9 +159,9 @@ def test_class_names_cannot_end_the_script():
         ({"embedding": 3}, "embedding"),
         ({"cell": "mgu"}, "simple, gru and lstm; got MGUCell"),
         ({"cell": nn.SimpleCell(5, activation_fn=nn.gelu)}, "tanh and relu"),
-        ({"cell": nn.SimpleCell(5, residual=True)}, "usual residual"),
-        ({"cell": nn.GRUCell(5, gate_fn=nn.hard_sigmoid)}, "usual gate_fn"),
-        ({"cell": nn.GRUCell(5, carry_init=nn.initializers.ones)}, "usual carry_init"),
+        ({"cell": nn.SimpleCell(5, residual=True)}, "default residual"),
+        ({"cell": nn.GRUCell(5, gate_fn=nn.hard_sigmoid)}, "default gate_fn"),
+        ({"cell": nn.GRUCell(5, carry_init=nn.initializers.ones)}, "default carry_init"),
     ],
 )
 def test_networks_that_the_page_cannot_compute_are_refused(options, what):

@@ -240,7 +240,7 @@ def test_every_network_has_a_flax_file_and_some_no_other(options, tmp_path):
     names = {"mgu": "cell mgu", "mingru": "cell mingru", "lstm": "layer_norm"}
     name = names.get(options["cell"], "cell MGUCell")
     for layout in ("keras", "torch"):
-        with pytest.raises(ValueError, match=f"no counterpart of {name}; use the layout flax$"):
+        with pytest.raises(ValueError, match=f"no counterpart of {name}; use the flax layout$"):
             save_weights(model, params, tmp_path / layout, layout=layout)
         assert not (tmp_path / layout).exists()
     with pytest.raises(ValueError, match=f"no counterpart of {name}"):

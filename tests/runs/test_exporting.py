@@ -174,7 +174,7 @@ def test_refusals_write_nothing(bad, tmp_path):
     if bad == "networks":
         stacked = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), run.state)
         run = dataclasses.replace(run, state=stacked)
-        message = "the run has 2 networks; choose one by --member 0 … 1"
+        message = "the run has 2 networks; choose one with --member 0 … 1"
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=message):
         list(export_run(run, options))

@@ -182,7 +182,7 @@ def predict(state: TrainState, split: Split, *, batch_size: int | None = None) -
 def _choose_batch_size(state: TrainState, split: Split) -> int:
     """At most 1000 examples, and as many as keep the states of a layer within 64 MiB."""
     width = max((leaf.shape[-1] for leaf in jax.tree.leaves(state.params) if leaf.ndim), default=1)
-    return max(1, min(1000, _STATES // (width * split.inputs.shape[1])))
+    return max(1, min(1000, _STATES // max(1, width * split.inputs.shape[1])))
 
 
 def _map_batches(

@@ -23,10 +23,12 @@ class Task(Group):
     Attributes:
       best: the metric by which the best epoch is chosen.
       maximize: whether a higher value of it is better.
+      categorical: whether the outputs are logits of classes, instead of numbers.
     """
 
     best: ClassVar[str] = "loss"
     maximize: ClassVar[bool] = False
+    categorical: ClassVar[bool] = False
 
     def measure(
         self, outputs: jax.Array, batch: Batch, *, train: bool = False
@@ -76,6 +78,7 @@ class Classification(Task):
 
     best: ClassVar[str] = "accuracy"
     maximize: ClassVar[bool] = True
+    categorical: ClassVar[bool] = True
 
     def measure(
         self, outputs: jax.Array, batch: Batch, *, train: bool = False
@@ -143,6 +146,7 @@ class LanguageModelling(Task):
     kind: Suppress[Literal["language_modelling"]] = "language_modelling"
 
     best: ClassVar[str] = "bits"
+    categorical: ClassVar[bool] = True
 
     def measure(
         self, outputs: jax.Array, batch: Batch, *, train: bool = False

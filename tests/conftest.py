@@ -33,7 +33,7 @@ import pytest  # noqa: E402
 
 import jaxrnn  # noqa: E402
 from experiments.mnist_rnn import PRESETS  # noqa: E402
-from jaxrnn.runs.files import write_atomically  # noqa: E402
+from jaxrnn.writing import write_atomically  # noqa: E402
 
 collect_ignore = ["browse_page.py"]  # which needs Playwright
 matplotlib.use("agg")

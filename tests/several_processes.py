@@ -22,8 +22,8 @@ import pytest
 
 import jaxrnn
 from jaxrnn.runs import results
-from jaxrnn.runs.files import write_atomically
 from jaxrnn.runs.processes import processes
+from jaxrnn.writing import write_atomically
 from tests.kill_runs import (
     HEARTBEAT,
     assert_same_bits,

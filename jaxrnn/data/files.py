@@ -1,7 +1,7 @@
 """Read files for a trained network: pictures, texts and arrays, as in its training."""
 
 import contextlib
-import io
+import errno
 import shutil
 import sys
 import tempfile
@@ -28,33 +28,60 @@ def read_files(words: Sequence[str], reader: Reader) -> Iterator[tuple[str, Exam
       The name of each example, and its inputs, or a ``ValueError`` with a message of one line.
     """
     for word in words:
-        with _files(word) as files:
-            for name, path in files:
-                try:
-                    if path.is_file() and not path.stat().st_size:
-                        raise ValueError("the file is empty")
-                    for suffix, example in reader(path):
-                        yield name + suffix, example
-                except (OSError, ValueError, EOFError) as error:
-                    reason = getattr(error, "strerror", None) or str(error)
-                    yield name, ValueError(reason.replace(str(path), name).removeprefix(name))
+        try:
+            for name in _names(word):
+                yield from _read_file(name, reader)
+        except OSError as error:
+            yield word, ValueError(error.strerror or str(error))
 
 
-@contextlib.contextmanager
-def _files(word: str) -> Iterator[Iterator[tuple[str, Path]]]:
-    """The names and paths of the files that a word stands for."""
-    path = Path(word).expanduser()
-    if word == "-":
-        with tempfile.NamedTemporaryFile() as copy:
-            shutil.copyfileobj(sys.stdin.buffer, copy)
-            copy.flush()
-            yield iter([("-", Path(copy.name))])
-    elif path.is_dir():
-        inside = sorted(one for one in path.rglob("*") if one.is_file())
-        visible = [one for one in inside if not one.name.startswith(".")]
-        yield ((str(one), one) for one in visible)
-    else:
-        yield iter([(word, path)])
+def _names(word: str) -> list[str]:
+    """The files that a word stands for, without hidden ones."""
+    folder = Path(word)
+    if word == "-" or not folder.is_dir():
+        return [word]
+    inside = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    names = sorted(str(path) for path in inside if not any(p.startswith(".") for p in path.parts))
+    if not names:
+        raise OSError(errno.ENOENT, "the directory has no files in it")
+    return [str(folder / name) for name in names]
+
+
+def _read_file(name: str, reader: Reader) -> Iterator[tuple[str, Example]]:
+    path = Path(name)
+    with contextlib.ExitStack() as opened:
+        try:
+            if name == "-" or path.is_fifo():  # which can be read only once
+                copy = opened.enter_context(tempfile.NamedTemporaryFile())
+                source = sys.stdin and sys.stdin.buffer if name == "-" else path.open("rb")
+                if source is None:
+                    raise ValueError("standard input is closed")
+                shutil.copyfileobj(source, copy)
+                copy.flush()
+                path = Path(copy.name)
+            if path.is_file() and not path.stat().st_size:
+                raise ValueError("the file is empty")
+            for suffix, example in reader(path):
+                yield name + suffix, example
+        except (OSError, ValueError, EOFError, MemoryError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or "it does not fit in memory"
+            yield name, ValueError(reason.replace(str(path), name).removeprefix(name))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text: {error.reason}") from error
+    if not text.strip():
+        raise ValueError("the text is blank")
+    return text
+
+
+def _load_npy(path: Path) -> np.ndarray:
+    """The array of a .npy file; no larger than the file, whatever its header says."""
+    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 def picture_reader(
@@ -90,12 +117,17 @@ def picture_reader(
         with path.open("rb") as file:
             magic = file.read(6)
         if magic == b"\x93NUMPY":
-            array = np.load(path, allow_pickle=False)
+            array = _load_npy(path)
         elif magic[:2] in (b"\0\0", b"\x1f\x8b"):
             array, _ = read_idx(path)
         else:
             yield "", convert(path)
             return
+        height, width, channels = shape
+        if array.ndim == 2 and array.shape[1] == height * width * channels:  # flattened images
+            array = array.reshape(-1, height, width, channels)
+        if array.ndim not in (2, 3, 4):
+            raise ValueError(f"expected images; got an array of shape {array.shape}")
         one = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 3, 4))
         for index, picture in enumerate([array] if one else array):
             yield "" if one else f"[{index}]", convert(picture)
@@ -112,10 +144,7 @@ def text_reader(alphabet: Sequence[str]) -> Reader:
     number = {character: token for token, character in enumerate(alphabet)}
 
     def read(path: Path) -> Iterator[tuple[str, Example]]:
-        try:
-            text = path.read_text("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"not UTF-8 text: {error.reason}") from error
+        text = _read_text(path)
         if unknown := set(text) - number.keys():
             raise ValueError(f"the text that the network was trained on has no {min(unknown)!r}")
         yield "", np.array([number[character] for character in text], np.int32)
@@ -131,12 +160,13 @@ def array_reader(axes: int) -> Reader:
     """
 
     def read(path: Path) -> Iterator[tuple[str, Example]]:
-        content = path.read_bytes()
-        if content.startswith(b"\x93NUMPY"):
-            array = np.load(io.BytesIO(content), allow_pickle=False)
+        with path.open("rb") as file:
+            is_npy = file.read(6) == b"\x93NUMPY"
+        if is_npy:
+            array = _load_npy(path)
         else:
             kind, least = (np.int32, 1) if axes == 1 else (np.float32, 2)
-            lines = content.decode("utf-8").replace(",", " ").splitlines()
+            lines = _read_text(path).replace(",", " ").split("\n")
             array = np.loadtxt(lines, kind, ndmin=least)  # type: ignore[call-overload]
         if array.ndim not in (axes, axes + 1):
             raise ValueError(f"expected {axes} or {axes + 1} axes; got shape {array.shape}")

@@ -31,9 +31,9 @@ def onnx_model(model: RNNClassifier, params: Any, input_shape: Sequence[int]) ->
     classes) with ``pooling="none"``. Batch and time may be of any size.
 
     To float rounding, the outputs are those of ``model.apply({"params": params}, inputs,
-    lengths)``, without dropout. Tokens must be from 0 to the size of the vocabulary - 1, and
-    lengths at most the number of time steps. The model does not scale its inputs: divide pixels of
-    0 to 255 by 255 first, as :func:`jaxrnn.predict` does.
+    lengths)``, without dropout, up to the end of each sequence. Tokens must be from 0 to the size
+    of the vocabulary - 1, and lengths at most the number of time steps. The model does not scale
+    its inputs: divide pixels of 0 to 255 by 255 first, as :func:`jaxrnn.predict` does.
 
     Args:
       model: a network of cell ``simple``, ``gru`` or ``lstm``.

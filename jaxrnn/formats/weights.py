@@ -24,6 +24,7 @@ from jaxrnn.formats.layouts import (
     torch_prefixes,
 )
 from jaxrnn.state import create_train_state
+from jaxrnn.writing import write_atomically
 
 LAYOUTS: Mapping[str, Callable[[RNNClassifier, Shapes], list[Entry]]] = {
     "flax": flax_layout,
@@ -57,6 +58,8 @@ def load_weights(
 
     Returns:
       The parameters of ``model``, float32; the number of input features is that of the weights.
+      To train them further, put them into a new state, its optimizer's averages included:
+      ``state.replace(params=params, opt_state=state.tx.init(params))``.
 
     Raises:
       ValueError: the weights are of another network, or the file is of another kind.
@@ -80,7 +83,7 @@ def load_weights(
 
 
 def save_weights(
-    model: RNNClassifier,
+    model: Any,
     params: Any,
     file: str | os.PathLike[str],
     *,
@@ -89,7 +92,7 @@ def save_weights(
     """Write parameters to a file that :func:`load_weights` and other libraries read.
 
     Args:
-      model: the network.
+      model: the network; any module for the layout ``flax``.
       params: its parameters; not those of several networks.
       file: the path; an existing file is replaced.
       layout: ``flax``, a safetensors file of any network; ``torch``, a safetensors file of the
@@ -106,7 +109,12 @@ def save_weights(
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}")
     if not isinstance(params, Mapping):
         raise ValueError(f"params must be a tree such as state.params; got {type(params).__name__}")
-    shapes, leaves = _shapes(model), _arrays_of(params)
+    leaves = _arrays_of(params)
+    if layout == "flax" and not isinstance(model, RNNClassifier):
+        named = {name: _as_float32(name, leaf) for name, leaf in leaves.items()}
+        write_atomically(file, safetensors.numpy.save(named))
+        return
+    shapes = _shapes(model)
     if all(np.ndim(leaves.get(name, 0)) == len(shape) + 1 for name, shape in shapes.items()):
         raise ValueError(
             "params are those of several networks; choose one: jax.tree.map(lambda leaf: leaf[0], "
@@ -117,13 +125,15 @@ def save_weights(
     if layout == "keras":
         content = io.BytesIO()
         np.savez(content, **arrays)  # type: ignore[arg-type]
-        _write(Path(file), content.getvalue())
+        write_atomically(file, content.getvalue())
     else:
-        _write(Path(file), safetensors.numpy.save(arrays))
+        write_atomically(file, safetensors.numpy.save(arrays))
 
 
-def _shapes(model: RNNClassifier) -> Shapes:
+def _shapes(model: Any) -> Shapes:
     """The shapes of the parameters, by their names joined by a slash."""
+    if not isinstance(model, RNNClassifier):
+        raise ValueError(f"the model must be an RNNClassifier; got {type(model).__name__}")
     example = np.zeros((1, 1), np.int32) if model.embedding else np.zeros((1, 1, FEATURES))
     params = create_train_state(None, model, _NO_OPTIMIZER, example).params
     return {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
@@ -133,7 +143,7 @@ def _arrays_of(source: Any) -> dict[str, Any]:
     if isinstance(source, str | os.PathLike):
         return _read(Path(source))
     if isinstance(source, Mapping):
-        return flatten_dict(dict(source), sep="/")
+        return flatten_dict(dict(source.get("params", source)), sep="/")
     if isinstance(source, list | tuple):
         return {f"arr_{place}": array for place, array in enumerate(source)}
     raise ValueError(
@@ -198,13 +208,3 @@ def _as_float32(name: str, array: Any) -> np.ndarray:
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"{name} must be an array of floats; got {array.dtype}")
     return array.astype(np.float32)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

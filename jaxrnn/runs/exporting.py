@@ -14,18 +14,17 @@ from annotated_types import Ge
 from jaxrnn import formats
 from jaxrnn.classifier import RNNClassifier
 from jaxrnn.constraints import Group
-from jaxrnn.data import ImageSequences
 from jaxrnn.data.splits import zeros_like_one
 from jaxrnn.formats.onnx_graph import onnx_model
 from jaxrnn.formats.page import drawing_page
 from jaxrnn.formats.stablehlo import PLATFORMS, stablehlo_artifact
 from jaxrnn.formats.weights import save_weights
 from jaxrnn.measuring import compute_outputs
-from jaxrnn.runs.files import local_path, write_atomically
+from jaxrnn.runs.files import finite, local_path
 from jaxrnn.runs.options import Workdir
 from jaxrnn.runs.trained import Run
-from jaxrnn.tasks import Regression
 from jaxrnn.version import __version__
+from jaxrnn.writing import write_atomically
 
 
 @dataclass(frozen=True)
@@ -61,20 +60,18 @@ def export_run(run: Run, options: Export) -> Iterator[str]:
         )
     member = options.member or 0
     state = jax.device_get(run.network(member))
-    files: dict[str, Any] = {
-        "model.stablehlo": stablehlo_artifact(state, exported_shape(run), lengths=run.takes_lengths)
-    }
+    files: dict[str, str | bytes] = {}
+    if options.page:
+        files["digit.html"] = _page(run, state.params)
     missing = ""
     try:
         files["model.onnx"] = onnx_model(run.model, state.params, run.input_shape)
     except (ValueError, ImportError) as error:
         missing = f"no model.onnx: {error}"
-    files["model.json"] = json.dumps(describe(run, member), indent=2) + "\n"
+    lengths = run.takes_lengths
+    files["model.stablehlo"] = stablehlo_artifact(state, exported_shape(run), lengths=lengths)
+    files["model.json"] = json.dumps(finite(describe(run, member)), indent=2) + "\n"
     files["load.py"] = Path(formats.__file__).with_name("load.py").read_text("utf-8")
-    if options.page:
-        files["digit.html"] = drawing_page(
-            run.model, state.params, run.input_shape, run.class_names, _pixel_order(run)
-        )
     out.mkdir(parents=True, exist_ok=True)
     save_weights(run.model, state.params, out / "weights.safetensors")
     for name, content in files.items():
@@ -113,7 +110,7 @@ def describe(run: Run, member: int) -> dict[str, Any]:
         "lengths": run.takes_lengths,
         "output": {
             "shape": ["batch", *exported_shape(run)[:1] * (outputs.ndim - 2), outputs.shape[-1]],
-            "meaning": "numbers" if isinstance(run.experiment.task, Regression) else "logits",
+            "meaning": "logits" if run.experiment.task.categorical else "numbers",
         },
         "class_names": list(run.class_names),
         "parameters": sum(np.size(leaf) for leaf in jax.tree.leaves(state.params)),
@@ -126,9 +123,11 @@ def describe(run: Run, member: int) -> dict[str, Any]:
     }
 
 
-def _pixel_order(run: Run) -> np.ndarray | None:
-    """The order in which the pixels of an image are read; None for reading order."""
-    data = run.experiment.data
-    if not isinstance(data, ImageSequences) or np.prod(run.input_shape) != 784:
-        return None
-    return data.as_inputs(np.arange(784).reshape(1, 28, 28)).ravel()
+def _page(run: Run, params: Any) -> str:
+    """The page to draw on, for a network that reads digits."""
+    if not run.reads_digits:
+        raise ValueError("--page needs a network that reads digits of 28 × 28 pixels")
+    data, order = run.experiment.data, None
+    if data.permute:
+        order = data.as_inputs(np.arange(784).reshape(1, 28, 28)).ravel()
+    return drawing_page(run.model, params, run.input_shape, run.class_names, order)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxrnn.writing import write_atomically
+
 
 def local_path(option: str, path: Path) -> Path:
     """A path with ``~`` replaced by the home directory.
@@ -25,28 +27,9 @@ def local_path(option: str, path: Path) -> Path:
     return path.expanduser()
 
 
-def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Replace a file as a whole: at any moment, even after a crash, it is the old or the new one.
-
-    Raises:
-      OSError: the directory can't be written or is full; the old file is still there.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write indented JSON, atomically; numbers that are not finite become null."""
-    write_atomically(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+    write_atomically(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
 
 
 def write_figure(path: Path, figure: Any) -> None:
@@ -83,9 +66,10 @@ def first_line(error: Exception) -> str:
     return (next(iter(str(error).strip().splitlines()), "") or type(error).__name__)[:300]
 
 
-def _finite(content: Any) -> Any:
+def finite(content: Any) -> Any:
+    """JSON without numbers that are not finite, which become None."""
     if isinstance(content, dict):
-        return {name: _finite(value) for name, value in content.items()}
+        return {name: finite(value) for name, value in content.items()}
     if isinstance(content, list):
-        return [_finite(value) for value in content]
+        return [finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrnn.runs.files import write_atomically
+from jaxrnn.writing import write_atomically
 
 
 @dataclass(frozen=True)

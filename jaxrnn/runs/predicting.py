@@ -1,7 +1,6 @@
 """The predict verb: what a stored run predicts for files."""
 
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +12,13 @@ import tyro
 from annotated_types import Ge
 
 from jaxrnn.constraints import Count, Group
-from jaxrnn.data import ImageSequences
-from jaxrnn.data.arrays import as_sequences
 from jaxrnn.data.files import Reader, array_reader, picture_reader, read_files, text_reader
 from jaxrnn.generation import generate
 from jaxrnn.runs.options import Workdir
 from jaxrnn.runs.trained import Run
-from jaxrnn.tasks import LanguageModelling, Regression
+from jaxrnn.tasks import LanguageModelling
 
-_AT_ONCE = 1000  # files
+_STEPS = 100_000  # time steps of a batch; bounds memory
 
 
 @dataclass(frozen=True)
@@ -56,17 +53,13 @@ def predict_files(run: Run, options: Predict) -> bool:
     Raises:
       ValueError: an option doesn't fit the run.
     """
-    if options.sample and not isinstance(run.experiment.task, LanguageModelling):
-        raise ValueError("--sample needs a language model")
-    run.network(options.member)  # raises if there is no such member
+    _check_options(run, options)
     whole = True
-    for examples in _in_batches(read_files(options.files, choose_reader(run, options))):
-        good = [
-            (name, example) for name, example in examples if not isinstance(example, ValueError)
-        ]
-        answers = iter(_answers(run, [example for _, example in good], options))
-        for name, example in examples:
-            answer = example if isinstance(example, ValueError) else next(answers)
+    for examples in _in_batches(
+        _checked(run, read_files(options.files, choose_reader(run, options)))
+    ):
+        for name, answer in _answers(run, examples, options):
+            name = quoted(name)
             if isinstance(answer, ValueError):
                 whole = False
                 print(f"error: {name}: {' '.join(str(answer).split())}", file=sys.stderr)
@@ -78,93 +71,109 @@ def predict_files(run: Run, options: Predict) -> bool:
     return whole
 
 
-def choose_reader(run: Run, options: Predict) -> Reader:
-    """Choose how to read files as inputs of the network.
+def _check_options(run: Run, options: Predict) -> None:
+    """Raise ``ValueError`` for options that can't have an effect on this run."""
+    run.network(options.member)  # raises if there is no such member
+    if options.sample and not isinstance(run.experiment.task, LanguageModelling):
+        raise ValueError("--sample needs a language model")
+    if options.sample and run.networks > 1 and options.member is None:
+        raise ValueError(f"--sample needs one network: --member 0 … {run.networks - 1}")
+    if options.as_is and run.image_shape is None:
+        raise ValueError("--as-is needs a network that reads images")
+    if options.ink != "auto" and not run.reads_digits:
+        raise ValueError("--ink needs a network that reads digits of 28 × 28 pixels")
 
-    Raises:
-      ValueError: the size of its images is not known.
-    """
+
+def choose_reader(run: Run, options: Predict) -> Reader:
+    """Choose how to read files as inputs of the network."""
     names_are_text = all(len(name) == 1 for name in run.class_names)
     if isinstance(run.experiment.task, LanguageModelling) and names_are_text:
         return text_reader(run.class_names)
-    if not run.pixels:
+    if run.image_shape is None:
         return array_reader(len(run.input_shape))
-    data, time = run.experiment.data, run.input_shape[0]
-    images = isinstance(data, ImageSequences)
-    as_inputs = data.as_inputs if images else lambda image: as_sequences(image, time)
     return picture_reader(
-        image_shape(run),
-        digits=images and data.name == "mnist",
+        run.image_shape,
+        digits=run.reads_digits,
         ink=options.ink,
         as_is=options.as_is,
-        as_inputs=as_inputs,
+        as_inputs=run.experiment.data.as_inputs,
     )
 
 
-def image_shape(run: Run) -> tuple[int, int, int]:
-    """(height, width, channels) of the images that a network was trained on.
-
-    Raises:
-      ValueError: they were not read row by row, and are not square.
-    """
-    time, features = run.input_shape
-    if getattr(run.experiment.data, "rows", None) is None:
-        return time, features // run.channels, run.channels
-    side = math.isqrt(time * features // run.channels)
-    if side * side * run.channels != time * features:
-        raise ValueError("the images of this run are not square, so their size is unknown")
-    return side, side, run.channels
+def _checked(run: Run, examples: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The examples, with an error in place of those that the network can't read."""
+    for name, example in examples:
+        try:
+            if not isinstance(example, ValueError):
+                run.split_of(example[None])
+            yield name, example
+        except ValueError as error:
+            yield name, error
 
 
-def _in_batches(examples: Iterator[Any]) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for example in examples:
-        batch.append(example)
-        if len(batch) == _AT_ONCE:
+def _in_batches(examples: Iterator[tuple[str, Any]]) -> Iterator[list[tuple[str, Any]]]:
+    """Lists of examples that have at most ``_STEPS`` time steps when padded to the longest."""
+    batch: list[tuple[str, Any]] = []
+    longest = 1
+    for name, example in examples:
+        length = 1 if isinstance(example, ValueError) else len(example)
+        if batch and (len(batch) + 1) * max(longest, length) > _STEPS:
             yield batch
-            batch = []
+            batch, longest = [], 1
+        batch.append((name, example))
+        longest = max(longest, length)
     if batch:
         yield batch
 
 
-def _answers(run: Run, examples: Sequence[np.ndarray], options: Predict) -> Iterator[Any]:
-    """What the network predicts for each example, or a ``ValueError``."""
-    if not examples:
-        return
+def _answers(
+    run: Run, examples: Sequence[tuple[str, Any]], options: Predict
+) -> Iterator[tuple[str, Any]]:
+    """The name of each example, and what the network predicts for it or a ``ValueError``."""
+    good = [example for _, example in examples if not isinstance(example, ValueError)]
+    if options.sample:
+        outputs: Iterator[Any] = (_continue(run, example, options) for example in good)
+    else:
+        outputs = (_answer(run, output, options) for output in _outputs(run, good, options.member))
+    for name, example in examples:
+        yield name, example if isinstance(example, ValueError) else next(outputs)
+
+
+def _outputs(run: Run, examples: Sequence[np.ndarray], member: int | None) -> Iterator[np.ndarray]:
+    """The outputs for each example, computed together if the network can be told their lengths."""
     lengths = np.array([len(example) for example in examples], np.int32)
-    same = len(set(lengths.tolist())) == 1
-    try:
-        if not (same or run.takes_lengths):
-            raise ValueError("the network reads sequences of one length at a time")
-        inputs = np.stack([_padded(example, lengths.max()) for example in examples])
-        outputs = run.predict(inputs, None if same else lengths, member=options.member)
-    except ValueError as error:
-        if len(examples) == 1:
-            yield error
-            return
-        for example in examples:  # a bad one must not affect the others
-            yield from _answers(run, [example], options)
-        return
-    for example, output in zip(examples, outputs, strict=True):
-        per_step = output.ndim > 1
-        yield _answer(run, example, output[: len(example)] if per_step else output, options)
+    if len({*lengths.tolist()}) == 1:
+        yield from run.predict(np.stack(examples), member=member)
+    elif run.takes_lengths and examples:
+        time = 1 << int(lengths.max() - 1).bit_length()  # few sizes, so that few are compiled
+        inputs = np.stack([_padded(example, time) for example in examples])
+        for output, length in zip(
+            run.predict(inputs, lengths, member=member), lengths, strict=True
+        ):
+            yield output[:length] if output.ndim > 1 else output
+    else:
+        for example in examples:
+            yield run.predict(example[None], member=member)[0]
 
 
 def _padded(example: np.ndarray, time: int) -> np.ndarray:
     return np.pad(example, [(0, time - len(example)), *[(0, 0)] * (example.ndim - 1)])
 
 
-def _answer(run: Run, example: np.ndarray, output: np.ndarray, options: Predict) -> Any:
-    """The answer that the outputs for one example give, as JSON."""
-    task = run.experiment.task
-    if isinstance(task, Regression) or not run.class_names:
+def _continue(run: Run, example: np.ndarray, options: Predict) -> dict[str, Any]:
+    """How a language model continues a text."""
+    key, state = jax.random.key(options.seed), run.network(options.member or 0)
+    tokens = np.asarray(generate(state, example, key, count=options.sample))
+    return {"continuation": "".join(run.class_names[token] for token in tokens)}
+
+
+def _answer(run: Run, output: np.ndarray, options: Predict) -> Any:
+    """What the outputs for one example say, as JSON, or a ``ValueError``."""
+    if not np.isfinite(output).all():
+        return ValueError("the outputs of the network are not finite")
+    if not run.class_names:
         return {"outputs": output.tolist()}
-    if isinstance(task, LanguageModelling):
-        if options.sample:
-            key = jax.random.key(options.seed)
-            state = run.network(options.member or 0)
-            tokens = np.asarray(generate(state, example, key, count=options.sample))
-            return {"continuation": "".join(run.class_names[token] for token in tokens)}
+    if isinstance(run.experiment.task, LanguageModelling):
         output = output[-1]
     probabilities = np.asarray(jax.nn.softmax(output))
     if probabilities.ndim > 1:  # a class for each time step
@@ -184,8 +193,9 @@ def _in_words(answer: Mapping[str, Any]) -> str:
         return json.dumps(answer["continuation"], ensure_ascii=False)
     if "classes" in answer:
         return " ".join(answer["classes"])
-    return ", ".join(f"{_quoted(name)} {probability:.4f}" for name, probability in answer["top"])
+    return ", ".join(f"{quoted(name)} {probability:.4f}" for name, probability in answer["top"])
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A name in one line, as itself if all of it can be seen."""
     return name if name.isprintable() and name.strip() else repr(name)

@@ -16,11 +16,12 @@ import optax
 from jaxrnn.data.splits import Split, zeros_like_one
 from jaxrnn.evaluation import predict
 from jaxrnn.generation import generate
-from jaxrnn.runs.files import write_atomically, write_figure, write_json
+from jaxrnn.runs.files import write_figure, write_json
 from jaxrnn.runs.history import History, best_epoch
 from jaxrnn.state import TrainState
 from jaxrnn.tasks import Classification, LanguageModelling, Task
 from jaxrnn.version import __version__
+from jaxrnn.writing import write_atomically
 
 
 def results_of(

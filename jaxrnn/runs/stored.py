@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrnn.data import ImageSequences, default_places
+from jaxrnn.data import default_places
 from jaxrnn.optimizers import averaged
 from jaxrnn.parallel import batch_mesh, distribute, replicate, to_host, use_cpu_cores
 from jaxrnn.runs.checkpoints import Checkpoints
@@ -25,7 +25,6 @@ from jaxrnn.runs.setup import (
 )
 from jaxrnn.runs.trained import Run
 from jaxrnn.state import TrainState
-from jaxrnn.tasks import Regression
 
 
 def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: bool = False) -> Run:
@@ -36,7 +35,7 @@ def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: b
       experiment: the class of the experiment. The default serves every page whose model, task and
         optimizer are groups of jaxrnn.
       best: read the best epoch instead of the last, see :class:`jaxrnn.Checkpoints`. ``history``
-        then ends with that epoch.
+        then ends with that epoch. The verbs of a page do so by default where ``--patience`` is set.
 
     Returns:
       The :class:`Run`.
@@ -66,13 +65,14 @@ def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: b
 def _about(experiment: Experiment, description: Mapping[str, Any], **parts: Any) -> dict[str, Any]:
     """What a :class:`Run` knows of its data; a run of an earlier version has not stored all."""
     shape, outputs = tuple(description["input_shape"]), description["outputs"]
-    numbers = () if isinstance(experiment.task, Regression) else map(str, range(outputs))
+    data = description["config"]["data"]
+    names, categorical = description.get("class_names"), experiment.task.categorical
     return {
         "input_shape": shape,
         "outputs": outputs,
-        "class_names": tuple(description.get("class_names") or numbers),
+        "class_names": tuple(names or map(str, range(outputs)) if categorical else ()),
         "channels": description.get("channels", 1),
-        "pixels": description.get("pixels", isinstance(experiment.data, ImageSequences)),
+        "pixels": description.get("pixels", "permute" in data),  # an option of ImageSequences
     }
 
 

@@ -1,6 +1,7 @@
 """Run: one or several trained networks and their description, to predict with and export."""
 
 import inspect
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn.data import ImageSequences
 from jaxrnn.data.splits import Split, check_examples, check_values
 from jaxrnn.evaluation import predict
 from jaxrnn.optimizers import averaged
@@ -61,6 +63,26 @@ class Run:
         """Whether the network can be told where each sequence ends."""
         return "lengths" in inspect.signature(self.model.__call__).parameters
 
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(height, width, channels) of the images that it reads; None if it reads something else.
+
+        The class of the experiment must be known, as on the command line.
+        """
+        data = self.experiment.data
+        if not isinstance(data, ImageSequences):
+            return None
+        time, features = self.input_shape
+        if data.rows is None:
+            return time, features // self.channels, self.channels
+        side = math.isqrt(time * features // self.channels)  # other images can't be told apart
+        return side, side, self.channels
+
+    @property
+    def reads_digits(self) -> bool:
+        """Whether it names the digits of images like those of MNIST."""
+        return self.image_shape == (28, 28, 1) and self.class_names == tuple("0123456789")
+
     def network(self, member: int | None = None) -> TrainState:
         """The state to predict with; its parameters are averaged if the run averages them.
 
@@ -94,7 +116,7 @@ class Run:
         Raises:
           ValueError: inputs of another kind than in training, or an invalid length or member.
         """
-        split = self._examples(inputs, lengths)
+        split = self.split_of(inputs, lengths)
         state = self.network(member)
         parts = []
         for start in range(0, max(len(split), 1), _AT_ONCE):
@@ -124,7 +146,7 @@ class Run:
         probabilities = np.asarray(jax.nn.softmax(self.predict(inputs, lengths, member=member)))
         return np.asarray(self.class_names)[probabilities.argmax(-1)], probabilities
 
-    def _examples(self, inputs: Any, lengths: Any) -> Split:
+    def split_of(self, inputs: Any, lengths: Any = None) -> Split:
         """The inputs as a split on the host, if they are of the kind that was trained on."""
         split = jax.device_get(Split(inputs, lengths=lengths))
         shape = np.shape(split.inputs)

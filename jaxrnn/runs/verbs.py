@@ -19,6 +19,8 @@ from jaxrnn.runs.setup import check_jax, keep_compiled_programs
 from jaxrnn.runs.stored import evaluate_run, load_run, read_experiment
 from jaxrnn.runs.trained import Run
 
+_HELP = {"-h", "--help"}
+
 
 @dataclass(frozen=True)
 class Evaluate:
@@ -81,7 +83,7 @@ def _export(page: Experiment, words: list[str]) -> bool:
     from jaxrnn.runs.exporting import Export, export_run  # here, as it takes a while to import
 
     workdir, stored = _stored(page, "export", words)
-    if len(words) < 2 or words[1].startswith("-"):
+    if not _HELP & {*words} and (len(words) < 2 or words[1].startswith("-")):
         raise ValueError("give a new directory after that of the run: export WORKDIR OUT")
     default = Export(workdir, tyro.MISSING, best=stored.trainer.patience is not None)
     given: Export = _checked(parse(Export, default, words, f"{page.command} export"))
@@ -126,7 +128,7 @@ def _loaded(workdir: Path, kind: type[Experiment], *, best: bool) -> Run:
 
 def _stored(page: Experiment, verb: str, words: list[str]) -> tuple[Path, Any]:
     """The work directory named first, and its experiment."""
-    if {"-h", "--help"} & {*words}:
+    if _HELP & {*words}:
         return Path("WORKDIR"), page
     if not words or words[0].startswith("-"):
         raise ValueError(f"give the directory of a run first: {verb} WORKDIR")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxrnn.runs.files import read_json, write_atomically, write_json
+from jaxrnn.runs.files import read_json, write_json
+from jaxrnn.writing import write_atomically
 
 
 def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Predictions of stored runs: in Python, and for files on the command line."""
 
+import dataclasses
 import io
 import json
 import sys
@@ -10,9 +11,11 @@ from PIL import Image
 
 import jaxrnn
 from experiments.mnist_rnn import MnistRNN
-from jaxrnn import load_run
+from jaxrnn import Datasets, Split, load_run
 from jaxrnn.data.builders.idx import read_idx
 from jaxrnn.data.pictures import normalize_digit, read_picture
+from jaxrnn.runs.predicting import _in_batches, _outputs
+from jaxrnn.runs.stored import _about
 from tests.conftest import SLICE, mnist_rnn
 
 
@@ -204,10 +207,121 @@ def test_wrong_options_are_refused_in_one_line(folder, capsys, words, message):
     assert message in err[0]
 
 
-def test_runs_of_earlier_versions_are_read(run):
-    from jaxrnn.runs.stored import _about
-
-    old = {"input_shape": [28, 28], "outputs": 10}
-    about = _about(run.experiment, old)
+@pytest.mark.parametrize("kind", [jaxrnn.Experiment, MnistRNN])
+def test_runs_of_earlier_versions_are_read(folder, run, kind):
+    config = json.loads((folder / "one" / "config.json").read_text())
+    description = {"input_shape": [28, 28], "outputs": 10, "config": config}
+    about = _about(run.experiment, description)
     assert about["class_names"] == tuple("0123456789")
     assert about["pixels"]
+    assert load_run(folder / "one", kind).pixels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Steps:
+    """Integers of three features, which are no images."""
+
+    def build(self):
+        generator = np.random.default_rng(0)
+        inputs = generator.integers(0, 256, (40, 10, 3)).astype(np.uint8)
+        return Datasets(Split(inputs, generator.integers(0, 3, 40)), {}, outputs=3)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnSteps(jaxrnn.Experiment):
+    data: Steps = Steps()
+    model: jaxrnn.RNNConfig = jaxrnn.RNNConfig(hidden=4)
+    trainer: jaxrnn.TrainerConfig = jaxrnn.TrainerConfig(epochs=1, batch_size=20)
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """A run on sequences of bytes that are not images, and a function that predicts with it."""
+    folder = tmp_path_factory.mktemp("steps")
+
+    def page(capsys, *words):
+        capsys.readouterr()
+        try:
+            jaxrnn.main(
+                {"only": OnSteps()}, default="only", arguments=[str(word) for word in words]
+            )
+            status = 0
+        except SystemExit as exit_:
+            status = exit_.code
+        out, err = capsys.readouterr()
+        return out.splitlines(), err.splitlines(), status
+
+    jaxrnn.main({"only": OnSteps()}, default="only", arguments=["--workdir", str(folder / "run")])
+    return folder, page
+
+
+def test_arrays_that_are_no_images_are_read_as_they_are(steps, capsys):
+    folder, page = steps
+    inputs = OnSteps().data.build().train.inputs
+    np.save(folder / "five.npy", inputs[:5])
+    np.save(folder / "scalar.npy", np.uint8(3))
+    np.save(folder / "wide.npy", np.zeros((10, 4), np.uint8))
+    (folder / "huge.npy").write_bytes(
+        b"\x93NUMPY\x01\x00v\x00"
+        + b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000, 10, 3)}".ljust(117)
+        + b"\n"
+    )
+    names = [folder / f"{name}.npy" for name in ("scalar", "wide", "huge", "none", "five")]
+    out, err, status = page(capsys, "predict", folder / "run", *names, "--json")
+    assert status == 1
+    assert [line.split(": ")[1] for line in err] == [str(name) for name in names[:4]]
+    expected, _ = load_run(folder / "run").classify(inputs[:5])
+    assert [json.loads(line)["class"] for line in out] == expected.tolist()
+
+
+def test_examples_of_several_lengths_are_answered_as_one_by_one(steps, capsys):
+    folder, _ = steps
+    run, inputs = load_run(folder / "run"), OnSteps().data.build().train.inputs
+    run = dataclasses.replace(run, pixels=False)  # which would fix the number of time steps
+    some = [inputs[index, : index + 1].astype(np.float32) / 255 for index in range(5)]
+    together = [*_outputs(run, some, None)]
+    for one, output in zip(some, together, strict=True):
+        np.testing.assert_allclose(output, run.predict(one[None])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--ink", "dark"], "--ink needs a network that reads digits"),
+        (["--as-is"], "--as-is needs a network that reads images"),
+    ],
+)
+def test_options_without_effect_are_refused(steps, capsys, words, message):
+    folder, page = steps
+    out, err, status = page(capsys, "predict", folder / "run", "x.npy", *words)
+    assert (out, status, len(err)) == ([], 2, 1)
+    assert message in err[0]
+
+
+def test_outputs_that_are_not_finite_are_an_error(steps, capsys, monkeypatch):
+    folder, page = steps
+    np.save(folder / "one.npy", np.zeros((10, 3), np.uint8))
+    nan = lambda self, inputs, *rest, **options: np.full((len(inputs), 3), np.nan)  # noqa: E731
+    monkeypatch.setattr(jaxrnn.Run, "predict", nan)
+    out, err, status = page(capsys, "predict", folder / "run", folder / "one.npy")
+    assert (out, status) == ([], 1)
+    assert err == [f"error: {folder}/one.npy: the outputs of the network are not finite"]
+
+
+def test_batches_are_bounded_by_their_padded_length():
+    examples = [(str(n), np.zeros(length)) for n, length in enumerate([10, 60_000, 30_000, 5])]
+    batches = [[name for name, _ in batch] for batch in _in_batches(iter(examples))]
+    assert batches == [["0"], ["1"], ["2", "3"]]
+
+
+def test_empty_directories_and_closed_input_are_said(folder, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "x.png").touch()
+    out, err, status = predict(capsys, folder / "one", tmp_path, "-", "a\nb.png")
+    assert (out, status) == ([], 1)
+    assert err == [
+        f"error: {tmp_path}: the directory has no files in it",
+        "error: -: standard input is closed",
+        "error: 'a\\nb.png': No such file or directory",
+    ]

@@ -4,7 +4,8 @@
 # make notebooks   run the notebooks from start to end and store their outputs
 # make page        draw on the exported page in Chromium (Debian's package), of a run made for it
 # make kills       kill 200 runs at random moments, resume each and compare bit for bit; then kill
-#                  one process of two, 20 times (half an hour)
+#                  one process of two, 20 times; stop two by a signal, and resume as four and as
+#                  one (half an hour)
 # make fuzz        test the readers of IDX, JSON and configurations with 100,000 inputs each
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -35,6 +36,7 @@ page: .venv/.installed-tests
 kills: .venv/.installed-tests
 	$(BIN)/python -m tests.kill_runs 200
 	$(BIN)/python -m tests.kill_runs 20 0 2
+	$(BIN)/python -m tests.several_processes "$$(mktemp -d)" stopped_and_resumed
 
 fuzz: .venv/.installed-tests
 	$(BIN)/pytest --hypothesis-profile long -k fuzz

@@ -12,6 +12,7 @@ from jaxrnn.pooling import POOLINGS, pool
 from jaxrnn.recurrence import RNN
 
 RECURRENCES = ("fast", "flax")
+DTYPES = ("float32", "bfloat16")
 UNROLL = 4  # time steps per loop iteration; fewer, longer iterations cost less on a CPU
 
 
@@ -76,6 +77,7 @@ class RNNClassifier(nn.Module):
     input_dropout: float = 0.0
     recurrent_dropout: float = 0.0
     chrono: int | None = None
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -120,13 +122,14 @@ class RNNClassifier(nn.Module):
             )
             carries.append(last)
             if self.layer_norm:
-                states = nn.LayerNorm(name=f"norm{layer}")(states)
+                states = nn.LayerNorm(dtype=self._lower, name=f"norm{layer}")(states)
             if self.skip and layer:
                 states = states + below
             if layer < self.layers - 1:
                 states = drop(states, self.dropout, keys, 3 * layer + 1)
 
         how = "none" if every_step else self.pooling
+        states = states.astype(jnp.float32) if self._lower else states
         read = pool(states, lengths, how, bidirectional=self.bidirectional)
         read = drop(read, self.dropout, keys, 3 * self.layers + 1)
         head = nn.Dense(self.classes, kernel_init=nn.initializers.glorot_uniform(), name="head")
@@ -136,6 +139,11 @@ class RNNClassifier(nn.Module):
     def draws(self) -> bool:
         """Whether there is any dropout."""
         return max(self.dropout, self.input_dropout, self.recurrent_dropout) > 0
+
+    @property
+    def _lower(self) -> Any:
+        """The type to compute in up to the last states; None for that of inputs and parameters."""
+        return None if self.dtype == "float32" else jnp.dtype(self.dtype)
 
     def _check(self, inputs: jax.Array, lengths: jax.Array | None) -> None:
         tokens = inputs.ndim == 2 and jnp.issubdtype(inputs.dtype, jnp.integer)
@@ -154,6 +162,7 @@ class RNNClassifier(nn.Module):
             ("pooling", POOLINGS),
             ("initializers", INITIALIZERS),
             ("activation", ACTIVATIONS),
+            ("dtype", DTYPES),
             *((("cell", CELLS),) if isinstance(self.cell, str) else ()),
         ):
             if getattr(self, name) not in choices:
@@ -163,12 +172,13 @@ class RNNClassifier(nn.Module):
     def _vectors(self, inputs: jax.Array) -> jax.Array:
         """What the first layer reads at each time step."""
         if inputs.ndim == 3:
-            return inputs
+            return inputs.astype(self._lower) if self._lower else inputs
         tokens, size = inputs.astype(jnp.int32), self.vocabulary or self.classes
         if self.embedding is not None:
-            return nn.Embed(size, self.embedding, name="embedding")(tokens)
+            return nn.Embed(size, self.embedding, dtype=self._lower, name="embedding")(tokens)
         known = (tokens >= 0) & (tokens < size)  # a one-hot vector of others would be 0
-        return jnp.where(known[..., None], jax.nn.one_hot(tokens, size, dtype=jnp.float32), jnp.nan)
+        vectors = jax.nn.one_hot(tokens, size, dtype=self._lower or jnp.float32)
+        return jnp.where(known[..., None], vectors, jnp.nan)
 
     def _layer(
         self, layer: int, states: jax.Array, lengths: Any, carry: Any, keys: Any
@@ -188,9 +198,13 @@ class RNNClassifier(nn.Module):
             )
             place = 3 * layer + 2 + backward
             rate, hidden = self.recurrent_dropout, getattr(cell, "features", self.hidden)
+            initial = carry
+            if initial is None and self._lower:  # cells make it float32, whatever they compute in
+                initial = cell.initialize_carry(jax.random.key(0), states[:, 0].shape)
+                initial = jax.tree.map(lambda leaf: leaf.astype(self._lower), initial)
             last, outputs = rnn(
                 states,
-                initial_carry=carry,
+                initial_carry=initial,
                 seq_lengths=lengths,
                 return_carry=True,
                 dropout=dropout_mask(rate, keys, place, (hidden,), states.dtype),
@@ -214,4 +228,4 @@ class RNNClassifier(nn.Module):
             self.recurrent_gain,
             self.activation,
         )
-        return cell.clone(name=name, parent=self)
+        return cell.clone(name=name, parent=self, dtype=self._lower)

@@ -50,6 +50,8 @@ class RNNConfig(Group):
     initialization); None for biases of 0."""
     recurrence: Literal["fast", "flax"] = "fast"
     """Recurrence with a hand-written gradient, or flax.linen.RNN for comparison."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type that the recurrent layers compute in; parameters, optimizer and head are float32."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+import jaxrnn
 from jaxrnn import RNN, RNNClassifier, RNNConfig
 from jaxrnn.cells import CELLS, MinGRUCell, with_chrono_biases
 from jaxrnn.scans import linear_scan, linear_scan_in_order, linear_scan_in_parallel
@@ -233,3 +234,36 @@ def test_no_carry_of_two_directions():
 def test_options_that_do_not_go_together(options, message):
     with pytest.raises(ValueError, match=message):
         RNNConfig(**options)
+
+
+@pytest.mark.parametrize("cell", [*CELLS])
+@pytest.mark.parametrize("recurrence", ["fast", "flax"])
+def test_bfloat16_computes_the_same_to_its_precision(cell, recurrence):
+    options = {"cell": cell, "recurrence": recurrence, "layers": 2, "layer_norm": True}
+    params, exact = build(**options)
+    lower, rounded = build(**options, dtype="bfloat16")
+    jax.tree.map(np.testing.assert_array_equal, lower, params)  # parameters are float32
+    for arguments in ((INPUTS,), (INPUTS, LENGTHS)):
+        outputs = rounded(*arguments)
+        assert outputs.dtype == jnp.float32
+        np.testing.assert_allclose(outputs, exact(*arguments), atol=0.06)
+        assert np.abs(outputs - exact(*arguments)).max() > 1e-4  # it is used
+
+
+def test_bfloat16_trains_every_task():
+    tasks = jaxrnn.Classification(), jaxrnn.Regression(), jaxrnn.LanguageModelling()
+    targets = RNG.normal(size=(5, 6)).astype(np.float32)
+    splits = (
+        jaxrnn.Split(INPUTS, np.arange(5)),
+        jaxrnn.Split(INPUTS, targets=targets),
+        jaxrnn.Split(TOKENS[:, :-1], TOKENS[:, 1:]),
+    )
+    for task, split in zip(tasks, splits, strict=True):
+        pooling = "none" if split.inputs.ndim == 2 else "last"
+        model = RNNClassifier(hidden=4, classes=6, pooling=pooling, dtype="bfloat16")
+        optimizer = jaxrnn.Adam(learning_rate=3e-2).build(20)
+        key = jax.random.key(0)
+        state = jaxrnn.create_train_state(key, model, optimizer, split.inputs, task)
+        _, history = jaxrnn.fit(state, split, key=key, batch_size=5, epochs=20)
+        assert history["train_loss"][-1] < 0.9 * history["train_loss"][0]
+        assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}

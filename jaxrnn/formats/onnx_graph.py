@@ -97,6 +97,8 @@ def _check(model: Any, params: Any, input_shape: Sequence[int]) -> None:
     if cell not in _OPERATORS:
         known = ", ".join(_OPERATORS)
         raise ValueError(f"ONNX has no operator for cell {cell}, only for {known}")
+    if model.dtype != "float32":
+        raise ValueError(f"onnx_model computes in float32; this network computes in {model.dtype}")
     if len(input_shape) not in (1, 2):
         raise ValueError(f"input_shape must be (time, features) or (time,); got {input_shape}")
     kind = jnp.float32 if len(input_shape) == 2 else jnp.int32

@@ -105,6 +105,7 @@ def _cell(model: RNNClassifier) -> Any:
         "layer_norm": model.layer_norm,
         "skip": model.skip,
         "an embedding": model.embedding is not None,
+        f"dtype {model.dtype}": model.dtype != "float32",
     }
     for what, present in refused.items():
         if present:

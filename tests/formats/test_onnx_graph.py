@@ -138,6 +138,11 @@ def test_cells_without_an_operator_are_refused():
             onnx_model(small(cell=cell), {}, (TIME, 4))
 
 
+def test_other_types_are_refused():
+    with pytest.raises(ValueError, match="this network computes in bfloat16"):
+        onnx_model(small(dtype="bfloat16"), {}, (TIME, 4))
+
+
 def test_other_modules_are_refused():
     with pytest.raises(ValueError, match="needs an RNNClassifier; got Dense"):
         onnx_model(nn.Dense(3), {}, (TIME, 4))  # type: ignore[arg-type]

@@ -155,6 +155,7 @@ def test_class_names_cannot_end_the_script():
         ({"bidirectional": True}, "reads in both directions"),
         ({"pooling": "mean"}, "pooling 'mean'"),
         ({"layer_norm": True}, "layer_norm"),
+        ({"dtype": "bfloat16"}, "dtype bfloat16"),
         ({"skip": True}, "skip"),
         ({"embedding": 3}, "embedding"),
         ({"cell": "mgu"}, "simple, gru and lstm; got MGUCell"),

@@ -5,8 +5,8 @@
 Protocol: the last 55,000 training images of MNIST, batches of 150, Adam at 1e-3, float32, 366 steps
 per epoch. Contenders take turns, an epoch each; the first round warms up and doesn't count. With
 --accuracy, each trains until its test accuracy first reaches that number, tested after every epoch,
-for several seeds, beside the fast preset on all 60,000 images. Building and compiling before the
-first epoch are not measured. Peers other than Flax are measured if they are installed:
+for several seeds, beside the presets fast and sprint on all 60,000 images. Building and compiling
+before the first epoch are not measured. Peers other than Flax are measured if they are installed:
 
     pip install -e '.[bench]'
 """
@@ -15,6 +15,7 @@ import dataclasses
 import sys
 import time
 from pathlib import Path
+from typing import Any, Literal
 
 import tyro
 
@@ -42,6 +43,8 @@ class Config:
     """Examples per step."""
     hidden: int = 150
     """Recurrent units."""
+    cell: Literal["simple", "gru", "lstm"] = "simple"
+    """Recurrent cell."""
     examples: int = 55_000
     """Number of training examples, from the end of the training set."""
     only: tuple[str, ...] = ()
@@ -79,7 +82,8 @@ def main() -> None:
         jaxrnn.load(split=split, data_dir=config.data_dir)
         for split in ("train", f"train[{60_000 - config.examples}:]", "test")
     )
-    options = {"hidden": config.hidden, "batch_size": config.batch_size, "seed": 0}
+    options: dict[str, Any] = {"hidden": config.hidden, "batch_size": config.batch_size, "seed": 0}
+    options["cell"] = config.cell
     if config.accuracy is not None:
         # jaxrnn in the notebooks' protocol is measured only if nothing in particular is asked for.
         names = [name for name in wanted(config.only) if not config.only or name in config.only]

@@ -14,18 +14,24 @@ import numpy as np
 Built = tuple[Callable[[], None], Callable[[Any], Any]]
 
 SGEMM_SIZE, SGEMM_PRODUCTS = 2048, 10
+GATES = {"simple": 1, "gru": 3, "lstm": 4}  # of each cell; their work grows with them
 
 
-def build_jaxrnn(
-    images: Any,
-    labels: Any,
-    hidden: int,
-    batch_size: int,
-    seed: int,
-    preset: str = "keras",
-    epochs: int | None = None,
-) -> Built:
-    """``train_epoch`` on all devices, as ``fit`` calls it; the ``keras`` preset is plain Adam."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The network, and how it is trained."""
+
+    hidden: int
+    batch_size: int
+    seed: int
+    cell: str = "simple"
+
+
+def build_jaxrnn(images: Any, labels: Any, of: Options, preset: str = "keras") -> Built:
+    """``train_epoch`` on all devices, as ``fit`` calls it; the ``keras`` preset is plain Adam.
+
+    Other presets have their own batch size.
+    """
     import jax
 
     import jaxrnn
@@ -33,11 +39,13 @@ def build_jaxrnn(
     from jaxrnn.parallel import batch_mesh, replicate, use_cpu_cores
 
     use_cpu_cores()
-    mesh = batch_mesh(batch_size)
     experiment = PRESETS[preset]
-    steps = (epochs or experiment.trainer.epochs) * (len(labels) // batch_size)
-    model = dataclasses.replace(experiment.model, hidden=hidden).build(10)
-    init_key, data_key = jax.random.split(jax.random.key(seed))
+    batch_size = of.batch_size if preset == "keras" else experiment.trainer.batch_size
+    mesh = batch_mesh(batch_size)
+    steps = experiment.trainer.epochs * (len(labels) // batch_size)
+    network: Any = {"hidden": of.hidden, "cell": of.cell}
+    model = dataclasses.replace(experiment.model, **network).build(10)
+    init_key, data_key = jax.random.split(jax.random.key(of.seed))
     state = jaxrnn.create_train_state(
         init_key, model, experiment.optimizer.build(steps), images, experiment.task
     )
@@ -60,7 +68,7 @@ def build_jaxrnn(
     return epoch, predict
 
 
-def build_flax(images: Any, labels: Any, hidden: int, batch_size: int, seed: int) -> Built:
+def build_flax(images: Any, labels: Any, of: Options) -> Built:
     """``flax.linen.RNN`` and one jitted step per batch, called from Python."""
     import jax
     import jax.numpy as jnp
@@ -68,10 +76,13 @@ def build_flax(images: Any, labels: Any, hidden: int, batch_size: int, seed: int
     from flax import linen as nn
     from flax.training.train_state import TrainState
 
+    cells = {"simple": nn.SimpleCell, "gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
+    cell: Any = cells[of.cell]
+
     class Classifier(nn.Module):
         @nn.compact
         def __call__(self, inputs: jax.Array) -> jax.Array:
-            return nn.Dense(10)(jnp.asarray(nn.RNN(nn.SimpleCell(hidden))(inputs))[:, -1])
+            return nn.Dense(10)(jnp.asarray(nn.RNN(cell(of.hidden))(inputs))[:, -1])
 
     @jax.jit
     def step(state: TrainState, inputs: jax.Array, labels: jax.Array) -> tuple[TrainState, Any]:
@@ -84,13 +95,13 @@ def build_flax(images: Any, labels: Any, hidden: int, batch_size: int, seed: int
 
     model = Classifier()
     inputs = scaled(images)
-    params = model.init(jax.random.key(seed), jnp.zeros((1, *images.shape[1:])))["params"]
+    params = model.init(jax.random.key(of.seed), jnp.zeros((1, *images.shape[1:])))["params"]
     state = TrainState.create(apply_fn=model.apply, params=params, tx=optax.adam(1e-3))
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(of.seed)
 
     def epoch() -> None:
         nonlocal state
-        for batch in shuffled_batches(generator, len(labels), batch_size):
+        for batch in shuffled_batches(generator, len(labels), of.batch_size):
             state, loss = step(state, inputs[batch], labels[batch])
         jax.block_until_ready((state, loss))
 
@@ -100,7 +111,7 @@ def build_flax(images: Any, labels: Any, hidden: int, batch_size: int, seed: int
     return epoch, predict
 
 
-def build_pytorch(images: Any, labels: Any, hidden: int, batch_size: int, seed: int) -> Built:
+def build_pytorch(images: Any, labels: Any, of: Options) -> Built:
     """``torch.nn.RNN``, eager; cuDNN where there is a GPU."""
     import torch
 
@@ -109,13 +120,15 @@ def build_pytorch(images: Any, labels: Any, hidden: int, batch_size: int, seed: 
     class Classifier(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.rnn = torch.nn.RNN(images.shape[-1], hidden, batch_first=True)
-            self.head = torch.nn.Linear(hidden, 10)
+            layers = {"simple": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
+            self.rnn = layers[of.cell](images.shape[-1], of.hidden, batch_first=True)
+            self.head = torch.nn.Linear(of.hidden, 10)
 
         def forward(self, inputs: Any) -> Any:
-            return self.head(self.rnn(inputs)[1][0])
+            last = self.rnn(inputs)[1]  # of LSTMs, with their memory
+            return self.head((last[0] if of.cell == "lstm" else last)[0])
 
-    torch.manual_seed(seed)
+    torch.manual_seed(of.seed)
     model = Classifier().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     inputs = torch.from_numpy(scaled(images)).to(device)
@@ -123,7 +136,7 @@ def build_pytorch(images: Any, labels: Any, hidden: int, batch_size: int, seed: 
 
     def epoch() -> None:
         order = torch.randperm(len(targets), device=device)
-        for batch in order[: len(order) // batch_size * batch_size].split(batch_size):
+        for batch in order[: len(order) // of.batch_size * of.batch_size].split(of.batch_size):
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(inputs[batch]), targets[batch])
             loss.backward()
@@ -137,25 +150,21 @@ def build_pytorch(images: Any, labels: Any, hidden: int, batch_size: int, seed: 
     return epoch, predict
 
 
-def build_keras(images: Any, labels: Any, hidden: int, batch_size: int, seed: int) -> Built:
+def build_keras(images: Any, labels: Any, of: Options) -> Built:
     """Keras 3 ``SimpleRNN`` and ``fit``, on the backend that the environment names."""
     import keras
 
-    keras.utils.set_random_seed(seed)
-    model = keras.Sequential(
-        [
-            keras.layers.Input(images.shape[1:]),
-            keras.layers.SimpleRNN(hidden),
-            keras.layers.Dense(10),
-        ]
-    )
+    keras.utils.set_random_seed(of.seed)
+    layers = keras.layers
+    layer = {"simple": layers.SimpleRNN, "gru": layers.GRU, "lstm": layers.LSTM}[of.cell](of.hidden)
+    model = keras.Sequential([layers.Input(images.shape[1:]), layer, layers.Dense(10)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(loss=loss, optimizer=keras.optimizers.Adam(1e-3))
-    whole = len(labels) // batch_size * batch_size
+    whole = len(labels) // of.batch_size * of.batch_size
     inputs, targets = images[:whole].astype(np.float32) / 255, labels[:whole]
 
     def epoch() -> None:
-        model.fit(inputs, targets, batch_size=batch_size, epochs=1, verbose=0)
+        model.fit(inputs, targets, batch_size=of.batch_size, epochs=1, verbose=0)
 
     def predict(images: Any) -> Any:
         return model.predict(scaled(images), verbose=0).argmax(-1)
@@ -163,26 +172,27 @@ def build_keras(images: Any, labels: Any, hidden: int, batch_size: int, seed: in
     return epoch, predict
 
 
-def build_tf1(images: Any, labels: Any, hidden: int, batch_size: int, seed: int) -> Built:
+def build_tf1(images: Any, labels: Any, of: Options) -> Built:
     """The graph of the TF1 notebook under ``tf.compat.v1``, fed from Python."""
     import tensorflow.compat.v1 as tf
 
     tf.disable_v2_behavior()
-    tf.set_random_seed(seed)
+    tf.set_random_seed(of.seed)
     x = tf.placeholder(tf.float32, [None, *images.shape[1:]])
     y = tf.placeholder(tf.int32, [None])
-    cell = tf.nn.rnn_cell.BasicRNNCell(num_units=hidden)
-    _, last = tf.nn.dynamic_rnn(cell, x, dtype=tf.float32)
-    logits = tf.layers.dense(last, 10)
+    cells = tf.nn.rnn_cell
+    cell = {"simple": cells.BasicRNNCell, "gru": cells.GRUCell, "lstm": cells.LSTMCell}[of.cell]
+    _, last = tf.nn.dynamic_rnn(cell(of.hidden), x, dtype=tf.float32)
+    logits = tf.layers.dense(last.h if of.cell == "lstm" else last, 10)
     loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits))
     train = tf.train.AdamOptimizer(learning_rate=1e-3).minimize(loss)
     session = tf.Session()
     session.run(tf.global_variables_initializer())
     inputs = scaled(images)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(of.seed)
 
     def epoch() -> None:
-        for batch in shuffled_batches(generator, len(labels), batch_size):
+        for batch in shuffled_batches(generator, len(labels), of.batch_size):
             session.run(train, feed_dict={x: inputs[batch], y: labels[batch]})
 
     def predict(images: Any) -> Any:
@@ -191,7 +201,7 @@ def build_tf1(images: Any, labels: Any, hidden: int, batch_size: int, seed: int)
     return epoch, predict
 
 
-def build_sgemm(images: Any, labels: Any, hidden: int, batch_size: int, seed: int) -> Built:
+def build_sgemm(images: Any, labels: Any, of: Options) -> Built:
     """Not a contender: ten float32 products of 2048 × 2048, the rate that the machine offers."""
     import jax
     import jax.numpy as jnp
@@ -223,7 +233,7 @@ def shuffled_batches(generator: np.random.Generator, size: int, batch_size: int)
 CONTENDERS: dict[str, tuple[Callable[..., Built], tuple[str, ...], dict[str, str]]] = {
     "jaxrnn": (build_jaxrnn, (), {}),
     "jaxrnn fast": (partial(build_jaxrnn, preset="fast"), (), {}),
-    "jaxrnn fast --epochs 2": (partial(build_jaxrnn, preset="fast", epochs=2), (), {}),
+    "jaxrnn sprint": (partial(build_jaxrnn, preset="sprint"), (), {}),
     "Flax nn.RNN": (build_flax, (), {}),
     "PyTorch nn.RNN": (build_pytorch, ("torch",), {}),
     "Keras on TensorFlow": (build_keras, ("keras", "tensorflow"), {"KERAS_BACKEND": "tensorflow"}),

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmark.contenders import CONTENDERS, SGEMM_PRODUCTS, SGEMM_SIZE
+from experiments.benchmark.contenders import CONTENDERS, GATES, SGEMM_PRODUCTS, SGEMM_SIZE
 from experiments.benchmark.process import contender, saved
 from experiments.benchmark.report import step_flops
 from experiments.mnist_rnn import PRESETS
 from jaxrnn import Split
 
-PRESETS_EPOCHS = {"jaxrnn fast": PRESETS["fast"].trainer.epochs, "jaxrnn fast --epochs 2": 2}
+PRESETS_EPOCHS = {f"jaxrnn {name}": PRESETS[name].trainer.epochs for name in ("fast", "sprint")}
 MAX_EPOCHS = 100  # for those that never reach an accuracy
 REST = 0.5  # seconds between turns: some thread pools spin for a while before they sleep
 
@@ -34,7 +34,7 @@ def wanted(only: Sequence[str]) -> list[str]:
 
 
 def take_turns(
-    names: Sequence[str], data: str, options: dict[str, int], repeats: int, *, show: bool = False
+    names: Sequence[str], data: str, options: dict[str, Any], repeats: int, *, show: bool = False
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Seconds of each epoch and peak memory of each contender.
 
@@ -57,16 +57,16 @@ def take_turns(
 
 
 def measure_peers(
-    names: Sequence[str], train: Split, test: Split, options: dict[str, int], repeats: int
+    names: Sequence[str], train: Split, test: Split, options: dict[str, Any], repeats: int
 ) -> list[dict[str, Any]]:
     """One row for each contender, jaxrnn first."""
     with saved(train, test) as data:
         seconds, peaks = take_turns(names, data, options, repeats, show=True)
     sgemm = 2 * SGEMM_SIZE**3 * SGEMM_PRODUCTS / np.median(seconds.pop("sgemm")) / 1e9
     batch_size, hidden = options["batch_size"], options["hidden"]
-    steps = len(train) // batch_size
+    steps, gates = len(train) // batch_size, GATES[options["cell"]]
     _, time_steps, features = train.inputs.shape
-    work = steps * step_flops(batch_size, time_steps, features, hidden) / 1e9
+    work = steps * step_flops(batch_size, time_steps, features, hidden, gates=gates) / 1e9
     rows = []
     for name, measured in seconds.items():
         median = float(np.median(measured))
@@ -92,15 +92,15 @@ def measure_time_to_accuracy(
     train: Split,
     protocol: Split,
     test: Split,
-    options: dict[str, int],
+    options: dict[str, Any],
     seeds: int,
     accuracy: float,
 ) -> list[dict[str, Any]]:
     """One row for each contender: for each seed, epochs and seconds of training; None if never.
 
     Args:
-      names: contenders to measure beside the fast preset.
-      train: what the fast preset trains on.
+      names: contenders to measure beside the presets fast and sprint.
+      train: what these presets train on.
       protocol: what the others train on.
       test, options, seeds, accuracy: of all of them.
     """

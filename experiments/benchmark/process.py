@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmark.contenders import CONTENDERS
+from experiments.benchmark.contenders import CONTENDERS, Options
 from jaxrnn import Split
 
 
@@ -34,7 +34,7 @@ def saved(train: Split, test: Split) -> Iterator[str]:
 
 
 @contextmanager
-def contender(name: str, data: str, options: dict[str, int]) -> Iterator[Any]:
+def contender(name: str, data: str, options: dict[str, Any]) -> Iterator[Any]:
     """Start a contender; yields a function that asks it to train an ``epoch``, or to ``test``."""
     _, _, environment = CONTENDERS[name]
     command = [sys.executable, "-m", __name__, name, data, json.dumps(options)]
@@ -78,7 +78,7 @@ def main() -> None:
         images, labels = arrays["images"], arrays["labels"]
         test_images, test_labels = arrays["test_images"], arrays["test_labels"]
     build, _, _ = CONTENDERS[name]
-    epoch, predict = build(images, labels, **json.loads(options))
+    epoch, predict = build(images, labels, Options(**json.loads(options)))
     for line in sys.stdin:
         if line.strip() != "epoch":
             accuracy = float(np.mean(np.asarray(predict(test_images)) == test_labels))

@@ -9,14 +9,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 
-def step_flops(batch: int, time: int, features: int, hidden: int, classes: int = 10) -> int:
+def step_flops(
+    batch: int, time: int, features: int, hidden: int, classes: int = 10, gates: int = 1
+) -> int:
     """Multiplications and additions of one training step, counting matrix products only.
 
-    Forward, batch · time · (features + hidden) · hidden, and the head; backward, the same again for
-    the gradients of the weights, and batch · time · hidden² for those of the states.
+    Forward, batch · time · (features + hidden) · hidden for each gate, and the head; backward, the
+    same again for the gradients of the weights, and batch · time · hidden² a gate for those of the
+    states.
     """
-    forward = batch * time * (features + hidden) * hidden
-    states = batch * time * hidden * hidden
+    forward = gates * batch * time * (features + hidden) * hidden
+    states = gates * batch * time * hidden * hidden
     head = batch * hidden * classes
     return 2 * (2 * forward + states + 3 * head)
 

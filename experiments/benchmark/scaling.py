@@ -24,7 +24,7 @@ PROCESSES = (1, 2, 4)
 
 
 def measure_scaling(
-    train: Split, test: Split, options: dict[str, int], repeats: int
+    train: Split, test: Split, options: dict[str, Any], repeats: int
 ) -> list[dict[str, Any]]:
     """Compare jaxrnn with Flax as one size grows and the others stay."""
     rows = []

@@ -38,17 +38,17 @@ def test_one_row_a_contender(tmp_path, monkeypatch, capsys):
 
 def test_time_to_accuracy(tmp_path, monkeypatch, capsys):
     """With 8 units 0.2 is reached soon."""
-    monkeypatch.setattr(peers, "PRESETS_EPOCHS", {"jaxrnn fast": 1})
+    monkeypatch.setattr(peers, "PRESETS_EPOCHS", {"jaxrnn sprint": 1})
     monkeypatch.setattr(peers, "MAX_EPOCHS", 20)
     options = ["--examples", "1000", "--hidden", "8", "--repeats", "1", "--only", "jaxrnn"]
     run([*options, "--accuracy", "0.2", "--workdir", str(tmp_path)], monkeypatch)
     rows = json.loads((tmp_path / "accuracy.json").read_text())["rows"]
-    assert [row["name"] for row in rows] == ["jaxrnn fast", "jaxrnn"]
+    assert [row["name"] for row in rows] == ["jaxrnn sprint", "jaxrnn"]
     assert rows[0]["epochs"] == [1]
     for row in rows:
         assert row["median_epochs"] == row["epochs"][0] >= 1
         assert row["median_seconds"] == row["seconds"][0] > 0
-    assert "| jaxrnn fast | 1 | " in capsys.readouterr().out
+    assert "| jaxrnn sprint | 1 | " in capsys.readouterr().out
 
 
 def test_accuracy_that_is_never_reached(capsys):

@@ -130,7 +130,7 @@ def test_description_of_the_page_is_shown(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["kears"], "unknown preset 'kears'; did you mean keras?; there are fast, record, tf1"),
+        (["kears"], "unknown preset 'kears'; did you mean keras?; there are fast, sprint, record"),
         (["resme", "run"], "unknown preset 'resme'; did you mean resume?"),
         (["--hiden", "3"], "unknown option --hiden; did you mean --hidden?"),
         (["--model.hiden", "3"], "unknown option --model.hiden; did you mean --model.hidden?"),

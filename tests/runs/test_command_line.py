@@ -217,10 +217,10 @@ def test_data_dir_without_permission(folder, capsys, monkeypatch):
         raise PermissionError(13, "Permission denied", str(folder / "data"))
 
     builder = jaxrnn.data.builders.FAMILY["mnist"]
-    monkeypatch.setattr(builder, "download_and_prepare", forbidden)
-    err = refuse(["--data-dir", "data"], capsys)
+    with monkeypatch.context() as changed:
+        changed.setattr(builder, "download_and_prepare", forbidden)
+        err = refuse(["--data-dir", "data"], capsys)
     assert err.startswith("error: 'mnist' could not be prepared in data: Permission denied; ")
-    monkeypatch.undo()
     err = refuse(["--data-dir", "/proc/data"], capsys)
     assert "'mnist' could not be prepared in /proc/data: " in err
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxrnn.data.splits import Split
-from jaxrnn.plotting import Picture
+from jaxrnn.plotting import Picture, draw_images
 
 
 def plot_confusion(split: Split, logits: Any, *, worst: int = 8) -> Figure:
@@ -50,12 +50,13 @@ def plot_confusion(split: Split, logits: Any, *, worst: int = 8) -> Figure:
     parts = figure.subfigures(1 + drawn, 1, height_ratios=[6, 1.9][: 1 + drawn], squeeze=False)
     matrix, pairs = parts[0, 0].subplots(1, 2, width_ratios=[1.4, 1])
     _draw_counts(matrix, pairs, counts, names)
-    for axes, index in zip(parts[1, 0].subplots(1, worst) if drawn else [], mistakes, strict=False):
-        true, wrong = labels[index], predicted[index]
-        axes.imshow(split.inputs[index], cmap="gray")
-        axes.set_title(f"{names[true]} → {names[wrong]}, {chances[index, wrong]:.0%}", fontsize=9)
-    for axes in parts[1, 0].axes if drawn else []:
-        axes.axis("off")
+    if drawn:
+        titles = [
+            f"{names[labels[i]]} → {names[predicted[i]]}, {chances[i, predicted[i]]:.0%}"
+            for i in mistakes
+        ]
+        axes = parts[1, 0].subplots()
+        draw_images(axes, np.asarray(split.inputs)[mistakes], titles, (1, worst), fontsize=9)
     return figure
 
 

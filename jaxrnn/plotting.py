@@ -179,7 +179,6 @@ def plot_samples(
     Raises:
       ValueError: inputs that are not images, or fewer titles than images.
     """
-    figure = Picture(figsize=(2.5 * columns, 2.5 * rows))
     images = np.asarray(split.inputs)
     shown = min(len(split), rows * columns)
     if images.ndim != 3:
@@ -189,9 +188,30 @@ def plot_samples(
     if titles is None:
         labels = np.asarray(split.labels)[:shown].tolist()
         titles = [split.class_names[label] if split.class_names else str(label) for label in labels]
-    for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        axes.axis("off")
-        if index < shown:
-            axes.set_title(titles[index])
-            axes.imshow(images[index], cmap="gray")
+    figure = Picture(figsize=(2.5 * columns, 2.5 * rows))
+    axes = figure.add_axes((0, 0, 1, 1))
+    draw_images(axes, images[:shown], titles, (rows, columns), fontsize=12)
     return figure
+
+
+def draw_images(
+    axes: Any,
+    images: np.ndarray,
+    titles: Sequence[str],
+    grid: tuple[int, int],
+    *,
+    fontsize: float,
+) -> None:
+    """Draw grey images (N, height, width) and their titles in (rows, columns).
+
+    They share one Axes: one for each would take several times as long to draw.
+    """
+    (rows, columns), (height, width) = grid, images.shape[1:]
+    down, right = 1.25 * height, 1.25 * width  # from one to the next
+    for index, image in enumerate(images):
+        top, left = down * (index // columns), right * (index % columns)
+        axes.imshow(image, cmap="gray", extent=(left, left + width, top + height, top))
+        place = left + width / 2, top - 0.03 * height
+        axes.text(*place, titles[index], ha="center", va="bottom", fontsize=fontsize)
+    axes.axis("off")
+    axes.set(xlim=(width - right, columns * right), ylim=(rows * down, height - down), anchor="C")

@@ -1,5 +1,6 @@
 """The command line of a page: presets, verbs and one-line errors."""
 
+import gc
 import io
 import os
 import platform
@@ -54,6 +55,7 @@ def main(
     if arguments is None:  # until training handles signals there is nothing to save: end at once
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _make_printable()
+    gc.freeze()  # what was imported stays: looking for garbage in it takes a while, each time
     words = list(sys.argv[1:] if arguments is None else arguments)
     page, succeeded = presets[default], True
     try:

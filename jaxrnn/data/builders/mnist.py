@@ -2,12 +2,13 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxrnn.data.builders.contents import (
@@ -16,13 +17,13 @@ from jaxrnn.data.builders.contents import (
     read_idx_files,
     read_idx_folder,
 )
-from jaxrnn.data.builders.records import Records
+from jaxrnn.data.builders.records import Records, serialized, write_records
 
 BUNDLED_ARCHIVES = Path(__file__).parent / "archives"
 _LABEL = b"\n\x05label\x12\x05\x1a\x03\n\x01"  # precedes the label in a stored example
 
 
-class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Labelled images of one size, such as those of the MNIST family.
 
     Examples keep the order of the files, which the protocols of the ``tf1`` and ``keras`` presets
@@ -72,21 +73,31 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
             disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        contents = self._contents
-        if contents is None and self.ARCHIVES:
-            contents = read_idx_folder(self.ARCHIVES, self.CLASS_NAMES)
-        elif contents is None:  # tfds verifies downloads against checksums.tsv beside this module
-            urls = {role: self.URL + name for role, name in STANDARD_NAMES.items()}
-            contents = read_idx_files(dl_manager.download(urls), self.CLASS_NAMES)
-        return {split: self._generate_examples(*pair) for split, pair in contents.splits.items()}
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
+        """Write one file for each split; tfds's own way takes three times as long."""
+        splits = []
+        for name, (images, labels) in self._contents_of(dl_manager).splits.items():
+            template = self._get_filename_template(name)
+            path = template.sharded_filepath(shard_index=0, num_shards=1)
+            size = write_records(path, serialized(images, labels))
+            splits.append(
+                tfds.core.SplitInfo(
+                    name=name,
+                    shard_lengths=[len(labels)],
+                    num_bytes=size,
+                    filename_template=template,
+                )
+            )
+        self.info.set_splits(tfds.core.SplitDict(splits))
 
-    def _generate_examples(
-        self, images: np.ndarray, labels: np.ndarray
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        images = images.reshape(-1, *self.SHAPE)
-        for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-            yield index, {"image": image, "label": label}
+    def _contents_of(self, dl_manager: tfds.download.DownloadManager) -> Contents:
+        if self._contents is not None:
+            return self._contents
+        if self.ARCHIVES:
+            return read_idx_folder(self.ARCHIVES, self.CLASS_NAMES)
+        # tfds verifies downloads against checksums.tsv beside this module.
+        urls = {role: self.URL + name for role, name in STANDARD_NAMES.items()}
+        return read_idx_files(dl_manager.download(urls), self.CLASS_NAMES)
 
     @classmethod
     def publishes(cls, contents: Contents) -> bool:

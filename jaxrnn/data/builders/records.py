@@ -1,9 +1,40 @@
-"""Raw records of prepared datasets, read in bulk."""
+"""Raw records of prepared datasets, written and read in bulk."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from tensorflow_datasets.proto import tf_example_pb2
+
+
+def serialized(images: np.ndarray, labels: np.ndarray) -> Iterator[bytes]:
+    """Each example as tfds stores it; those of one label differ in their pixels alone."""
+    around: dict[int, tuple[bytes, bytes]] = {}
+    for image, label in zip(images, labels.tolist(), strict=True):
+        if label not in around:
+            example = tf_example_pb2.Example()
+            feature, white = example.features.feature, b"\xff" * image.nbytes
+            feature["image"].bytes_list.value.append(white)
+            feature["label"].int64_list.value.append(label)
+            before, _, after = example.SerializeToString(deterministic=True).partition(white)
+            around[label] = before, after
+        before, after = around[label]
+        yield before + image.tobytes() + after
+
+
+def write_records(path: str | os.PathLike[str], records: Iterable[bytes]) -> int:
+    """Write an ArrayRecord file; returns the number of bytes of the records."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    # Compressed 16 at a time, records are written and read three times as fast as one at a time,
+    # and in random order no slower.
+    writer, size = ArrayRecordWriter(os.fspath(path), "group_size:16"), 0
+    for record in records:
+        writer.write(record)
+        size += len(record)
+    writer.close()
+    return size
 
 
 class Records:

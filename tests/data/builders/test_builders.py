@@ -211,14 +211,14 @@ def test_two_processes_prepare_at_once(tmp_path):
 def test_the_loser_of_the_race_uses_the_winner_s_data(tmp_path, monkeypatch):
     """The final rename finds the folder taken, as if another process had just finished."""
     finished = open_builder("mnist")
-    generate = Mnist._split_generators
+    read = Mnist._contents_of
 
-    def generate_late(self, dl_manager):
+    def read_late(self, dl_manager):
         target = tmp_path / "mnist" / "1.0.0"
         shutil.copytree(finished.data_dir, target)
-        return generate(self, dl_manager)
+        return read(self, dl_manager)
 
-    monkeypatch.setattr(Mnist, "_split_generators", generate_late)
+    monkeypatch.setattr(Mnist, "_contents_of", read_late)
     builder = open_builder("mnist", data_dir=tmp_path)
     assert len(builder.as_data_source("test")) == 10_000
     assert [path.name for path in (tmp_path / "mnist").iterdir()] == ["1.0.0"]

@@ -1,5 +1,6 @@
 """The command line of a page: presets, verbs and one-line errors."""
 
+import atexit
 import gc
 import io
 import os
@@ -54,8 +55,9 @@ def main(
     """
     if arguments is None:  # until training handles signals there is nothing to save: end at once
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        gc.freeze()  # what was imported stays; to look for garbage in it takes a while, each time
+        atexit.register(gc.freeze)
     _make_printable()
-    gc.freeze()  # what was imported stays: looking for garbage in it takes a while, each time
     words = list(sys.argv[1:] if arguments is None else arguments)
     page, succeeded = presets[default], True
     try:

@@ -61,13 +61,13 @@ class ResidentEpochs:
         parts, steps = self._parts(state), Metrics.zero()
         for part in parts:
             state, metrics = self._run(state, self._train, key, part=part, **self._options)
+            metrics = to_host(metrics)  # waits for the part to end
             if part is not parts[-1]:
-                metrics = to_host(metrics)  # waits for the part to end
                 tell(part[1] / self._number)
             steps += metrics
         if self._last_batch:
             return state, metrics
-        return state, jax.tree.map(lambda sums: sums.sum(-1), to_host(steps))
+        return state, jax.tree.map(lambda sums: sums.sum(-1), steps)
 
     def steps(self, before: TrainState, key: jax.Array) -> Metrics:
         """The metrics of each step of the epoch that began with this state."""

@@ -26,9 +26,28 @@ def use_cpu_cores(count: int | None = None) -> None:
     the batch, than as one device whose products are split. Call this before JAX uses a device;
     afterwards it has no effect. Other platforms are not affected.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with contextlib.suppress(RuntimeError):  # JAX has used its devices already
-        jax.config.update("jax_num_cpu_devices", count or cores or 1)
+        jax.config.update("jax_num_cpu_devices", count or available_cores())
+
+
+def available_cores() -> int:
+    """The number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def suitable_devices(params: Any, devices: int | None = None) -> int | None:
+    """``devices`` or, if None, how many suit a network: 1 for a wide one on a CPU, else None.
+
+    Wide means a recurrent kernel of 1024 × 1024 or more. It doesn't fit in a core's cache, so every
+    device would read it from memory at each time step; one device with all cores reads it once.
+    """
+    if devices is not None or jax.default_backend() != "cpu":
+        return devices
+    matrices = [leaf.shape[-2:] for leaf in jax.tree.leaves(params) if leaf.ndim >= 2]
+    wide = any(rows == columns >= 1024 for rows, columns in matrices)
+    return 1 if wide else None
 
 
 def batch_mesh(batch_size: int, devices: int | None = None) -> Mesh:
@@ -75,6 +94,24 @@ def member_mesh(members: int, devices: int | None = None) -> tuple[Mesh, int]:
         return mesh, share * mesh.size
     used = -(-members // share)
     return batch_mesh(share * used, used), share * used
+
+
+def place(
+    state: Any, key: jax.Array, batch_size: int, devices: int | None
+) -> tuple[Mesh, Any, jax.Array]:
+    """Put a state on the devices that suit it or, with N keys, the states of N networks.
+
+    These are padded with some of their own, so that every device gets the same number.
+    """
+    devices = suitable_devices(state.params, devices)
+    if not key.ndim:
+        mesh = batch_mesh(batch_size, devices)
+        return mesh, replicate(state, mesh), key
+    mesh, padded = member_mesh(key.size, devices)
+    if padded > key.size:
+        again = np.arange(padded) % key.size
+        state, key = jax.tree.map(lambda leaf: leaf[again], (state, key))
+    return mesh, distribute(state, mesh), key
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

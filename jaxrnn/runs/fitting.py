@@ -10,12 +10,11 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxrnn.data.splits import Split
 from jaxrnn.data.streams import Stream
 from jaxrnn.metrics import Metrics
-from jaxrnn.parallel import batch_mesh, distribute, in_any_process, member_mesh, replicate, to_host
+from jaxrnn.parallel import in_any_process, place, to_host
 from jaxrnn.runs.checks import check_fits, data_order, past_epochs
 from jaxrnn.runs.epochs import ResidentEpochs, StreamedEpochs, compile_all, evaluation_of
 from jaxrnn.runs.errors import NonFiniteLossError
@@ -101,8 +100,8 @@ def fit(
       hooks: functions that are called with a :class:`Record` after each epoch, in this order, such
         as :class:`jaxrnn.Checkpoints` and :class:`jaxrnn.Progress`. Training stops after the epoch
         for which one of them returns true.
-      devices: number of devices that share each batch; by default as many as divide it. The result
-        is the same to float rounding.
+      devices: number of devices that share each batch; by default as many as divide it, and on a
+        CPU one for wide networks. The result is the same to float rounding.
       step_options: gradient accumulation and truncated backpropagation through time.
 
     Returns:
@@ -138,7 +137,7 @@ def fit(
         raise ValueError(f"evals must be named by identifiers other than train; got {[*evals]}")
     outputs = {name: check_fits(first, on, many) for name, on in {"train": train, **evals}.items()}
 
-    mesh, state, keys = _place(state, key, batch_size, devices)
+    mesh, state, keys = place(state, key, batch_size, devices)
     options: dict[str, Any] = {"mesh": mesh, "augment": augment, "options": step_options}
     if isinstance(train, Stream):
         where = {"epoch": done + 1, "classes": outputs["train"]}
@@ -177,20 +176,6 @@ def fit(
                 break
     state = jax.tree.map(lambda leaf: leaf[:networks], state) if many else state
     return state, histories if many else histories[0]
-
-
-def _place(
-    state: TrainState, key: jax.Array, batch_size: int, devices: int | None
-) -> tuple[Mesh, TrainState, jax.Array]:
-    """Put states on the devices, padded so that every device gets the same number of networks."""
-    if not key.ndim:
-        mesh = batch_mesh(batch_size, devices)
-        return mesh, replicate(state, mesh), key
-    mesh, padded = member_mesh(key.size, devices)
-    if padded > key.size:
-        again = np.arange(padded) % key.size
-        state, key = jax.tree.map(lambda leaf: leaf[again], (state, key))
-    return mesh, distribute(state, mesh), key
 
 
 def _tell(hooks: Sequence[Hook], epoch: int, fraction: float) -> None:

@@ -16,6 +16,7 @@ import optax
 from jaxrnn.data.splits import Split, zeros_like_one
 from jaxrnn.evaluation import predict
 from jaxrnn.generation import generate
+from jaxrnn.parallel import available_cores
 from jaxrnn.runs.files import write_figure, write_json
 from jaxrnn.runs.history import History, best_epoch
 from jaxrnn.state import TrainState
@@ -128,9 +129,17 @@ def draw_sample(state: TrainState, train: Any, count: int, seed: int) -> str:
     return "".join(names[token] if names else f"{token} " for token in np.asarray(tokens))
 
 
-def describe_devices(devices: Iterable[jax.Device]) -> list[str]:
+def describe_devices(mesh: jax.sharding.Mesh) -> list[str]:
     """The platform of each device and, if that says more, its kind."""
+    devices = mesh.devices.flat
     return [" ".join(dict.fromkeys((device.platform, device.device_kind))) for device in devices]
+
+
+def describe_mesh(mesh: jax.sharding.Mesh) -> str:
+    """How many devices of which kind; of a single CPU device also what it computes with."""
+    devices = describe_devices(mesh)
+    cores = f" of {available_cores()} cores" if devices == ["cpu"] else ""
+    return f"{len(devices)} × {devices[0]}{cores}"
 
 
 def write_about(workdir: Path, model: nn.Module, train: Any) -> None:

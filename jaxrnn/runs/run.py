@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxrnn.data import Datasets, Split, stream
 from jaxrnn.optimizers import averaged
-from jaxrnn.parallel import to_host, use_cpu_cores
+from jaxrnn.parallel import suitable_devices, to_host, use_cpu_cores
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.errors import explained, reading
 from jaxrnn.runs.events import Events, check_tensorboard
@@ -27,6 +27,7 @@ from jaxrnn.runs.processes import Stopped, from_first, is_first, processes, say
 from jaxrnn.runs.progress import Clock, Progress
 from jaxrnn.runs.results import (
     describe_devices,
+    describe_mesh,
     describe_results,
     draw_sample,
     results_of,
@@ -90,8 +91,8 @@ def _run(experiment: Experiment, name: str) -> dict[str, Any]:
     )
     if runtime.workdir is not None:
         from_first(partial(check, runtime.workdir))
-    devices = describe_devices(choose_mesh(trainer, runtime.devices).devices.flat)
     data, description, state, key = prepare(experiment, clock)
+    mesh = choose_mesh(trainer, suitable_devices(state.params, runtime.devices))
     augment = build_augmentation(experiment.augment, data.train)
     parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(state.params)) // trainer.seeds
     with contextlib.ExitStack() as held:
@@ -104,7 +105,7 @@ def _run(experiment: Experiment, name: str) -> dict[str, Any]:
         networks = f"{trainer.seeds} networks of " if trainer.seeds > 1 else ""
         say(
             f"{name}: {networks}{parameters:,} parameters, {len(data.train):,} training examples, "
-            f"on {len(devices)} × {devices[0]}; files in {workdir}"
+            f"on {describe_mesh(mesh)}; files in {workdir}"
         )
         if restored:
             say(f"resuming after epoch {len(mean_history(restored[1]))}")
@@ -123,8 +124,8 @@ def _run(experiment: Experiment, name: str) -> dict[str, Any]:
             finished = early or len(histories[0]) == trainer.epochs
             if finished:
                 state, epoch = _kept(experiment, checkpoints, state, histories)
-                about = {"parameters": parameters, "devices": devices, "seconds": clock.seconds}
-                about |= {"stopped_early": early, "epoch": epoch}
+                about = {"parameters": parameters, "devices": describe_devices(mesh)}
+                about |= {"seconds": clock.seconds, "stopped_early": early, "epoch": epoch}
                 first = _first_network(state, trainer.seeds)
                 results = _write(experiment, data, workdir, first, histories, about)
         if not finished:
@@ -164,6 +165,9 @@ def _train(
         if is_first():
             record.mean.to_csv(workdir / "history.csv")
 
+    def add_seconds(record: Record) -> None:
+        seconds.update(record.seconds)
+
     done = len(mean_history(history)) if history else 0
     epochs = done if _has_stalled(experiment, history) else trainer.epochs
     with (
@@ -189,13 +193,7 @@ def _train(
             evals=data.evals,
             augment=augment,
             history=history,
-            hooks=[
-                write_history,
-                *hooks,
-                progress,
-                *own,
-                lambda record: seconds.update(record.seconds),
-            ],
+            hooks=[write_history, *hooks, progress, *own, add_seconds],
             devices=experiment.runtime.devices,
             step_options=StepOptions(trainer.accumulate, trainer.truncate),
             **options,

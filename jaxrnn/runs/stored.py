@@ -10,7 +10,14 @@ import numpy as np
 
 from jaxrnn.data import default_places
 from jaxrnn.optimizers import averaged
-from jaxrnn.parallel import batch_mesh, distribute, replicate, to_host, use_cpu_cores
+from jaxrnn.parallel import (
+    batch_mesh,
+    distribute,
+    replicate,
+    suitable_devices,
+    to_host,
+    use_cpu_cores,
+)
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.epochs import evaluation_of
 from jaxrnn.runs.experiment import Experiment
@@ -111,7 +118,8 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     stored = load_run(workdir, type(experiment), best=best)
     experiment.check_same(stored.experiment.identity, any_epochs=True)
     many = trainer.seeds > 1
-    mesh = batch_mesh(trainer.seeds if many else trainer.batch_size, runtime.devices)
+    devices = suitable_devices(stored.state.params, runtime.devices)
+    mesh = batch_mesh(trainer.seeds if many else trainer.batch_size, devices)
     state = (distribute if many else replicate)(stored.state, mesh)
     results: dict[str, Any] = {"epoch": len(mean_history(stored.history))}
     with default_places(runtime.data_dir, runtime.archives):

@@ -95,6 +95,7 @@ def main() -> None:
     elif config.scaling:
         rows = measure_scaling(last, test, options, config.repeats)
         common = ["--epochs", str(config.repeats + 1), "--hidden", str(config.hidden)]
+        common += ["--cell", config.cell]
         common += ["--train", f"train[{60_000 - config.examples}:]"]
         common += ["--data-dir", str(config.data_dir)] if config.data_dir else []
         rows += measure_processes(common, config.batch_size)

@@ -11,20 +11,10 @@ from typing import Any
 
 import numpy as np
 
-Built = tuple[Callable[[], None], Callable[[Any], Any]]
+from experiments.benchmark.frameworks import build_keras, build_pytorch, build_tf1
+from experiments.benchmark.protocol import Built, Options, scaled, shuffled_batches
 
 SGEMM_SIZE, SGEMM_PRODUCTS = 2048, 10
-GATES = {"simple": 1, "gru": 3, "lstm": 4}  # of each cell; their work grows with them
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The network, and how it is trained."""
-
-    hidden: int
-    batch_size: int
-    seed: int
-    cell: str = "simple"
 
 
 def build_jaxrnn(images: Any, labels: Any, of: Options, preset: str = "keras") -> Built:
@@ -36,12 +26,11 @@ def build_jaxrnn(images: Any, labels: Any, of: Options, preset: str = "keras") -
 
     import jaxrnn
     from experiments.mnist_rnn import PRESETS
-    from jaxrnn.parallel import batch_mesh, replicate, use_cpu_cores
+    from jaxrnn.parallel import batch_mesh, replicate, suitable_devices, use_cpu_cores
 
     use_cpu_cores()
     experiment = PRESETS[preset]
     batch_size = of.batch_size if preset == "keras" else experiment.trainer.batch_size
-    mesh = batch_mesh(batch_size)
     steps = experiment.trainer.epochs * (len(labels) // batch_size)
     network: Any = {"hidden": of.hidden, "cell": of.cell}
     model = dataclasses.replace(experiment.model, **network).build(10)
@@ -49,6 +38,7 @@ def build_jaxrnn(images: Any, labels: Any, of: Options, preset: str = "keras") -
     state = jaxrnn.create_train_state(
         init_key, model, experiment.optimizer.build(steps), images, experiment.task
     )
+    mesh = batch_mesh(batch_size, suitable_devices(state.params))
     state, split = replicate((state, jaxrnn.Split(images, labels)), mesh)
     options: Any = {"batch_size": batch_size, "drop_remainder": True, "mesh": mesh}
     options["augment"] = experiment.augment.build()
@@ -111,92 +101,49 @@ def build_flax(images: Any, labels: Any, of: Options) -> Built:
     return epoch, predict
 
 
-def build_pytorch(images: Any, labels: Any, of: Options) -> Built:
-    """``torch.nn.RNN``, eager; cuDNN where there is a GPU."""
-    import torch
+def build_nnx(images: Any, labels: Any, of: Options) -> Built:
+    """``flax.nnx.RNN``, Flax's newer API, and one jitted step per batch, called from Python."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from flax import nnx
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    cells = {"simple": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
+    cell: Any = cells[of.cell]
 
-    class Classifier(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            layers = {"simple": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
-            self.rnn = layers[of.cell](images.shape[-1], of.hidden, batch_first=True)
-            self.head = torch.nn.Linear(of.hidden, 10)
+    class Classifier(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.rnn = nnx.RNN(cell(images.shape[-1], of.hidden, rngs=rngs), rngs=rngs)
+            self.head = nnx.Linear(of.hidden, 10, rngs=rngs)
 
-        def forward(self, inputs: Any) -> Any:
-            last = self.rnn(inputs)[1]  # of LSTMs, with their memory
-            return self.head((last[0] if of.cell == "lstm" else last)[0])
+        def __call__(self, inputs: jax.Array) -> jax.Array:
+            return self.head(self.rnn(inputs)[:, -1])
 
-    torch.manual_seed(of.seed)
-    model = Classifier().to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    inputs = torch.from_numpy(scaled(images)).to(device)
-    targets = torch.from_numpy(labels.astype(np.int64)).to(device)
+    model = Classifier(nnx.Rngs(of.seed))
+    optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
 
-    def epoch() -> None:
-        order = torch.randperm(len(targets), device=device)
-        for batch in order[: len(order) // of.batch_size * of.batch_size].split(of.batch_size):
-            optimizer.zero_grad()
-            loss = torch.nn.functional.cross_entropy(model(inputs[batch]), targets[batch])
-            loss.backward()
-            optimizer.step()
-        loss.item()  # waits for the device
+    @nnx.jit
+    def step(model: Any, optimizer: Any, inputs: jax.Array, labels: jax.Array) -> jax.Array:
+        def loss_fn(model: Any) -> jax.Array:
+            logits = model(inputs)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    def predict(images: Any) -> Any:
-        with torch.no_grad():
-            return model(torch.from_numpy(scaled(images)).to(device)).argmax(-1).cpu()
+        loss, grads = nnx.value_and_grad(loss_fn)(model)
+        optimizer.update(model, grads)
+        return loss
 
-    return epoch, predict
-
-
-def build_keras(images: Any, labels: Any, of: Options) -> Built:
-    """Keras 3 ``SimpleRNN`` and ``fit``, on the backend that the environment names."""
-    import keras
-
-    keras.utils.set_random_seed(of.seed)
-    layers = keras.layers
-    layer = {"simple": layers.SimpleRNN, "gru": layers.GRU, "lstm": layers.LSTM}[of.cell](of.hidden)
-    model = keras.Sequential([layers.Input(images.shape[1:]), layer, layers.Dense(10)])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(loss=loss, optimizer=keras.optimizers.Adam(1e-3))
-    whole = len(labels) // of.batch_size * of.batch_size
-    inputs, targets = images[:whole].astype(np.float32) / 255, labels[:whole]
-
-    def epoch() -> None:
-        model.fit(inputs, targets, batch_size=of.batch_size, epochs=1, verbose=0)
-
-    def predict(images: Any) -> Any:
-        return model.predict(scaled(images), verbose=0).argmax(-1)
-
-    return epoch, predict
-
-
-def build_tf1(images: Any, labels: Any, of: Options) -> Built:
-    """The graph of the TF1 notebook under ``tf.compat.v1``, fed from Python."""
-    import tensorflow.compat.v1 as tf
-
-    tf.disable_v2_behavior()
-    tf.set_random_seed(of.seed)
-    x = tf.placeholder(tf.float32, [None, *images.shape[1:]])
-    y = tf.placeholder(tf.int32, [None])
-    cells = tf.nn.rnn_cell
-    cell = {"simple": cells.BasicRNNCell, "gru": cells.GRUCell, "lstm": cells.LSTMCell}[of.cell]
-    _, last = tf.nn.dynamic_rnn(cell(of.hidden), x, dtype=tf.float32)
-    logits = tf.layers.dense(last.h if of.cell == "lstm" else last, 10)
-    loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits))
-    train = tf.train.AdamOptimizer(learning_rate=1e-3).minimize(loss)
-    session = tf.Session()
-    session.run(tf.global_variables_initializer())
     inputs = scaled(images)
     generator = np.random.default_rng(of.seed)
 
     def epoch() -> None:
         for batch in shuffled_batches(generator, len(labels), of.batch_size):
-            session.run(train, feed_dict={x: inputs[batch], y: labels[batch]})
+            loss = step(model, optimizer, inputs[batch], labels[batch])
+        jax.block_until_ready((nnx.state(model), loss))
 
     def predict(images: Any) -> Any:
-        return session.run(logits, feed_dict={x: scaled(images)}).argmax(-1)
+        return nnx.jit(lambda model, inputs: model(inputs))(
+            model, jnp.asarray(scaled(images))
+        ).argmax(-1)
 
     return epoch, predict
 
@@ -218,24 +165,15 @@ def build_sgemm(images: Any, labels: Any, of: Options) -> Built:
     return epoch, lambda images: np.zeros(len(images))
 
 
-def scaled(images: Any) -> Any:
-    """Pixels as floats, 0 … 1."""
-    return images.astype(np.float32) / 255
-
-
-def shuffled_batches(generator: np.random.Generator, size: int, batch_size: int) -> Any:
-    """Indices of the whole batches of one epoch."""
-    order = generator.permutation(size)
-    return np.split(order[: size // batch_size * batch_size], size // batch_size)
-
-
 # name: the function that builds it, the packages it needs, and its process's environment.
 CONTENDERS: dict[str, tuple[Callable[..., Built], tuple[str, ...], dict[str, str]]] = {
     "jaxrnn": (build_jaxrnn, (), {}),
     "jaxrnn fast": (partial(build_jaxrnn, preset="fast"), (), {}),
     "jaxrnn sprint": (partial(build_jaxrnn, preset="sprint"), (), {}),
     "Flax nn.RNN": (build_flax, (), {}),
+    "Flax nnx.RNN": (build_nnx, (), {}),
     "PyTorch nn.RNN": (build_pytorch, ("torch",), {}),
+    "torch.compile": (partial(build_pytorch, compiled=True), ("torch",), {}),
     "Keras on TensorFlow": (build_keras, ("keras", "tensorflow"), {"KERAS_BACKEND": "tensorflow"}),
     "Keras on JAX": (build_keras, ("keras",), {"KERAS_BACKEND": "jax"}),
     "TF1 graph": (build_tf1, ("tensorflow", "tf_keras"), {"TF_USE_LEGACY_KERAS": "1"}),

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmark.contenders import CONTENDERS, GATES, SGEMM_PRODUCTS, SGEMM_SIZE
+from experiments.benchmark.contenders import CONTENDERS, SGEMM_PRODUCTS, SGEMM_SIZE
 from experiments.benchmark.process import contender, saved
+from experiments.benchmark.protocol import GATES
 from experiments.benchmark.report import step_flops
 from experiments.mnist_rnn import PRESETS
 from jaxrnn import Split

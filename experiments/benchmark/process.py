@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmark.contenders import CONTENDERS, Options
+from experiments.benchmark.contenders import CONTENDERS
+from experiments.benchmark.protocol import Options
 from jaxrnn import Split
 
 

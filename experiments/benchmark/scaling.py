@@ -12,12 +12,13 @@ import numpy as np
 
 from experiments.benchmark.peers import take_turns
 from experiments.benchmark.process import saved
+from experiments.benchmark.protocol import GATES
 from experiments.benchmark.report import step_flops
 from jaxrnn import History, Split
 
 SCALES = {
     "batch_size": (32, 64, 128, 256, 512, 1024, 2048, 4096),
-    "hidden": (64, 128, 256, 512, 1024),
+    "hidden": (64, 128, 256, 512, 1024, 2048),
     "time": (28, 56, 112, 196, 392, 784),
 }
 PROCESSES = (1, 2, 4)
@@ -33,8 +34,9 @@ def measure_scaling(
             of_point = {**options, **({axis: size} if axis != "time" else {})}
             time_steps = size if axis == "time" else 28
             # About the same work for each point, and at least two steps.
-            flops = step_flops(1, time_steps, 784 // time_steps, of_point["hidden"])
-            examples = int(min(len(train), 2e11 / flops))
+            gates, features = GATES[options["cell"]], 784 // time_steps
+            flops = step_flops(1, time_steps, features, of_point["hidden"], gates=gates)
+            examples = int(min(len(train), 1e11 / flops))
             examples = max(2, examples // of_point["batch_size"]) * of_point["batch_size"]
             inputs = train.inputs[:examples].reshape(-1, time_steps, 784 // time_steps)
             split = Split(inputs, np.asarray(train.labels)[:examples])
@@ -43,12 +45,17 @@ def measure_scaling(
                 seconds, _ = take_turns(names, data, of_point, repeats)
             row: dict[str, Any] = {"axis": axis, "size": size}
             row |= {name: float(np.median(some)) / examples for name, some in seconds.items()}
+            # Of each round: both sides of a ratio see the machine in the same state.
+            ours, theirs = (seconds[name] for name in names)
+            row["ratio"] = float(np.median(np.divide(theirs, ours)))
             rows.append(row)
             print(
                 f"{axis} {size}: microseconds per example: jaxrnn {1e6 * row['jaxrnn']:.1f}, "
-                f"Flax {1e6 * row['Flax nn.RNN']:.1f}",
+                f"Flax {1e6 * row['Flax nn.RNN']:.1f}, {row['ratio']:.2f} ×",
                 flush=True,
             )
+    least = min(rows, key=lambda row: row["ratio"])
+    print(f"the smallest ratio is {least['ratio']:.2f} ×, at {least['axis']} {least['size']}")
     return rows
 
 

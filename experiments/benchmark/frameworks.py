@@ -1,0 +1,103 @@
+"""Contenders that are not written in JAX, each as its own users write it."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.benchmark.protocol import Built, Options, scaled, shuffled_batches
+
+
+def build_pytorch(images: Any, labels: Any, of: Options, *, compiled: bool = False) -> Built:
+    """``torch.nn.RNN``, eager or by ``torch.compile``; cuDNN where there is a GPU."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    class Classifier(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layers = {"simple": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
+            self.rnn = layers[of.cell](images.shape[-1], of.hidden, batch_first=True)
+            self.head = torch.nn.Linear(of.hidden, 10)
+
+        def forward(self, inputs: Any) -> Any:
+            last = self.rnn(inputs)[1]  # of LSTMs, with their memory
+            return self.head((last[0] if of.cell == "lstm" else last)[0])
+
+    torch.manual_seed(of.seed)
+    model = Classifier().to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    inputs = torch.from_numpy(scaled(images)).to(device)
+    targets = torch.from_numpy(labels.astype(np.int64)).to(device)
+
+    def loss_of(inputs: Any, targets: Any) -> Any:
+        return torch.nn.functional.cross_entropy(model(inputs), targets)
+
+    if compiled:
+        loss_of = torch.compile(loss_of)
+
+    def epoch() -> None:
+        order = torch.randperm(len(targets), device=device)
+        for batch in order[: len(order) // of.batch_size * of.batch_size].split(of.batch_size):
+            optimizer.zero_grad()
+            loss = loss_of(inputs[batch], targets[batch])
+            loss.backward()
+            optimizer.step()
+        loss.item()  # waits for the device
+
+    def predict(images: Any) -> Any:
+        with torch.no_grad():
+            return model(torch.from_numpy(scaled(images)).to(device)).argmax(-1).cpu()
+
+    return epoch, predict
+
+
+def build_keras(images: Any, labels: Any, of: Options) -> Built:
+    """Keras 3 ``SimpleRNN`` and ``fit``, on the backend that the environment names."""
+    import keras
+
+    keras.utils.set_random_seed(of.seed)
+    layers = keras.layers
+    layer = {"simple": layers.SimpleRNN, "gru": layers.GRU, "lstm": layers.LSTM}[of.cell](of.hidden)
+    model = keras.Sequential([layers.Input(images.shape[1:]), layer, layers.Dense(10)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(loss=loss, optimizer=keras.optimizers.Adam(1e-3))
+    whole = len(labels) // of.batch_size * of.batch_size
+    inputs, targets = images[:whole].astype(np.float32) / 255, labels[:whole]
+
+    def epoch() -> None:
+        model.fit(inputs, targets, batch_size=of.batch_size, epochs=1, verbose=0)
+
+    def predict(images: Any) -> Any:
+        return model.predict(scaled(images), verbose=0).argmax(-1)
+
+    return epoch, predict
+
+
+def build_tf1(images: Any, labels: Any, of: Options) -> Built:
+    """The graph of the TF1 notebook under ``tf.compat.v1``, fed from Python."""
+    import tensorflow.compat.v1 as tf
+
+    tf.disable_v2_behavior()
+    tf.set_random_seed(of.seed)
+    x = tf.placeholder(tf.float32, [None, *images.shape[1:]])
+    y = tf.placeholder(tf.int32, [None])
+    cells = tf.nn.rnn_cell
+    cell = {"simple": cells.BasicRNNCell, "gru": cells.GRUCell, "lstm": cells.LSTMCell}[of.cell]
+    _, last = tf.nn.dynamic_rnn(cell(of.hidden), x, dtype=tf.float32)
+    logits = tf.layers.dense(last.h if of.cell == "lstm" else last, 10)
+    loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits))
+    train = tf.train.AdamOptimizer(learning_rate=1e-3).minimize(loss)
+    session = tf.Session()
+    session.run(tf.global_variables_initializer())
+    inputs = scaled(images)
+    generator = np.random.default_rng(of.seed)
+
+    def epoch() -> None:
+        for batch in shuffled_batches(generator, len(labels), of.batch_size):
+            session.run(train, feed_dict={x: inputs[batch], y: labels[batch]})
+
+    def predict(images: Any) -> Any:
+        return session.run(logits, feed_dict={x: scaled(images)}).argmax(-1)
+
+    return epoch, predict

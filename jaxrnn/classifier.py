@@ -129,6 +129,8 @@ class RNNClassifier(nn.Module):
                 states = drop(states, self.dropout, keys, 3 * layer + 1)
 
         how = "none" if every_step else self.pooling
+        if how == "last" and self._ends_in(last, lengths):
+            states, how = last, "none"  # then states that nothing else reads have no gradient
         states = states.astype(jnp.float32) if self._lower else states
         read = pool(states, lengths, how, bidirectional=self.bidirectional)
         read = drop(read, self.dropout, keys, 3 * self.layers + 1)
@@ -168,6 +170,12 @@ class RNNClassifier(nn.Module):
             if getattr(self, name) not in choices:
                 known = ", ".join(choices)
                 raise ValueError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
+
+    def _ends_in(self, carry: Any, lengths: jax.Array | None) -> bool:
+        """Whether the carry of the last layer is its output after the last time step."""
+        changed = self.layer_norm or (self.skip and self.layers > 1)
+        alone = not self.bidirectional and isinstance(carry, jax.Array)
+        return lengths is None and alone and not changed
 
     def _vectors(self, inputs: jax.Array) -> jax.Array:
         """What the first layer reads at each time step."""

@@ -11,7 +11,7 @@ from jaxrnn.dropout import drop, dropout_mask
 from jaxrnn.pooling import POOLINGS, pool
 from jaxrnn.recurrence import RNN
 
-RECURRENCES = ("fast", "flax")
+RECURRENCES = ("fast", "flax", "hopper")
 DTYPES = ("float32", "bfloat16")
 UNROLL = 4  # time steps per loop iteration; fewer, longer iterations cost less on a CPU
 
@@ -42,8 +42,9 @@ class RNNClassifier(nn.Module):
         permutation matrix instead, which also preserves the states of rectified linear units, and
         keeps the inputs of different time steps apart. In all of them, biases start at 0 and the
         head is Glorot uniform.
-      recurrence: ``fast``, the scans of :class:`jaxrnn.RNN`; or ``flax``, those of
-        ``flax.linen.RNN``, which give the same result to float rounding.
+      recurrence: ``fast``, the scans of :class:`jaxrnn.RNN`; ``flax``, those of
+        ``flax.linen.RNN``, which give the same result to float rounding; or ``hopper``, which is
+        ``fast`` except on NVIDIA GPUs, see :mod:`jaxrnn.hopper`.
 
     Source: J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990); X. Glorot and
     Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks" (2010);
@@ -201,8 +202,9 @@ class RNNClassifier(nn.Module):
                 reverse=backward,
                 keep_order=True,
                 unroll=UNROLL,
-                fast=self.recurrence == "fast",
+                fast=self.recurrence != "flax",
                 mask=True,
+                one_kernel=self.recurrence == "hopper",
             )
             place = 3 * layer + 2 + backward
             rate, hidden = self.recurrent_dropout, getattr(cell, "features", self.hidden)

@@ -59,7 +59,8 @@ class RNN(nn.RNN):
         of these time steps are finite but otherwise unspecified. Without it, the cell goes on over
         them, as in ``flax.linen.RNN``, and its states may overflow.
       one_kernel: on an NVIDIA GPU, which must be a Hopper, run all time steps of ``SimpleCell`` in
-        one kernel per direction, where there is one for the call; see :mod:`jaxrnn.hopper`.
+        one kernel per direction, where there is one for the call; see :mod:`jaxrnn.hopper`. First
+        derivatives only.
 
     Source: P. J. Werbos, "Backpropagation through time: what it does and how to do it" (1990).
 

@@ -34,6 +34,16 @@ def test_states_are_those_of_the_scan(activation):
 
 
 @pytest.mark.program
+def test_several_networks_are_those_of_the_scan():
+    def ours(projected):
+        return hopper.scan_states(jnp.tanh, projected, CARRY, KERNEL, interpret=INTERPRET)
+
+    both = jnp.stack([PROJECTED, -PROJECTED])
+    expected = [states(jnp.tanh, projected) for projected in both]
+    np.testing.assert_allclose(jax.vmap(ours)(both), jnp.stack(expected), atol=1e-5)
+
+
+@pytest.mark.program
 @pytest.mark.parametrize("of_states", [None, OF_STATES])
 def test_gradients_are_those_of_the_scan(of_states):
     def loss(projected):

@@ -11,7 +11,7 @@ from jaxrnn.dropout import drop, dropout_mask
 from jaxrnn.pooling import POOLINGS, pool
 from jaxrnn.recurrence import RNN
 
-RECURRENCES = ("fast", "flax")
+RECURRENCES = ("fast", "flax", "hopper")
 DTYPES = ("float32", "bfloat16")
 UNROLL = 4  # time steps per loop iteration of simple cells: 4 cost less on a CPU, of others 1
 
@@ -42,8 +42,9 @@ class RNNClassifier(nn.Module):
         permutation matrix instead, which also preserves the states of rectified linear units, and
         keeps the inputs of different time steps apart. In all of them, biases start at 0 and the
         head is Glorot uniform.
-      recurrence: ``fast``, the scans of :class:`jaxrnn.RNN`; or ``flax``, those of
-        ``flax.linen.RNN``, which give the same result to float rounding.
+      recurrence: ``fast``, the scans of :class:`jaxrnn.RNN`; ``flax``, those of
+        ``flax.linen.RNN``, which give the same result to float rounding; or ``hopper``, which is
+        ``fast`` except on NVIDIA GPUs, see :mod:`jaxrnn.hopper`.
 
     Source: J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990); X. Glorot and
     Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks" (2010);
@@ -129,6 +130,8 @@ class RNNClassifier(nn.Module):
                 states = drop(states, self.dropout, keys, 3 * layer + 1)
 
         how = "none" if every_step else self.pooling
+        if how == "last" and self._ends_in(last, lengths):
+            states, how = last, "none"  # then states that nothing else reads have no gradient
         states = states.astype(jnp.float32) if self._lower else states
         read = pool(states, lengths, how, bidirectional=self.bidirectional)
         read = drop(read, self.dropout, keys, 3 * self.layers + 1)
@@ -169,6 +172,12 @@ class RNNClassifier(nn.Module):
                 known = ", ".join(choices)
                 raise ValueError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
 
+    def _ends_in(self, carry: Any, lengths: jax.Array | None) -> bool:
+        """Whether the carry of the last layer is its output after the last time step."""
+        changed = self.layer_norm or (self.skip and self.layers > 1)
+        alone = not self.bidirectional and isinstance(carry, jax.Array)
+        return lengths is None and alone and not changed
+
     def _vectors(self, inputs: jax.Array) -> jax.Array:
         """What the first layer reads at each time step."""
         if inputs.ndim == 3:
@@ -193,8 +202,9 @@ class RNNClassifier(nn.Module):
                 reverse=backward,
                 keep_order=True,
                 unroll=UNROLL if type(cell) is nn.SimpleCell else 1,
-                fast=self.recurrence == "fast",
+                fast=self.recurrence != "flax",
                 mask=True,
+                one_kernel=self.recurrence == "hopper",
             )
             place = 3 * layer + 2 + backward
             rate, hidden = self.recurrent_dropout, getattr(cell, "features", self.hidden)

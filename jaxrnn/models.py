@@ -48,8 +48,9 @@ class RNNConfig(Group):
     chrono: Annotated[int, Ge(2)] | None = None
     """Longest dependency, in time steps, for which gate biases are initialized (chrono
     initialization); None for biases of 0."""
-    recurrence: Literal["fast", "flax"] = "fast"
-    """Recurrence with a hand-written gradient, or flax.linen.RNN for comparison."""
+    recurrence: Literal["fast", "flax", "hopper"] = "fast"
+    """Recurrence with a hand-written gradient; flax.linen.RNN for comparison; or hopper, which is
+    fast, but on an NVIDIA Hopper GPU all time steps are one kernel."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the recurrent layers compute in; parameters, optimizer and head are float32."""
 
@@ -72,7 +73,7 @@ class RNNConfig(Group):
     @property
     def is_fast(self) -> bool:
         """Whether the scans of jaxrnn are used."""
-        return self.recurrence == "fast"
+        return self.recurrence != "flax"
 
     def build(self, outputs: int) -> RNNClassifier:
         """Build the module, with ``outputs`` classes or numbers."""

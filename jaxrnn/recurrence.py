@@ -11,6 +11,7 @@ from flax.linen.dtypes import promote_dtype
 from flax.linen.module import _global_interceptor_stack
 from flax.linen.recurrent import flip_sequences
 
+from jaxrnn import hopper
 from jaxrnn.cells import GATES, MinGRUCell, join_weights, shapes_of_weights
 from jaxrnn.scans import (
     DERIVATIVES,
@@ -57,6 +58,9 @@ class RNN(nn.RNN):
       mask: ignore what inputs contain after ``seq_lengths``, even NaN, in gradients too. Outputs
         of these time steps are finite but otherwise unspecified. Without it, the cell goes on over
         them, as in ``flax.linen.RNN``, and its states may overflow.
+      one_kernel: on an NVIDIA GPU, which must be a Hopper, run all time steps of ``SimpleCell`` in
+        one kernel per direction, where there is one for the call; see :mod:`jaxrnn.hopper`. First
+        derivatives only.
 
     Source: P. J. Werbos, "Backpropagation through time: what it does and how to do it" (1990).
 
@@ -68,6 +72,7 @@ class RNN(nn.RNN):
 
     fast: bool = True
     mask: bool = False
+    one_kernel: bool = False
 
     def __call__(
         self,
@@ -180,7 +185,9 @@ class RNN(nn.RNN):
                 cell.gate_fn, cell.activation_fn, self.unroll, *arguments
             )
         if dropout is None and _is_one_of(cell.activation_fn, DERIVATIVES):
-            run: Any = differentiable_scan
+            one_kernel = self.one_kernel and valid is None and not cell.residual
+            one_kernel = one_kernel and hopper.fits(projected, recurrent[0])
+            run: Any = partial(differentiable_scan, one_kernel=one_kernel)
         else:
             run = partial(scan, dropout=dropout)
         return run(cell.activation_fn, cell.residual, self.unroll, *arguments)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.custom_derivatives import SymbolicZero
 
+from jaxrnn import hopper
+
 # f' as a function of the state h = f(z), so that only states are kept for the backward pass.
 DERIVATIVES: dict[Any, Callable[[jax.Array], jax.Array]] = {
     jnp.tanh: lambda h: 1 - h * h,
@@ -68,7 +70,7 @@ def scan_gru(
     return jax.lax.scan(step, carry, (projected, valid), unroll=steps_at_once(unroll, projected))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 7))
 def differentiable_scan(
     activation: Callable[[jax.Array], jax.Array],
     residual: bool,
@@ -77,19 +79,38 @@ def differentiable_scan(
     carry: jax.Array,
     kernel: jax.Array,
     valid: jax.Array | None = None,
+    one_kernel: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """As :func:`scan`, with a gradient written by hand."""
-    return scan(activation, residual, unroll, projected, carry, kernel, valid)
+    """As :func:`scan`, with a gradient written by hand.
+
+    With ``one_kernel``, each direction is one kernel on an NVIDIA GPU, which must be a Hopper; see
+    :mod:`jaxrnn.hopper`. All time steps must be valid, and ``residual`` False.
+    """
+    return _any_scan(activation, residual, unroll, projected, carry, kernel, valid, one_kernel)
 
 
-def _scan_forward(activation, residual, unroll, projected, carry, kernel, valid):  # type: ignore
+def _any_scan(activation, residual, unroll, projected, carry, kernel, valid, one_kernel):  # type: ignore
+    in_order = partial(scan, activation, residual, unroll)
+    if not one_kernel:
+        return in_order(projected, carry, kernel, valid)
+
+    def in_blocks(*arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
+        states = hopper.scan_states(activation, *arrays)
+        return states[-1], states
+
+    scans: Any = {"cuda": in_blocks, "default": in_order}
+    return jax.lax.platform_dependent(projected, carry, kernel, **scans)
+
+
+def _scan_forward(activation, residual, unroll, projected, carry, kernel, valid, one_kernel):  # type: ignore
     projected, carry, kernel = projected.value, carry.value, kernel.value
     valid = None if valid is None else valid.value
-    last, states = scan(activation, residual, unroll, projected, carry, kernel, valid)
+    arrays = projected, carry, kernel, valid
+    last, states = _any_scan(activation, residual, unroll, *arrays, one_kernel)
     return (last, states), (carry, states, kernel, valid)
 
 
-def _scan_backward(activation, residual, unroll, kept, gradients):  # type: ignore
+def _scan_backward(activation, residual, unroll, one_kernel, kept, gradients):  # type: ignore
     carry, states, kernel, valid = kept
     of_last, of_states = gradients
     derivative, transposed = DERIVATIVES[activation], kernel.T
@@ -106,8 +127,19 @@ def _scan_backward(activation, residual, unroll, kept, gradients):  # type: igno
         of_state = delta @ transposed
         return of_state + delta if residual else of_state, delta
 
-    inputs = states, of_states, valid
-    of_carry, deltas = jax.lax.scan(step, of_last, inputs, reverse=True, unroll=unroll)
+    def in_order(of_last, kernel, states, of_states):  # type: ignore
+        inputs = states, of_states, valid
+        return jax.lax.scan(step, of_last, inputs, reverse=True, unroll=unroll)
+
+    def in_blocks(of_last, kernel, *arrays):  # type: ignore
+        deltas = hopper.scan_deltas(derivative, of_last, kernel, *arrays)
+        return deltas[0] @ transposed, deltas
+
+    scans = {"cuda": in_blocks, "default": in_order}
+    arrays = of_last, kernel, states, of_states
+    of_carry, deltas = (
+        jax.lax.platform_dependent(*arrays, **scans) if one_kernel else in_order(*arrays)
+    )
     hidden = kernel.shape[0]
     of_kernel = states[:-1].reshape(-1, hidden).T @ deltas[1:].reshape(-1, hidden) + carry.reshape(
         -1, hidden

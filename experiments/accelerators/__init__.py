@@ -1,0 +1,1 @@
+"""Compiling for accelerators, ``python -m experiments.accelerators``: see ``__main__``."""

@@ -1,0 +1,138 @@
+"""Devices to compile for without having them, and the compilation of an epoch for one."""
+
+import importlib.util
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxrnn import Experiment, Split, create_train_state, train_epoch
+
+# What XLA asks of a GPU; the numbers are those of NVIDIA's data sheet and of its device queries.
+_H100 = """
+platform_name: "CUDA"
+device_description_str: "NVIDIA H100 80GB HBM3"
+dnn_version_info { major: 9 minor: 12 }
+gpu_device_info {
+  name: "NVIDIA H100 80GB HBM3"
+  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
+  driver_version: "13.0.0" runtime_version: "13.0.0" compile_time_toolkit_version: "13.0.0"
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  device_memory_size: 84942979072 memory_bandwidth: 3352320000000 l2_cache_size: 52428800
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  registers_per_block_limit: 65536 registers_per_core_limit: 65536
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+}
+"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Devices to compile for."""
+
+    name: str
+    platform: str
+    module: str
+    """The Python module that holds the compiler."""
+    topology: str
+    options: dict[str, Any]
+
+    def check(self) -> None:
+        """Raise ``ModuleNotFoundError`` if the compiler is not installed."""
+        package, _, _ = self.module.partition(".")
+        if not importlib.util.find_spec(package) or not importlib.util.find_spec(self.module):
+            raise ModuleNotFoundError(
+                f"no compiler for {self.name}: install the extra accelerators, "
+                "as in pip install 'jaxrnn[accelerators]'"
+            )
+
+    def devices(self) -> list[Any]:
+        """The devices, none of which can run anything."""
+        self.check()
+        return topologies.get_topology_desc(self.topology, self.platform, **self.options).devices
+
+
+_ONE_HOST = {"chips_per_host_bounds": [1, 1, 1]}
+TARGETS = {
+    "h100": Target(
+        "one H100",
+        "cuda",
+        "jax_plugins.xla_cuda13",
+        "H100",
+        {"target_config": _H100, "topology": "1x1x1"},
+    ),
+    "v5e": Target("one TPU v5e", "tpu", "libtpu", "v5e:1x1", _ONE_HOST),
+    "v5e-4": Target("four TPU v5e", "tpu", "libtpu", "v5e:2x2", {}),
+}
+
+
+@dataclass(frozen=True)
+class Program:
+    """An epoch, compiled for some devices."""
+
+    text: str
+    steps: int
+    batch_size: int
+    memory: int
+    """Bytes on each device: arguments, results, and what is in between."""
+    seconds: float
+    """Seconds to compile."""
+
+
+def without_devices() -> None:
+    """Let JAX look for no accelerators, and compilers not ask what machine this is."""
+    jax.config.update("jax_platforms", "cpu")
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+
+def compile_epoch(experiment: Experiment, target: Target, examples: int) -> Program:
+    """Compile one epoch of whole batches of images, (28, 28) pixels in 10 classes.
+
+    On several devices, the batch is the next larger one that divides among them.
+    """
+    devices = target.devices()
+    wanted = experiment.trainer.batch_size
+    batch_size = -(-wanted // len(devices)) * len(devices)
+    steps = examples // batch_size
+    mesh = Mesh(np.array(devices), ("batch",), axis_types=(AxisType.Auto,))
+    configured: Any = experiment
+    optimizer = configured.optimizer.build(steps * experiment.trainer.epochs)
+    state = jax.eval_shape(
+        lambda: create_train_state(
+            jax.random.key(0), configured.model.build(10), optimizer, jnp.zeros((1, 28, 28))
+        )
+    )
+    shaped: Any = jax.ShapeDtypeStruct
+    split = Split(
+        inputs=shaped((examples, 28, 28), jnp.uint8), labels=shaped((examples,), jnp.int32)
+    )
+    sharding = NamedSharding(mesh, PartitionSpec())
+    arguments = jax.tree.map(
+        lambda one: shaped(one.shape, one.dtype, sharding=sharding),
+        (state, split, jax.eval_shape(lambda: jax.random.key(0))),
+    )
+    lowered = train_epoch.lower(
+        *arguments,
+        batch_size=batch_size,
+        drop_remainder=True,
+        augment=configured.augment.build(),
+        mesh=mesh if len(devices) > 1 else None,
+    )
+    begun = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - begun
+    sizes = compiled.memory_analysis()
+    memory = sum(getattr(sizes, f"{kind}_size_in_bytes") for kind in ("argument", "output", "temp"))
+    memory -= sizes.alias_size_in_bytes
+    return Program(compiled.as_text(), steps, batch_size, memory, seconds)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.parallel import batch_mesh, replicate
+from jaxrnn.parallel import available_cores, batch_mesh, place, replicate, suitable_devices
+from jaxrnn.runs.results import describe_mesh
 from tests.conftest import leaves
 
 KEY = jax.random.key(2)
@@ -20,6 +21,31 @@ def test_as_many_devices_as_divide_the_batch():
     for devices in (0, 5):
         with pytest.raises(ValueError, match=f"between 1 and 4; got {devices}"):
             batch_mesh(150, devices)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "cell", "suitable"), [(1023, "simple", None), (1024, "simple", 1), (1024, "gru", 1)]
+)
+def test_wide_networks_take_one_device(hidden, cell, suitable):
+    model = jaxrnn.RNNClassifier(hidden=hidden, cell=cell)
+    optimizer = jaxrnn.Adam().build()
+    state = jaxrnn.create_train_state(None, model, optimizer, np.zeros((1, 28, 28)))
+    assert suitable_devices(state.params) == suitable
+    assert suitable_devices(state.params, 3) == 3
+    kernel = {"h": np.zeros((4, 1024, 1024))}  # of four networks
+    assert suitable_devices(kernel) == 1
+    assert suitable_devices({"embedding": np.zeros((50_000, 64))}) is None
+
+
+def test_a_state_is_placed_on_the_devices_that_suit_it(state):
+    wide = state.replace(params={"h": np.zeros((1024, 1024), np.float32)}, opt_state=())
+    sizes = [
+        place(one, KEY, 150, devices)[0]
+        for one, devices in ((state, None), (wide, None), (wide, 2))
+    ]
+    assert [describe_mesh(mesh) for mesh in sizes] == [
+        "3 × cpu", f"1 × cpu of {available_cores()} cores", "2 × cpu",
+    ]  # fmt: skip
 
 
 @pytest.mark.program

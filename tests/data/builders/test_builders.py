@@ -14,11 +14,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 import jaxrnn
 from jaxrnn.data.builders import find_builder, prepare
 from jaxrnn.data.builders.idx import read_idx
 from jaxrnn.data.builders.mnist import BUNDLED_ARCHIVES, FAMILY, Kmnist, Mnist
+from jaxrnn.data.builders.records import serialized
 
 
 @pytest.fixture
@@ -300,3 +302,16 @@ def test_nothing_imports_tensorflow():
         "sys.exit('tensorflow' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("pixels", [b"\xff", b"\xff\xff\x01", bytes(300)])
+def test_records_are_those_of_tfds(pixels):
+    """Whatever bytes an image and a label have: 255 is stored as ff 01."""
+    images = np.frombuffer(pixels, np.uint8).reshape(1, 1, -1).repeat(3, 0)
+    labels = np.array([0, 255, 16_383])
+    for record, image, label in zip(serialized(images, labels), images, labels, strict=True):
+        feature = tf_example_pb2.Example.FromString(record).features.feature
+        assert {name: list(feature[name].bytes_list.value) for name in feature} == {
+            "image": [image.tobytes()], "label": [],
+        }  # fmt: skip
+        assert list(feature["label"].int64_list.value) == [label]

@@ -94,8 +94,9 @@ PRESETS = {
         trainer=TrainerConfig(epochs=3),
     ),
     "sprint": MnistRNN(
-        optimizer=replace(_MUON, learning_rate=9e-3, muon_learning_rate=8e-3),
-        trainer=TrainerConfig(epochs=2, batch_size=100),
+        task=Classification(label_smoothing=0.1),
+        optimizer=replace(_MUON, learning_rate=18e-3, muon_learning_rate=12e-3),
+        trainer=TrainerConfig(epochs=2, batch_size=300),
     ),
     "record": MnistRNN(
         task=Classification(label_smoothing=0.05),

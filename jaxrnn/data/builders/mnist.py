@@ -17,7 +17,7 @@ from jaxrnn.data.builders.contents import (
     read_idx_files,
     read_idx_folder,
 )
-from jaxrnn.data.builders.records import Records, serialized, write_records
+from jaxrnn.data.builders.records import Records, write_records
 
 BUNDLED_ARCHIVES = Path(__file__).parent / "archives"
 _LABEL = b"\n\x05label\x12\x05\x1a\x03\n\x01"  # precedes the label in a stored example
@@ -79,7 +79,7 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
         for name, (images, labels) in self._contents_of(dl_manager).splits.items():
             template = self._get_filename_template(name)
             path = template.sharded_filepath(shard_index=0, num_shards=1)
-            size = write_records(path, serialized(images, labels))
+            size = write_records(path, images, labels)
             splits.append(
                 tfds.core.SplitInfo(
                     name=name,

@@ -1,7 +1,8 @@
 """Raw records of prepared datasets, written and read in bulk."""
 
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,15 @@ def serialized(images: np.ndarray, labels: np.ndarray) -> Iterator[bytes]:
         yield before + image.tobytes() + after
 
 
-def write_records(path: str | os.PathLike[str], records: Iterable[bytes]) -> int:
-    """Write an ArrayRecord file; returns the number of bytes of the records."""
+def write_records(path: str | os.PathLike[str], images: np.ndarray, labels: np.ndarray) -> int:
+    """Write examples as an ArrayRecord file; returns the number of bytes of the records."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    # Compressed 16 at a time, records are written and read three times as fast as one at a time,
-    # and in random order no slower.
-    writer, size = ArrayRecordWriter(os.fspath(path), "group_size:16"), 0
-    for record in records:
+    # Records that are compressed together are written and read faster. To read one of them reads
+    # all, which costs nothing up to some kilobytes.
+    together = min(16, max(1, 2**14 // math.prod(images.shape[1:])))
+    writer, size = ArrayRecordWriter(os.fspath(path), f"group_size:{together}"), 0
+    for record in serialized(images, labels):
         writer.write(record)
         size += len(record)
     writer.close()

@@ -79,6 +79,17 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {"tanh": jnp.tanh,
 GATES: Mapping[type, str] = {nn.SimpleCell: "", nn.GRUCell: "rzn", MinGRUCell: "zn"}
 
 
+# Cells whose carry is their output.
+STATE_IS_OUTPUT = (nn.SimpleCell, nn.GRUCell, nn.MGUCell, MinGRUCell)
+
+
+def is_recurrent_kernel(path: Any, leaf: Any) -> bool:
+    """Whether a parameter multiplies the state of a cell, which Flax names ``h…/kernel``."""
+    names = [getattr(part, "key", "") for part in path]
+    named = len(names) > 1 and names[-2].startswith("h") and names[0] != "head"
+    return bool(named and names[-1] == "kernel" and leaf.ndim >= 2)
+
+
 def build_cell(
     name: str, features: int, hidden: int, initializers: str, gain: float, activation: str
 ) -> nn.RNNCellBase:

@@ -6,14 +6,21 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrnn.cells import ACTIVATIONS, CELLS, INITIALIZERS, build_cell, with_chrono_biases
+from jaxrnn.cells import (
+    ACTIVATIONS,
+    CELLS,
+    INITIALIZERS,
+    STATE_IS_OUTPUT,
+    build_cell,
+    with_chrono_biases,
+)
 from jaxrnn.dropout import drop, dropout_mask
 from jaxrnn.pooling import POOLINGS, pool
 from jaxrnn.recurrence import RNN
 
 RECURRENCES = ("fast", "flax", "hopper")
 DTYPES = ("float32", "bfloat16")
-UNROLL = 4  # time steps per loop iteration of simple cells: 4 cost less on a CPU, of others 1
+UNROLL = 4  # time steps per loop iteration of simple cells; unrolling does not speed up others
 
 
 class RNNClassifier(nn.Module):
@@ -43,8 +50,8 @@ class RNNClassifier(nn.Module):
         keeps the inputs of different time steps apart. In all of them, biases start at 0 and the
         head is Glorot uniform.
       recurrence: ``fast``, the scans of :class:`jaxrnn.RNN`; ``flax``, those of
-        ``flax.linen.RNN``, which give the same result to float rounding; or ``hopper``, which is
-        ``fast`` except on NVIDIA GPUs, see :mod:`jaxrnn.hopper`.
+        ``flax.linen.RNN``, which give the same result to float rounding; or ``hopper``, one kernel
+        per direction on NVIDIA Hopper GPUs (see :mod:`jaxrnn.hopper`) and ``fast`` elsewhere.
 
     Source: J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990); X. Glorot and
     Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks" (2010);
@@ -130,8 +137,8 @@ class RNNClassifier(nn.Module):
                 states = drop(states, self.dropout, keys, 3 * layer + 1)
 
         how = "none" if every_step else self.pooling
-        if how == "last" and self._ends_in(last, lengths):
-            states, how = last, "none"  # then states that nothing else reads have no gradient
+        if how == "last" and self._last_is_carry(lengths):
+            states, how = last, "none"  # the gradient of all other states is a symbolic zero
         states = states.astype(jnp.float32) if self._lower else states
         read = pool(states, lengths, how, bidirectional=self.bidirectional)
         read = drop(read, self.dropout, keys, 3 * self.layers + 1)
@@ -172,11 +179,12 @@ class RNNClassifier(nn.Module):
                 known = ", ".join(choices)
                 raise ValueError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
 
-    def _ends_in(self, carry: Any, lengths: jax.Array | None) -> bool:
+    def _last_is_carry(self, lengths: jax.Array | None) -> bool:
         """Whether the carry of the last layer is its output after the last time step."""
+        kind = CELLS[self.cell] if isinstance(self.cell, str) else type(self.cell)
         changed = self.layer_norm or (self.skip and self.layers > 1)
-        alone = not self.bidirectional and isinstance(carry, jax.Array)
-        return lengths is None and alone and not changed
+        alone = lengths is None and not self.bidirectional
+        return alone and kind in STATE_IS_OUTPUT and not changed
 
     def _vectors(self, inputs: jax.Array) -> jax.Array:
         """What the first layer reads at each time step."""

@@ -1,7 +1,7 @@
-"""The recurrence of the Elman cell as one GPU kernel per direction, for NVIDIA Hopper.
+"""The recurrence of the Elman cell with one GPU kernel per direction, for NVIDIA Hopper GPUs.
 
-It is compiled for an H100, and its numbers are those of an interpreter of Hopper kernels on a CPU;
-it has not run on an H100.
+The kernels compile for an H100 and are tested in JAX's interpreter of them, which does not round to
+TF32. They have not yet been run on a GPU.
 """
 
 from collections.abc import Callable
@@ -10,22 +10,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax import lax
 
-ROWS = 64  # examples per block of threads: the height of a Hopper matrix product
-COLUMNS = 32  # widths are padded to multiples of it: 128 bytes, a row of a tile in shared memory
-WIDEST = 160  # a kernel, states and two inputs of this width fill the shared memory of a block
+ROWS = 64  # examples per thread block: the rows of a Hopper matrix instruction
+COLUMNS = 32  # widths are padded to a multiple of this: 128 bytes, one row of a shared-memory tile
+MAX_WIDTH = 160  # at this width, the matrix, the state and two inputs fill a block's shared memory
 
 Combine = Callable[..., jax.Array]
 
 
-def fits(projected: jax.Array, kernel: jax.Array) -> bool:
-    """Whether there is a GPU kernel for these shapes and types, at the precision asked for."""
+def is_supported(projected: jax.Array, kernel: jax.Array) -> bool:
+    """Whether a kernel supports these arrays, the precision of products and all visible GPUs."""
     known = all(isinstance(size, int) for size in projected.shape)  # unlike in jax.export
-    shapes = projected.ndim == 3 and known and kernel.shape[0] <= WIDEST
+    shapes = projected.ndim == 3 and known and kernel.shape[0] <= MAX_WIDTH
     config: Any = jax.config
     precise = config.jax_default_matmul_precision not in (None, "default", "tensorfloat32")
-    return shapes and not precise and projected.dtype == kernel.dtype == jnp.float32
+    gpus = [device for device in jax.devices() if device.platform == "gpu"]
+    hopper = all(str(device.compute_capability).startswith("9.") for device in gpus)
+    return hopper and shapes and not precise and projected.dtype == kernel.dtype == jnp.float32
 
 
 def scan_states(
@@ -35,12 +38,16 @@ def scan_states(
     kernel: jax.Array,
     **options: Any,
 ) -> jax.Array:
-    """The states that follow from (time, batch, hidden) input projections and a first state."""
+    """Compute all states from input projections (time, batch, hidden) and an initial state."""
+
+    if activation is nn.relu:  # its custom derivative is not allowed in a kernel
+        activation = partial(jnp.maximum, 0)
 
     def combine(product: jax.Array, projected: jax.Array) -> jax.Array:
         return activation(product + projected)
 
-    return _recur(combine, carry @ kernel, kernel, projected, **options)
+    recur = _without_derivative(partial(_recur, combine, **options))
+    return recur(carry @ kernel, kernel, projected)
 
 
 def scan_deltas(
@@ -51,13 +58,30 @@ def scan_deltas(
     of_states: jax.Array | None,
     **options: Any,
 ) -> jax.Array:
-    """The gradients at the activation's input of all time steps, from the last to the first."""
+    """Compute the gradients at the activation's input, backwards over all time steps."""
 
     def combine(product: jax.Array, state: jax.Array, *of_state: jax.Array) -> jax.Array:
-        return sum(of_state, product) * derivative(state)
+        if of_state:
+            product = product + of_state[0]
+        return product * derivative(state)
 
     inputs = (states,) if of_states is None else (states, of_states)
-    return _recur(combine, of_last, kernel.T, *inputs, reverse=True, **options)
+    recur = _without_derivative(partial(_recur, combine, reverse=True, **options))
+    return recur(of_last, kernel.T, *inputs)
+
+
+def _without_derivative(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Wrap ``function`` so that differentiating it raises a clear error."""
+    refusing = jax.custom_jvp(function)
+
+    @refusing.defjvp
+    def refuse(primals: Any, tangents: Any) -> Any:
+        raise TypeError(
+            "the Hopper kernel supports first derivatives only; use recurrence='fast', or "
+            "one_kernel=False"
+        )
+
+    return refusing
 
 
 def _recur(
@@ -70,17 +94,17 @@ def _recur(
 ) -> jax.Array:
     r"""Compute :math:`s_t = f(s_{t-1} M, x_t)` for all t, given the first product.
 
-    The rows of a batch don't depend on each other. So each block of threads takes some of them
-    through all time steps, with the matrix and the states in its own fast memory, and nothing is
-    launched in between. Products are rounded to TF32, which is also XLA's default.
+    Examples are independent, so each thread block takes ``ROWS`` of them through all time steps. It
+    keeps the matrix and the states in shared memory, and there is only one launch. Products are
+    rounded to TF32, XLA's default on this GPU.
 
     Args:
-      combine: f, of a product and an array of each of the inputs.
+      combine: f; takes a product and one time step of each input.
       product: (batch, hidden), the product at the first time step.
       matrix: (hidden, hidden).
-      inputs: one array or two, (time, batch, hidden).
-      reverse: begin with the last time step.
-      interpret: parameters for running it on a CPU.
+      inputs: one or two arrays, (time, batch, hidden).
+      reverse: run from the last time step to the first.
+      interpret: parameters of the interpreter, to run on a CPU; None to compile.
 
     Source: G. Diamos et al., "Persistent RNNs: stashing recurrent weights on-chip" (2016).
     """
@@ -89,8 +113,8 @@ def _recur(
     time, batch, hidden = inputs[0].shape
     rows, width = -(-batch // ROWS) * ROWS, -(-hidden // COLUMNS) * COLUMNS
     pad = partial(_pad, width=width)
-    # For TF32, a product reads both its operands along the axis that it sums over. The interpreter
-    # knows no transposed operands.
+    # In TF32, products need both operands contiguous along the contraction axis. The interpreter
+    # does not support transposed operands.
     matrix = pad(matrix if interpret else matrix.T, rows=width)
     tiles = gpu.TilingTransform((8, COLUMNS)), gpu.SwizzleTransform(128)
     block = gpu.SMEM((ROWS, width), jnp.float32, transforms=tiles)

@@ -7,6 +7,7 @@ from annotated_types import Ge, Le
 
 from jaxrnn.classifier import RNNClassifier
 from jaxrnn.constraints import Count, Fraction, Group, Positive
+from jaxrnn.hopper import MAX_WIDTH
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,10 @@ class RNNConfig(Group):
     """Longest dependency, in time steps, for which gate biases are initialized (chrono
     initialization); None for biases of 0."""
     recurrence: Literal["fast", "flax", "hopper"] = "fast"
-    """Recurrence with a hand-written gradient; flax.linen.RNN for comparison; or hopper, which is
-    fast, but on an NVIDIA Hopper GPU all time steps are one kernel."""
+    """Implementation of the recurrence: fast, scans with a hand-written gradient; flax,
+    flax.linen.RNN, for comparison; hopper, all time steps in one kernel on NVIDIA Hopper GPUs (not
+    yet run on one) and fast elsewhere. hopper needs --cell simple, --dtype float32, no
+    --recurrent-dropout and a --hidden of at most 160."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the recurrent layers compute in; parameters, optimizer and head are float32."""
 
@@ -63,6 +66,15 @@ class RNNConfig(Group):
             raise ValueError(
                 "--cell mingru has no activation and no recurrent kernel; use --activation tanh "
                 "and --recurrent-gain 1"
+            )
+        if self.recurrence == "hopper" and (
+            (self.cell, self.dtype) != ("simple", "float32")
+            or self.hidden > MAX_WIDTH
+            or self.recurrent_dropout
+        ):
+            raise ValueError(
+                "--recurrence hopper needs --cell simple, --dtype float32, no --recurrent-dropout "
+                f"and a --hidden of at most {MAX_WIDTH}"
             )
         possible = self.cell == "lstm" or (self.cell in ("simple", "gru") and self.is_fast)
         if self.recurrent_dropout and not possible:

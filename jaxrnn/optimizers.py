@@ -27,6 +27,7 @@ import optax
 from optax import contrib
 from tyro.conf import Suppress
 
+from jaxrnn.cells import is_recurrent_kernel
 from jaxrnn.constraints import Fraction, Group, NonNegative, Positive
 from jaxrnn.state import TrainState
 
@@ -168,12 +169,11 @@ def _schedule(optimizer: _Optimizer, peak: float, steps: int | None) -> Any:
 
 
 def _recurrent_kernels(params: Any) -> Any:
-    """Select the parameters for Muon: Flax's cells name what they apply to the state ``h…``."""
+    """Select the parameters for Muon."""
 
     def is_recurrent(path: Any, leaf: jax.Array) -> Any:
-        names = [getattr(part, "key", "") for part in path]
-        recurrent = leaf.ndim == 2 and len(names) > 1 and names[-2].startswith("h")
-        return contrib.MuonDimensionNumbers() if recurrent and names[0] != "head" else None
+        recurrent = leaf.ndim == 2 and is_recurrent_kernel(path, leaf)
+        return contrib.MuonDimensionNumbers() if recurrent else None
 
     return jax.tree_util.tree_map_with_path(is_recurrent, params)
 

@@ -15,6 +15,8 @@ from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxrnn.cells import is_recurrent_kernel
+
 _AXIS = "batch"
 _ROWS = PartitionSpec(None, _AXIS)  # of (steps, batch, …): each device has its part of every batch
 
@@ -38,15 +40,16 @@ def available_cores() -> int:
 
 
 def suitable_devices(params: Any, devices: int | None = None) -> int | None:
-    """``devices`` or, if None, how many suit a network: 1 for a wide one on a CPU, else None.
+    """Return ``devices`` or, if it is None, a default that suits one network.
 
-    Wide means a recurrent kernel of 1024 × 1024 or more. It doesn't fit in a core's cache, so every
-    device would read it from memory at each time step; one device with all cores reads it once.
+    The default is 1 on a CPU if a layer has 1024 or more recurrent units, and otherwise None, as
+    many as divide the batch. A kernel that wide does not fit in a core's cache, so every device
+    would read it from memory at each time step.
     """
     if devices is not None or jax.default_backend() != "cpu":
         return devices
-    matrices = [leaf.shape[-2:] for leaf in jax.tree.leaves(params) if leaf.ndim >= 2]
-    wide = any(rows == columns >= 1024 for rows, columns in matrices)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    wide = any(is_recurrent_kernel(path, leaf) and leaf.shape[-1] >= 1024 for path, leaf in leaves)
     return 1 if wide else None
 
 
@@ -99,13 +102,18 @@ def member_mesh(members: int, devices: int | None = None) -> tuple[Mesh, int]:
 def place(
     state: Any, key: jax.Array, batch_size: int, devices: int | None
 ) -> tuple[Mesh, Any, jax.Array]:
-    """Put a state on the devices that suit it or, with N keys, the states of N networks.
+    """Place one state on the devices that share its batches or, with N keys, those of N networks.
 
-    These are padded with some of their own, so that every device gets the same number.
+    N networks are padded with copies so that every device gets the same number.
+
+    Returns:
+      The mesh, and the state and the key or keys to train with.
+
+    Raises:
+      ValueError: as :func:`batch_mesh`.
     """
-    devices = suitable_devices(state.params, devices)
     if not key.ndim:
-        mesh = batch_mesh(batch_size, devices)
+        mesh = batch_mesh(batch_size, suitable_devices(state.params, devices))
         return mesh, replicate(state, mesh), key
     mesh, padded = member_mesh(key.size, devices)
     if padded > key.size:

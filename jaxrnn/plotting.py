@@ -202,16 +202,18 @@ def draw_images(
     *,
     fontsize: float,
 ) -> None:
-    """Draw grey images (N, height, width) and their titles in (rows, columns).
+    """Draw grey images (N, height, width) with titles in a grid of (rows, columns).
 
-    They share one Axes: one for each would take several times as long to draw.
+    They share one Axes; one Axes for each would take several times as long to draw.
     """
     (rows, columns), (height, width) = grid, images.shape[1:]
-    down, right = 1.25 * height, 1.25 * width  # from one to the next
+    size = max(height, width)  # cells are square, whatever the images are
+    step = 1.25 * size
     for index, image in enumerate(images):
-        top, left = down * (index // columns), right * (index % columns)
+        top = step * (index // columns) + (size - height) / 2
+        left = step * (index % columns) + (size - width) / 2
         axes.imshow(image, cmap="gray", extent=(left, left + width, top + height, top))
-        place = left + width / 2, top - 0.03 * height
+        place = left + width / 2, top - 0.03 * size
         axes.text(*place, titles[index], ha="center", va="bottom", fontsize=fontsize)
     axes.axis("off")
-    axes.set(xlim=(width - right, columns * right), ylim=(rows * down, height - down), anchor="C")
+    axes.set(xlim=(size - step, columns * step), ylim=(rows * step, size - step))

@@ -47,8 +47,9 @@ class RNN(nn.RNN):
     Other cells and non-default ``variable_*`` options run in ``flax.linen.RNN`` itself; for LSTMs a
     single product was measured to be no faster.
 
-    Gradients of gradients work, ``jax.hessian`` included. Forward mode (``jvp``, ``jacfwd``) can't
-    differentiate a hand-written gradient, and JAX raises a ``TypeError``; use ``fast=False``.
+    Gradients of gradients work, ``jax.hessian`` included, except with ``one_kernel``. Forward mode
+    (``jvp``, ``jacfwd``) can't differentiate a hand-written gradient, and JAX raises a
+    ``TypeError``; use ``fast=False``.
 
     Where the cell itself must be called, it is: with ``nn.intercept_methods``, or with parameters
     of unexpected names or shapes, the call is that of ``flax.linen.RNN``, its errors included.
@@ -58,9 +59,9 @@ class RNN(nn.RNN):
       mask: ignore what inputs contain after ``seq_lengths``, even NaN, in gradients too. Outputs
         of these time steps are finite but otherwise unspecified. Without it, the cell goes on over
         them, as in ``flax.linen.RNN``, and its states may overflow.
-      one_kernel: on an NVIDIA GPU, which must be a Hopper, run all time steps of ``SimpleCell`` in
-        one kernel per direction, where there is one for the call; see :mod:`jaxrnn.hopper`. First
-        derivatives only.
+      one_kernel: on NVIDIA Hopper GPUs, run all time steps of a ``SimpleCell`` in one kernel per
+        direction if the call is supported; see :mod:`jaxrnn.hopper`. Limits every platform to first
+        derivatives.
 
     Source: P. J. Werbos, "Backpropagation through time: what it does and how to do it" (1990).
 
@@ -186,7 +187,7 @@ class RNN(nn.RNN):
             )
         if dropout is None and _is_one_of(cell.activation_fn, DERIVATIVES):
             one_kernel = self.one_kernel and valid is None and not cell.residual
-            one_kernel = one_kernel and hopper.fits(projected, recurrent[0])
+            one_kernel = one_kernel and hopper.is_supported(projected, recurrent[0])
             run: Any = partial(differentiable_scan, one_kernel=one_kernel)
         else:
             run = partial(scan, dropout=dropout)

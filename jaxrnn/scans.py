@@ -83,22 +83,22 @@ def differentiable_scan(
 ) -> tuple[jax.Array, jax.Array]:
     """As :func:`scan`, with a gradient written by hand.
 
-    With ``one_kernel``, each direction is one kernel on an NVIDIA GPU, which must be a Hopper; see
+    With ``one_kernel``, each direction is one kernel on NVIDIA's Hopper GPUs; see
     :mod:`jaxrnn.hopper`. All time steps must be valid, and ``residual`` False.
     """
     return _any_scan(activation, residual, unroll, projected, carry, kernel, valid, one_kernel)
 
 
 def _any_scan(activation, residual, unroll, projected, carry, kernel, valid, one_kernel):  # type: ignore
-    in_order = partial(scan, activation, residual, unroll)
+    run_scan = partial(scan, activation, residual, unroll)
     if not one_kernel:
-        return in_order(projected, carry, kernel, valid)
+        return run_scan(projected, carry, kernel, valid)
 
-    def in_blocks(*arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def run_kernel(*arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
         states = hopper.scan_states(activation, *arrays)
         return states[-1], states
 
-    scans: Any = {"cuda": in_blocks, "default": in_order}
+    scans: Any = {"cuda": run_kernel, "default": run_scan}
     return jax.lax.platform_dependent(projected, carry, kernel, **scans)
 
 
@@ -127,18 +127,18 @@ def _scan_backward(activation, residual, unroll, one_kernel, kept, gradients):  
         of_state = delta @ transposed
         return of_state + delta if residual else of_state, delta
 
-    def in_order(of_last, kernel, states, of_states):  # type: ignore
+    def run_scan(of_last, kernel, states, of_states):  # type: ignore
         inputs = states, of_states, valid
         return jax.lax.scan(step, of_last, inputs, reverse=True, unroll=unroll)
 
-    def in_blocks(of_last, kernel, *arrays):  # type: ignore
+    def run_kernel(of_last, kernel, *arrays):  # type: ignore
         deltas = hopper.scan_deltas(derivative, of_last, kernel, *arrays)
         return deltas[0] @ transposed, deltas
 
-    scans = {"cuda": in_blocks, "default": in_order}
+    scans = {"cuda": run_kernel, "default": run_scan}
     arrays = of_last, kernel, states, of_states
     of_carry, deltas = (
-        jax.lax.platform_dependent(*arrays, **scans) if one_kernel else in_order(*arrays)
+        jax.lax.platform_dependent(*arrays, **scans) if one_kernel else run_scan(*arrays)
     )
     hidden = kernel.shape[0]
     of_kernel = states[:-1].reshape(-1, hidden).T @ deltas[1:].reshape(-1, hidden) + carry.reshape(

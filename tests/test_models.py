@@ -240,3 +240,29 @@ def test_identity_and_gain():
     recurrent, of_inputs = kernels(recurrent_gain=2.0)
     np.testing.assert_allclose(recurrent @ recurrent.T, 4 * np.eye(6), atol=1e-5)
     np.testing.assert_array_equal(of_inputs, kernels()[1])
+
+
+class Projecting(nn.RNNCellBase):
+    """A cell whose output is not its carry."""
+
+    @nn.compact
+    def __call__(self, carry, inputs):
+        carry = jnp.tanh(carry + inputs.sum(-1, keepdims=True))
+        return carry, nn.Dense(7)(carry)
+
+    @nn.nowrap
+    def initialize_carry(self, rng, input_shape):
+        return jnp.zeros((*input_shape[:-1], 4))
+
+    @property
+    def num_feature_axes(self):
+        return 1
+
+
+def test_the_head_reads_outputs_and_not_carries():
+    model, inputs = RNNClassifier(cell=Projecting()), jnp.ones((2, 5, 3))
+    variables = model.init(jax.random.key(0), inputs)
+    assert variables["params"]["head"]["kernel"].shape == (7, 10)
+    np.testing.assert_allclose(
+        model.apply(variables, inputs), model.apply(variables, inputs, jnp.full(2, 5)), atol=1e-6
+    )

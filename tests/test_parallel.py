@@ -24,7 +24,8 @@ def test_as_many_devices_as_divide_the_batch():
 
 
 @pytest.mark.parametrize(
-    ("hidden", "cell", "suitable"), [(1023, "simple", None), (1024, "simple", 1), (1024, "gru", 1)]
+    ("hidden", "cell", "suitable"),
+    [(1023, "simple", None), (1024, "simple", 1), (1024, "gru", 1), (1024, "mingru", None)],
 )
 def test_wide_networks_take_one_device(hidden, cell, suitable):
     model = jaxrnn.RNNClassifier(hidden=hidden, cell=cell)
@@ -32,19 +33,18 @@ def test_wide_networks_take_one_device(hidden, cell, suitable):
     state = jaxrnn.create_train_state(None, model, optimizer, np.zeros((1, 28, 28)))
     assert suitable_devices(state.params) == suitable
     assert suitable_devices(state.params, 3) == 3
-    kernel = {"h": np.zeros((4, 1024, 1024))}  # of four networks
-    assert suitable_devices(kernel) == 1
-    assert suitable_devices({"embedding": np.zeros((50_000, 64))}) is None
+    assert suitable_devices({"embedding": {"kernel": np.zeros((2048, 2048))}}) is None
 
 
 def test_a_state_is_placed_on_the_devices_that_suit_it(state):
-    wide = state.replace(params={"h": np.zeros((1024, 1024), np.float32)}, opt_state=())
+    kernel = np.zeros((1024, 1024), np.float32)
+    wide = state.replace(params={"layer0": {"h": {"kernel": kernel}}}, opt_state=())
     sizes = [
         place(one, KEY, 150, devices)[0]
         for one, devices in ((state, None), (wide, None), (wide, 2))
     ]
     assert [describe_mesh(mesh) for mesh in sizes] == [
-        "3 × cpu", f"1 × cpu of {available_cores()} cores", "2 × cpu",
+        "3 × cpu", f"1 × cpu ({available_cores()} cores)", "2 × cpu",
     ]  # fmt: skip
 
 

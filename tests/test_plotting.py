@@ -1,13 +1,14 @@
 """Pictures, looked at through matplotlib's own objects and through their pixels."""
 
 import io
+import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxrnn import History, plot_confusion, plot_history, plot_runs, plot_samples
+from jaxrnn import History, Split, plot_confusion, plot_history, plot_runs, plot_samples
 
 
 @pytest.fixture
@@ -85,6 +86,17 @@ def test_sample_grid(digits):
     image = pixels(figure)
     assert image.shape == (750, 750, 3)
     assert (image < 40).all(-1).mean() > 0.3  # the black of the images
+
+
+@pytest.mark.parametrize("shape", [(8, 200), (64, 2)])
+def test_titles_of_samples_do_not_overlap(shape):
+    split = Split(np.zeros((36, *shape), np.uint8), np.full(36, 7), class_names=("seven",) * 8)
+    figure = plot_samples(split)
+    pixels(figure)  # text has a place once it is drawn
+    (axes,) = figure.axes
+    boxes = [part.get_window_extent() for part in (*axes.images, *axes.texts)]
+    for first, second in itertools.combinations(boxes, 2):
+        assert not first.overlaps(second)
 
 
 def test_sample_grid_of_few_examples(digits):

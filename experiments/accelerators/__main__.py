@@ -1,8 +1,8 @@
-"""Compile an epoch for accelerators that are not there, and count what a step does.
+"""Compile an epoch for accelerators that are not present, and count what a step does.
 
     python -m experiments.accelerators [--targets h100 v5e v5e-4] [--kernels]
 
-Nothing runs on a device. It needs the extra accelerators, a few hundred megabytes, on Linux:
+Nothing runs on a device. It needs Linux and the extra "accelerators", a few hundred megabytes:
 
     pip install --constraint constraints.txt --editable '.[accelerators]'
 """
@@ -20,7 +20,7 @@ from experiments.accelerators.targets import TARGETS, Program, compile_epoch, wi
 from experiments.mnist_rnn import PRESETS
 
 Name = Literal["h100", "v5e", "v5e-4"]
-LAUNCH = 2e-6, 3e-6  # seconds from one small kernel to the next on a GPU, from and to
+LAUNCH = 2e-6, 3e-6  # assumed seconds per kernel launch on a GPU, from and to
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Config:
     presets: tuple[str, ...] = ("keras",)
     """Presets of experiments.mnist_rnn."""
     targets: tuple[Name, ...] = ("h100", "v5e", "v5e-4")
-    """Devices to compile for; for an H100, with --recurrence fast and with hopper."""
+    """Devices to compile for; h100 is compiled with --recurrence fast and hopper."""
     examples: int = 60_000
-    """Number of training examples, in whole batches."""
+    """Number of training examples; an incomplete last batch is dropped."""
     kernels: bool = False
-    """Also list what a step launches."""
+    """Also list the kernels that a step launches."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +87,18 @@ def format_table(rows: list[Row]) -> list[str]:
 
 
 def launching(row: Row, steps: int) -> str:
-    """What launching the kernels of a row takes, at so long a launch."""
+    """The time spent launching a row's kernels, assuming LAUNCH seconds per launch."""
     step = [f"{1e3 * row.kernels * seconds:.2f}" for seconds in LAUNCH]
     epoch = [f"{1e3 * row.kernels * seconds * steps:.0f}" for seconds in LAUNCH]
     return (
-        f"{row.program}, {row.target}: {row.kernels} launches of {LAUNCH[0] * 1e6:.0f} to "
-        f"{LAUNCH[1] * 1e6:.0f} µs are {' to '.join(step)} ms a step, "
-        f"{' to '.join(epoch)} ms an epoch of {steps} steps"
+        f"{row.program}, {row.target}: at an assumed {LAUNCH[0] * 1e6:.0f} to "
+        f"{LAUNCH[1] * 1e6:.0f} µs per launch, {row.kernels} launches take {' to '.join(step)} ms "
+        f"a step, {' to '.join(epoch)} ms an epoch of {steps} steps"
     )
 
 
 def list_kernels(compiled: Program) -> list[str]:
-    """What a step launches and how often, those of the same name and shape together."""
+    """What a step launches and how often, grouped by name and shape."""
     found: Counter[tuple[str, str]] = Counter()
     for times, one in parse(compiled.text).step(compiled.steps):
         name = one.name.rstrip("0123456789.")
@@ -119,7 +119,7 @@ def run(config: Config) -> None:
                 compiled = compile_epoch(
                     replace(experiment, model=model), TARGETS[name], config.examples
                 )
-                program = f"{preset}, {recurrence}, batch {compiled.batch_size}"
+                program = f"{preset} --recurrence {recurrence}, batch {compiled.batch_size}"
                 rows.append(summarize(program, TARGETS[name].name, compiled))
                 if name == "h100":
                     notes.append(launching(rows[-1], compiled.steps))
@@ -134,7 +134,7 @@ def main() -> None:
     unknown = [name for name in config.presets if name not in PRESETS]
     try:
         if unknown:
-            raise ValueError(f"--presets must be among {', '.join(PRESETS)}; got {unknown[0]}")
+            raise ValueError(f"--presets must be one of {', '.join(PRESETS)}; got {unknown[0]}")
         without_devices()
         run(config)
     except (ImportError, ValueError, JaxRuntimeError) as error:

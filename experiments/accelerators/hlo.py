@@ -41,10 +41,10 @@ class Instruction:
 
     @property
     def is_launched(self) -> bool:
-        """Whether the device runs it by itself: as a kernel, a copy, a library call.
+        """Whether the device launches it separately, as a kernel, copy or library call.
 
-        Scalars don't count unless they are fusions or copies: on a TPU the scalar core computes
-        them, and on a GPU there are no others.
+        Scalar instructions don't count unless they are fusions, copies or collectives: a TPU
+        computes the others on its scalar core, and GPU programs have no others.
         """
         if self.opcode in _FREE or self.opcode.endswith("-done"):
             return False
@@ -79,7 +79,7 @@ class Module:
         return {one.name: one for lines in self.computations.values() for one in lines}
 
     def trips(self, loop: Instruction) -> int:
-        """How often the body of a loop runs: what XLA notes, or else its condition compares with.
+        """Number of iterations of a loop: as noted by XLA, or the constant in its condition.
 
         Raises:
           ValueError: neither is known.
@@ -94,7 +94,7 @@ class Module:
         return int(re.sub(r"\D.*", "", bounds[0].attributes))
 
     def step(self, steps: int) -> list[tuple[int, Instruction]]:
-        """What is launched in each of this number of training steps, and how often.
+        """What one training step launches, and how often, in a program of ``steps`` steps.
 
         Raises:
           ValueError: the program has no loop of so many iterations.
@@ -114,10 +114,10 @@ class Module:
                 yield times, one
 
     def traffic(self, one: Instruction) -> int:
-        """Bytes that an instruction reads from main memory and writes to it.
+        """Bytes that an instruction reads from and writes to main memory.
 
-        Of an operand of which only a slice is used, those of the slice count. What the caches of a
-        GPU hold counts too; the vector memory of a TPU, where XLA places buffers itself, doesn't.
+        An operand of which only slices are used counts as the size of those slices. Accesses that a
+        GPU serves from its caches count; those to a TPU's vector memory, which XLA manages, don't.
         """
         fused = self.computations[one.called("calls") or ""] if one.opcode == "fusion" else [one]
         inside = {parameter_number(line): line for line in fused if line.opcode == "parameter"}

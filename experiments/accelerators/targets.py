@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxrnn import Experiment, Split, create_train_state, train_epoch
 
-# What XLA asks of a GPU; the numbers are those of NVIDIA's data sheet and of its device queries.
+# The description of the GPU that XLA needs; numbers from NVIDIA's data sheet and device queries.
 _H100 = """
 platform_name: "CUDA"
 device_description_str: "NVIDIA H100 80GB HBM3"
@@ -50,8 +50,8 @@ class Target:
         package, _, _ = self.module.partition(".")
         if not importlib.util.find_spec(package) or not importlib.util.find_spec(self.module):
             raise ModuleNotFoundError(
-                f"no compiler for {self.name}: install the extra accelerators, "
-                "as in pip install 'jaxrnn[accelerators]'"
+                f"no compiler for {self.name}: install the extra 'accelerators', "
+                "as in pip install -e '.[accelerators]'"
             )
 
     def devices(self) -> list[Any]:
@@ -82,13 +82,13 @@ class Program:
     steps: int
     batch_size: int
     memory: int
-    """Bytes on each device: arguments, results, and what is in between."""
+    """Bytes on each device: arguments, outputs and temporaries."""
     seconds: float
     """Seconds to compile."""
 
 
 def without_devices() -> None:
-    """Let JAX look for no accelerators, and compilers not ask what machine this is."""
+    """Keep JAX from looking for accelerators, and compilers from querying the host machine."""
     jax.config.update("jax_platforms", "cpu")
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
@@ -99,18 +99,24 @@ def without_devices() -> None:
 def compile_epoch(experiment: Experiment, target: Target, examples: int) -> Program:
     """Compile one epoch of whole batches of images, (28, 28) pixels in 10 classes.
 
-    On several devices, the batch is the next larger one that divides among them.
+    The batch size is rounded up to a multiple of the number of devices.
     """
     devices = target.devices()
     wanted = experiment.trainer.batch_size
     batch_size = -(-wanted // len(devices)) * len(devices)
     steps = examples // batch_size
+    if not steps:
+        raise ValueError(f"--examples must be at least a batch of {batch_size}; got {examples}")
     mesh = Mesh(np.array(devices), ("batch",), axis_types=(AxisType.Auto,))
     configured: Any = experiment
     optimizer = configured.optimizer.build(steps * experiment.trainer.epochs)
     state = jax.eval_shape(
         lambda: create_train_state(
-            jax.random.key(0), configured.model.build(10), optimizer, jnp.zeros((1, 28, 28))
+            jax.random.key(0),
+            configured.model.build(10),
+            optimizer,
+            jnp.zeros((1, 28, 28)),
+            configured.task,
         )
     )
     shaped: Any = jax.ShapeDtypeStruct

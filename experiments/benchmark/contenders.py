@@ -26,7 +26,7 @@ def build_jaxrnn(images: Any, labels: Any, of: Options, preset: str = "keras") -
 
     import jaxrnn
     from experiments.mnist_rnn import PRESETS
-    from jaxrnn.parallel import batch_mesh, replicate, suitable_devices, use_cpu_cores
+    from jaxrnn.parallel import place, replicate, use_cpu_cores
 
     use_cpu_cores()
     experiment = PRESETS[preset]
@@ -38,8 +38,8 @@ def build_jaxrnn(images: Any, labels: Any, of: Options, preset: str = "keras") -
     state = jaxrnn.create_train_state(
         init_key, model, experiment.optimizer.build(steps), images, experiment.task
     )
-    mesh = batch_mesh(batch_size, suitable_devices(state.params))
-    state, split = replicate((state, jaxrnn.Split(images, labels)), mesh)
+    mesh, state, data_key = place(state, data_key, batch_size, None)
+    split = replicate(jaxrnn.Split(images, labels), mesh)
     options: Any = {"batch_size": batch_size, "drop_remainder": True, "mesh": mesh}
     options["augment"] = experiment.augment.build()
     keys = iter(jax.random.split(data_key, 1000))
@@ -102,7 +102,7 @@ def build_flax(images: Any, labels: Any, of: Options) -> Built:
 
 
 def build_nnx(images: Any, labels: Any, of: Options) -> Built:
-    """``flax.nnx.RNN``, Flax's newer API, and one jitted step per batch, called from Python."""
+    """``flax.nnx.RNN``, Flax's newer API, with one jitted step per batch called from Python."""
     import jax
     import jax.numpy as jnp
     import optax

@@ -1,4 +1,4 @@
-"""Contenders that are not written in JAX, each as its own users write it."""
+"""Contenders written in other frameworks, each as its own users write it."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from experiments.benchmark.protocol import Built, Options, scaled, shuffled_batc
 
 
 def build_pytorch(images: Any, labels: Any, of: Options, *, compiled: bool = False) -> Built:
-    """``torch.nn.RNN``, eager or by ``torch.compile``; cuDNN where there is a GPU."""
+    """``torch.nn.RNN``, eager or with ``torch.compile``; uses cuDNN on a GPU."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -9,7 +9,7 @@ import numpy as np
 Built = tuple[Callable[[], None], Callable[[Any], Any]]
 """``epoch``, which trains for one epoch and returns when the work is done, and ``predict``."""
 
-GATES = {"simple": 1, "gru": 3, "lstm": 4}  # of each cell; their work grows with them
+GATES = {"simple": 1, "gru": 3, "lstm": 4}  # per cell; its work is proportional to them
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,9 +43,9 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def print_times(rows: list[dict[str, Any]], accuracy: float) -> None:
-    """Print the times to an accuracy as a Markdown table: medians over seeds.
+    """Print the time to reach an accuracy as a Markdown table of medians over seeds.
 
-    The ratios are to the soonest contender; in brackets those of the single seeds.
+    Ratios are relative to the fastest contender, with their range over the seeds in parentheses.
     """
     print(
         f"\n| until {accuracy:.2%} of the test set | epochs | seconds of training (min … max) | "

@@ -45,17 +45,20 @@ def measure_scaling(
                 seconds, _ = take_turns(names, data, of_point, repeats)
             row: dict[str, Any] = {"axis": axis, "size": size}
             row |= {name: float(np.median(some)) / examples for name, some in seconds.items()}
-            # Of each round: both sides of a ratio see the machine in the same state.
+            # Of each round: both contenders see the machine in the same state.
             ours, theirs = (seconds[name] for name in names)
             row["ratio"] = float(np.median(np.divide(theirs, ours)))
             rows.append(row)
             print(
                 f"{axis} {size}: microseconds per example: jaxrnn {1e6 * row['jaxrnn']:.1f}, "
-                f"Flax {1e6 * row['Flax nn.RNN']:.1f}, {row['ratio']:.2f} ×",
+                f"Flax {1e6 * row['Flax nn.RNN']:.1f}, {row['ratio']:.2f} × as long",
                 flush=True,
             )
     least = min(rows, key=lambda row: row["ratio"])
-    print(f"the smallest ratio is {least['ratio']:.2f} ×, at {least['axis']} {least['size']}")
+    print(
+        f"smallest ratio of Flax to jaxrnn: {least['ratio']:.2f} ×, at {least['axis']} "
+        f"{least['size']}"
+    )
     return rows
 
 

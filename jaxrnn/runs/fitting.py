@@ -100,8 +100,8 @@ def fit(
       hooks: functions that are called with a :class:`Record` after each epoch, in this order, such
         as :class:`jaxrnn.Checkpoints` and :class:`jaxrnn.Progress`. Training stops after the epoch
         for which one of them returns true.
-      devices: number of devices that share each batch; by default as many as divide it, and on a
-        CPU one for wide networks. The result is the same to float rounding.
+      devices: number of devices that share each batch; by default as many as divide it, but one on
+        a CPU if a layer has 1024 or more recurrent units. The result is the same to float rounding.
       step_options: gradient accumulation and truncated backpropagation through time.
 
     Returns:

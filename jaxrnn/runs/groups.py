@@ -57,8 +57,8 @@ class RuntimeConfig(Group):
     """Directory with the IDX files of mnist, fashion_mnist or kmnist, instead of a download, or of
     any other dataset (--name idx)."""
     devices: Count | None = None
-    """Number of devices of each process to use; None for as many as divide the batch, and on a CPU
-    for one, with all cores, if a kernel is 1024 × 1024 or larger."""
+    """Number of devices of each process; None for as many as divide the batch or, on a CPU, for a
+    single device using all cores if a layer has 1024 or more recurrent units."""
     stream: bool = False
     """Read the training split from disk while training, for data larger than memory."""
     workers: Annotated[int, Ge(0)] = 0

@@ -136,9 +136,9 @@ def describe_devices(mesh: jax.sharding.Mesh) -> list[str]:
 
 
 def describe_mesh(mesh: jax.sharding.Mesh) -> str:
-    """How many devices of which kind; of a single CPU device also what it computes with."""
+    """Describe the number and kind of devices and, for a single CPU device, its cores."""
     devices = describe_devices(mesh)
-    cores = f" of {available_cores()} cores" if devices == ["cpu"] else ""
+    cores = f" ({available_cores()} cores)" if devices == ["cpu"] else ""
     return f"{len(devices)} × {devices[0]}{cores}"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxrnn.data import Datasets, Split, stream
 from jaxrnn.optimizers import averaged
-from jaxrnn.parallel import suitable_devices, to_host, use_cpu_cores
+from jaxrnn.parallel import to_host, use_cpu_cores
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.errors import explained, reading
 from jaxrnn.runs.events import Events, check_tensorboard
@@ -92,7 +92,7 @@ def _run(experiment: Experiment, name: str) -> dict[str, Any]:
     if runtime.workdir is not None:
         from_first(partial(check, runtime.workdir))
     data, description, state, key = prepare(experiment, clock)
-    mesh = choose_mesh(trainer, suitable_devices(state.params, runtime.devices))
+    mesh = choose_mesh(trainer, runtime.devices, state.params)
     augment = build_augmentation(experiment.augment, data.train)
     parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(state.params)) // trainer.seeds
     with contextlib.ExitStack() as held:

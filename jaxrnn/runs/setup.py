@@ -16,7 +16,7 @@ import platformdirs
 
 from jaxrnn.data import Datasets, Source, Split, default_places
 from jaxrnn.data.splits import arrays_of
-from jaxrnn.parallel import batch_mesh, member_mesh
+from jaxrnn.parallel import batch_mesh, member_mesh, suitable_devices
 from jaxrnn.runs.checks import check_fits
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.groups import RuntimeConfig, TrainerConfig
@@ -57,14 +57,16 @@ def check_jax(devices: int | None) -> None:
         raise ValueError("JAX_TRANSFER_GUARD keeps data off the devices; set it to log or allow")
 
 
-def choose_mesh(trainer: TrainerConfig, devices: int | None) -> jax.sharding.Mesh:
-    """Choose the devices for the networks or, if there is one, for its batches.
+def choose_mesh(trainer: TrainerConfig, devices: int | None, params: Any = ()) -> jax.sharding.Mesh:
+    """Choose the devices for several networks or, for one, those that share its batches.
+
+    A single wide network gets fewer; see :func:`jaxrnn.parallel.suitable_devices`.
 
     Raises:
       ValueError: they don't divide among the processes, or there are fewer devices.
     """
     if trainer.seeds == 1:
-        return batch_mesh(trainer.batch_size, devices)
+        return batch_mesh(trainer.batch_size, suitable_devices(params, devices))
     if trainer.seeds % jax.process_count():
         raise ValueError(
             f"--seeds {trainer.seeds} don't divide among {jax.process_count()} processes"
@@ -86,7 +88,9 @@ def prepare(
 ) -> tuple[Datasets, dict[str, Any], TrainState, jax.Array]:
     """The data, the description for checkpoints, the state at step 0, and the root key."""
     trainer, runtime = experiment.trainer, experiment.runtime
-    choose_mesh(trainer, runtime.devices)  # refuses wrong numbers before data is read
+    choose_mesh(
+        trainer, runtime.devices
+    )  # raises for a wrong number before data is read
     with clock("preparation"):
         data = build_data(experiment.data, runtime)
     train = data.train

@@ -14,7 +14,6 @@ from jaxrnn.parallel import (
     batch_mesh,
     distribute,
     replicate,
-    suitable_devices,
     to_host,
     use_cpu_cores,
 )
@@ -26,6 +25,7 @@ from jaxrnn.runs.history import mean_history
 from jaxrnn.runs.results import draw_sample
 from jaxrnn.runs.setup import (
     check_jax,
+    choose_mesh,
     initializer,
     keep_compiled_programs,
     shapes_of,
@@ -118,8 +118,10 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     stored = load_run(workdir, type(experiment), best=best)
     experiment.check_same(stored.experiment.identity, any_epochs=True)
     many = trainer.seeds > 1
-    devices = suitable_devices(stored.state.params, runtime.devices)
-    mesh = batch_mesh(trainer.seeds if many else trainer.batch_size, devices)
+    if many:
+        mesh = batch_mesh(trainer.seeds, runtime.devices)
+    else:
+        mesh = choose_mesh(trainer, runtime.devices, stored.state.params)
     state = (distribute if many else replicate)(stored.state, mesh)
     results: dict[str, Any] = {"epoch": len(mean_history(stored.history))}
     with default_places(runtime.data_dir, runtime.archives):

@@ -161,8 +161,8 @@ def test_table():
         "| keras | one H100 | 17 | 0.0 | 1 | 3 | 1.2 |",
     ]
     assert accelerators.launching(row, 400) == (
-        "keras, one H100: 17 launches of 2 to 3 µs are 0.03 to 0.05 ms a step, "
-        "14 to 20 ms an epoch of 400 steps"
+        "keras, one H100: at an assumed 2 to 3 µs per launch, 17 launches take 0.03 to 0.05 ms a "
+        "step, 14 to 20 ms an epoch of 400 steps"
     )
     assert accelerators.list_kernels(PROGRAM)[1] == "     5 × product f32[8,4]{1,0}"
 
@@ -170,10 +170,10 @@ def test_table():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "no compiler for one TPU v5e: install the extra accelerators, as in pip install"),
+        ([], "no compiler for one TPU v5e: install the extra 'accelerators', as in pip install"),
         (
             ["--presets", "slow"],
-            "--presets must be among fast, sprint, record, tf1, keras; got slow",
+            "--presets must be one of fast, sprint, record, tf1, keras; got slow",
         ),
     ],
 )

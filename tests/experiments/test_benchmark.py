@@ -56,15 +56,17 @@ def test_accuracy_that_is_never_reached(capsys):
     rows = [
         {"name": "a", "seconds": [2.0, None, 1.0], "median_seconds": 2.0, "median_epochs": 3.0},
         {"name": "b", "seconds": [None, None, 1.0], "median_seconds": None, "median_epochs": None},
+        {"name": "c", "seconds": [0.5, 1.0, 0.2], "median_seconds": 0.5, "median_epochs": 1.0},
     ]
     print_times(rows, 0.9)
     table = capsys.readouterr().out
-    assert "| a | 3 | 2.0 (1.0 … 2.0, 1 of 3 seeds never) | 1.0 × |" in table
+    assert "| a | 3 | 2.0 (1.0 … 2.0, 1 of 3 seeds never) | 4.0 × (4.0 … 5.0) |" in table
     assert "| b | | 2 of 3 seeds never | |" in table
+    assert "| c | 1 | 0.5 (0.2 … 1.0) | 1.0 × |" in table
 
 
-def test_contenders_learn(digits):
-    name = "Flax nn.RNN"  # jaxrnn does in test_time_to_accuracy
+@pytest.mark.parametrize("name", ["Flax nn.RNN", "Flax nnx.RNN"])
+def test_contenders_learn(digits, name):  # jaxrnn does in test_time_to_accuracy
     with process.saved(digits, digits) as data:  # noqa: SIM117
         with process.contender(name, data, {"hidden": 16, "batch_size": 10, "seed": 0}) as ask:
             before = ask("test")["accuracy"]
@@ -80,18 +82,19 @@ def test_work_of_a_step():
     assert round(step_flops(150, 28, 28, 150) / 1e6) == 639
 
 
-def test_scaling(monkeypatch, tmp_path):
+def test_scaling(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(scaling, "SCALES", {"time": (56,)})
     monkeypatch.setattr(scaling, "PROCESSES", (2,))
     experiments = iter(range(1, 100))  # what is run is tested by itself, and takes its time
-    seconds = {"jaxrnn": [1.0, 3.0, 2.0], "Flax nn.RNN": [4.0]}
+    seconds = {"jaxrnn": [1.0, 3.0, 2.0], "Flax nn.RNN": [4.0, 3.0, 4.0]}
     monkeypatch.setattr(scaling, "take_turns", lambda *_: (seconds, None))
     monkeypatch.setattr(scaling, "run_experiment", lambda *_, **__: next(experiments))
     options = ["--scaling", "--examples", "400", "--repeats", "1", "--workdir"]
     run([*options, str(tmp_path)], monkeypatch)
+    assert "smallest ratio of Flax to jaxrnn: 2.00 ×, at time 56\n" in capsys.readouterr().out
     row, of_two, of_data = json.loads((tmp_path / "scaling.json").read_text())["rows"]
     assert (row["axis"], row["size"]) == ("time", 56)
-    assert row["Flax nn.RNN"] / row["jaxrnn"] == pytest.approx(2)
+    assert row["Flax nn.RNN"] / row["jaxrnn"] == row["ratio"] == pytest.approx(2)
     assert of_two == {
         "axis": "processes", "size": 2, "one process": 1, "several processes": 2,
     }  # fmt: skip

@@ -197,6 +197,7 @@ def _contents(
         if (
             images.dtype != np.uint8
             or images.ndim not in (3, 4)
+            or 0 in images.shape[1:]
             or labels.shape != images.shape[:1]
         ):
             raise ValueError(

@@ -74,7 +74,9 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
         )
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
-        """Write one file for each split; tfds's own way takes three times as long."""
+        """Write one file per split, faster than tfds, which encodes every example by itself."""
+        if self.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+            raise ValueError('this builder supports file_format="array_record" only')
         splits = []
         for name, (images, labels) in self._contents_of(dl_manager).splits.items():
             template = self._get_filename_template(name)

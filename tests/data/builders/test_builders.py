@@ -20,7 +20,7 @@ import jaxrnn
 from jaxrnn.data.builders import find_builder, prepare
 from jaxrnn.data.builders.idx import read_idx
 from jaxrnn.data.builders.mnist import BUNDLED_ARCHIVES, FAMILY, Kmnist, Mnist
-from jaxrnn.data.builders.records import serialized
+from jaxrnn.data.builders.records import serialize
 
 
 @pytest.fixture
@@ -304,12 +304,34 @@ def test_nothing_imports_tensorflow():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_records_are_read_by_tfds(tmp_path):
+    """Also labels that take two bytes."""
+    images = np.random.default_rng(0).integers(0, 256, (300, 2, 3), np.uint8)
+    labels = np.arange(300)
+    test = {"x_test": images[:1], "y_test": labels[:1]}
+    np.savez(tmp_path / "many.npz", x_train=images, y_train=labels, **test)
+    builder = open_builder(str(tmp_path / "many.npz"), data_dir=tmp_path)
+    for read, (image, label) in zip(
+        builder.as_data_source("train"), zip(images, labels, strict=True), strict=True
+    ):
+        np.testing.assert_array_equal(read["image"][..., 0], image)
+        assert read["label"] == label
+    ours = builder.read("train")
+    np.testing.assert_array_equal(ours[0], images)
+    np.testing.assert_array_equal(ours[1], labels)
+
+
+def test_other_file_formats_are_refused(tmp_path):
+    with pytest.raises(ValueError, match='file_format="array_record" only'):
+        Mnist(data_dir=tmp_path).download_and_prepare()
+
+
 @pytest.mark.parametrize("pixels", [b"\xff", b"\xff\xff\x01", bytes(300)])
-def test_records_are_those_of_tfds(pixels):
+def test_records_of_any_pixels_and_labels(pixels):
     """Whatever bytes an image and a label have: 255 is stored as ff 01."""
     images = np.frombuffer(pixels, np.uint8).reshape(1, 1, -1).repeat(3, 0)
     labels = np.array([0, 255, 16_383])
-    for record, image, label in zip(serialized(images, labels), images, labels, strict=True):
+    for record, image, label in zip(serialize(images, labels), images, labels, strict=True):
         feature = tf_example_pb2.Example.FromString(record).features.feature
         assert {name: list(feature[name].bytes_list.value) for name in feature} == {
             "image": [image.tobytes()], "label": [],

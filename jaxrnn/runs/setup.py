@@ -88,9 +88,7 @@ def prepare(
 ) -> tuple[Datasets, dict[str, Any], TrainState, jax.Array]:
     """The data, the description for checkpoints, the state at step 0, and the root key."""
     trainer, runtime = experiment.trainer, experiment.runtime
-    choose_mesh(
-        trainer, runtime.devices
-    )  # raises for a wrong number before data is read
+    choose_mesh(trainer, runtime.devices)  # raises for a wrong number before data is read
     with clock("preparation"):
         data = build_data(experiment.data, runtime)
     train = data.train

@@ -42,14 +42,14 @@ def available_cores() -> int:
 def suitable_devices(params: Any, devices: int | None = None) -> int | None:
     """Return ``devices`` or, if it is None, a default that suits one network.
 
-    The default is 1 on a CPU if a layer has 1024 or more recurrent units, and otherwise None, as
+    The default is 1 on a CPU if a layer has 512 or more recurrent units, and otherwise None, as
     many as divide the batch. A kernel that wide does not fit in a core's cache, so every device
     would read it from memory at each time step.
     """
     if devices is not None or jax.default_backend() != "cpu":
         return devices
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    wide = any(is_recurrent_kernel(path, leaf) and leaf.shape[-1] >= 1024 for path, leaf in leaves)
+    wide = any(is_recurrent_kernel(path, leaf) and leaf.shape[-1] >= 512 for path, leaf in leaves)
     return 1 if wide else None
 
 

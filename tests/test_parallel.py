@@ -25,7 +25,7 @@ def test_as_many_devices_as_divide_the_batch():
 
 @pytest.mark.parametrize(
     ("hidden", "cell", "suitable"),
-    [(1023, "simple", None), (1024, "simple", 1), (1024, "gru", 1), (1024, "mingru", None)],
+    [(511, "simple", None), (512, "simple", 1), (512, "gru", 1), (512, "mingru", None)],
 )
 def test_wide_networks_take_one_device(hidden, cell, suitable):
     model = jaxrnn.RNNClassifier(hidden=hidden, cell=cell)
@@ -37,7 +37,7 @@ def test_wide_networks_take_one_device(hidden, cell, suitable):
 
 
 def test_a_state_is_placed_on_the_devices_that_suit_it(state):
-    kernel = np.zeros((1024, 1024), np.float32)
+    kernel = np.zeros((512, 512), np.float32)
     wide = state.replace(params={"layer0": {"h": {"kernel": kernel}}}, opt_state=())
     sizes = [
         place(one, KEY, 150, devices)[0]

@@ -101,7 +101,7 @@ def fit(
         as :class:`jaxrnn.Checkpoints` and :class:`jaxrnn.Progress`. Training stops after the epoch
         for which one of them returns true.
       devices: number of devices that share each batch; by default as many as divide it, but one on
-        a CPU if a layer has 1024 or more recurrent units. The result is the same to float rounding.
+        a CPU if a layer has 512 or more recurrent units. The result is the same to float rounding.
       step_options: gradient accumulation and truncated backpropagation through time.
 
     Returns:

@@ -58,7 +58,7 @@ class RuntimeConfig(Group):
     any other dataset (--name idx)."""
     devices: Count | None = None
     """Number of devices of each process; None for as many as divide the batch or, on a CPU, for a
-    single device using all cores if a layer has 1024 or more recurrent units."""
+    single device using all cores if a layer has 512 or more recurrent units."""
     stream: bool = False
     """Read the training split from disk while training, for data larger than memory."""
     workers: Annotated[int, Ge(0)] = 0

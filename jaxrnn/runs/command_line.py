@@ -56,7 +56,7 @@ def main(
     if arguments is None:  # until training handles signals there is nothing to save: end at once
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         gc.freeze()  # exempts what was imported from garbage collection
-        atexit.register(gc.freeze)  # avoids the 0.2 s that collections take at exit
+        atexit.register(gc.freeze)  # avoids collections at exit, when all memory is freed anyway
     _make_printable()
     words = list(sys.argv[1:] if arguments is None else arguments)
     page, succeeded = presets[default], True

@@ -12,7 +12,8 @@ Y. Bengio, "Unitary evolution recurrent neural networks" (2016), for the lengths
 
 from dataclasses import dataclass, replace
 
-from jaxrnn import Adam, Adding, Experiment, Muon, Regression, RNNConfig, TrainerConfig, main
+from jaxrnn import Adam, Experiment, Muon, Regression, RNNConfig, TrainerConfig, main
+from jaxrnn.data import Adding
 
 _MUON = Muon(muon_learning_rate=1e-3, schedule="linear", warmup=0.05, clip_norm=1.0)
 

@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 
 import jaxrnn
-from jaxrnn.runs.files import write_figure
+from jaxrnn.files import write_figure
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def main() -> None:
     config = tyro.cli(Config, prog="python -m experiments.compare", description=__doc__)
     try:
         runs = read(config.directories)
-        write_figure(config.output, jaxrnn.plot_runs(runs, config.metric))
+        write_figure(config.output, jaxrnn.plotting.plot_runs(runs, config.metric))
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -11,7 +11,8 @@ Y. Bengio, "Unitary evolution recurrent neural networks" (2016).
 
 from dataclasses import dataclass, replace
 
-from jaxrnn import Adam, Classification, Copying, Experiment, Muon, RNNConfig, TrainerConfig, main
+from jaxrnn import Adam, Classification, Experiment, Muon, RNNConfig, TrainerConfig, main
+from jaxrnn.data import Copying
 
 _MUON = Muon(muon_learning_rate=3e-4, schedule="linear", warmup=0.05, clip_norm=1.0)
 

@@ -10,16 +10,8 @@ passing-through regions" (1999).
 
 from dataclasses import dataclass
 
-from jaxrnn import (
-    Adam,
-    Classification,
-    Experiment,
-    JapaneseVowels,
-    Muon,
-    RNNConfig,
-    TrainerConfig,
-    main,
-)
+from jaxrnn import Adam, Classification, Experiment, Muon, RNNConfig, TrainerConfig, main
+from jaxrnn.data import JapaneseVowels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 
 import jaxrnn
-from jaxrnn.data.builders import FAMILY, LabelledImages
+from jaxrnn.data.readers import FAMILY, LabelledImages
 
 BATCH_SIZE = 150
 PART = 500_000  # examples
@@ -73,7 +73,7 @@ def measure(size: int, steps: int, data_dir: str) -> dict[str, Any]:
         source, batch_size=BATCH_SIZE, key=data_key, drop_remainder=True, steps_per_epoch=steps // 4
     )
     state = jaxrnn.create_train_state(
-        init_key, jaxrnn.RNNClassifier(), jaxrnn.Adam().build(), source.read([0])["inputs"]
+        init_key, jaxrnn.RNNModel(), jaxrnn.Adam().build(), source.read([0])["inputs"]
     )
     _, history = jaxrnn.fit(state, batches, epochs=4)
     return {

@@ -21,12 +21,12 @@ from jaxrnn import (
     Experiment,
     ImageSequences,
     Muon,
-    Record,
     RNNConfig,
     TrainerConfig,
     WarpConfig,
     main,
 )
+from jaxrnn.training import Record
 
 
 def print_tenth_epochs(record: Record) -> None:

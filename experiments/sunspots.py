@@ -12,7 +12,8 @@ Source: SILSO, Royal Observatory of Belgium; A. S. Weigend, B. A. Huberman and D
 
 from dataclasses import dataclass
 
-from jaxrnn import Adam, Experiment, Muon, Regression, RNNConfig, Sunspots, TrainerConfig, main
+from jaxrnn import Adam, Experiment, Muon, Regression, RNNConfig, TrainerConfig, main
+from jaxrnn.data import Sunspots
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import numpy as np
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import jaxrnn
-from jaxrnn.formats.page import drawing_page
+from experiments.digits.page import drawing_page
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -154,7 +154,7 @@ def check_beliefs(page: Page, run: Any, params: Any) -> float:
 def main(workdir: str, out: str) -> None:
     """Write the page of a run, and check it."""
     run, folder = jaxrnn.load_run(workdir), Path(out)
-    params = jaxrnn.averaged(run.state).params
+    params = jaxrnn.training.averaged(run.state).params
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "digit.html"
     path.write_text(drawing_page(run.model, params, (28, 28), "0123456789"), encoding="utf-8")

@@ -33,7 +33,7 @@ import pytest  # noqa: E402
 
 import jaxrnn  # noqa: E402
 from experiments.mnist_rnn import PRESETS  # noqa: E402
-from jaxrnn.writing import write_atomically  # noqa: E402
+from jaxrnn.files import write_atomically  # noqa: E402
 
 collect_ignore = ["browse_page.py"]  # which needs Playwright
 matplotlib.use("agg")
@@ -71,7 +71,7 @@ def digits() -> jaxrnn.Split:
 @pytest.fixture(scope="session")
 def state(digits: jaxrnn.Split) -> jaxrnn.TrainState:
     """A small network at step 0; pure functions leave it as it is."""
-    model = jaxrnn.RNNClassifier(hidden=16)
+    model = jaxrnn.RNNModel(hidden=16)
     return jaxrnn.create_train_state(jax.random.key(0), model, optax.adam(1e-2), digits.inputs)
 
 

@@ -132,12 +132,12 @@ def check_lost(workdir: Path, process: int) -> None:
     assert any(words in said for words in clear), said
 
 
-def curves(run: jaxrnn.Run) -> list[dict[str, float]]:
+def curves(run: jaxrnn.runs.Run) -> list[dict[str, float]]:
     """The history but for the timings."""
     return [{name: row[name] for name in row if name != "seconds"} for row in run.history]
 
 
-def assert_same_bits(a: jaxrnn.Run, b: jaxrnn.Run) -> None:
+def assert_same_bits(a: jaxrnn.runs.Run, b: jaxrnn.runs.Run) -> None:
     """The same state and the same curves."""
     pairs = zip(*map(jax.tree.leaves, (a.state, b.state)), strict=True)
     assert all(np.array_equal(left, right) for left, right in pairs)

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 
-from jaxrnn.writing import write_atomically
+from jaxrnn.files import write_atomically
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 METADATA = {

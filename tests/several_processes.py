@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 
 import jaxrnn
+from jaxrnn.files import write_atomically
 from jaxrnn.runs import results
 from jaxrnn.runs.processes import processes
-from jaxrnn.writing import write_atomically
 from tests.kill_runs import (
     HEARTBEAT,
     assert_same_bits,
@@ -101,7 +101,10 @@ def train(folder: Path, coordinator: str, process: int) -> NoReturn:
             state, split, key=KEY, batch_size=32, epochs=2, evals={"test": split}
         )
         if not process:
-            np.savez(folder / "params.npz", *jaxrnn.parallel.to_host(jax.tree.leaves(state.params)))
+            np.savez(
+                folder / "params.npz",
+                *jaxrnn.training.sharding.to_host(jax.tree.leaves(state.params)),
+            )
             (folder / "history.json").write_text(json.dumps(list(history)))
         jax.distributed.shutdown()
         status = 0
@@ -167,7 +170,7 @@ def join(launcher: str, process: int, job: int, path: Path) -> NoReturn:
     status = 1
     try:
         os.environ.update(environment(launcher, process, job))
-        with processes(jaxrnn.RuntimeConfig(distributed=True)):
+        with processes(jaxrnn.runs.RuntimeConfig(distributed=True)):
             path.write_text(f"{jax.process_index()} of {jax.process_count()}")
             jax.distributed.shutdown()
         status = 0

@@ -9,8 +9,8 @@ Nothing runs on a device. It needs Linux and the extra "accelerators", a few hun
 
 import sys
 from collections import Counter
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import tyro
 from jax.errors import JaxRuntimeError
@@ -30,7 +30,7 @@ class Config:
     presets: tuple[str, ...] = ("keras",)
     """Presets of experiments.mnist_rnn."""
     targets: tuple[Name, ...] = ("h100", "v5e", "v5e-4")
-    """Devices to compile for; h100 is compiled with --recurrence fast and hopper."""
+    """Devices to compile for."""
     examples: int = 60_000
     """Number of training examples; an incomplete last batch is dropped."""
     kernels: bool = False
@@ -113,18 +113,13 @@ def run(config: Config) -> None:
     rows, notes = [], []
     for preset in config.presets:
         for name in config.targets:
-            for recurrence in ("fast", "hopper") if name == "h100" else ("fast",):
-                experiment: Any = PRESETS[preset]
-                model = replace(experiment.model, recurrence=recurrence)
-                compiled = compile_epoch(
-                    replace(experiment, model=model), TARGETS[name], config.examples
-                )
-                program = f"{preset} --recurrence {recurrence}, batch {compiled.batch_size}"
-                rows.append(summarize(program, TARGETS[name].name, compiled))
-                if name == "h100":
-                    notes.append(launching(rows[-1], compiled.steps))
-                if config.kernels:
-                    print(f"{program}, {TARGETS[name].name}:", *list_kernels(compiled), sep="\n")
+            compiled = compile_epoch(PRESETS[preset], TARGETS[name], config.examples)
+            program = f"{preset}, batch {compiled.batch_size}"
+            rows.append(summarize(program, TARGETS[name].name, compiled))
+            if name == "h100":
+                notes.append(launching(rows[-1], compiled.steps))
+            if config.kernels:
+                print(f"{program}, {TARGETS[name].name}:", *list_kernels(compiled), sep="\n")
     print(*format_table(rows), "", *notes, sep="\n")
 
 

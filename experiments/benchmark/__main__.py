@@ -30,7 +30,7 @@ from experiments.benchmark.report import (
     print_times,
 )
 from experiments.benchmark.scaling import measure_processes, measure_scaling, measure_stream
-from jaxrnn.runs.files import write_figure, write_json
+from jaxrnn.files import write_figure, write_json
 
 
 @dataclasses.dataclass(frozen=True)

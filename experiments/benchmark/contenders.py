@@ -26,7 +26,7 @@ def build_jaxrnn(images: Any, labels: Any, of: Options, preset: str = "keras") -
 
     import jaxrnn
     from experiments.mnist_rnn import PRESETS
-    from jaxrnn.parallel import place, replicate, use_cpu_cores
+    from jaxrnn.training.sharding import place, replicate, use_cpu_cores
 
     use_cpu_cores()
     experiment = PRESETS[preset]
@@ -51,9 +51,9 @@ def build_jaxrnn(images: Any, labels: Any, of: Options, preset: str = "keras") -
         jax.block_until_ready(metrics)
 
     def predict(images: Any) -> Any:
-        return jaxrnn.predict(jaxrnn.averaged(state), replicate(jaxrnn.Split(images), mesh)).argmax(
-            -1
-        )
+        return jaxrnn.predict(
+            jaxrnn.training.averaged(state), replicate(jaxrnn.Split(images), mesh)
+        ).argmax(-1)
 
     return epoch, predict
 

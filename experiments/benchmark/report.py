@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from jaxrnn.parallel import available_cores
+from jaxrnn.training.sharding import available_cores
 
 
 def step_flops(

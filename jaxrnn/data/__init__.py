@@ -1,10 +1,10 @@
 """Data: splits in memory, sources on disk, streams, augmentation, and the datasets themselves."""
 
-from jaxrnn.data.augmentation import WarpConfig
-from jaxrnn.data.batching import batches
+from jaxrnn.data.augment import WarpConfig
+from jaxrnn.data.batches import batches
 from jaxrnn.data.datasets import Datasets, ImageSequences
+from jaxrnn.data.images import Source, default_places, load
 from jaxrnn.data.series import JapaneseVowels, Sunspots
-from jaxrnn.data.sources import Source, default_places, load
 from jaxrnn.data.splits import Batch, Split
 from jaxrnn.data.streams import Stream, stream
 from jaxrnn.data.synthetic import Adding, Copying

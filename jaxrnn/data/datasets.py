@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, Lt
 
-from jaxrnn.constraints import Count, Group
-from jaxrnn.data.arrays import as_sequences
+from jaxrnn.data.convert import as_sequences
+from jaxrnn.data.images import Source, load
 from jaxrnn.data.readable import Readable
-from jaxrnn.data.sources import Source, load
 from jaxrnn.data.splits import Split
+from jaxrnn.groups import Count, Group
 
 
 @dataclass(frozen=True)

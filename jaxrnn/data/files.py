@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxrnn.data.arrays import as_sequences
-from jaxrnn.data.builders.idx import read_idx
-from jaxrnn.data.pictures import fit_picture, normalize_digit, read_picture
+from experiments.digits.pictures import fit_picture, normalize_digit, read_picture
+from jaxrnn.data.convert import as_sequences
+from jaxrnn.data.readers.idx import read_idx
 
 Example = np.ndarray | ValueError
 """Inputs of one example, (time, features) or (time,) tokens; or why it can't be read."""
@@ -97,7 +97,7 @@ def picture_reader(
     Args:
       shape: (height, width, channels) of the images that the network was trained on.
       digits: turn pictures into images like MNIST's, see
-        :func:`jaxrnn.data.pictures.normalize_digit`; otherwise they are resized.
+        :func:`experiments.digits.pictures.normalize_digit`; otherwise they are resized.
       ink: for digits, whether it is brighter or darker than the paper.
       as_is: take pictures as they are; they must have that height and width.
       as_inputs: turns (N, …) images into inputs of the network, (N, time, features).

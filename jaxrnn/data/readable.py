@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from jaxrnn.data.arrays import as_sequences
+from jaxrnn.data.convert import as_sequences
 from jaxrnn.data.splits import Batch, Split, arrays_of, take
 
 

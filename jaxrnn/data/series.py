@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge
 
-from jaxrnn.constraints import Count, Group
 from jaxrnn.data.datasets import Datasets
 from jaxrnn.data.splits import Split
+from jaxrnn.groups import Count, Group
 
 
 def find_in_packages(name: str, packages: Sequence[str]) -> Path:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import GetAttrKey
 
-from jaxrnn.data.arrays import as_column, convert, read_inputs, read_labels, read_mask
+from jaxrnn.data.convert import as_column, convert, read_inputs, read_labels, read_mask
 
 Batch = dict[str, Any]
 """``inputs`` (batch, time, features) or (batch, time) tokens; ``labels`` or ``targets``; and

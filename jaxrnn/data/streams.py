@@ -10,11 +10,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrnn.data.batching import as_key, check_batch_size
+from jaxrnn.data.batches import as_key, check_batch_size
 from jaxrnn.data.readable import Readable, readable
 from jaxrnn.data.reading import Blocks, read_ahead
 from jaxrnn.data.splits import Batch, Split
-from jaxrnn.parallel import block_sharding, from_own_rows, own_rows
 
 _STEPS_AT_ONCE = 32  # batches that are read, moved and trained on together,
 _BYTES_AT_ONCE = 2**24  # or as many as fit, at least one
@@ -65,7 +64,7 @@ class Stream:
         return Blocks(self.source, self.batch_size, self.key, self._remainder, sizes, **options)
 
     def blocks(self, mesh: Mesh, *, epoch: int = 1, classes: int | None = None) -> Any:
-        """Iterate over blocks of batches on a mesh, for :func:`jaxrnn.training.train_block`.
+        """Iterate over blocks of batches on a mesh, for :func:`jaxrnn.training.epochs.train_block`.
 
         A block is a batch whose arrays have a leading axis of steps, and ``places`` (steps, batch),
         the position of each example in the source. A short last batch is a block of its own. Every
@@ -73,13 +72,15 @@ class Stream:
         them.
 
         Args:
-          mesh: from :func:`jaxrnn.parallel.batch_mesh`.
+          mesh: from :func:`jaxrnn.training.sharding.batch_mesh`.
           epoch: where to start, from 1.
           classes: raise ``ValueError`` for labels that are not below.
 
         Returns:
           A Grain iterator, to be closed. Each epoch has :attr:`blocks_per_epoch` blocks.
         """
+        from jaxrnn.training.sharding import own_rows
+
         rows = own_rows(mesh, self.batch_size) if self.is_divided_by(mesh) else None
         blocks = self._blocks(self._block_sizes(), rows=rows, classes=classes)
         place = partial(_place, mesh=mesh)
@@ -104,6 +105,8 @@ class Stream:
 
     def block_shapes(self, mesh: Mesh) -> Iterator[Batch]:
         """The distinct shapes and shardings of the blocks of an epoch, to compile for."""
+        from jaxrnn.training.sharding import block_sharding
+
         example = {**self.source.read([0]), "places": np.zeros(1, np.int32)}
         whole = {
             (steps, self.batch_size, self.is_divided_by(mesh)) for steps in self._block_sizes()
@@ -198,5 +201,7 @@ def _only_batch(element: Batch) -> Batch:
 
 
 def _place(element: Batch, mesh: Mesh) -> Batch:
+    from jaxrnn.training.sharding import from_own_rows
+
     divided = element.pop("divided")
     return from_own_rows(element, mesh, divided=divided)

@@ -7,9 +7,9 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
-from jaxrnn.constraints import Count, Group
 from jaxrnn.data.datasets import Datasets
 from jaxrnn.data.splits import Split
+from jaxrnn.groups import Count, Group
 
 SYMBOLS, RECALLED, MARKER = 8, 10, 9  # of the copy-memory task
 

@@ -10,9 +10,9 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Gt, Lt
 
-from jaxrnn.constraints import Count, Group
 from jaxrnn.data.datasets import Datasets
 from jaxrnn.data.splits import Split
+from jaxrnn.groups import Count, Group
 
 
 @dataclass(frozen=True, kw_only=True)

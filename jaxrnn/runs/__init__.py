@@ -1,1 +1,20 @@
-"""Everything around training: experiments, their command line, checkpoints and results."""
+"""A run, from the command line to its results."""
+
+from jaxrnn.runs.checkpoints import Checkpoints
+from jaxrnn.runs.command_line import main
+from jaxrnn.runs.config import Experiment, RuntimeConfig
+from jaxrnn.runs.progress import Progress
+from jaxrnn.runs.run import run
+from jaxrnn.runs.stored import load_run
+from jaxrnn.runs.trained import Run
+
+__all__ = [
+    "Checkpoints",
+    "Experiment",
+    "Progress",
+    "Run",
+    "RuntimeConfig",
+    "load_run",
+    "main",
+    "run",
+]

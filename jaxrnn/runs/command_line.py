@@ -14,8 +14,8 @@ from typing import NoReturn
 import flax
 import jax
 
+from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.errors import Advice, NonFiniteLossError
-from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.options import nearest, parse
 from jaxrnn.runs.processes import LostProcessesError, Stopped, end_at_once
 from jaxrnn.runs.run import run

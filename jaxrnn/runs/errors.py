@@ -9,18 +9,7 @@ from typing import Any
 
 import jax
 
-
-class NonFiniteLossError(ArithmeticError):
-    """The loss or a parameter became infinite or not a number.
-
-    Attributes:
-      epoch: in which epoch, from 1.
-      step: the first step of that epoch whose loss is not finite, from 1.
-    """
-
-    def __init__(self, epoch: int, step: int) -> None:
-        super().__init__(f"the loss is not finite from epoch {epoch}, step {step} on")
-        self.epoch, self.step = epoch, step
+from jaxrnn.training.fitting import NonFiniteLossError
 
 
 class Advice(str):

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxrnn.runs.experiment import RuntimeConfig
+from jaxrnn.runs.config import RuntimeConfig
 
 _MESSAGE = 8192  # bytes; collectives move arrays of a fixed size
 

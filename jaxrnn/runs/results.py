@@ -14,15 +14,14 @@ import numpy as np
 import optax
 
 from jaxrnn.data.splits import Split, zeros_like_one
-from jaxrnn.evaluation import predict
-from jaxrnn.generation import generate
-from jaxrnn.parallel import available_cores
-from jaxrnn.runs.files import write_figure, write_json
-from jaxrnn.runs.history import History, best_epoch
-from jaxrnn.state import TrainState
-from jaxrnn.tasks import Classification, LanguageModelling, Task
+from jaxrnn.files import write_atomically, write_figure, write_json
+from jaxrnn.training.evaluation import predict
+from jaxrnn.training.generation import generate
+from jaxrnn.training.history import History, best_epoch
+from jaxrnn.training.sharding import available_cores
+from jaxrnn.training.state import TrainState
+from jaxrnn.training.tasks import Classification, LanguageModeling, Task
 from jaxrnn.version import __version__
-from jaxrnn.writing import write_atomically
 
 
 def results_of(
@@ -121,7 +120,7 @@ def draw_sample(state: TrainState, train: Any, count: int, seed: int) -> str:
     Raises:
       ValueError: it is no language model.
     """
-    if not isinstance(state.task, LanguageModelling):
+    if not isinstance(state.task, LanguageModeling):
         raise ValueError("--sample needs a language model")
     names = getattr(train, "class_names", ())
     first = names.index("\n") if "\n" in names else 0
@@ -152,7 +151,7 @@ def write_about(workdir: Path, model: nn.Module, train: Any) -> None:
     write_atomically(workdir / "parameters.txt", "\n".join(lines) + "\n")
     images = np.shape(inputs)[2:] > (1,)  # wider than one pixel
     if isinstance(train, Split) and train.class_names and images:
-        from jaxrnn.plotting import plot_samples  # here, as it takes a while to import
+        from jaxrnn.plotting.samples import plot_samples  # here, as it takes a while to import
 
         write_figure(workdir / "samples.png", plot_samples(train))
 
@@ -165,7 +164,7 @@ def write_results(
     baselines: Mapping[str, Mapping[str, float]],
 ) -> None:
     """Write the results, their curves and, of several networks, the history of each."""
-    from jaxrnn.plotting import plot_history
+    from jaxrnn.plotting.curves import plot_history
 
     write_figure(workdir / "curves.png", plot_history(histories, baselines))
     if len(histories) > 1:
@@ -188,7 +187,7 @@ def write_confusion(workdir: Path, state: TrainState, evals: Mapping[str, Any]) 
         if isinstance(split, Split) and np.asarray(split.labels).ndim == 1
     }
     if isinstance(state.task, Classification) and splits:
-        from jaxrnn.confusion import plot_confusion
+        from jaxrnn.plotting.confusion import plot_confusion
 
         split = splits.get("test", [*splits.values()][-1])
         logits = predict(state, split)

@@ -14,17 +14,12 @@ import jax
 import numpy as np
 
 from jaxrnn.data import Datasets, Split, stream
-from jaxrnn.optimizers import averaged
-from jaxrnn.parallel import to_host, use_cpu_cores
+from jaxrnn.files import write_json
 from jaxrnn.runs.checkpoints import Checkpoints
+from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.errors import explained, reading
-from jaxrnn.runs.events import Events, check_tensorboard
-from jaxrnn.runs.experiment import Experiment
-from jaxrnn.runs.files import write_json
-from jaxrnn.runs.fitting import Hook, Record, fit
-from jaxrnn.runs.history import History, best_epoch, has_stalled, mean_history
 from jaxrnn.runs.processes import Stopped, from_first, is_first, processes, say
-from jaxrnn.runs.progress import Clock, Progress
+from jaxrnn.runs.progress import Progress
 from jaxrnn.runs.results import (
     describe_devices,
     describe_mesh,
@@ -43,9 +38,15 @@ from jaxrnn.runs.setup import (
     prepare,
 )
 from jaxrnn.runs.signals import interruption
+from jaxrnn.runs.tensorboard import Events, check_tensorboard
 from jaxrnn.runs.workdir import check_workdir, open_workdir, restore, rewrite_history
-from jaxrnn.state import TrainState
-from jaxrnn.steps import StepOptions
+from jaxrnn.training.clock import Clock
+from jaxrnn.training.fitting import Hook, Record, fit
+from jaxrnn.training.history import History, best_epoch, has_stalled, mean_history
+from jaxrnn.training.optimizers import averaged
+from jaxrnn.training.sharding import to_host, use_cpu_cores
+from jaxrnn.training.state import TrainState
+from jaxrnn.training.steps import StepOptions
 
 
 def run(experiment: Experiment, *, name: str | None = None) -> dict[str, Any]:

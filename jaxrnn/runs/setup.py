@@ -16,13 +16,12 @@ import platformdirs
 
 from jaxrnn.data import Datasets, Source, Split, default_places
 from jaxrnn.data.splits import arrays_of
-from jaxrnn.parallel import batch_mesh, member_mesh, suitable_devices
-from jaxrnn.runs.checks import check_fits
-from jaxrnn.runs.experiment import Experiment
-from jaxrnn.runs.groups import RuntimeConfig, TrainerConfig
-from jaxrnn.runs.progress import Clock
-from jaxrnn.state import TrainState, create_train_state
-from jaxrnn.steps import check_truncation
+from jaxrnn.runs.config import Experiment, RuntimeConfig, TrainerConfig
+from jaxrnn.training.checks import check_fits
+from jaxrnn.training.clock import Clock
+from jaxrnn.training.sharding import batch_mesh, member_mesh, suitable_devices
+from jaxrnn.training.state import TrainState, create_train_state
+from jaxrnn.training.steps import check_truncation
 
 Initializer = Callable[[jax.Array | None], TrainState]
 
@@ -60,7 +59,7 @@ def check_jax(devices: int | None) -> None:
 def choose_mesh(trainer: TrainerConfig, devices: int | None, params: Any = ()) -> jax.sharding.Mesh:
     """Choose the devices for several networks or, for one, those that share its batches.
 
-    A single wide network gets fewer; see :func:`jaxrnn.parallel.suitable_devices`.
+    A single wide network gets fewer; see :func:`jaxrnn.training.sharding.suitable_devices`.
 
     Raises:
       ValueError: they don't divide among the processes, or there are fewer devices.

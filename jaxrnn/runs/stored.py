@@ -9,19 +9,9 @@ import jax
 import numpy as np
 
 from jaxrnn.data import default_places
-from jaxrnn.optimizers import averaged
-from jaxrnn.parallel import (
-    batch_mesh,
-    distribute,
-    replicate,
-    to_host,
-    use_cpu_cores,
-)
+from jaxrnn.files import read_json
 from jaxrnn.runs.checkpoints import Checkpoints
-from jaxrnn.runs.epochs import evaluation_of
-from jaxrnn.runs.experiment import Experiment
-from jaxrnn.runs.files import read_json
-from jaxrnn.runs.history import mean_history
+from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.results import draw_sample
 from jaxrnn.runs.setup import (
     check_jax,
@@ -31,7 +21,17 @@ from jaxrnn.runs.setup import (
     shapes_of,
 )
 from jaxrnn.runs.trained import Run
-from jaxrnn.state import TrainState
+from jaxrnn.training.history import mean_history
+from jaxrnn.training.loops import evaluation_of
+from jaxrnn.training.optimizers import averaged
+from jaxrnn.training.sharding import (
+    batch_mesh,
+    distribute,
+    replicate,
+    to_host,
+    use_cpu_cores,
+)
+from jaxrnn.training.state import TrainState
 
 
 def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: bool = False) -> Run:

@@ -11,11 +11,11 @@ import numpy as np
 
 from jaxrnn.data import ImageSequences
 from jaxrnn.data.splits import Split, check_examples, check_values
-from jaxrnn.evaluation import predict
-from jaxrnn.optimizers import averaged
-from jaxrnn.parallel import for_each_member, to_host
-from jaxrnn.runs.experiment import Experiment
-from jaxrnn.state import TrainState
+from jaxrnn.runs.config import Experiment
+from jaxrnn.training.evaluation import predict
+from jaxrnn.training.optimizers import averaged
+from jaxrnn.training.sharding import for_each_member, to_host
+from jaxrnn.training.state import TrainState
 
 _AT_ONCE = 1000  # examples, the most that evaluate takes
 

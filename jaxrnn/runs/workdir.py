@@ -11,11 +11,11 @@ from typing import Any
 
 import jax
 
+from jaxrnn.files import read_json
 from jaxrnn.runs.checkpoints import Checkpoints
-from jaxrnn.runs.files import read_json
-from jaxrnn.runs.history import History, mean_history
 from jaxrnn.runs.processes import from_first, is_first
-from jaxrnn.state import TrainState
+from jaxrnn.training.history import History, mean_history
+from jaxrnn.training.state import TrainState
 
 Check = Callable[..., None]
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxrnn import Adding, Copying, JapaneseVowels, Sunspots, Text
+from jaxrnn.data import Adding, Copying, JapaneseVowels, Sunspots, Text
 from jaxrnn.data.series import find_in_packages, read_ts
 
 

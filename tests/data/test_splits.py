@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.data.batching import epoch_indices
+from jaxrnn.data.batches import epoch_indices
 from jaxrnn.data.splits import check_values, scale, take
 
 

@@ -16,8 +16,8 @@ import optax
 import pytest
 
 import jaxrnn
-from jaxrnn import RNNClassifier, Source, create_train_state, fit, stream
-from jaxrnn.parallel import batch_mesh
+from jaxrnn import RNNModel, Source, create_train_state, fit, stream
+from jaxrnn.training.sharding import batch_mesh
 from tests.conftest import assert_identical, leaves
 
 KEY = jax.random.key(5)
@@ -86,7 +86,7 @@ def test_epochs_of_some_steps_go_on_through_the_passes(source):
 
 
 def new_state(digits):
-    model, optimizer = RNNClassifier(hidden=8), jaxrnn.Adam(learning_rate=1e-2).build()
+    model, optimizer = RNNModel(hidden=8), jaxrnn.Adam(learning_rate=1e-2).build()
     return create_train_state(jax.random.key(1), model, optimizer, digits.inputs)
 
 
@@ -242,18 +242,18 @@ def test_lengths_that_the_inputs_do_not_have(digits):
 def test_what_is_evaluated_is_all_of_it(digits, options):
     some = stream(digits, batch_size=50, **options)
     with pytest.raises(ValueError, match="one pass over all examples"):
-        jaxrnn.evaluate_stream(new_state(digits), some)
+        jaxrnn.training.evaluate_stream(new_state(digits), some)
     with pytest.raises(ValueError, match="one pass over all examples"):
         fit(new_state(digits), digits, key=KEY, batch_size=100, epochs=1, evals={"test": some})
 
 
 @pytest.mark.program
 def test_a_loss_that_is_not_finite_is_located(digits):
-    model = RNNClassifier(hidden=8)
+    model = RNNModel(hidden=8)
     state = create_train_state(KEY, model, optax.sgd(1e38), digits.inputs)
-    with pytest.raises(jaxrnn.NonFiniteLossError) as of_split:
+    with pytest.raises(jaxrnn.training.NonFiniteLossError) as of_split:
         fit(state, digits, key=KEY, batch_size=100, epochs=1)
-    with pytest.raises(jaxrnn.NonFiniteLossError) as of_stream:
+    with pytest.raises(jaxrnn.training.NonFiniteLossError) as of_stream:
         fit(state, stream(digits, batch_size=100, key=KEY), epochs=1)
     assert of_stream.value.step == of_split.value.step > 1
 

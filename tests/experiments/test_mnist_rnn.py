@@ -139,7 +139,7 @@ def test_several_seeds_at_once(folder, capsys):
     assert results["parameters"] == 12 * (28 + 1 + 12) + 10 * (12 + 1)
 
     histories = [History.from_csv(folder / "many" / f"history-{seed}.csv") for seed in (4, 5, 6)]
-    assert jaxrnn.mean_history(histories)["train_loss"].shape == (2,)
+    assert jaxrnn.training.mean_history(histories)["train_loss"].shape == (2,)
     mnist_rnn(*arguments, "--seed", "5", "--devices", "1", "--workdir", "one")
     alone = History.from_csv(folder / "one" / "history.csv")
     for column in ("train_loss", "validation_loss"):
@@ -163,9 +163,9 @@ def test_two_runs_in_one_second_get_two_directories(folder, monkeypatch):
 def test_default_preset_draws_test_curves(folder, monkeypatch):
     """Loss and accuracy of both splits after every epoch, with no option asking for them."""
     drawn = []
-    draw = jaxrnn.plot_history
+    draw = jaxrnn.plotting.plot_history
     keep = lambda *args: drawn.append(draw(*args)) or drawn[0]  # noqa: E731
-    monkeypatch.setattr("jaxrnn.plotting.plot_history", keep)
+    monkeypatch.setattr("jaxrnn.plotting.curves.plot_history", keep)
     mnist_rnn(
         "--train", "train[:640]", "--test", "test[:200]", "--hidden", "12", "--workdir", "run"
     )
@@ -204,13 +204,13 @@ def test_groups_build_what_they_say():
         hidden=7, cell="gru", layers=2, bidirectional=True, initializers="identity",
         recurrent_gain=0.5, recurrence="flax", pooling="none",
     )  # fmt: skip
-    assert config.build(3) == jaxrnn.RNNClassifier(
-        hidden=7, classes=3, cell="gru", layers=2, bidirectional=True, initializers="identity",
+    assert config.build(3) == jaxrnn.RNNModel(
+        hidden=7, outputs=3, cell="gru", layers=2, bidirectional=True, initializers="identity",
         recurrent_gain=0.5, recurrence="flax", pooling="none",
     )  # fmt: skip
     for preset in ("keras", "fast", "record"):
-        assert PRESETS[preset].model.build(10) == jaxrnn.RNNClassifier()
-    assert PRESETS["tf1"].model.build(10) == jaxrnn.RNNClassifier(initializers="tf1")
+        assert PRESETS[preset].model.build(10) == jaxrnn.RNNModel()
+    assert PRESETS["tf1"].model.build(10) == jaxrnn.RNNModel(initializers="tf1")
 
 
 def test_every_option_reaches_the_run(folder, monkeypatch):

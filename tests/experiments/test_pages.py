@@ -128,7 +128,7 @@ def write_example(kept, split, index, folder):
     if split.lengths is not None:
         inputs = inputs[: split.lengths[index]]
     path = folder / f"{index}.npy"
-    if isinstance(kept.experiment.task, jaxrnn.LanguageModelling):
+    if isinstance(kept.experiment.task, jaxrnn.LanguageModeling):
         path = path.with_suffix(".txt")
         path.write_text("".join(kept.class_names[token] for token in inputs))
     elif kept.pixels:

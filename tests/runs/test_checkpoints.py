@@ -13,7 +13,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn import Adam, Checkpoints, Experiment, History, RNNConfig, TrainerConfig, fit, load_run
-from jaxrnn.runs.files import read_json
+from jaxrnn.files import read_json
 from tests.conftest import assert_identical
 
 KEY = jax.random.key(7)
@@ -83,7 +83,7 @@ def test_last_three_and_best_are_kept(run):
     assert_identical(last.state.opt_state, state.opt_state)
     assert last.key == KEY
     assert last.experiment.trainer == TrainerConfig(seed=7)
-    assert last.model == jaxrnn.RNNClassifier(hidden=8)
+    assert last.model == jaxrnn.RNNModel(hidden=8)
     assert (int(last.state.step), len(best.history), int(best.state.step)) == (6, 2, 2)
 
 
@@ -104,7 +104,7 @@ def test_restore_with_a_custom_template(state, digits, tmp_path):
     assert_identical(restored[0].opt_state, fitted.opt_state)
     assert restored[1] == history
     other = jaxrnn.create_train_state(
-        KEY, jaxrnn.RNNClassifier(hidden=17), optax.adam(1e-2), digits.inputs
+        KEY, jaxrnn.RNNModel(hidden=17), optax.adam(1e-2), digits.inputs
     )
     with pytest.raises(ValueError, match=r"does not contain the expected arrays.*head.*kernel"):
         Checkpoints(tmp_path / "any").restore(lambda description: other)
@@ -345,7 +345,7 @@ def test_oversized_description_is_not_read(copy, monkeypatch):
 def test_swapped_arrays_are_refused(copy):
     """Those of one checkpoint in another's place: sealed, readable, and of another shape."""
     state = jaxrnn.create_train_state(
-        KEY, jaxrnn.RNNClassifier(hidden=9), Adam().build(), np.zeros((1, 28, 28))
+        KEY, jaxrnn.RNNModel(hidden=9), Adam().build(), np.zeros((1, 28, 28))
     )
     folder = copy / "checkpoints"
     with Checkpoints(copy / "other") as other:

@@ -206,7 +206,7 @@ def test_full_workdir(capsys, monkeypatch):
     def full(path, text):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jaxrnn.runs.files.write_atomically", full)
+    monkeypatch.setattr("jaxrnn.files.write_atomically", full)
     for workdir in (["--workdir", "runs/of/mine"], []):
         err = refuse([*workdir, *SLICE], capsys)
         assert err == "error: [Errno 28] No space left on device\n"
@@ -216,7 +216,7 @@ def test_data_dir_without_permission(folder, capsys, monkeypatch):
     def forbidden(self, **kwargs):
         raise PermissionError(13, "Permission denied", str(folder / "data"))
 
-    builder = jaxrnn.data.builders.FAMILY["mnist"]
+    builder = jaxrnn.data.readers.FAMILY["mnist"]
     with monkeypatch.context() as changed:
         changed.setattr(builder, "download_and_prepare", forbidden)
         err = refuse(["--data-dir", "data"], capsys)
@@ -226,7 +226,7 @@ def test_data_dir_without_permission(folder, capsys, monkeypatch):
 
 
 def test_damaged_archive(folder, capsys):
-    from jaxrnn.data.builders.mnist import BUNDLED_ARCHIVES
+    from jaxrnn.data.readers.mnist import BUNDLED_ARCHIVES
 
     (folder / "archives").mkdir()
     for path in BUNDLED_ARCHIVES.iterdir():

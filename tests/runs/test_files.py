@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxrnn.runs.files import read_json, write_json
-from jaxrnn.writing import write_atomically
+from jaxrnn.files import read_json, write_atomically, write_json
 
 
 def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):

@@ -370,7 +370,7 @@ def test_load_run_returns_everything(capsys):
     run = train(2)
     assert run.experiment.model == jaxrnn.RNNConfig(hidden=12)
     assert run.experiment.trainer == jaxrnn.TrainerConfig(epochs=2)
-    assert run.model == jaxrnn.RNNClassifier(hidden=12)
+    assert run.model == jaxrnn.RNNModel(hidden=12)
     assert run.history == History.from_csv("run/history.csv")
     assert run.key == jax.random.split(jax.random.key(0))[1]
     assert int(run.state.step) == 10

@@ -7,7 +7,7 @@ before Orbax and TensorStore read anything, as they report corruption in many di
 import hashlib
 from pathlib import Path
 
-from jaxrnn.writing import write_atomically
+from jaxrnn.files import write_atomically
 
 _MAX_BYTES = 16 * 2**20
 

@@ -15,13 +15,13 @@ import jax
 import numpy as np
 from flax import serialization
 
-from jaxrnn.parallel import to_host
+from jaxrnn.files import first_line, read_json
 from jaxrnn.runs.checkpoints import arrays
 from jaxrnn.runs.checkpoints.seals import check_seal, seal, seal_of
-from jaxrnn.runs.files import first_line, read_json
-from jaxrnn.runs.fitting import Record
-from jaxrnn.runs.history import History, best_epoch, mean_history
-from jaxrnn.state import TrainState
+from jaxrnn.training.fitting import Record
+from jaxrnn.training.history import History, best_epoch, mean_history
+from jaxrnn.training.sharding import to_host
+from jaxrnn.training.state import TrainState
 
 _KEPT = 3
 _MAX_BYTES = 16 * 2**20  # of JSON, far more than ten thousand epochs take
@@ -49,9 +49,9 @@ class Checkpoints:
       ValueError: ``folder`` is a symbolic link.
 
     >>> import tempfile
-    >>> from jaxrnn import Adam, RNNClassifier, create_train_state
+    >>> from jaxrnn import Adam, RNNModel, create_train_state
     >>> key = jax.random.key(0)
-    >>> state = create_train_state(key, RNNClassifier(), Adam().build(), np.zeros((1, 28, 28)))
+    >>> state = create_train_state(key, RNNModel(), Adam().build(), np.zeros((1, 28, 28)))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with Checkpoints(folder) as checkpoints:
     ...         checkpoints.save(state, History().append(epoch=1, train_accuracy=0.9), key)

@@ -1,0 +1,1 @@
+"""Pictures of digits as MNIST has them, and the page to draw on."""

@@ -1,0 +1,210 @@
+"""load_weights, save_weights: the weights of Keras, PyTorch and Flax networks."""
+
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxrnn.export.layouts import (
+    Entry,
+    Shapes,
+    flax_layout,
+    join,
+    keras_layout,
+    split,
+    torch_layout,
+    torch_prefixes,
+)
+from jaxrnn.files import write_atomically
+from jaxrnn.nn.model import RNNModel
+from jaxrnn.training.state import create_train_state
+
+LAYOUTS: Mapping[str, Callable[[RNNModel, Shapes], list[Entry]]] = {
+    "flax": flax_layout,
+    "keras": keras_layout,
+    "torch": torch_layout,
+}
+# Stands for the number of input features in shapes; a large prime, unlike any other size.
+FEATURES = 99_991
+_NO_OPTIMIZER = optax.identity()
+
+
+def load_weights(
+    model: RNNModel,
+    source: str | os.PathLike[str] | Mapping[str, Any] | Sequence[Any],
+) -> Any:
+    """Read the parameters of a network trained by Keras, PyTorch or jaxrnn.
+
+    Keras: ``Embedding`` if the model has ``embedding``, ``SimpleRNN``, ``GRU`` (with the default
+    ``reset_after=True``) or ``LSTM`` layers, in ``Bidirectional`` or not, and ``Dense``. PyTorch:
+    ``nn.Embedding``, ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM``, and ``nn.Linear``, under any names; the
+    two biases of a gate are summed where Flax has one. All layers must have biases. Arrays of the
+    same shape in the wrong order go unnoticed. Activation, skip connections and pooling have no
+    weights: set them in the model.
+
+    Args:
+      model: the network that the weights are for.
+      source: a ``.safetensors`` file of a PyTorch state dict or from :func:`save_weights`, a
+        ``.npz`` file from ``np.savez(file, *model.get_weights())``, the list that Keras's
+        ``model.get_weights()`` returns, a PyTorch state dict, or Flax parameters. The kind is
+        recognized by the content.
+
+    Returns:
+      The parameters of ``model``, float32; the number of input features is that of the weights.
+      To train them further, put them into a new state, its optimizer's averages included:
+      ``state.replace(params=params, opt_state=state.tx.init(params))``.
+
+    Raises:
+      ValueError: the weights are of another network, or the file is of another kind.
+      OSError: the file can't be read.
+
+    >>> model = RNNModel(hidden=2, outputs=3)
+    >>> shapes = [(5, 2), (2, 2), (2,), (2, 3), (3,)]
+    >>> params = load_weights(model, [np.ones(shape, np.float32) for shape in shapes])
+    >>> params["layer0"]["i"]["kernel"].shape
+    (5, 2)
+    """
+    arrays, shapes = _arrays_of(source), _shapes(model)
+    if "arr_0" in arrays:
+        layout = keras_layout(model, shapes)
+    elif prefixes := torch_prefixes(arrays):
+        layout = torch_layout(model, shapes, **prefixes)
+    else:
+        layout = flax_layout(model, shapes)
+    leaves = split(layout, _checked(layout, arrays, shapes))
+    return unflatten_dict({name: jnp.asarray(leaf) for name, leaf in leaves.items()}, sep="/")
+
+
+def save_weights(
+    model: Any,
+    params: Any,
+    file: str | os.PathLike[str],
+    *,
+    layout: Literal["flax", "keras", "torch"] = "flax",
+) -> None:
+    """Write parameters to a file that :func:`load_weights` and other libraries read.
+
+    Args:
+      model: the network; any module for the layout ``flax``.
+      params: its parameters; not those of several networks.
+      file: the path; an existing file is replaced.
+      layout: ``flax``, a safetensors file of any network; ``torch``, a safetensors file of the
+        state dict of a module with ``embedding``, ``rnn`` and ``head``, for ``load_state_dict``,
+        where the second bias is 0 if Flax has one; ``keras``, an npz file, whose arrays are in the
+        order of ``set_weights``.
+
+    Raises:
+      ValueError: parameters of another network or of several, or a network that the layout can't
+        hold: Keras and PyTorch have no counterpart of mgu, mingru and layer_norm.
+      OSError: the file can't be written.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}")
+    if not isinstance(params, Mapping):
+        raise ValueError(f"params must be a tree such as state.params; got {type(params).__name__}")
+    leaves = _arrays_of(params)
+    if layout == "flax" and not isinstance(model, RNNModel):
+        named = {name: _as_float32(name, leaf) for name, leaf in leaves.items()}
+        write_atomically(file, safetensors.numpy.save(named))
+        return
+    shapes = _shapes(model)
+    if all(np.ndim(leaves.get(name, 0)) == len(shape) + 1 for name, shape in shapes.items()):
+        raise ValueError(
+            "params are those of several networks; choose one: jax.tree.map(lambda leaf: leaf[0], "
+            "params)"
+        )
+    leaves = _checked(flax_layout(model, shapes), leaves, shapes)
+    arrays = join(LAYOUTS[layout](model, shapes), leaves)
+    if layout == "keras":
+        content = io.BytesIO()
+        np.savez(content, **arrays)  # type: ignore[arg-type]
+        write_atomically(file, content.getvalue())
+    else:
+        write_atomically(file, safetensors.numpy.save(arrays))
+
+
+def _shapes(model: Any) -> Shapes:
+    """The shapes of the parameters, by their names joined by a slash."""
+    if not isinstance(model, RNNModel):
+        raise ValueError(f"the model must be an RNNModel; got {type(model).__name__}")
+    example = np.zeros((1, 1), np.int32) if model.embedding else np.zeros((1, 1, FEATURES))
+    params = create_train_state(None, model, _NO_OPTIMIZER, example).params
+    return {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
+
+
+def _arrays_of(source: Any) -> dict[str, Any]:
+    if isinstance(source, str | os.PathLike):
+        return _read(Path(source))
+    if isinstance(source, Mapping):
+        return flatten_dict(dict(source.get("params", source)), sep="/")
+    if isinstance(source, list | tuple):
+        return {f"arr_{place}": array for place, array in enumerate(source)}
+    raise ValueError(
+        "weights are a file, a list of arrays (Keras: model.get_weights()) or arrays by name "
+        f"(PyTorch: model.state_dict()); got {type(source).__name__}"
+    )
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    content = path.read_bytes()
+    try:
+        if not content.startswith(b"PK"):  # as zip files do
+            return safetensors.numpy.load(content)
+        with np.load(io.BytesIO(content)) as arrays:
+            if "arr_0" in arrays:
+                return dict(arrays)
+    except KeyError as error:
+        raise ValueError(f"{path} has arrays of type {error}; save them as float32") from error
+    except Exception:  # each kind of damage raises another
+        pass
+    raise ValueError(
+        f"{path} is not a safetensors file, nor an npz file of arr_0, arr_1, …; write it with "
+        "safetensors.torch.save_file(model.state_dict(), file) or np.savez(file, "
+        "*model.get_weights())"
+    )
+
+
+def _checked(
+    layout: Sequence[Entry], arrays: Mapping[str, Any], shapes: Shapes
+) -> dict[str, np.ndarray]:
+    """The arrays as float32, if they fit the layout."""
+    names = [entry.name for entry in layout]
+    missing = [name for name in names if name not in arrays]
+    unknown = [str(name) for name in arrays if name not in names]
+    if missing or unknown:
+        raise ValueError(
+            f"the model has {len(names)} arrays, the weights {len(arrays)}; missing: "
+            f"{_first(missing)}; not in the model: {_first(unknown)}"
+        )
+    checked = {name: _as_float32(name, arrays[name]) for name in names}
+    features: Any = None
+    for entry in layout:
+        expected, got = entry.shape(shapes), checked[entry.name].shape
+        features = features or dict(zip(expected, got, strict=False)).get(FEATURES)
+        expected = tuple(features if size == FEATURES else size for size in expected)
+        if got != expected:
+            leaves = ", ".join(dict.fromkeys(name for row in entry.rows for name in row))
+            holds = "" if leaves == entry.name else f" ({leaves})"
+            raise ValueError(f"{entry.name}{holds} must be of shape {expected}; got {got}")
+    return checked
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return (", ".join(names[:4]) or "none") + more
+
+
+def _as_float32(name: str, array: Any) -> np.ndarray:
+    if hasattr(array, "detach"):  # a PyTorch tensor; NumPy lacks its bfloat16
+        array = array.detach().cpu().float().numpy()
+    array = np.asarray(array)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{name} must be an array of floats; got {array.dtype}")
+    return array.astype(np.float32)

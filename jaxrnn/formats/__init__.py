@@ -1,1 +1,0 @@
-"""Formats: files of trained networks that other programs read and write."""

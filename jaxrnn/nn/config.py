@@ -1,0 +1,77 @@
+"""RNNConfig: the network of an experiment, described by plain values."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
+
+from jaxrnn.groups import Count, Fraction, Group, Positive
+from jaxrnn.nn.model import RNNModel
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RNNConfig(Group):
+    """The recurrent network, an Elman network by default."""
+
+    hidden: Count = 150
+    """Number of recurrent units in each layer and direction."""
+    cell: Literal["simple", "gru", "lstm", "mgu", "mingru"] = "simple"
+    """Recurrent cell; simple is that of Elman networks, mingru runs in parallel over time."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """Activation function of the cell."""
+    layers: Annotated[int, Ge(1), Le(1000)] = 1
+    """Number of recurrent layers, each reading the states of the one below."""
+    bidirectional: bool = False
+    """Read each sequence forwards and backwards."""
+    skip: bool = False
+    """Add the inputs of each layer to its outputs, from the second layer on."""
+    layer_norm: bool = False
+    """Layer normalization of the outputs of each layer."""
+    pooling: Literal["last", "mean", "max", "none"] = "last"
+    """Compute the outputs from the last valid state, the mean or the maximum of all valid states,
+    or (none) the state at each time step."""
+    embedding: Count | None = None
+    """Size of the embedding of tokens; None for one-hot vectors."""
+    vocabulary: Count | None = None
+    """Number of distinct tokens; None for the number of outputs."""
+    dropout: Fraction = 0.0
+    """Dropout rate after every layer."""
+    input_dropout: Fraction = 0.0
+    """Dropout rate of the inputs."""
+    recurrent_dropout: Fraction = 0.0
+    """Dropout rate of the recurrent state; each sequence drops the same units throughout."""
+    initializers: Literal["keras", "tf1", "identity", "permutation"] = "keras"
+    """Initial weights: as in Keras (an orthogonal recurrent kernel), as in TF1, or an identity or a
+    permutation for the recurrent kernel."""
+    recurrent_gain: Positive = 1.0
+    """Scale factor of the initial recurrent kernels."""
+    chrono: Annotated[int, Ge(2)] | None = None
+    """Longest dependency, in time steps, for which gate biases are initialized (chrono
+    initialization); None for biases of 0."""
+    recurrence: Literal["fast", "flax"] = "fast"
+    """Implementation of the recurrence: fast, scans with a hand-written gradient; flax,
+    flax.linen.RNN, for comparison."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type that the recurrent layers compute in; parameters, optimizer and head are float32."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        no_gates, no_kernel = self.cell == "simple", self.cell == "mingru"
+        if self.chrono is not None and no_gates:
+            raise ValueError("--chrono needs a --cell with gates: gru, lstm, mgu or mingru")
+        if no_kernel and (self.activation, self.recurrent_gain) != ("tanh", 1.0):
+            raise ValueError(
+                "--cell mingru has no activation and no recurrent kernel; use --activation tanh "
+                "and --recurrent-gain 1"
+            )
+        possible = self.cell == "lstm" or (
+            self.cell in ("simple", "gru") and self.recurrence == "fast"
+        )
+        if self.recurrent_dropout and not possible:
+            raise ValueError(
+                "--recurrent-dropout needs --cell lstm, or simple or gru with --recurrence fast"
+            )
+
+    def build(self, outputs: int) -> RNNModel:
+        """Build the module, with ``outputs`` classes or numbers."""
+        return RNNModel(outputs=outputs, **dataclasses.asdict(self))

@@ -1,0 +1,88 @@
+"""A picture of what a classifier confuses: its confusion matrix and its worst mistakes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from jaxrnn.data.splits import Split
+from jaxrnn.plotting.curves import Picture
+from jaxrnn.plotting.samples import draw_images
+
+
+def plot_confusion(split: Split, logits: Any, *, worst: int = 8) -> Figure:
+    """Draw which classes a network takes for which, and its worst mistakes.
+
+    Args:
+      split: N examples with one label each; images, if their worst mistakes are to be drawn.
+      logits: (N, classes) outputs of the network, from :func:`jaxrnn.predict`.
+      worst: number of mistakes to draw, those of the highest cross entropy.
+
+    Returns:
+      A figure of 12 × 6 inches, and 1.9 more for the mistakes: the number of examples of each class
+      (rows) by predicted class (columns), and the most frequent confusions of two classes.
+
+    Raises:
+      ValueError: labels and logits don't fit each other.
+
+    >>> split = Split(np.zeros((3, 2, 1), np.uint8), np.array([0, 1, 1]))
+    >>> figure = plot_confusion(split, np.array([[2.0, 1.0], [1.0, 2.0], [2.0, 1.0]]))
+    >>> figure.axes[0].get_title()
+    '1 of 3 examples (33.33%) are misclassified'
+    """
+    labels, logits = np.asarray(split.labels), np.asarray(logits, np.float64)
+    if labels.ndim != 1 or logits.ndim != 2 or len(labels) != len(logits):
+        raise ValueError(
+            f"expected labels (N,) and logits (N, classes); got {labels.shape} and {logits.shape}"
+        )
+    classes = logits.shape[1]
+    names = split.class_names or tuple(map(str, range(classes)))
+    predicted = logits.argmax(1)
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (labels, predicted), 1)
+    shifted = logits - logits.max(1, keepdims=True)
+    chances = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
+    mistakes = np.flatnonzero(predicted != labels)
+    mistakes = mistakes[np.argsort(chances[mistakes, labels[mistakes]], kind="stable")][:worst]
+    drawn = np.ndim(split.inputs) == 3 and np.shape(split.inputs)[2] > 1 and len(mistakes) > 0
+
+    figure = Picture(figsize=(12, 6 + 1.9 * drawn), layout="constrained")
+    parts = figure.subfigures(1 + drawn, 1, height_ratios=[6, 1.9][: 1 + drawn], squeeze=False)
+    matrix, pairs = parts[0, 0].subplots(1, 2, width_ratios=[1.4, 1])
+    _draw_counts(matrix, pairs, counts, names)
+    if drawn:
+        titles = [
+            f"{names[labels[i]]} → {names[predicted[i]]}, {chances[i, predicted[i]]:.0%}"
+            for i in mistakes
+        ]
+        axes = parts[1, 0].subplots()
+        draw_images(axes, np.asarray(split.inputs)[mistakes], titles, (1, worst), fontsize=9)
+    return figure
+
+
+def _draw_counts(matrix: Any, pairs: Any, counts: np.ndarray, names: Sequence[str]) -> None:
+    """Draw a confusion matrix, and a bar for each of the most confused pairs of classes."""
+    wrong = counts * ~np.eye(len(counts), dtype=bool)
+    total, misses = counts.sum(), wrong.sum()
+    matrix.imshow(wrong, cmap="Reds")
+    ticks = range(len(names))
+    rotation = 0 if max(map(len, names)) < 3 else 45
+    matrix.set(xlabel="Predicted", ylabel="True")
+    matrix.set_xticks(ticks, names, rotation=rotation, ha="right" if rotation else "center")
+    matrix.set_yticks(ticks, names)
+    matrix.set_title(f"{misses} of {total} examples ({misses / total:.2%}) are misclassified")
+    for (true, predicted), count in np.ndenumerate(counts if len(names) <= 20 else []):
+        if count:
+            dark = true != predicted and count > wrong.max() / 2
+            color = "white" if dark else "0.6" if true == predicted else "black"
+            matrix.text(predicted, true, count, ha="center", va="center", color=color, fontsize=9)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:10]
+    top = [divmod(int(flat), len(names)) for flat in order if wrong.flat[flat]]
+    labels = [f"{names[true]} → {names[predicted]}" for true, predicted in top]
+    bars = pairs.barh(range(len(top)), [wrong[pair] for pair in top], color="#c44e52")
+    pairs.bar_label(bars, padding=3)
+    pairs.set_yticks(range(len(top)), labels)
+    pairs.margins(x=0.08)
+    pairs.invert_yaxis()
+    pairs.set(title="Most confused: true → predicted", xlabel="Examples")

@@ -1,0 +1,167 @@
+"""History: the curves of a run, in memory and on disk."""
+
+import csv
+import io
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxrnn.files import write_atomically
+
+
+@dataclass(frozen=True)
+class History:
+    """The curves of a run, one row per epoch. Immutable: :meth:`append` returns a longer one.
+
+    Each row maps column names to numbers: ``epoch`` from 1, one column for each metric of each
+    split, such as ``train_loss`` and ``test_accuracy``, and ``seconds`` of training in that epoch.
+
+    >>> history = History().append(epoch=1, train_loss=0.5).append(epoch=2, train_loss=0.25)
+    >>> history["train_loss"]
+    array([0.5 , 0.25])
+    >>> len(history), history.columns, history.measured("test_loss")
+    (2, ('epoch', 'train_loss'), False)
+    """
+
+    rows: tuple[dict[str, float], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        return iter(self.rows)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of all columns, in the order in which they were recorded."""
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        metrics = (name for name in names if name not in ("epoch", "seconds"))
+        return ("epoch", *metrics, *(["seconds"] if "seconds" in names else []))
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        """One curve, (epochs,) float64; NaN for epochs that didn't measure it.
+
+        Raises:
+          ValueError: no epoch measured it.
+        """
+        if self.rows and column not in self.columns:
+            raise ValueError(f"there is no column {column!r}, only {', '.join(self.columns)}")
+        return np.array([row.get(column, math.nan) for row in self.rows], float)
+
+    def measured(self, column: str) -> bool:
+        """Whether any epoch measured this column."""
+        return column in self.columns and not np.isnan(self[column]).all()
+
+    def best(self, column: str, *, maximize: bool = True) -> dict[str, float]:
+        """The row of the first epoch with the highest value of ``column``, or the lowest.
+
+        Raises:
+          ValueError: no epoch measured it.
+        """
+        if not self.measured(column):
+            raise ValueError(f"no epoch measured {column}")
+        choose = np.nanargmax if maximize else np.nanargmin
+        return self.rows[int(choose(self[column]))]
+
+    def append(self, **row: Any) -> "History":
+        """Add an epoch; each value is a number or an array of one.
+
+        Raises:
+          ValueError: ``epoch`` is missing, or a value is not a number.
+        """
+        return History((*self.rows, _check_row(row)))
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> "History":
+        """Build a history from rows, each as :meth:`append` takes it.
+
+        Raises:
+          ValueError: as :meth:`append`.
+        """
+        return cls(tuple(map(_check_row, rows)))
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write all rows, atomically."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(path, text.getvalue())
+
+    @classmethod
+    def from_csv(cls, path: str | os.PathLike[str]) -> "History":
+        """Read what :meth:`to_csv` wrote; every number comes back bit for bit.
+
+        Raises:
+          ValueError: the file is not a history.
+        """
+        with open(path, newline="") as file:
+            reader = csv.DictReader(file)
+            rows: list[dict[str, float]] = []
+            names = list(reader.fieldnames or ())
+            if names[:1] != ["epoch"] or len(set(names)) < len(names):
+                raise ValueError(f"{path}: expected a header of distinct columns, epoch first")
+            for row in _readable(reader, path):
+                try:
+                    if None in row or None in row.values():
+                        raise ValueError(f"expected {len(names)} fields")
+                    rows.append(_check_row({name: text for name, text in row.items() if text}))
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+        return cls(tuple(rows))
+
+
+def mean_history(histories: History | Sequence[History]) -> History:
+    """The mean of each curve over several runs of the same length.
+
+    >>> a, b = (History().append(epoch=1, train_loss=loss) for loss in (0.5, 1.0))
+    >>> mean_history([a, b]).rows
+    ({'epoch': 1, 'train_loss': 0.75},)
+    """
+    if isinstance(histories, History):
+        return histories
+    mean = History()
+    for rows in zip(*histories, strict=True):
+        mean = mean.append(**{name: np.mean([row[name] for row in rows]) for name in rows[0]})
+    return mean
+
+
+def best_epoch(history: History | Sequence[History], metric: str, maximize: bool) -> int:
+    """The best epoch by a metric of the first evaluated split; of the training split, if none is.
+
+    Of several networks, the best epoch of their mean. The last epoch if nothing was measured.
+    """
+    history = mean_history(history)
+    columns = [name for name in history.columns if name.endswith(f"_{metric}")]
+    columns.sort(key=lambda name: name.startswith("train_"))
+    for column in columns:
+        if history.measured(column):
+            return int(history.best(column, maximize=maximize)["epoch"])
+    return len(history)
+
+
+def has_stalled(history: Any, metric: str, maximize: bool, patience: int | None) -> bool:
+    """Whether the last ``patience`` epochs brought none that is better; see :func:`best_epoch`."""
+    epochs = len(mean_history(history)) if history else 0
+    stalled = epochs - best_epoch(history, metric, maximize) if epochs else 0
+    return patience is not None and stalled >= patience
+
+
+def _readable(reader: Any, path: Any) -> Iterator[dict[str, str]]:
+    try:
+        yield from reader
+    except csv.Error as error:  # a field that is too long, a NUL
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _check_row(row: Mapping[str, Any]) -> dict[str, float]:
+    bad = [name for name in row if not name.isidentifier()]
+    if bad:
+        raise ValueError(f"{bad[0]!r} is not a column name")
+    if "epoch" not in row or float(row["epoch"]) % 1:
+        raise ValueError(f"a row needs its epoch, a whole number; got {row.get('epoch')}")
+    return {name: float(value) for name, value in row.items()} | {"epoch": int(row["epoch"])}

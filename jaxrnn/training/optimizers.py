@@ -1,0 +1,214 @@
+r"""Adam and Muon: optimizers described by plain numbers, built from optax.
+
+Adam is used in TensorFlow's and Keras's convention,
+
+.. math:: \theta \leftarrow \theta - \eta\,
+    \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \frac{m_t}{\sqrt{v_t} + \epsilon}
+
+which is optax's Adam with an epsilon of :math:`\epsilon / \sqrt{1 - \beta_2^t}` at step t.
+
+Muon replaces the momentum of a matrix by a nearby one whose singular values are all about 1. It
+updates the recurrent kernels alone: they are applied at every time step, so what a step does to
+their largest directions decides whether long sequences stay stable.
+
+Source: D. P. Kingma and J. Ba, "Adam: a method for stochastic optimization" (2015), the end of
+section 2, which gives both orders of computation; K. Jordan and others, "Muon: an optimizer for
+hidden layers in neural networks" (2024); T. Boissin and others, "Turbo-Muon: accelerating
+orthogonality-based optimization with pre-conditioning" (2025).
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax import contrib
+from tyro.conf import Suppress
+
+from jaxrnn.groups import Fraction, Group, NonNegative, Positive
+from jaxrnn.nn.cells import is_recurrent_kernel
+from jaxrnn.training.state import TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Optimizer(Group):
+    """What all optimizers share: a schedule, clipping, weight decay and averaging."""
+
+    learning_rate: Positive = 1e-3
+    """Peak learning rate of Adam."""
+    epsilon: Positive = 1e-7
+    """Adam's epsilon; Keras uses 1e-7, TensorFlow 1e-8."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning-rate schedule; linear and cosine decay to 0 at the last step."""
+    warmup: Fraction = 0.0
+    """Fraction of the steps spent on linear warm-up."""
+    clip_norm: Positive | None = None
+    """Largest global norm of the gradients; larger ones are scaled down to it."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay, multiplied by the learning rate."""
+    average: Fraction = 0.0
+    """Decay of a moving average of the weights, which is what is evaluated; 0 for none."""
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the learning rates depend on the number of steps of the whole training."""
+        return self.schedule != "constant" or self.warmup > 0
+
+    def build(self, steps: int | None = None) -> optax.GradientTransformation:
+        """Build the optax gradient transformation.
+
+        Args:
+          steps: number of steps of the whole training; required by a schedule or a warm-up.
+
+        Returns:
+          For equal configurations the same object, so that they share compiled functions.
+
+        Raises:
+          ValueError: ``steps`` is required and missing.
+
+        >>> Adam(learning_rate=1e-3).build() is Adam().build()
+        True
+        """
+        if self.scheduled and steps is None:
+            raise ValueError("a schedule or warm-up needs the number of steps of the training")
+        return _build(self, steps if self.scheduled else None)
+
+    def _update(self, rate: Any, steps: int | None) -> optax.GradientTransformation:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(_Optimizer):
+    """Adam in TensorFlow's convention: epsilon is added before bias correction."""
+
+    kind: Suppress[Literal["adam"]] = "adam"
+
+    def _update(self, rate: Any, steps: int | None) -> optax.GradientTransformation:
+        adam = optax.inject_hyperparams(optax.adamw if self.weight_decay else optax.adam)
+        decay = {"weight_decay": self.weight_decay} if self.weight_decay else {}
+        epsilon = self.epsilon
+        return adam(
+            rate,
+            b1=0.9,
+            b2=0.999,
+            eps=lambda count: epsilon / jnp.sqrt(1 - 0.999 ** (count.astype(jnp.float32) + 1.0)),
+            **decay,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muon(_Optimizer):
+    """Muon for the recurrent kernels; Adam with Nesterov momentum for all other parameters."""
+
+    kind: Suppress[Literal["muon"]] = "muon"
+    muon_learning_rate: Positive = 5e-3
+    """Peak learning rate of Muon."""
+
+    def _update(self, rate: Any, steps: int | None) -> optax.GradientTransformation:
+        return contrib.muon(
+            _schedule(self, self.muon_learning_rate, steps),
+            weight_decay=self.weight_decay,
+            adam_weight_decay=self.weight_decay,
+            adam_learning_rate=rate,
+            eps=self.epsilon,
+            muon_weight_dimension_numbers=_recurrent_kernels,
+            # On 150 × 150 a step's Newton–Schulz products cost a quarter of its time. Scaling rows
+            # and columns first does the work of one of the five iterations.
+            preconditioning="aol",
+            ns_steps=4,
+        )
+
+
+@functools.lru_cache  # functions are compiled for one optimizer object
+def _build(optimizer: _Optimizer, steps: int | None) -> optax.GradientTransformation:
+    update = optimizer._update(_schedule(optimizer, optimizer.learning_rate, steps), steps)
+    norm, average = optimizer.clip_norm, optimizer.average
+    clip = [] if norm is None else [optax.clip_by_global_norm(norm)]
+    keep = [_keep_average(average)] if average else []
+    return _with_promotion(optax.chain(*clip, update, *keep) if clip or keep else update)
+
+
+def _with_promotion(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Make an optimizer independent of how JAX treats types of numbers.
+
+    optax mixes them, which ``jax_numpy_dtype_promotion="strict"`` forbids; and with
+    ``jax_enable_x64`` its constants become float64, unlike those of stored runs.
+    """
+
+    def init(params: Any) -> Any:
+        state = optimizer.init(params)
+        double = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(params))
+        return state if double else jax.tree.map(_single, state)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.update(updates, state, params)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _single(leaf: jax.Array) -> jax.Array:
+    return leaf.astype(jnp.float32) if leaf.dtype == jnp.float64 else leaf
+
+
+def _schedule(optimizer: _Optimizer, peak: float, steps: int | None) -> Any:
+    if steps is None:
+        return peak
+    rising = round(optimizer.warmup * steps)
+    falling = max(1, steps - rising)
+    then = {
+        "constant": optax.constant_schedule(peak),
+        "linear": optax.linear_schedule(peak, 0.0, falling),
+        "cosine": optax.cosine_decay_schedule(peak, falling),
+    }[optimizer.schedule]
+    if not rising:
+        return then
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, rising), then], [rising])
+
+
+def _recurrent_kernels(params: Any) -> Any:
+    """Select the parameters for Muon."""
+
+    def is_recurrent(path: Any, leaf: jax.Array) -> Any:
+        recurrent = leaf.ndim == 2 and is_recurrent_kernel(path, leaf)
+        return contrib.MuonDimensionNumbers() if recurrent else None
+
+    return jax.tree_util.tree_map_with_path(is_recurrent, params)
+
+
+class _Average(NamedTuple):
+    steps: jax.Array
+    average: Any
+
+
+def _keep_average(decay: float) -> optax.GradientTransformation:
+    """Keep a moving average of the parameters: the last of a chain, it changes no update."""
+
+    def init(params: Any) -> _Average:
+        return _Average(jnp.zeros((), jnp.int32), params)
+
+    def update(updates: Any, state: _Average, params: Any = None) -> tuple[Any, _Average]:
+        # A shorter memory in the first steps, so that the initial parameters are soon forgotten.
+        new_share = jnp.maximum(1 - decay, 10.0 / (state.steps.astype(jnp.float32) + 11.0))
+        new_params = optax.apply_updates(params, updates)
+        average = optax.incremental_update(new_params, state.average, new_share)
+        return updates, _Average(state.steps + 1, average)
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged(state: TrainState) -> TrainState:
+    """Replace the parameters by their moving average, if the optimizer keeps one.
+
+    Evaluate and predict with the result; continue training from ``state`` itself.
+    """
+    found = [
+        part
+        for part in jax.tree.leaves(
+            state.opt_state, is_leaf=lambda part: isinstance(part, _Average)
+        )
+        if isinstance(part, _Average)
+    ]
+    return state.replace(params=found[0].average) if found else state

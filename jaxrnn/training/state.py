@@ -1,0 +1,134 @@
+"""TrainState: everything that training changes, and what it needs to do so."""
+
+import copy
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from flax.training import train_state
+
+from jaxrnn.data.batches import as_key
+from jaxrnn.data.splits import zeros_like_one
+from jaxrnn.training.tasks import Classification, Task
+
+
+class TrainState(train_state.TrainState):
+    """Flax's ``TrainState``, with the task beside ``apply_fn`` and ``tx``."""
+
+    task: Task = struct.field(pytree_node=False, default=Classification())
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The module whose ``apply`` is ``apply_fn``; None for a function of the user's own."""
+        model = getattr(self.apply_fn, "__self__", None)
+        return model if isinstance(model, nn.Module) else None
+
+    def __copy__(self) -> "TrainState":
+        return self.replace()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TrainState":
+        return jax.tree.map(
+            lambda leaf: copy.deepcopy(leaf, memo), self
+        )  # the functions are shared
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "a TrainState holds functions, which cannot be pickled; save it with "
+            "jaxrnn.Checkpoints, or pickle its params"
+        )
+
+
+def create_train_state(
+    key: jax.Array | None,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    example: Any,
+    task: Task = Classification(),  # noqa: B008
+) -> TrainState:
+    """Initialize parameters and optimizer state, at step 0.
+
+    Args:
+      key: determines the initial parameters: a key or an integer; None for their shapes alone,
+        without compiling.
+      model: a Flax linen module that maps (batch, time, features) to (batch, width) outputs, or to
+        (batch, time, width). If its call takes ``train`` or ``deterministic``, that is set in
+        training and in evaluation, and ``nn.Dropout`` gets its random numbers.
+      optimizer: any optax gradient transformation. Create it once and keep it: functions are
+        compiled for this very object, and are compiled again for another one, even an equal one.
+      example: inputs of the shape to be trained on, (batch, time, features) or (batch, time) of
+        tokens; only the shape after the first axis matters.
+      task: what is minimized and measured; it must be hashable.
+
+    Returns:
+      A :class:`TrainState`.
+
+    Raises:
+      ValueError: the model has variables other than ``params``, such as batch statistics.
+
+    >>> from jaxrnn import RNNModel
+    >>> state = create_train_state(
+    ...     jax.random.key(0), RNNModel(), optax.adam(1e-3), jnp.zeros((1, 28, 28))
+    ... )
+    >>> int(state.step)
+    0
+    """
+    inputs = jnp.asarray(zeros_like_one(example))
+    if key is not None:
+        key = as_key(key)
+    static: Any = model, optimizer
+    init: Any = _init_on_cpu if jax.default_backend() == "cpu" else _init_compiled
+    if not _is_hashable(model):  # with an attribute that is a list, say
+        init, static = jax.jit(partial(_init, *static)), ()
+    # An array: from a Python integer, whose type differs from that of every later step, the second
+    # call of a jitted function would compile again.
+    step: Any = jnp.zeros((), jnp.int32)
+    if key is None:  # traced as for the initialization that may follow, which then is faster
+        params, opt_state = init.eval_shape(*static, jax.random.key(0), inputs)
+        step = jax.ShapeDtypeStruct(step.shape, step.dtype)
+    elif isinstance(key, jax.core.Tracer):  # inside the caller's own jit or vmap
+        params, opt_state = _init(model, optimizer, key, inputs)
+    else:
+        params, opt_state = init(*static, key, inputs)
+    return TrainState(
+        step=step,
+        apply_fn=_apply_fn(model) if _is_hashable(model) else model.apply,
+        params=params,
+        tx=optimizer,
+        opt_state=opt_state,
+        task=task,
+    )
+
+
+def _init(
+    model: nn.Module, optimizer: optax.GradientTransformation, key: jax.Array, inputs: jax.Array
+) -> tuple[Any, Any]:
+    variables = model.init(key, inputs)
+    if others := ", ".join(sorted(set(variables) - {"params"})):
+        raise ValueError(f"the model has variables other than params, which are not kept: {others}")
+    params = variables.get("params", {})
+    return params, optimizer.init(params)
+
+
+_init_compiled = jax.jit(_init, static_argnums=(0, 1))
+# It runs once, and LLVM would spend two seconds on making it run fast.
+_init_on_cpu = jax.jit(
+    _init, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": 0}
+)
+
+
+def _is_hashable(model: nn.Module) -> bool:
+    try:
+        hash(model)
+    except TypeError:
+        return False
+    return True
+
+
+@lru_cache
+def _apply_fn(model: nn.Module) -> Any:
+    """One bound method for equal models, so that their states share compiled functions."""
+    return model.apply

@@ -1,0 +1,202 @@
+"""Task: what training minimizes and what is measured; the three tasks of the library."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tyro.conf import Suppress
+
+from jaxrnn.data.batches import valid_steps
+from jaxrnn.data.splits import Batch
+from jaxrnn.groups import Fraction, Group
+
+
+class Task(Group):
+    """What a network is trained for: what is minimized, and what is measured.
+
+    A task is a frozen dataclass; being hashable, it is static under ``jax.jit``.
+
+    Attributes:
+      best: the metric by which the best epoch is chosen.
+      maximize: whether a higher value of it is better.
+      categorical: whether the outputs are logits of classes, instead of numbers.
+    """
+
+    best: ClassVar[str] = "loss"
+    maximize: ClassVar[bool] = False
+    categorical: ClassVar[bool] = False
+
+    def measure(
+        self, outputs: jax.Array, batch: Batch, *, train: bool = False
+    ) -> dict[str, jax.Array]:
+        """Compare the outputs of the network with a batch.
+
+        Args:
+          outputs: (batch, width), or (batch, time, width) for one output per time step.
+          batch: the batch that was read.
+          train: whether the loss is the one to minimize, with label smoothing for instance, or the
+            one to report.
+
+        Returns:
+          Arrays of one value per element, unreduced; ``loss`` is what training minimizes.
+
+        Raises:
+          ValueError: the outputs don't fit the batch.
+        """
+        raise NotImplementedError
+
+    def weights(self, batch: Batch) -> jax.Array | None:
+        """The weight of each element, of the shape of ``loss``; None if each counts once.
+
+        By default time steps count up to ``lengths``, if there is a label or a target for each.
+        """
+        per_step = np.ndim(batch.get("labels", 0)) == 2 or np.ndim(batch.get("targets", 0)) == 3
+        if not per_step or "lengths" not in batch:
+            return None
+        return valid_steps(batch)
+
+    def summarize(self, means: Mapping[str, Any]) -> dict[str, Any]:
+        """The metrics to report, in order, from the means of those that were measured."""
+        return {"loss": means["loss"], **means}
+
+    def combine(self, outputs: jax.Array) -> jax.Array:
+        """The outputs of several networks, along the first axis, as those of one: their mean."""
+        return outputs.mean(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Task):
+    """Classification of each sequence, or of each of its time steps."""
+
+    kind: Suppress[Literal["classification"]] = "classification"
+    label_smoothing: Fraction = 0.0
+    """Fraction of each label that is spread evenly over all classes."""
+
+    best: ClassVar[str] = "accuracy"
+    maximize: ClassVar[bool] = True
+    categorical: ClassVar[bool] = True
+
+    def measure(
+        self, outputs: jax.Array, batch: Batch, *, train: bool = False
+    ) -> dict[str, jax.Array]:
+        r"""Cross entropy and accuracy of each element; see :meth:`Task.measure`.
+
+        .. math:: \mathrm{loss} = -\sum_c p_c \log \mathrm{softmax}(\mathrm{outputs})_c
+
+        in nats, where :math:`p` is 1 for the label and 0 elsewhere. With label smoothing α, in
+        training only, it is 1 - α for the label, and α is spread evenly over all classes.
+        ``accuracy`` is whether the largest output is that of the label.
+
+        Labels (batch,) go with outputs (batch, classes); labels (batch, time) with outputs (batch,
+        time, classes), of which only the first ``lengths`` time steps count.
+        """
+        labels = _labels(outputs, batch, "Classification")
+        losses = _cross_entropy(outputs, labels, self.label_smoothing if train else 0.0)
+        return {"loss": losses, "accuracy": outputs.argmax(-1) == labels}
+
+    def combine(self, outputs: jax.Array) -> jax.Array:
+        """Logits whose probabilities are the means of those of several networks."""
+        return _mean_of_probabilities(outputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression(Task):
+    """Prediction of real numbers for each sequence, or for each of its time steps."""
+
+    kind: Suppress[Literal["regression"]] = "regression"
+
+    best: ClassVar[str] = "rmse"
+
+    def measure(
+        self, outputs: jax.Array, batch: Batch, *, train: bool = False
+    ) -> dict[str, jax.Array]:
+        r"""Squared error of each element, over its K numbers; see :meth:`Task.measure`.
+
+        .. math::
+            \mathrm{loss} = \frac{1}{K} \sum_k (\mathrm{outputs}_k - \mathrm{targets}_k)^2
+
+        Targets are (batch, width), or (batch,) for a width of 1; or (batch, time, width), of which
+        only the first ``lengths`` time steps count.
+        """
+        if "targets" not in batch:
+            raise ValueError(f"Regression needs targets; the batch has {', '.join(batch)}")
+        targets = jnp.asarray(batch["targets"])
+        targets = targets[:, None] if targets.ndim == 1 else targets
+        if outputs.shape != targets.shape:
+            raise ValueError(
+                f"Regression expects outputs of the shape of the targets, {targets.shape}; the "
+                f"model gives {outputs.shape}"
+            )
+        errors = outputs.astype(jnp.float32) - targets.astype(jnp.float32)
+        return {"loss": jnp.square(errors).mean(-1)}
+
+    def summarize(self, means: Mapping[str, Any]) -> dict[str, Any]:
+        """Report ``loss`` and ``rmse``, the square root of the loss."""
+        return {**means, "rmse": np.sqrt(means["loss"])}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModeling(Task):
+    """Prediction of the next token at each time step."""
+
+    kind: Suppress[Literal["language_modeling"]] = "language_modeling"
+
+    best: ClassVar[str] = "bits"
+    categorical: ClassVar[bool] = True
+
+    def measure(
+        self, outputs: jax.Array, batch: Batch, *, train: bool = False
+    ) -> dict[str, jax.Array]:
+        """Cross entropy of each next token, in nats; see :meth:`Task.measure`.
+
+        Labels (batch, time) are the tokens that follow each time step: the sequence, shifted by
+        one. Only the first ``lengths`` time steps count.
+        """
+        labels = _labels(outputs, batch, "LanguageModeling")
+        if labels.ndim != 2:
+            raise ValueError(f"LanguageModeling expects labels (batch, time); got {labels.shape}")
+        return {"loss": _cross_entropy(outputs, labels, 0.0)}
+
+    def summarize(self, means: Mapping[str, Any]) -> dict[str, Any]:
+        """Report ``loss``, ``perplexity``, which is its exponential, and ``bits`` per token."""
+        loss = means["loss"]
+        return {"loss": loss, "perplexity": np.exp(loss), "bits": loss / np.log(2)}
+
+    def combine(self, outputs: jax.Array) -> jax.Array:
+        """Logits whose probabilities are the means of those of several networks."""
+        return _mean_of_probabilities(outputs)
+
+
+def _mean_of_probabilities(logits: jax.Array) -> jax.Array:
+    """As logits: (networks, …, classes) → (…, classes)."""
+    each = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    return jax.nn.logsumexp(each, axis=0) - np.log(len(logits))
+
+
+def _labels(outputs: jax.Array, batch: Batch, task: str) -> jax.Array:
+    """The labels of a batch, if the outputs fit them."""
+    if "labels" not in batch:
+        raise ValueError(f"{task} needs labels; the batch has {', '.join(batch)}")
+    labels = jnp.asarray(batch["labels"]).astype(jnp.int32)
+    if outputs.ndim != labels.ndim + 1 or outputs.shape[:-1] != labels.shape:
+        expected = ", ".join([*map(str, labels.shape), "classes"])
+        raise ValueError(
+            f"{task} expects outputs ({expected}) for labels {labels.shape}; the model gives "
+            f"{outputs.shape}"
+        )
+    return labels
+
+
+def _cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+    """In nats; NaN where a label is not a class, which JAX would clamp."""
+    logits, classes = logits.astype(jnp.float32), logits.shape[-1]
+    labels = jnp.where(labels < 0, classes, labels)  # indexing counts negative ones from the end
+    if not smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits=logits, labels=labels)
+    known = jnp.where(labels < classes, 1.0, jnp.nan)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, classes), smoothing)
+    return optax.softmax_cross_entropy(logits=logits, labels=targets * known[..., None])

@@ -1,0 +1,152 @@
+"""The IDX reader against files that lie."""
+
+import contextlib
+import gzip
+import hashlib
+import struct
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jaxrnn.data.readers.idx import ELEMENT_TYPES, read_idx
+
+# One file, overwritten by each example: hypothesis need not warn of a folder that is shared.
+reuse_tmp_path = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(gzip.compress(content, compresslevel=1))
+    return path
+
+
+def header(code: int, *shape: int, zeros: bytes = b"\0\0", rank: int | None = None) -> bytes:
+    rank = len(shape) if rank is None else rank
+    return zeros + bytes([code, rank]) + struct.pack(f">{len(shape)}I", *shape)
+
+
+@reuse_tmp_path
+@given(
+    code=st.sampled_from(sorted(ELEMENT_TYPES)),
+    shape=st.lists(st.integers(0, 4), min_size=0, max_size=4),
+    seed=st.integers(0, 99),
+)
+def test_reads_back_what_was_written(tmp_path, code, shape, seed):
+    dtype = ELEMENT_TYPES[code]
+    data = np.random.default_rng(seed).integers(-100, 100, shape).astype(dtype)
+    path = write(tmp_path / "a.gz", header(code, *shape) + data.tobytes())
+    array, _ = read_idx(path, dtype=dtype.newbyteorder("="))
+    assert array.dtype.isnative
+    np.testing.assert_array_equal(array, data)
+
+
+@reuse_tmp_path
+@given(cut=st.integers(0, 4 + 8 + 20 - 1))
+def test_truncated_content(tmp_path, cut):
+    content = header(0x08, 4, 5) + bytes(range(20))
+    with pytest.raises(ValueError, match="truncated"):
+        read_idx(write(tmp_path / "a.gz", content[:cut]))
+
+
+@reuse_tmp_path
+@given(data=st.data())
+def test_truncated_archive(tmp_path, data):
+    archive = gzip.compress(header(0x08, 4, 5) + bytes(range(20)))
+    path = tmp_path / "a.gz"
+    path.write_bytes(archive[: data.draw(st.integers(0, len(archive) - 1))])
+    with pytest.raises(ValueError, match=r"truncated|not a sound gzip"):
+        read_idx(path)
+
+
+@reuse_tmp_path
+@given(position=st.integers(0, 10**6), flip=st.integers(1, 255))
+def test_flipped_byte_never_passes_for_the_file(tmp_path, position, flip):
+    original = np.arange(20, dtype=np.uint8).reshape(4, 5)
+    archive = bytearray(gzip.compress(header(0x08, 4, 5) + original.tobytes(), mtime=0))
+    archive[position % len(archive)] ^= flip
+    path = tmp_path / "a.gz"
+    path.write_bytes(archive)
+    try:
+        array, _ = read_idx(path)
+    except ValueError:
+        return
+    np.testing.assert_array_equal(array, original)  # the byte was one of gzip's name or time
+
+
+@reuse_tmp_path
+@given(content=st.binary(max_size=64))
+def test_fuzz_content_reads_or_raises_value_error(tmp_path, content):
+    for path in (write(tmp_path / "a.gz", content), tmp_path / "b.gz"):
+        if path.name == "b.gz":
+            path.write_bytes(content)
+        with contextlib.suppress(ValueError):
+            array, _ = read_idx(path)
+            assert array.nbytes == len(content) - 4 - 4 * array.ndim
+
+
+@reuse_tmp_path
+@given(zeros=st.binary(min_size=2, max_size=2), code=st.integers(0, 255))
+def test_wrong_magic(tmp_path, zeros, code):
+    path = write(tmp_path / "a.gz", header(code, 1, zeros=zeros) + bytes(8))
+    if zeros != b"\0\0" or code not in ELEMENT_TYPES:
+        with pytest.raises(ValueError, match="not an IDX file"):
+            read_idx(path)
+
+
+def test_wrong_type_and_rank(tmp_path):
+    path = write(tmp_path / "a.gz", header(0x0B, 2) + bytes(4))
+    with pytest.raises(ValueError, match="holds int16 elements; expected uint8"):
+        read_idx(path)
+    with pytest.raises(ValueError, match="has 1 axes; expected 3"):
+        read_idx(path, dtype=np.int16, rank=3)
+    with pytest.raises(ValueError, match="has 255 axes; expected at most 4"):
+        read_idx(write(tmp_path / "b.gz", header(0x08, rank=255)))
+
+
+@reuse_tmp_path
+@given(shape=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4))
+def test_lying_sizes(tmp_path, shape):
+    path = write(tmp_path / "a.gz", header(0x08, *shape) + bytes(7))
+    if np.prod([float(size) for size in shape]) != 7:
+        with pytest.raises(ValueError, match=r"truncated|continues after|at most"):
+            read_idx(path)
+
+
+def test_trailing_bytes(tmp_path):
+    with pytest.raises(ValueError, match="continues after the 4 bytes"):
+        read_idx(write(tmp_path / "a.gz", header(0x08, 4) + bytes(5)))
+
+
+@pytest.mark.parametrize("declared", [16, 200 * 2**20])
+def test_bomb_is_not_decompressed(tmp_path, declared):
+    """64 MiB of zeros in 64 KiB: memory follows neither the bomb nor what the header claims."""
+    path = write(tmp_path / "bomb.gz", header(0x08, declared) + bytes(64 * 2**20 * (declared < 99)))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"continues after|truncated"):
+        read_idx(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 2**20
+
+
+def test_cap(tmp_path):
+    path = write(tmp_path / "a.gz", header(0x08, 1000) + bytes(1000))
+    assert read_idx(path, max_bytes=1000)[0].shape == (1000,)
+    with pytest.raises(ValueError, match="declares 1000 bytes"):
+        read_idx(path, max_bytes=999)
+
+
+def test_sha256_is_that_of_the_content(tmp_path):
+    content = header(0x08, 3) + b"abc"
+    compressed, plain = write(tmp_path / "a.gz", content), tmp_path / "a"
+    plain.write_bytes(content)
+    for path in (compressed, plain):
+        assert read_idx(path)[1] == hashlib.sha256(content).hexdigest()
+
+
+def test_missing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_idx(tmp_path / "none.gz")

@@ -1,0 +1,355 @@
+"""Arrays as people have them: taken where nothing is lost, otherwise one line says what to do."""
+
+import copy
+import logging
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxrnn
+from jaxrnn import Split
+from tests.conftest import assert_identical
+
+INPUTS = np.random.default_rng(0).random((6, 4, 3)).astype(np.float32)
+LABELS = np.array([0, 2, 1, 0, 1, 2], np.int32)
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 3)).astype(np.uint8)
+PIXELS[0, 0, :2] = 0, 255
+
+
+class Torch:
+    """What a tensor of torch looks like; the real one is not a dependency."""
+
+    def __init__(self, array):
+        self._array, self._detached = array, False
+
+    def detach(self):
+        self._detached = True
+        return self
+
+    def __array__(self, dtype=None, copy=None):
+        if not self._detached:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad")
+        return self._array
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        LABELS.tolist(),
+        tuple(LABELS.tolist()),
+        *(LABELS.astype(kind) for kind in ("i1", "u1", ">i2", "i8", "u8", "f2", ">f8", object)),
+        LABELS[:, None],
+        LABELS[:, None].astype(float),
+        np.repeat(LABELS, 2)[::2],
+        Torch(LABELS.astype(np.int64)),
+        jnp.asarray(LABELS),
+        jnp.asarray(LABELS, float)[:, None],
+    ],
+)
+def test_labels_of_any_kind(labels):
+    split = Split(INPUTS, labels)
+    assert jnp.issubdtype(split.labels.dtype, jnp.integer)
+    assert split.labels.dtype.isnative
+    np.testing.assert_array_equal(split.labels, LABELS)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        INPUTS.tolist(),
+        tuple(map(np.ndarray.tolist, INPUTS)),
+        list(INPUTS),
+        INPUTS.astype(">f4"),
+        INPUTS.astype(object),
+        INPUTS[::-1][::-1],
+        Torch(INPUTS),
+        jnp.asarray(INPUTS),
+    ],
+)
+def test_inputs_of_any_kind(inputs):
+    split = Split(inputs, LABELS)
+    assert split.inputs.dtype.isnative
+    np.testing.assert_allclose(split.inputs, INPUTS, rtol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [bool, "i1", ">i4", "u2", "i8"])
+def test_whole_numbers_are_taken_as_they_are(kind):
+    inputs = (INPUTS * 2).astype(kind)
+    assert Split(inputs, LABELS).inputs.dtype == np.float32
+    np.testing.assert_array_equal(Split(inputs, LABELS).inputs, inputs)
+    targets = Split(INPUTS, targets=inputs[:, 0]).targets
+    assert targets.dtype == np.float32
+    np.testing.assert_array_equal(targets, inputs[:, 0])
+
+
+def test_booleans_are_two_classes():
+    np.testing.assert_array_equal(Split(INPUTS, LABELS > 0).labels, (LABELS > 0).astype(int))
+
+
+def test_memory_maps_are_not_copied(tmp_path):
+    np.save(tmp_path / "inputs.npy", PIXELS)
+    mapped = np.load(tmp_path / "inputs.npy", mmap_mode="r")
+    assert Split(mapped, LABELS).inputs is mapped
+    batches = jaxrnn.stream(Split(mapped, LABELS), batch_size=2)
+    assert np.shares_memory(batches.source.split.inputs, mapped)
+    np.testing.assert_array_equal(next(iter(batches))["inputs"], PIXELS[:2])
+
+
+def test_a_pytree_of_anything():
+    split = Split(INPUTS, LABELS, class_names=["a", "b", "c"])
+    assert jax.tree.map(jnp.shape, split).inputs == INPUTS.shape
+    doubled = jax.tree.map(lambda leaf: leaf * 2, split)
+    assert doubled.class_names == ("a", "b", "c")
+    assert_identical(jax.tree.map(np.asarray, jax.jit(lambda split: split)(split)), split)
+    axes = jax.tree.map(lambda leaf: 0, split)
+    sums = jax.vmap(lambda one: one.inputs.sum() + one.labels, in_axes=(axes,))(split)
+    np.testing.assert_allclose(sums, INPUTS.sum((1, 2)) + LABELS, rtol=1e-6)
+    assert_identical(pickle.loads(pickle.dumps(split)), split)
+    assert_identical(copy.deepcopy(split), split)
+    assert len(split.replace(labels=LABELS.tolist()).labels) == 6
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"labels": ["a"] * 6}, "labels are strings; Split.from_arrays"),
+        ({"labels": [None] * 6}, "labels must be numbers"),
+        ({"labels": np.array([2**40] * 6)}, "labels of int64 do not fit in int32"),
+        ({"lengths": np.array([2**40] * 6)}, "lengths of int64 do not fit in int32"),
+        ({"inputs": np.full((6, 4, 3), 2**30 + 1)}, "inputs of int64 do not fit in float32"),
+        ({"inputs": INPUTS.astype(complex)}, "inputs must be numbers; got complex128"),
+        ({"inputs": [[[1.0]], [[1.0], [2.0]]]}, "Split.from_arrays pads sequences"),
+        ({"inputs": np.array(["2026-01-01"] * 6, "M8[D]")}, "inputs must be numbers"),
+    ],
+)
+def test_what_cannot_be_converted(fields, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        Split(**{"inputs": INPUTS, "labels": LABELS, **fields})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"labels": LABELS + 0.5}, "labels must be integers; real numbers are targets"),
+        ({"labels": np.eye(3)[LABELS]}, r"got .* labels \(6, 3\); Split.from_arrays reads"),
+        ({"inputs": INPUTS[..., None]}, r"got inputs \(6, 4, 3, 1\).*; Split.from_arrays reads"),
+        ({"lengths": np.ones((6, 4), bool)}, r"lengths \(6, 4\)"),
+    ],
+)
+def test_what_does_not_fit(fields, message):
+    split = Split(**{"inputs": INPUTS, "labels": LABELS, **fields})
+    with pytest.raises(ValueError, match=message):
+        next(jaxrnn.batches(split, 0, batch_size=2))
+
+
+def test_from_arrays_says_what_it_did(caplog):
+    split = Split.from_arrays(np.zeros((6, 784)), ["b", "a", "b", "c", "a", "a"])
+    assert split.inputs.shape == (6, 28, 28)
+    assert (split.labels.tolist(), split.class_names) == ([1, 0, 1, 2, 0, 0], ("a", "b", "c"))
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "read as images of 28 rows; labels were read as names of 3 classes" in caplog.text
+
+
+def test_from_arrays_says_nothing_where_nothing_is_interpreted(caplog):
+    split = Split.from_arrays(INPUTS, LABELS, lengths=[4, 3, 2, 1, 4, 4])
+    assert_identical(split, Split(INPUTS, LABELS, np.array([4, 3, 2, 1, 4, 4], np.int32)))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "shape", "channels"),
+    [
+        (PIXELS.reshape(6, 12), {}, (6, 12, 1), 1),
+        (PIXELS.reshape(6, 12), {"rows": 3}, (6, 3, 4), 1),
+        (PIXELS[..., None], {}, (6, 4, 3), 1),
+        (np.zeros((6, 8, 9, 3), np.uint8), {}, (6, 8, 27), 3),
+        (np.zeros((6, 3, 8, 9), np.uint8), {}, (6, 8, 27), 3),
+        (np.zeros((6, 28, 28), np.uint8), {"rows": 784}, (6, 784, 1), 1),
+    ],
+)
+def test_images(inputs, options, shape, channels):
+    split = Split.from_arrays(inputs, LABELS, **options)
+    assert (split.inputs.shape, split.channels) == (shape, channels)
+
+
+@pytest.mark.parametrize("kind", ["i8", "f8", "f4", object])
+def test_pixels_of_other_types(kind, caplog):
+    split = Split.from_arrays(PIXELS.astype(kind), LABELS)
+    assert split.inputs.dtype == np.uint8
+    np.testing.assert_array_equal(split.inputs, PIXELS)
+    assert "read as pixels" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("labels", "options"),
+    [
+        (np.eye(3)[LABELS], {}),
+        (np.eye(3, dtype=bool)[LABELS], {}),
+        (LABELS + 1, {"class_names": ["x", "y", "z"]}),
+        (np.array(["x", "y", "z"])[LABELS], {"class_names": ["x", "y", "z"]}),
+        (np.array(["x", "y", "z"], object)[LABELS], {}),
+    ],
+)
+def test_labels_that_are_interpreted(labels, options, caplog):
+    assert Split.from_arrays(INPUTS, labels, **options).labels.tolist() == LABELS.tolist()
+    assert ("labels were" in caplog.text) == ("class_names" not in options or labels.dtype != "U1")
+
+
+def test_one_hot_labels_of_steps():
+    labels = np.random.default_rng(0).integers(0, 5, (6, 4))
+    np.testing.assert_array_equal(Split.from_arrays(INPUTS, np.eye(5)[labels]).labels, labels)
+
+
+def test_sequences_of_different_lengths(caplog):
+    sequences = [INPUTS[row, :length] for row, length in enumerate([4, 1, 3, 2, 4, 4])]
+    split = Split.from_arrays(sequences, LABELS)
+    assert split.lengths.tolist() == [4, 1, 3, 2, 4, 4]
+    assert split.inputs.shape == INPUTS.shape
+    assert not split.inputs[1, 1:].any()
+    assert "sequences of 1 to 4 steps were padded" in caplog.text
+    mask = np.arange(4) < split.lengths[:, None]
+    np.testing.assert_array_equal(
+        Split.from_arrays(INPUTS, LABELS, mask=mask).lengths, split.lengths
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": LABELS + 1}, "labels run from 1 to 3, not from 0; subtract 1, or give"),
+        ({"labels": ["a"] * 6, "class_names": ["b"]}, r"not among the class names: \['a'\]"),
+        ({"labels": np.ones((6, 3))}, "neither indices nor one-hot"),
+        ({"mask": np.arange(4) > np.zeros((6, 1))}, "first time steps of each sequence only"),
+        ({"mask": np.ones(6)}, r"mask must be \(N, time\); got shape \(6,\)"),
+        ({"mask": np.ones((6, 4)), "lengths": LABELS}, "give lengths or a mask, not both"),
+        ({"inputs": [np.zeros((1, 2)), np.zeros((2, 3))]}, "must have the same features"),
+        ({"inputs": np.zeros((6, 12)), "rows": 5}, "cannot be divided into 5 equal rows"),
+    ],
+)
+def test_what_cannot_be_interpreted(options, message):
+    with pytest.raises(ValueError, match=message):
+        Split.from_arrays(**{"inputs": INPUTS, "labels": LABELS, **options})
+
+
+class Loader:
+    """What a ``DataLoader`` of torch looks like: batches, in an order of its own."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __iter__(self):
+        raise AssertionError("its own order")
+
+
+def test_streams_of_what_other_libraries_have():
+    pairs = [(INPUTS[row], LABELS[row]) for row in range(6)]
+    expected = list(jaxrnn.stream(Split(INPUTS, LABELS), batch_size=4))
+    in_batches = [(INPUTS[:4], LABELS[:4]), (INPUTS[4:], LABELS[4:])]
+    for source in (pairs, Loader(pairs), iter(pairs), iter(in_batches)):
+        for found, batch in zip(jaxrnn.stream(source, batch_size=4), expected, strict=True):
+            assert_identical(found, batch)
+    images = [(np.zeros((1, 7, 9)), 1.5) for _ in range(6)]  # (channels, height, width)
+    batch = next(iter(jaxrnn.stream(images, batch_size=np.int64(6))))
+    assert (batch["inputs"].shape, batch["targets"].shape) == ((6, 7, 9), (6,))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ((INPUTS, LABELS), "got tuple; .*Split.inputs, labels. holds arrays"),
+        ({"inputs": INPUTS}, "got dict; "),
+        (INPUTS, "got ndarray; "),
+        (5, "got int"),
+        (iter([]), "there is nothing to stream"),
+        (iter([INPUTS]), r"expects examples \(inputs, labels\); got ndarray"),
+    ],
+)
+def test_what_cannot_be_streamed(source, message):
+    with pytest.raises(ValueError, match=message):
+        jaxrnn.stream(source, batch_size=2)
+
+
+STATE = jaxrnn.create_train_state(0, jaxrnn.RNNModel(hidden=4, outputs=3), optax.sgd(0.1), INPUTS)
+
+
+@pytest.mark.parametrize("train", [(INPUTS, LABELS), {"inputs": INPUTS}, INPUTS, [1], None])
+def test_fit_says_what_it_takes(train):
+    for arguments in (
+        {"train": train},
+        {"train": Split(INPUTS, LABELS), "evals": {"test": train}},
+    ):
+        with pytest.raises(ValueError, match=r"expected a Split or a stream; got .*: Split"):
+            jaxrnn.fit(STATE, **arguments, key=0, epochs=1, batch_size=2)
+
+
+@pytest.mark.program
+def test_scalars_and_keys_of_any_kind():
+    split = Split(INPUTS, LABELS)
+    expected, _ = jaxrnn.fit(STATE, split, key=jax.random.key(3), epochs=2, batch_size=4)
+    for key, epochs, batch_size in (
+        (3, np.int64(2), jnp.int32(4)),
+        (np.uint32(3), jnp.int32(2), np.int16(4)),
+        (jax.random.PRNGKey(3), 2, 4),
+    ):
+        state, _ = jaxrnn.fit(STATE, split, key=key, epochs=epochs, batch_size=batch_size)
+        assert_identical(state.params, expected.params)
+    for key in (3, jax.random.PRNGKey(3)):
+        assert_identical(
+            jaxrnn.train_epoch(STATE, split, key, batch_size=4)[0].params,
+            jaxrnn.train_epoch(STATE, split, jax.random.key(3), batch_size=4)[0].params,
+        )
+    for size in (np.int64(4), jnp.int32(4)):
+        assert_identical(
+            jaxrnn.evaluate(STATE, split, batch_size=size),
+            jaxrnn.evaluate(STATE, split, batch_size=4),
+        )
+    for rate in (np.float32(0.1), jnp.float32(0.1)):
+        task = jaxrnn.Classification(label_smoothing=rate)
+        assert task == jaxrnn.Classification(label_smoothing=float(rate))
+        assert (
+            jaxrnn.Adam(learning_rate=rate).build()
+            is jaxrnn.Adam(learning_rate=float(rate)).build()
+        )
+
+
+def test_an_empty_split():
+    empty = Split(INPUTS[:0], LABELS[:0])
+    assert jaxrnn.predict(STATE, empty).shape == (0, 3)
+    with pytest.raises(ValueError, match="cannot evaluate 0 examples"):
+        jaxrnn.evaluate(STATE, empty)
+    for train, evals in ((empty, {}), (Split(INPUTS, LABELS), {"test": empty})):
+        with pytest.raises(ValueError, match=r"the 0 examples|cannot evaluate 0 examples"):
+            jaxrnn.fit(STATE, train, evals=evals, key=0, epochs=1, batch_size=2)
+
+
+@pytest.mark.parametrize("given", [INPUTS, jnp.asarray(INPUTS), (INPUTS, LABELS), [INPUTS]])
+def test_functions_of_a_split_say_so(given):
+    kind = r"got (an array|tuple|list)"
+    for function in (
+        jaxrnn.evaluate,
+        jaxrnn.predict,
+        lambda state, on: jaxrnn.train_step(state, on),
+    ):
+        with pytest.raises(ValueError, match=f"expected a Split, such as .*; {kind}"):
+            function(STATE, given)
+
+
+def test_predict_needs_no_labels():
+    assert_identical(
+        jaxrnn.predict(STATE, Split(INPUTS)), jaxrnn.predict(STATE, Split(INPUTS, LABELS))
+    )
+
+
+def test_states_are_copied_but_not_pickled():
+    copied = copy.deepcopy(STATE)
+    assert_identical(copied.params, STATE.params)
+    assert copied.apply_fn is STATE.apply_fn  # which shares what was compiled
+    assert copy.copy(STATE).params is STATE.params
+    with pytest.raises(TypeError, match=r"save it with jaxrnn.Checkpoints"):
+        pickle.dumps(STATE)

@@ -1,0 +1,154 @@
+"""Loading by name and split string, and images read as sequences."""
+
+import os
+import re
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+import jaxrnn
+from jaxrnn.data.convert import as_sequences
+from jaxrnn.data.images import default_places
+
+
+def test_protocol_splits_meet_without_overlap():
+    whole = jaxrnn.load(split="train")
+    for names in (("train[:5000]", "train[5000:]"), ("train[:48000]", "train[48000:]"),
+                  ("train[:80%]", "train[80%:]")):  # fmt: skip
+        parts = [jaxrnn.load(split=name) for name in names]
+        np.testing.assert_array_equal(np.concatenate([p.labels for p in parts]), whole.labels)
+        np.testing.assert_array_equal(np.concatenate([p.inputs for p in parts]), whole.inputs)
+    assert len(parts[0]) == 48_000
+
+
+def test_dtypes_and_names(digits):
+    assert digits.inputs.dtype == np.uint8
+    assert digits.labels.dtype == np.int32
+    assert digits.class_names == tuple("0123456789")
+
+
+def test_rows(digits):
+    pixels = jaxrnn.load(split="train[:500]", rows=784)
+    assert pixels.inputs.shape == (500, 784, 1)
+    np.testing.assert_array_equal(pixels.inputs.reshape(digits.inputs.shape), digits.inputs)
+    for rows in (0, -1, 3):
+        with pytest.raises(ValueError, match=f"cannot be divided into {rows} equal rows"):
+            jaxrnn.load(split="train[:5]", rows=rows)
+
+
+def test_channels_become_features():
+    assert as_sequences(np.zeros((2, 32, 30, 3))).shape == (2, 32, 90)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "message"),
+    [
+        ("mnst", "train", "there is no dataset 'mnst'; did you mean mnist"),
+        ("qqqqqqqq", "train", "there is no dataset 'qqqqqqqq'; try mnist"),
+        ("../mnist", "train", "'../mnist' is not the name of a dataset"),
+        ("", "train", "'' is not the name of a dataset"),
+        ("mnist", "trian", "split 'trian' of 'mnist': "),
+        ("mnist", "train[", "split 'train[' of 'mnist': "),
+        ("mnist", "train[:70000]", "split 'train[:70000]' of 'mnist': "),
+        ("mnist", "train[5:3]", "split 'train[5:3]' of 'mnist'"),
+        ("mnist", "train[10:10]", "split 'train[10:10]' of 'mnist' has no examples"),
+    ],
+)
+def test_bad_names_and_splits(name, split, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        jaxrnn.load(name, split=split)
+    assert "\n" not in str(caught.value)
+
+
+def test_archives_are_for_the_family_only(tmp_path):
+    with pytest.raises(ValueError, match="archives are read for idx, mnist, fashion_mnist, kmnist"):
+        jaxrnn.load("cifar10", split="train", archives=tmp_path)
+
+
+def test_data_dir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    for data_dir in (tmp_path / "file" / "data", "/proc/data"):
+        with pytest.raises(OSError, match=f"'mnist' could not be prepared in {data_dir}"):
+            jaxrnn.load(split="train", data_dir=data_dir)
+
+
+def test_names_of_the_family_in_any_case(digits):
+    np.testing.assert_array_equal(jaxrnn.load("MNIST", split="train[:500]").labels, digits.labels)
+
+
+class Flags(tfds.core.GeneratorBasedBuilder):
+    """A dataset of somebody else's, registered with tfds: 7 images of 4 × 5 × 3."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    LABEL = tfds.features.ClassLabel(names=["stripes", "cross"])
+
+    def _info(self):
+        image = tfds.features.Tensor(shape=(4, 5, 3), dtype=np.uint8)
+        features = tfds.features.FeaturesDict({"image": image, "label": self.LABEL})
+        return tfds.core.DatasetInfo(
+            builder=self, features=features, supervised_keys=("image", "label"),
+            disable_shuffling=True,
+        )  # fmt: skip
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for index in range(7):
+            yield index, {"image": np.full((4, 5, 3), index, np.uint8), "label": index % 2}
+
+
+class Numbers(Flags):
+    """Labelled with numbers, which are no classes."""
+
+    LABEL = np.float32
+
+
+def test_a_dataset_of_tfds(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxrnn.data.images._READ_AT_ONCE", 3)
+    flags = jaxrnn.load("flags", split="train[1:]", data_dir=tmp_path)
+    assert flags.inputs.shape == (6, 4, 15)
+    np.testing.assert_array_equal(flags.inputs[:, 0, 0], range(1, 7))
+    assert flags.labels.tolist() == [1, 0, 1, 0, 1, 0]
+    assert flags.class_names == ("stripes", "cross")
+
+
+def test_a_dataset_without_classes_is_refused_before_it_is_prepared(tmp_path):
+    with pytest.raises(ValueError, match="'numbers' is not a dataset of labelled images"):
+        jaxrnn.load("numbers", split="train", data_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_permutation_is_fixed_and_shuffles_pixels(digits):
+    shuffled = jaxrnn.load("mnist", split="train[:500]", rows=784, permute=True)
+    assert shuffled.inputs.shape == (500, 784, 1)
+    order = np.random.RandomState(0).permutation(784)
+    np.testing.assert_array_equal(
+        shuffled.inputs[:, :, 0], digits.inputs.reshape(500, -1)[:, order]
+    )
+    again = jaxrnn.Source("mnist", split="train[:500]", rows=784, permute=True).read([3, 1])
+    np.testing.assert_array_equal(again["inputs"], shuffled.inputs[[3, 1]])
+
+
+def test_default_places_are_used_unless_others_are_given(tmp_path, digits):
+    (tmp_path / "file").write_text("")
+    with default_places(tmp_path / "file" / "data", None):
+        with pytest.raises(OSError, match=r"could not be prepared in .*/file/data"):
+            jaxrnn.load("mnist", split="train[:5]")
+        given = jaxrnn.load("mnist", split="train[:5]", data_dir=os.environ["TFDS_DATA_DIR"])
+    np.testing.assert_array_equal(given.inputs, digits.inputs[:5])
+    assert len(jaxrnn.load("mnist", split="train[:5]")) == 5
+    with default_places(None, tmp_path), pytest.raises(FileNotFoundError, match="lacks train-"):
+        jaxrnn.load("mnist", split="train[:5]")
+
+
+def test_image_sequences_build_datasets():
+    group = jaxrnn.ImageSequences(train="train[:50]", validation="train[50:70]", rows=14)
+    data = group.build()
+    assert isinstance(data.train, jaxrnn.Source)
+    assert list(data.evals) == ["validation", "test"]
+    assert data.outputs == 10
+    assert data.train.load().inputs.shape == (50, 14, 56)
+    assert data.evals["validation"].inputs.shape == (20, 14, 56)
+    assert list(jaxrnn.ImageSequences(train="train[:50]", test=None).build().evals) == []

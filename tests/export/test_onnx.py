@@ -1,0 +1,171 @@
+"""onnx_model: ONNX Runtime computes what the network does."""
+
+import sys
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from flax import linen as nn
+
+from jaxrnn import RNNModel
+from jaxrnn.export.onnx import to_onnx
+
+TIME = 6
+small = partial(RNNModel, hidden=5, outputs=3)
+MODELS = {
+    "simple": small(),
+    "relu": small(activation="relu"),
+    "gru": small(cell="gru", layers=2),
+    "gru_relu": small(cell="gru", activation="relu"),
+    "lstm": small(cell="lstm", layers=2),
+    "lstm_relu": small(cell="lstm", activation="relu"),
+    "simple_bidirectional": small(layers=2, bidirectional=True),
+    "gru_bidirectional": small(cell="gru", bidirectional=True, pooling="max"),
+    "lstm_bidirectional": small(cell="lstm", bidirectional=True, pooling="mean"),
+    "mean": small(pooling="mean", layer_norm=True),
+    "max": small(pooling="max", layer_norm=True),
+    "norm_and_skip": small(layers=3, bidirectional=True, layer_norm=True, skip=True),
+    "every_step": small(pooling="none", bidirectional=True, layer_norm=True),
+    "dropout": small(dropout=0.5, input_dropout=0.5, recurrent_dropout=0.5, recurrence="flax"),
+    "embedding": small(embedding=4, vocabulary=9),
+    "one_hot": small(vocabulary=9),
+    "one_hot_of_outputs": small(pooling="none"),
+}
+TOKENS = {"embedding": 9, "one_hot": 9, "one_hot_of_outputs": 3}
+
+
+def params_of(model: RNNModel, *shape: int) -> Any:
+    """Parameters of which none is 0, as after training."""
+    example = jnp.zeros((1, *shape), jnp.float32 if len(shape) == 2 else jnp.int32)
+    shapes: Any = jax.eval_shape(model.init, jax.random.key(0), example)
+    rng = np.random.default_rng(0)
+    draw = lambda leaf: rng.normal(size=leaf.shape, scale=0.5).astype(np.float32)  # noqa: E731
+    return jax.tree.map(draw, shapes["params"])
+
+
+def session_of(contents: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(contents, options, providers=["CPUExecutionProvider"])
+
+
+def outputs_of(session: onnxruntime.InferenceSession, inputs: Any, lengths: Any) -> np.ndarray:
+    return session.run(["outputs"], {"inputs": inputs, "lengths": lengths})[0]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_outputs_are_those_of_the_network(name):
+    model, shape = MODELS[name], (TIME,) if name in TOKENS else (TIME, 4)
+    params = params_of(model, *shape)
+    contents = to_onnx(model, params, shape)
+    onnx.checker.check_model(contents, full_check=True)
+    session = session_of(contents)
+    rng, time = np.random.default_rng(1), 2 * TIME + 1
+    if name in TOKENS:
+        inputs = rng.integers(0, TOKENS[name], (1000, time), np.int32)
+    else:
+        inputs = rng.normal(size=(1000, time, 4)).astype(np.float32)
+    lengths = rng.integers(0, time + 1, 1000, np.int32)
+    lengths[:7] = (1, TIME, 0, 2, TIME, 3, 4)
+    expected = np.asarray(jax.jit(model.apply)({"params": params}, inputs, lengths))
+    for batch, steps in ((1, 1), (7, TIME), (1000, time)):
+        found = outputs_of(session, inputs[:batch, :steps], lengths[:batch])
+        same = expected[:batch]
+        if model.pooling == "none":  # outputs after the end of a sequence may be any
+            valid = np.arange(steps) < lengths[:batch, None]
+            found, same = found[valid], same[:, :steps][valid]
+        np.testing.assert_allclose(found, same, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "max"])
+@pytest.mark.parametrize("cell", ["simple", "gru", "lstm"])
+def test_empty_sequences_have_the_outputs_of_the_zero_state(cell, pooling):
+    model = small(cell=cell, pooling=pooling, bidirectional=True)
+    params = params_of(model, TIME, 4)
+    session = session_of(to_onnx(model, params, (TIME, 4)))
+    for batch in (1, 3):
+        inputs = np.ones((batch, TIME, 4), np.float32)
+        found = outputs_of(session, inputs, np.zeros(batch, np.int32))
+        np.testing.assert_array_equal(found, np.tile(params["head"]["bias"], (batch, 1)))
+
+
+@pytest.mark.parametrize("name", ["simple_bidirectional", "mean", "max", "norm_and_skip"])
+def test_inputs_after_the_end_do_not_matter(name):
+    session = session_of(to_onnx(MODELS[name], params_of(MODELS[name], TIME, 4), (TIME, 4)))
+    lengths = np.array([2, TIME, 0], np.int32)
+    inputs = np.random.default_rng(0).normal(size=(3, TIME, 4)).astype(np.float32)
+    expected = outputs_of(session, inputs, lengths)
+    inputs[np.arange(TIME) >= lengths[:, None]] = np.nan
+    np.testing.assert_array_equal(outputs_of(session, inputs, lengths), expected)
+
+
+def test_the_model_says_what_it_takes():
+    contents = to_onnx(small(), params_of(small(), TIME, 4), (TIME, 4))
+    session = session_of(contents)
+    described = [(one.name, one.type, one.shape) for one in session.get_inputs()]
+    assert described == [
+        ("inputs", "tensor(float)", ["batch", "time", 4]),
+        ("lengths", "tensor(int32)", ["batch"]),
+    ]
+    assert [(one.name, one.shape) for one in session.get_outputs()] == [("outputs", ["batch", 3])]
+    whole = onnx.load_from_string(contents)
+    assert (whole.producer_name, whole.doc_string) == ("jaxrnn", "")
+    assert (whole.ir_version, whole.opset_import[0].version) == (8, 17)
+
+
+@pytest.mark.parametrize("cell", ["simple", "lstm"])
+def test_a_file_is_as_small_as_its_weights(cell):
+    model = small(cell=cell, hidden=64, layers=2, bidirectional=True, layer_norm=True)
+    params = params_of(model, TIME, 4)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert len(to_onnx(model, params, (TIME, 4))) <= 4 * count + 8000
+
+
+def test_conversion_is_reproducible_and_takes_arrays_of_jax():
+    params = params_of(small(), TIME, 4)
+    contents = to_onnx(small(), params, (TIME, 4))
+    assert to_onnx(small(), jax.tree.map(jnp.asarray, params), [TIME, 4]) == contents
+
+
+def test_cells_without_an_operator_are_refused():
+    for cell, name in (("mgu", "mgu"), ("mingru", "mingru"), (nn.GRUCell(5), "object GRUCell")):
+        with pytest.raises(ValueError, match=f"no operator for cell {name}, only for simple, gru"):
+            to_onnx(small(cell=cell), {}, (TIME, 4))
+
+
+def test_other_types_are_refused():
+    with pytest.raises(ValueError, match="this network computes in bfloat16"):
+        to_onnx(small(dtype="bfloat16"), {}, (TIME, 4))
+
+
+def test_other_modules_are_refused():
+    with pytest.raises(ValueError, match="needs an RNNModel; got Dense"):
+        to_onnx(nn.Dense(3), {}, (TIME, 4))  # type: ignore[arg-type]
+
+
+def test_other_params_are_refused():
+    params = params_of(small(), TIME, 4)
+    several = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), params)
+    for wrong, shape in (
+        (params, (TIME, 5)),
+        (params, (TIME,)),
+        (several, (TIME, 4)),
+        ({}, (1, 4)),
+    ):
+        with pytest.raises(ValueError, match="params must be those of one network for inputs"):
+            to_onnx(small(), wrong, shape)
+    with pytest.raises(ValueError, match=r"\(time, features\) or \(time,\); got \(2, 3, 4\)"):
+        to_onnx(small(), params, (2, 3, 4))
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(
+        ImportError, match=r"^ONNX needs the package onnx: pip install 'jaxrnn\[onnx"
+    ):
+        to_onnx(small(), params_of(small(), TIME, 4), (TIME, 4))

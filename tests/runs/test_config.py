@@ -1,0 +1,176 @@
+"""Experiments as JSON: what comes back, what is refused, and when two runs are the same."""
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jaxrnn
+from experiments import mnist_rnn as page
+from experiments import sequential_mnist
+from jaxrnn import (
+    Adam,
+    Classification,
+    Experiment,
+    LanguageModeling,
+    Muon,
+    Regression,
+    RNNConfig,
+    TrainerConfig,
+)
+from jaxrnn.runs import RuntimeConfig
+from tests.conftest import mnist_rnn
+
+ALL = [*page.PRESETS.values(), *sequential_mnist.PRESETS.values()]
+
+
+@pytest.mark.parametrize("experiment", ALL)
+def test_json_round_trip(experiment):
+    content = json.loads(json.dumps(experiment.to_json()))
+    assert type(experiment).from_json(content) == experiment
+    experiment.check()
+    del content["runtime"]
+    assert type(experiment).from_json(content) == experiment
+
+
+@pytest.mark.parametrize("optimizer", [Adam(warmup=0.5), Muon(), Muon(muon_learning_rate=1e-3)])
+@pytest.mark.parametrize("task", [Classification(), Regression(), LanguageModeling()])
+def test_groups_come_back_as_their_own_class(task, optimizer):
+    experiment = Experiment(data={"any": ["thing"]}, task=task, optimizer=optimizer)
+    assert Experiment.from_json(json.loads(json.dumps(experiment.to_json()))) == experiment
+
+
+def changed(**groups):
+    content = copy.deepcopy(page.PRESETS["keras"].to_json())
+    for group, change in groups.items():
+        content[group] = content[group] | change if isinstance(change, dict) else change
+    return content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        changed(model={"surprise": 1}),
+        changed(model={"hidden": "150"}),
+        changed(model={"hidden": 150.5}),
+        changed(model={"hidden": True}),
+        changed(model={"cell": "elman"}),
+        changed(optimizer={"learning_rate": -1.0}),
+        changed(optimizer={"learning_rate": float("nan")}),
+        changed(optimizer={"kind": "sgd"}),
+        changed(trainer={"epochs": 0}),
+        changed(trainer={"seed": 2**32 - 1, "seeds": 2}),
+        changed(runtime={"processes": 2}),
+        changed(data=[]),
+        changed(model=None),
+        {**changed(), "surprise": {}},
+        {},
+    ],
+)
+def test_other_content_is_refused(content):
+    with pytest.raises(
+        ValueError, match=r"damaged, or of another|another experiment, or of an old"
+    ):
+        page.MnistRNN.from_json(content)
+
+
+ANYTHING = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
+    | st.lists(st.integers(), max_size=2) | st.dictionaries(st.text(max_size=3), st.none())
+)  # fmt: skip
+OPTIONS = [(group, name) for group, options in changed().items() for name in options]
+
+
+@given(
+    st.dictionaries(st.sampled_from([*OPTIONS, ("model", "surprise")]), ANYTHING, max_size=3),
+    st.dictionaries(st.sampled_from([*changed(), "surprise"]), ANYTHING, max_size=1),
+)
+def test_fuzz_configuration_reader(options, groups):
+    content = copy.deepcopy(page.PRESETS["keras"].to_json())
+    for (group, name), value in options.items():
+        content[group][name] = value
+    content |= groups
+    try:
+        experiment = page.MnistRNN.from_json(content)
+    except ValueError:
+        return
+    experiment.check()
+
+
+def test_check_gives_a_line_for_each_wrong_option():
+    wrong = page.MnistRNN(
+        model=RNNConfig(hidden=0, cell="elman"),
+        optimizer=Adam(average=0.5),
+        trainer=TrainerConfig(epochs=-1, train_curve="last_batch"),
+    )
+    with pytest.raises(ValueError, match="hidden") as caught:
+        wrong.check()
+    assert str(caught.value).splitlines() == [
+        "--model.hidden: must be at least 1; got 0",
+        "--model.cell: must be 'simple', 'gru', 'lstm', 'mgu' or 'mingru'; got 'elman'",
+        "--trainer.epochs: must be at least 1; got -1",
+        "--trainer.train-curve last_batch needs --optimizer.average 0",
+    ]
+
+
+def test_identity_is_everything_except_runtime():
+    experiment = page.PRESETS["keras"]
+    elsewhere = dataclasses.replace(
+        experiment, runtime=RuntimeConfig(workdir=Path("x"), devices=1, stream=True, workers=3)
+    )
+    assert elsewhere.identity == experiment.identity
+    experiment.check_same(elsewhere.to_json())
+    for field in dataclasses.fields(experiment):
+        assert (field.name in experiment.identity) == (field.name != "runtime")
+
+
+def test_more_epochs_are_the_same_run_unless_a_schedule_depends_on_them():
+    def with_epochs(preset, epochs):
+        experiment = page.PRESETS[preset]
+        trainer = dataclasses.replace(experiment.trainer, epochs=epochs)
+        return dataclasses.replace(experiment, trainer=trainer)
+
+    with_epochs("keras", 9).check_same(page.PRESETS["keras"].identity)
+    for experiment, stored in (("keras", 2), ("fast", 9)):
+        other = with_epochs(experiment, stored)
+        with pytest.raises(ValueError, match=r"another configuration: trainer.epochs \("):
+            other.check_same(page.PRESETS[experiment].identity)
+        other.check_same(page.PRESETS[experiment].identity, any_epochs=True)
+
+
+OLD = {"preset": "keras", "epochs": 5, "batch_size": 150, "optimizer": "adam", "hidden": 150}
+
+
+@pytest.mark.parametrize("words", [["--workdir", "old"], ["resume", "old"], ["evaluate", "old"]])
+def test_directory_of_an_older_version_is_refused(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("old").mkdir()
+    Path("old/config.json").write_text(json.dumps(OLD))
+    with pytest.raises(SystemExit) as exit_:
+        mnist_rnn(*words)
+    assert exit_.value.code == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "it holds a run of another experiment, or of an older version of jaxrnn" in err
+    assert [path.name for path in Path("old").iterdir()] == ["config.json"]
+
+
+def test_run_of_another_page_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    content = sequential_mnist.PRESETS["elman"].to_json() | {"augment": None}
+    Path("run/config.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit):
+        mnist_rnn("resume", "run")
+    assert "it is damaged, or of another experiment: " in capsys.readouterr().err
+
+
+PICTURES = {"plot_confusion", "plot_history", "plot_runs", "plot_samples"}  # imported when used
+
+
+def test_public_names_are_exported():
+    assert set(jaxrnn.__all__) <= set(dir(jaxrnn)) | PICTURES

@@ -1,0 +1,182 @@
+"""Exported networks give, without this library, what they give with it."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxrnn
+from experiments.mnist_rnn import PRESETS
+from jaxrnn import History, Regression, RNNConfig, create_train_state
+from jaxrnn.runs import Run
+from jaxrnn.runs.verbs.export import Export, export_run
+from tests.conftest import leaves
+
+pytestmark = pytest.mark.program
+
+NETWORKS = {
+    "simple": RNNConfig(hidden=12),
+    "gru": RNNConfig(hidden=12, cell="gru"),
+    "lstm": RNNConfig(hidden=12, cell="lstm"),
+    "two layers": RNNConfig(hidden=12, layers=2, activation="relu"),
+    "bidirectional": RNNConfig(hidden=12, bidirectional=True),
+    "per step": RNNConfig(hidden=12, pooling="none"),
+}
+BATCHES = (1, 7, 1000)
+
+WITHOUT_JAXRNN = """
+import pathlib, runpy, sys
+
+import numpy as np
+
+sys.modules["jaxrnn"] = sys.modules["flax"] = None  # so that importing them fails
+folder = pathlib.Path(sys.argv[1])
+inputs, lengths = np.load(folder / "inputs.npy"), np.load(folder / "lengths.npy")
+for out in sorted(folder.glob("*/load.py")):
+    predict = runpy.run_path(str(out))["predict"]
+    for size in map(int, sys.argv[2:]):
+        parts = [slice(start, start + size) for start in range(0, len(inputs), size)]
+        parts = parts if size == 1000 else parts[:1]  # all images, in batches of 1,000
+        outputs = [predict(inputs[part], lengths[part]) for part in parts]
+        np.save(out.with_name(f"{size}.npy"), np.concatenate(outputs))
+    np.save(out.with_name("whole.npy"), predict(inputs[:7]))
+"""
+
+
+def trained(config):
+    """A run of a network with random weights, none of which is 0."""
+    model = config.build(10)
+    optimizer = jaxrnn.Adam().build(1)
+    example = np.zeros((1, 28, 28), np.uint8)
+    state = create_train_state(jax.random.key(0), model, optimizer, example)
+    generator = np.random.default_rng(0)
+    noisy = lambda leaf: leaf + 0.1 * generator.normal(size=leaf.shape).astype(np.float32)  # noqa: E731
+    state = state.replace(params=jax.tree.map(noisy, state.params))
+    experiment = dataclasses.replace(PRESETS["keras"], model=config)
+    history = History().append(epoch=1, test_accuracy=0.5, seconds=1.0)
+    names = tuple("0123456789")
+    return Run(experiment, model, state, history, jax.random.key(0), (28, 28), 10, names, 1, True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Each network exported, and what it gives in a process without jaxrnn and Flax."""
+    folder = tmp_path_factory.mktemp("exports")
+    digits = jaxrnn.load("mnist", split="test")
+    lengths = np.random.default_rng(1).integers(0, 29, len(digits)).astype(np.int32)
+    np.save(folder / "inputs.npy", digits.inputs)
+    np.save(folder / "lengths.npy", lengths)
+    for name, config in NETWORKS.items():
+        list(export_run(trained(config), Export(Path(), folder / name)))
+    (folder / "without.py").write_text(WITHOUT_JAXRNN)
+    command = [sys.executable, "without.py", ".", *map(str, BATCHES)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return folder
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request, folder):
+    """The folder of a network, what it reads, and what it predicts."""
+    inputs, lengths = np.load(folder / "inputs.npy"), np.load(folder / "lengths.npy")
+    run = trained(NETWORKS[request.param])
+    return folder / request.param, inputs, lengths, run.predict(inputs, lengths), run
+
+
+def agree(got, expected, lengths):
+    """Whether outputs are the same to 1e-5, of a tagger up to the end of each sequence."""
+    if expected.ndim == 3:
+        valid = np.arange(28) < lengths[: len(got), None]
+        got, expected = got[valid], expected[valid]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+def test_stablehlo_predicts_without_jaxrnn_and_flax(network):
+    out, inputs, lengths, expected, run = network
+    for size in BATCHES:
+        got = np.load(out / f"{size}.npy")
+        agree(got, expected[: len(got)], lengths)
+    assert len(got) == 10_000
+    agree(np.load(out / "whole.npy"), run.predict(inputs[:7]), np.full(7, 28))
+
+
+def test_onnx_predicts_the_same(network):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    out, inputs, lengths, expected, _ = network
+    session = onnxruntime.InferenceSession(out / "model.onnx")
+    scaled = inputs.astype(np.float32) / 255
+    for size in (*BATCHES, 10_000):
+        (got,) = session.run(None, {"inputs": scaled[:size], "lengths": lengths[:size]})
+        agree(got, expected[:size], lengths)
+
+
+def test_description_says_what_is_read_and_where_it_comes_from(network):
+    out, _, _, expected, run = network
+    about = json.loads((out / "model.json").read_text())
+    assert about["input"] == {"shape": ["batch", 28, 28], "dtype": "float32", "scale": 1 / 255}
+    assert about["output"]["shape"] == ["batch", *expected.shape[1:]]
+    assert about["class_names"] == list("0123456789")
+    assert about["parameters"] == sum(leaf.size for leaf in leaves(run.state.params))
+    assert about["metrics"] == {"test_accuracy": 0.5}
+    assert about["trained_with"] == run.experiment.identity
+
+
+def test_weights_have_the_names_of_the_parameters(network):
+    from safetensors.numpy import load_file
+
+    out, *_, run = network
+    stored = load_file(out / "weights.safetensors")
+    assert {"head/bias", "head/kernel"} < stored.keys()
+    params = jaxrnn.export.load_weights(run.model, out / "weights.safetensors")
+    assert jax.tree.structure(params) == jax.tree.structure(run.state.params)
+    for ours, theirs in zip(leaves(params), leaves(run.state.params), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_load_page_is_fifteen_lines(folder):
+    lines = (folder / "simple" / "load.py").read_text().splitlines()
+    assert len([line for line in lines if line.strip()]) <= 16
+    assert "jaxrnn" not in "".join(lines)
+
+
+def test_what_onnx_cannot_express_is_said_and_the_rest_is_written(tmp_path):
+    run = trained(RNNConfig(hidden=4, cell="mingru"))
+    *lines, last = export_run(run, Export(Path(), tmp_path / "out"))
+    assert [line.split(":")[0].rpartition("/")[2] for line in lines] == [
+        *("load.py", "model.json", "model.stablehlo", "weights.safetensors"),
+    ]
+    assert last.startswith("no model.onnx: ")
+    assert "mingru" in last
+
+
+def test_regression_is_described_as_numbers(tmp_path):
+    run = trained(RNNConfig(hidden=4))
+    experiment = dataclasses.replace(run.experiment, task=Regression())
+    numbers = dataclasses.replace(run, experiment=experiment, class_names=())
+    list(export_run(numbers, Export(Path(), tmp_path / "out")))
+    about = json.loads((tmp_path / "out" / "model.json").read_text())
+    assert about["output"]["meaning"] == "numbers"
+    assert about["class_names"] == []
+
+
+@pytest.mark.parametrize("bad", ["full", "networks", "page"])
+def test_refusals_write_nothing(bad, tmp_path):
+    run = trained(RNNConfig(hidden=4, bidirectional=True))
+    options, message = Export(Path(), tmp_path / "out", page=True), "both directions"
+    if bad == "full":
+        options = Export(Path(), tmp_path)
+        (tmp_path / "file").touch()
+        message = "is not an empty directory"
+    if bad == "networks":
+        stacked = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), run.state)
+        run = dataclasses.replace(run, state=stacked)
+        message = "the run has 2 networks; choose one with --member 0 … 1"
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=message):
+        list(export_run(run, options))
+    assert sorted(tmp_path.rglob("*")) == before

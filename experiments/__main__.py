@@ -13,7 +13,7 @@ def descriptions() -> Iterator[tuple[str, str]]:
     for module in pkgutil.iter_modules(experiments.__path__):
         path = Path(experiments.__path__[0], module.name)
         source = path / "__main__.py" if module.ispkg else path.with_suffix(".py")
-        if module.name != "__main__":
+        if module.name != "__main__" and source.exists():
             docstring = ast.get_docstring(ast.parse(source.read_text("utf-8"))) or ""
             yield module.name, docstring.partition("\n")[0]
 

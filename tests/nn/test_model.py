@@ -196,12 +196,12 @@ def test_gradient_against_finite_differences():
         ),
         ({"hidden": 0}, INPUTS, None, "hidden must be at least 1; got 0"),
         ({"layers": 0}, INPUTS, None, "layers must be at least 1; got 0"),
-        ({"classes": -1}, INPUTS, None, "classes must be at least 1; got -1"),
+        ({"outputs": -1}, INPUTS, None, "outputs must be at least 1; got -1"),
         (
             {"recurrence": "slow"},
             INPUTS,
             None,
-            "recurrence must be one of fast, flax, hopper; got 'slow'",
+            "recurrence must be one of fast, flax; got 'slow'",
         ),
         (
             {"initializers": "he"},

@@ -20,7 +20,7 @@ KEYS = jax.random.split(jax.random.key(1), 5)
 
 def build(inputs=INPUTS, **options):
     """A network of this kind, with parameters, and a function that applies it."""
-    model = RNNModel(**{"hidden": 4, "classes": 6, **options})
+    model = RNNModel(**{"hidden": 4, "outputs": 6, **options})
     params = jax.jit(model.init)(jax.random.key(0), inputs)["params"]
     return params, lambda *args, **more: model.apply({"params": params}, *args, **more)
 

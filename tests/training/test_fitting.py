@@ -17,7 +17,7 @@ from flax import linen as nn
 import jaxrnn
 from jaxrnn import History, RNNModel, fit
 from jaxrnn.runs.errors import reading
-from jaxrnn.runs.progress import Clock
+from jaxrnn.training.clock import Clock
 from tests.conftest import assert_identical, compilations, leaves
 
 KEY = jax.random.key(5)

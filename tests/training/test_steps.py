@@ -22,7 +22,7 @@ OPTIMIZER = optax.sgd(0.5)
 
 
 def state_of(split, task=None, **options):
-    model = RNNModel(**{"hidden": 4, "classes": 5, **options})
+    model = RNNModel(**{"hidden": 4, "outputs": 5, **options})
     return jaxrnn.create_train_state(0, model, OPTIMIZER, split.inputs, task or Classification())
 
 
@@ -101,7 +101,7 @@ def test_dropout_of_flax():
 
 
 SPLITS = {
-    "numbers": (Split(FLOATS, targets=FLOATS.sum(1)), Regression(), {"classes": 3}),
+    "numbers": (Split(FLOATS, targets=FLOATS.sum(1)), Regression(), {"outputs": 3}),
     "text": (TEXT, LanguageModeling(), {"pooling": "none", "dropout": 0.5}),
 }
 

@@ -106,8 +106,7 @@ def measure(path: str, steps: int) -> dict[str, float]:
 def main() -> None:
     """Run the command line."""
     if sys.argv[1:2] == ["measure"]:
-        path, steps = sys.argv[2:]
-        print(json.dumps(measure(path, int(steps))))
+        print(json.dumps(measure(sys.argv[2], int(sys.argv[3]))))
         return
     config = tyro.cli(Config, prog="python -m experiments.memory", description=__doc__)
     if min(config.sizes) < BATCH_SIZE or config.steps < EPOCHS:

@@ -16,7 +16,7 @@ from jaxrnn.runs.results import draw_sample
 from jaxrnn.runs.trained import Run
 from jaxrnn.training.evaluation import evaluate
 from jaxrnn.training.optimizers import averaged
-from jaxrnn.training.sharding import (
+from jaxrnn.training.sharding import batch_mesh, replicate, suitable_devices
     batch_mesh,
     replicate,
 )

@@ -17,9 +17,6 @@ from jaxrnn.runs.trained import Run
 from jaxrnn.training.evaluation import evaluate
 from jaxrnn.training.optimizers import averaged
 from jaxrnn.training.sharding import batch_mesh, replicate, suitable_devices
-    batch_mesh,
-    replicate,
-)
 from jaxrnn.training.state import TrainState, create_train_state
 
 

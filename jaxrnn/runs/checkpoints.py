@@ -18,7 +18,6 @@ from jax.dtypes import issubdtype, prng_key
 from jaxrnn.files import first_line, read_json, write_atomically
 from jaxrnn.training.fitting import Record
 from jaxrnn.training.history import History, best_epoch
-from jaxrnn.training.sharding import to_host
 from jaxrnn.training.state import TrainState
 
 Template = Callable[[Mapping[str, Any]], TrainState]
@@ -77,10 +76,10 @@ class Checkpoints:
         """Start to save the last epoch of ``history``; as :meth:`wait` for the previous one."""
         leaves = {**_named(state), "key": key}
         keys = [name for name in leaves if issubdtype(leaves[name].dtype, prng_key)]
-        arrays = to_host(leaves | {name: jax.random.key_data(leaves[name]) for name in keys})
+        arrays = jax.device_get(leaves | {name: jax.random.key_data(leaves[name]) for name in keys})
         run: dict[str, Any] = {"description": self.description, "history": [*history]}
         run["keys"] = {name: str(jax.random.key_impl(leaves[name])) for name in keys}
-        run["best"] = best_epoch(history, state.task.best, state.task.maximize)
+        run["best"] = best_epoch(history, state.task)
         self.wait()
         if jax.process_index() == 0:
             self._saving = self._thread.submit(self._write, arrays, run)

@@ -30,10 +30,9 @@ class Checkpoints:
     """The checkpoints of one run, the last three epochs and the best one; a hook of ``fit``.
 
     The directory ``7`` holds epoch 7: arrays, written by Orbax, and ``run.json``, with a SHA-256 of
-    everything that is restored. It is written in the background under another name and renamed when
-    it is complete. A damaged one is reported, and an earlier one restored. Nothing is unpickled.
-    Several processes call the same methods: the first one writes, all of them read from a directory
-    that they share, and their number may change.
+    all of it. It is written in the background under another name and renamed when complete. A
+    damaged one is reported, and an earlier one restored. Nothing is unpickled. Several processes
+    call the same methods: the first one writes, all read, and their number may change.
 
     Args:
       folder: directory, which a ``with`` block creates; of a symbolic link, raises ``ValueError``.
@@ -141,8 +140,8 @@ class Checkpoints:
             file.write(bytes(sum(array.nbytes for array in arrays.values()) + 2**18))
         with _checkpointer() as checkpointer:
             checkpointer.save(self._partial / "arrays", arrays)
-        text = json.dumps({**run, "sha256": _digest(run, arrays)})
-        write_atomically(self._partial / "run.json", text)
+        run["sha256"] = _digest(run, self._partial / "arrays")
+        write_atomically(self._partial / "run.json", json.dumps(run))
         self._partial.rename(self.folder / str(epoch))
         self._remove({*self.epochs[:-3]} - {run["best"]})
 
@@ -165,18 +164,20 @@ def _checkpointer() -> Any:
 def _read(folder: Path) -> tuple[dict[str, Any], Named]:
     """Read what was stored; raises an error of any kind if it is damaged."""
     run = read_json(folder / "run.json")
-    with _checkpointer() as checkpointer:
-        arrays = checkpointer.restore(folder / "arrays")
-    if run.pop("sha256", None) != _digest(run, arrays):
+    # Before TensorStore reads anything, as it reports damage by many tracebacks.
+    if run.pop("sha256", None) != _digest(run, folder / "arrays"):
         raise ValueError("its SHA-256 is not the one that was saved with it")
-    return run, arrays
+    with _checkpointer() as checkpointer:
+        return run, checkpointer.restore(folder / "arrays")
 
 
-def _digest(run: dict[str, Any], arrays: Named) -> str:
-    digest = hashlib.sha256(json.dumps([run, _shapes(arrays)]).encode())
-    for name in sorted(arrays):
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()
+def _digest(run: dict[str, Any], folder: Path) -> str:
+    """Return the SHA-256 of all that is stored: the JSON, and the files of arrays."""
+    sums = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            sums[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(json.dumps([run, sums]).encode()).hexdigest()
 
 
 def _rebuild(run: dict[str, Any], arrays: Named, template: Template) -> Restored:
@@ -196,4 +197,4 @@ def _named(tree: chex.ArrayTree) -> Named:
 
 
 def _shapes(arrays: Named) -> dict[str, str]:
-    return {name: f"{array.dtype} {array.shape}" for name, array in sorted(arrays.items())}
+    return {name: f"{array.dtype} {array.shape}" for name, array in arrays.items()}

@@ -16,7 +16,7 @@ import experiments
 import jaxrnn
 from experiments.mnist_rnn import PRESETS
 from jaxrnn import Adam, Experiment, ImageSequences, Muon
-from jaxrnn.runs.command_line import _configured
+from jaxrnn.runs.command_line import configured
 from tests.conftest import SLICE, mnist_rnn
 
 
@@ -42,7 +42,7 @@ def refuse(words, capsys, run=mnist_rnn):
 
 
 def parse(*words, preset="fast", presets=PRESETS):
-    return _configured(presets, preset, list(words), "")
+    return configured(presets[preset], words)[0]
 
 
 def test_presets_and_options():

@@ -9,7 +9,7 @@ import yaml
 
 import experiments
 from experiments.mnist_rnn import PRESETS
-from jaxrnn.runs.command_line import _configured
+from jaxrnn.runs.command_line import configured
 from tests.conftest import mnist_rnn
 
 
@@ -78,7 +78,7 @@ def test_kubernetes_manifest_matches_the_command_line():
     pods = job["template"]["spec"]
     (container,) = pods["template"]["spec"]["containers"]
     words = [word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in container["args"]]
-    experiment = _configured(PRESETS, words[0], words[1:], "")
+    experiment, _ = configured(PRESETS[words[0]], words[1:])
     experiment.check()
     runtime = experiment.runtime
     assert container["command"] == ["python", "-m", "experiments.mnist_rnn"]

@@ -179,13 +179,13 @@ def values(experiment: Experiment, *vary: Sequence[str]) -> dict[str, list[Any]]
 
 
 def _commands(page: Experiment) -> list[str]:
-    """A line of help for each verb."""
+    """Return a line of help for each verb."""
     sweep = "sweep [PRESET] [--seeds N] [--vary OPTION=A,B,… …] [--jobs N] [options]"
     return [*describe_verbs(page.command), f"{page.command} {sweep}: compare several runs."]
 
 
 def _help(presets: Mapping[str, Experiment], preset: str, description: str) -> Iterator[str]:
-    """The lines of the short help; a preset is described by its differences from the chosen one."""
+    """Yield the short help, in which a preset is what differs from the chosen one."""
     page = presets[preset]
     yield "\n\n".join(filter(None, (f"usage: {page.command} [PRESET] [OPTIONS]", description)))
     yield "\npresets:"

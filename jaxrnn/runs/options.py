@@ -113,7 +113,7 @@ def describe_options(options: Any, names: Iterable[str]) -> Iterator[tuple[str, 
 
 
 def _options(kind: Any, prefix: str = "") -> dict[str, dict[str, Any]]:
-    """The full names of options, with the groups to choose from by what chooses them, if any."""
+    """Return the full names of options and, where a group is chosen, the groups by name."""
     hints, known = get_type_hints(kind), {}
     for field in dataclasses.fields(kind):
         hint, option = hints[field.name], field.name.replace("_", "-")
@@ -129,7 +129,7 @@ def _options(kind: Any, prefix: str = "") -> dict[str, dict[str, Any]]:
 
 
 def _find(name: str, known: Iterable[str]) -> list[str]:
-    """The options that a name stands for, which may lack its group."""
+    """Return the options that a name, which may lack its group, stands for."""
     return [name] if name in known else [full for full in known if full.endswith(f".{name}")]
 
 

@@ -55,7 +55,6 @@ def arguments(**told):
         (["--heartbeat", "0"], "--runtime.heartbeat: must be at least 1; got 0"),
         (["--workers", "-1"], "--runtime.workers: must be at least 0; got -1"),
         (["--steps-per-epoch", "3"], "--steps-per-epoch is an option of streams; use --stream"),
-        (["--stream", "--seeds", "2"], "--stream trains one network"),
         (["--stream", "--steps-per-epoch", "0"], "--trainer.steps-per-epoch: must be at least 1"),
         (
             ["--stream", "--steps-per-epoch", "5", "--batch-size", "64"],

@@ -2,7 +2,7 @@
 
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.command_line import main
-from jaxrnn.runs.config import Experiment, RuntimeConfig
+from jaxrnn.runs.config import Experiment, Optimizer, RuntimeConfig
 from jaxrnn.runs.progress import Progress
 from jaxrnn.runs.run import run
 from jaxrnn.runs.stored import load_run
@@ -11,6 +11,7 @@ from jaxrnn.runs.trained import Run
 __all__ = [
     "Checkpoints",
     "Experiment",
+    "Optimizer",
     "Progress",
     "Run",
     "RuntimeConfig",

@@ -10,7 +10,7 @@ from experiments.accelerators.hlo import parse
 from experiments.accelerators.targets import TARGETS, Program, Target, compile_epoch
 from experiments.mnist_rnn import PRESETS
 
-# Three steps of five inner iterations each, as XLA prints them for a GPU, less the bodies of fusions:
+# Three steps of five inner iterations each, as XLA prints them for a GPU, fused computations aside:
 # a slice of the batch, a loop that writes one row at a time, an all-reduce. XLA has not annotated
 # the trip count of the outer loop.
 HLO = """\

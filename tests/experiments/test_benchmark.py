@@ -7,6 +7,7 @@ from PIL import Image
 
 from experiments.benchmark import peers, process, scaling
 from experiments.benchmark.__main__ import main
+from experiments.benchmark.protocol import Options
 from experiments.benchmark.report import plot_scaling, print_times, step_flops
 
 pytestmark = pytest.mark.program
@@ -68,7 +69,7 @@ def test_accuracy_that_is_never_reached(capsys):
 @pytest.mark.parametrize("name", ["Flax nn.RNN", "Flax nnx.RNN"])
 def test_contenders_learn(digits, name):  # jaxrnn does in test_time_to_accuracy
     with process.saved(digits, digits) as data:  # noqa: SIM117
-        with process.contender(name, data, {"hidden": 16, "batch_size": 10, "seed": 0}) as ask:
+        with process.contender(name, data, Options(16, batch_size=10)) as ask:
             before = ask("test")["accuracy"]
             for _ in range(10):
                 ask("epoch")
@@ -131,7 +132,7 @@ def test_scaling_picture():
 
 
 def test_failing_contender_is_explained(tmp_path):
-    with process.contender("jaxrnn", str(tmp_path / "none.npz"), {}) as ask:  # noqa: SIM117
+    with process.contender("jaxrnn", str(tmp_path / "none.npz"), Options(8, 10)) as ask:  # noqa: SIM117
         with pytest.raises(RuntimeError, match=r"(?s)jaxrnn failed:.*none\.npz"):
             ask("epoch")
 

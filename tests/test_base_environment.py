@@ -85,11 +85,11 @@ def test_every_verb(environment, tmp_path):
     assert (tmp_path / "two" / "sweep.png").exists()
 
 
-def test_modules_that_can_be_run(environment):
-    for package in ("jaxrnn", "experiments"):
-        assert "python -m experiments.mnist_rnn" in output_of(
-            environment, environment, "-m", package
-        )
+def test_list_of_experiments_and_its_page(environment, tmp_path):
+    assert "python -m experiments.mnist_rnn " in output_of(environment, environment, "-m", "jaxrnn")
+    printed = output_of(environment, tmp_path, "-m", "jaxrnn")
+    (tmp_path / "images.py").write_text(printed[printed.index('"""') :])
+    assert "--model.hidden" in output_of(environment, tmp_path, "images.py", "--help")
 
 
 def test_page_in_the_readme(environment, tmp_path):

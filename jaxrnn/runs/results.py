@@ -150,6 +150,6 @@ def _to_confuse(evals: Mapping[str, Any]) -> Split | None:
     splits = {
         name: split
         for name, split in evals.items()
-        if isinstance(split, Split) and np.ndim(split.labels) == 1
+        if isinstance(split, Split) and getattr(split.labels, "ndim", 0) == 1
     }
     return splits.get("test", [*splits.values()][-1]) if splits else None

@@ -165,16 +165,18 @@ def run_one(
             past = restored or (state, History(), key)
             state, history = _train(experiment, data, past, workdir, hooks, clock)
             early = has_stalled(history, experiment.task, trainer.patience)
-            if not early and len(history) < trainer.epochs:
-                say(f"stopped; earlier epochs are saved in {workdir}\nto resume: {resume}")
-                # If another process received the signal, this one ends as that one does.
-                raise Stopped(interrupted.exit_status or 128 + signal.SIGTERM)
-            state, epoch = _kept(experiment, checkpoints, state, history)
-            about = {"seed": trainer.seed, "parameters": parameters, "stopped_early": early}
-            about |= {"devices": describe_devices(mesh), "seconds": clock.seconds}
-            results = results_of(history, experiment.task, epoch, **about)
-            if is_first():
-                write_results(workdir, state, data, history, results, pictures=pictures)
+            finished = early or len(history) == trainer.epochs
+            if finished:
+                state, epoch = _kept(experiment, checkpoints, state, history)
+                about = {"seed": trainer.seed, "parameters": parameters, "stopped_early": early}
+                about |= {"devices": describe_devices(mesh), "seconds": clock.seconds}
+                results = results_of(history, experiment.task, epoch, **about)
+                if is_first():
+                    write_results(workdir, state, data, history, results, pictures=pictures)
+        if not finished:
+            say(f"stopped; earlier epochs are saved in {workdir}\nto resume: {resume}")
+            # If another process received the signal, this one ends as that one does.
+            raise Stopped(interrupted.exit_status or 128 + signal.SIGTERM)
     sample = runtime.sample and draw_sample(state, data.train, runtime.sample, trainer.seed)
     _tell_results(experiment, data, results, workdir, sample)
     return results

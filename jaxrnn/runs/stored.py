@@ -16,10 +16,7 @@ from jaxrnn.runs.results import draw_sample
 from jaxrnn.runs.trained import Run
 from jaxrnn.training.evaluation import evaluate
 from jaxrnn.training.optimizers import averaged
-from jaxrnn.training.sharding import (
-    batch_mesh,
-    replicate,
-)
+from jaxrnn.training.sharding import batch_mesh, replicate, suitable_devices
 from jaxrnn.training.state import TrainState, create_train_state
 
 

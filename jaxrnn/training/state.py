@@ -90,7 +90,7 @@ def create_train_state(
         init = jax.jit(partial(_init, model, optimizer))
     # An array: from a Python integer, whose type differs from that of every later step, the second
     # call of a jitted function would compile again.
-    step: Array | jax.ShapeDtypeStruct = jnp.zeros((), jnp.int32)
+    step: Any = jnp.zeros((), jnp.int32)
     if key is None:  # traced as for the initialization that may follow, which then is faster
         params, opt_state = init.eval_shape(*static, jax.random.key(0), inputs)
         step = jax.ShapeDtypeStruct(step.shape, step.dtype)

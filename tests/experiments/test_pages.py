@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,11 +12,19 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn import History, RNNConfig, TrainerConfig, load_run
+from jaxrnn import (
+    Datasets,
+    Experiment,
+    History,
+    Regression,
+    RNNConfig,
+    Split,
+    TrainerConfig,
+    load_run,
+)
 from jaxrnn.data.splits import scale
 from jaxrnn.runs.trained import evaluate_run
 from tests.data.test_datasets import sunspots, vowels
-from tests.experiments.noise import NoisyRNN
 
 pytestmark = pytest.mark.program
 
@@ -148,18 +156,32 @@ def check_answer(stored, answer, output):
     np.testing.assert_allclose(answer["probability"], last.max(), atol=tolerance)
 
 
-def experiment_on_noise(**trainer):
-    """Return an experiment whose validation error soon rises, as it learns noise by heart."""
-    return NoisyRNN(
-        model=RNNConfig(hidden=32),
-        optimizer=jaxrnn.Adam(learning_rate=0.03),
-        trainer=TrainerConfig(batch_size=20, **trainer),
-    )
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Random sequences and random targets."""
+
+    def build(self):
+        draw = np.random.default_rng(0).normal
+        train, validation = (
+            Split(np.float32(draw(size=(40, 5, 2))), targets=np.float32(draw(size=(40, 1))))
+            for _ in range(2)
+        )
+        return Datasets(train, {"validation": validation}, outputs=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyRNN(Experiment):
+    """A network that learns noise by heart, so that its validation error soon rises."""
+
+    data: Noise = Noise()
+    model: RNNConfig = RNNConfig(hidden=32)
+    task: Regression = Regression()
+    optimizer: jaxrnn.Adam = jaxrnn.Adam(learning_rate=0.03)
 
 
 def test_patience_keeps_the_best_epoch(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    experiment = experiment_on_noise(epochs=60, patience=3)
+    experiment = NoisyRNN(trainer=TrainerConfig(epochs=60, batch_size=20, patience=3))
     results = run(experiment, "run")
     epochs, best = results["epochs"], results["epoch"]
     assert (best, results["stopped_early"]) == (epochs - 3, True)
@@ -180,6 +202,13 @@ def test_patience_keeps_the_best_epoch(tmp_path, monkeypatch, capsys):
 
 
 def test_patience_without_a_stop_keeps_the_best_epoch(tmp_path):
-    results = run(experiment_on_noise(patience=14, epochs=15), tmp_path / "run")
+    trainer = TrainerConfig(epochs=15, batch_size=20, patience=14)
+    results = run(NoisyRNN(trainer=trainer), tmp_path / "run")
     assert (results["epochs"], results["stopped_early"]) == (15, False)
     assert results["epoch"] == results["best_epoch"] < 15
+
+
+def test_sequential_mnist_reads_one_pixel_per_step():
+    data = importlib.import_module("experiments.sequential_mnist").PRESETS["elman"].data.build()
+    assert data.train.read([0])["inputs"].shape == (1, 784, 1)
+    assert (len(data.train), len(data.evals["validation"])) == (50_000, 10_000)

@@ -107,7 +107,7 @@ def create_train_state(
         opt_state=opt_state,
         task=task,
         takes=takes,
-        draws=bool(getattr(model, "draws", takes & {"train", "deterministic"})),
+        draws=bool(getattr(model, "draws", takes & {"train", "deterministic", "keys"})),
     )
 
 

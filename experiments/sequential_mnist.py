@@ -11,6 +11,7 @@ rectified linear units" (2015).
 
 from dataclasses import dataclass, replace
 
+from experiments.digits.verbs import ExportDigits, PredictDigits
 from jaxrnn import (
     Adam,
     Classification,
@@ -36,6 +37,9 @@ class SequentialMNIST(Experiment):
     task: Classification = Classification()
     optimizer: Adam | Muon = _MUON
     trainer: TrainerConfig = TrainerConfig(epochs=20, batch_size=50)
+
+    predict_options = PredictDigits
+    export_options = ExportDigits
 
 
 # On validation data, identity was better in reading order, permutation for shuffled pixels.

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Self, get_args, get_type_hints
 
 from annotated_types import Ge
 from pydantic import TypeAdapter, ValidationError
@@ -82,7 +82,15 @@ class Experiment:
     fields, that builds its own part: ``data.build()`` returns :class:`jaxrnn.Datasets`,
     ``model.build(outputs)`` a Flax module, ``optimizer.build(steps)`` an optax transformation, and
     ``augment.build()`` a function or None. The identity of a run is everything except ``runtime``.
+
+    Attributes:
+      predict_options: a subclass of :class:`jaxrnn.runs.verbs.Predict` with what the page adds to
+        the verb ``predict``; None for nothing.
+      export_options: the same, a subclass of :class:`jaxrnn.runs.verbs.Export`.
     """
+
+    predict_options: ClassVar[Any] = None
+    export_options: ClassVar[Any] = None
 
     data: Any
     model: RNNConfig = RNNConfig()

@@ -1,6 +1,5 @@
 """Trained networks, read back from their work directories to predict, evaluate or export."""
 
-import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -14,22 +13,21 @@ import numpy as np
 import optax
 
 from jaxrnn.data import ImageSequences, default_places
-from jaxrnn.data.splits import Split, check_examples, check_values
+from jaxrnn.data.splits import Split, check_examples, check_values, take
 from jaxrnn.files import read_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.results import draw_sample
-from jaxrnn.runs.setup import check_jax, choose_mesh, initializer, keep_compiled_programs, shapes_of
+from jaxrnn.runs.run import initial_state
 from jaxrnn.runs.sweep import runs_of
 from jaxrnn.training.evaluation import evaluate, predict
 from jaxrnn.training.history import History
 from jaxrnn.training.optimizers import averaged
-from jaxrnn.training.sharding import replicate, to_host, use_cpu_cores
+from jaxrnn.training.sharding import batch_mesh, replicate, suitable_devices
 from jaxrnn.training.state import TrainState
 
-_AT_ONCE = 1000  # examples, the most that evaluate takes
+_AT_ONCE = 512  # examples
 _NO_OPTIMIZER = optax.identity()
-_outputs = jax.jit(predict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +36,6 @@ class Run:
 
     Attributes:
       experiment: the full description of the run, except ``runtime``.
-      model: the network.
       state: parameters, optimizer state and step, to evaluate or to train further.
       history: its curves.
       key: root key of the data order; ``fit`` with it and ``history`` continues the run.
@@ -50,7 +47,6 @@ class Run:
     """
 
     experiment: Experiment
-    model: Any
     state: TrainState
     history: History
     key: jax.Array
@@ -60,22 +56,19 @@ class Run:
     channels: int = 1
     pixels: bool = False
 
+    @cached_property
+    def model(self) -> Any:
+        """The Flax module."""
+        return self.experiment.model.build(self.outputs)
+
     @property
     def tokens(self) -> bool:
         """Whether the network reads tokens."""
         return len(self.input_shape) == 1
 
     @property
-    def takes_lengths(self) -> bool:
-        """Whether the network can be told where each sequence ends."""
-        return "lengths" in inspect.signature(self.model.__call__).parameters
-
-    @property
     def image_shape(self) -> tuple[int, int, int] | None:
-        """(height, width, channels) of the images that it reads; None if it reads something else.
-
-        The class of the experiment must be known, as on the command line.
-        """
+        """(height, width, channels) of the images that it reads, if ``data`` says that it does."""
         data = self.experiment.data
         if not isinstance(data, ImageSequences):
             return None
@@ -107,14 +100,13 @@ class Run:
           ValueError: inputs of another kind than in training, or an invalid length.
         """
         split, parts = self.split_of(inputs, lengths), []
-        for start in range(0, max(len(split), 1), _AT_ONCE):
-            part = jax.tree.map(lambda array: array[start : start + _AT_ONCE], split)  # noqa: B023
-            missing = (1 << max(len(part) - 1, 0).bit_length()) - len(part)  # few compilations
-            padded = jax.tree.map(
-                lambda array: np.pad(array, [(0, missing), *[(0, 0)] * (array.ndim - 1)]),  # noqa: B023
-                part,
-            )
-            parts.append(np.asarray(_outputs(self.network, padded))[: len(part)])
+        if not len(split):
+            return np.asarray(predict(self.network, split))
+        for start in range(0, len(split), _AT_ONCE):
+            count = min(_AT_ONCE, len(split) - start)
+            rows = start + np.arange(1 << (count - 1).bit_length())  # few sizes are compiled
+            part = Split(**take(split, np.minimum(rows, len(split) - 1)))
+            parts.append(np.asarray(predict(self.network, part))[:count])
         return np.concatenate(parts)
 
     def classify(self, inputs: Any, lengths: Any = None) -> tuple[np.ndarray, np.ndarray]:
@@ -138,11 +130,9 @@ class Run:
     def split_of(self, inputs: Any, lengths: Any = None) -> Split:
         """Return the inputs as a split on the host; raises as :meth:`predict`."""
         split = jax.device_get(Split(inputs, lengths=lengths))
-        shape = np.shape(split.inputs)
         expected = ("N", self.input_shape[0] if self.pixels else "time", *self.input_shape[1:])
-        if len(shape) != len(expected) or any(
-            isinstance(size, int) and size != got for size, got in zip(expected, shape, strict=True)
-        ):
+        shape, fixed = np.shape(split.inputs), 1 if self.pixels else 2
+        if shape[fixed:] != expected[fixed:]:
             raise ValueError(f"inputs must be ({', '.join(map(str, expected))}); got {shape}")
         if self.pixels and split.inputs.dtype != np.uint8 and split.inputs.size:
             least, most = split.inputs.min(), split.inputs.max()
@@ -158,16 +148,12 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble(Run):
-    """The runs of a sweep, which predict together; other attributes are those of the first.
-
-    Attributes:
-      runs: the runs, all trained on the same data.
-    """
+    """The ``runs`` of a sweep, which predict together; other attributes are those of the first."""
 
     runs: tuple[Run, ...]
 
     def predict(self, inputs: Any, lengths: Any = None) -> np.ndarray:
-        """Combine the outputs of all runs: the mean, in classification of the probabilities.
+        """Average the outputs of all runs, in classification their probabilities, as logits.
 
         See :meth:`Run.predict`.
         """
@@ -176,7 +162,7 @@ class Ensemble(Run):
 
 
 def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: bool = False) -> Run:
-    """Read back a run from its work directory, or the runs of a sweep from theirs.
+    """Read back a run from its work directory, or all finished runs of a sweep.
 
     Args:
       workdir: the directory of the run or the sweep.
@@ -186,49 +172,39 @@ def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: b
         then ends with that epoch. The verbs of a page do so by default where ``--patience`` is set.
 
     Returns:
-      The :class:`Run`; of a sweep with several finished runs, the :class:`Ensemble` of them.
+      The :class:`Run`; of a sweep with several finished runs, their :class:`Ensemble`.
 
     Raises:
       FileNotFoundError: the directory has no checkpoint.
-      ValueError: every checkpoint is damaged, or the runs of the sweep read or predict different
-        things.
+      ValueError: every checkpoint is damaged; or the runs of a sweep don't go together.
     """
-    paths = runs_of(Path(workdir).expanduser())
-    first, *others = runs = [_load(path, experiment, best) for path in paths]
-    if not others:
-        return first
-    same = ("input_shape", "outputs", "class_names", "channels", "pixels")
-    for name in same:
-        values = dict.fromkeys(getattr(run, name) for run in runs)
-        if len(values) > 1:
-            raise ValueError(
-                f"the runs of {workdir} differ in {name}: {', '.join(map(str, values))}; load one"
-            )
-    attributes = {field.name: getattr(first, field.name) for field in fields(first)}
-    return Ensemble(**attributes, runs=tuple(runs))
+    workdir = Path(workdir).expanduser()
+    runs = [_load(path, experiment, best) for path in runs_of(workdir)]
+    if len(runs) == 1:
+        return runs[0]
+    if len({(run.input_shape, run.outputs, run.class_names, run.pixels) for run in runs}) > 1:
+        raise ValueError(f"the runs in {workdir} read or predict different things; give one run")
+    shared = {field.name: getattr(runs[0], field.name) for field in fields(Run)}
+    return Ensemble(**shared, runs=tuple(runs))
 
 
-def _load(workdir: Path, experiment: type[Experiment], best: bool) -> Run:
-    """Read back one run."""
+def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
+    """Read back a single run."""
     about: dict[str, Any] = {}
 
     def template(description: Mapping[str, Any]) -> TrainState:
-        known = {field.name for field in fields(experiment)}
+        known = {field.name for field in fields(kind)}
         config = {name: v for name, v in description["config"].items() if name in known}
-        stored = experiment.from_json(config)
-        outputs, shape = description["outputs"], tuple(description["input_shape"])
-        model = stored.model.build(outputs)
-        optimizer = stored.optimizer.build(description["steps"])
-        state = shapes_of(initializer(model, optimizer, stored.task, shape))
-        names = description["class_names"] or map(str, range(outputs))
+        experiment, outputs = kind.from_json(config), description["outputs"]
+        state = initial_state(experiment, description, None)
+        names = description.get("class_names") or map(str, range(outputs))
         about.update(
-            experiment=stored,
-            model=model,
-            input_shape=shape,
+            experiment=experiment,
+            input_shape=tuple(description["input_shape"]),
             outputs=outputs,
-            class_names=tuple(names if stored.task.categorical else ()),
-            channels=description["channels"],
-            pixels=description["pixels"],
+            class_names=tuple(names) if experiment.task.categorical else (),
+            channels=description.get("channels", 1),
+            pixels=description.get("pixels", False),
         )
         return state
 
@@ -259,25 +235,24 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     """Measure a stored run on the splits that it was evaluated on.
 
     Returns:
-      The epoch, and each metric of each split; they are those of ``results.json``.
+      The epoch, and each metric of each split as in ``results.json``.
 
     Raises:
       ValueError, OSError: as :func:`load_run`; or the checkpoint is of another configuration.
     """
     trainer, runtime = experiment.trainer, experiment.runtime
-    use_cpu_cores(runtime.devices)
-    keep_compiled_programs()
-    check_jax(runtime.devices)
     # With patience, the best epoch is the one that the run kept.
     stored = _load(workdir, type(experiment), best=trainer.patience is not None)
     experiment.check_same(stored.experiment.identity, any_epochs=True)
-    mesh = choose_mesh(trainer, runtime.devices, stored.state.params)
+    devices = suitable_devices(stored.state.params, runtime.devices)
+    mesh = batch_mesh(trainer.batch_size, devices)
     state = replicate(stored.network, mesh)
     results: dict[str, Any] = {"epoch": len(stored.history)}
     with default_places(runtime.data_dir, runtime.archives):
         data = experiment.data.build()
     for name, split in data.evals.items():
-        means = to_host(evaluate(state, split, mesh=mesh)).means()
+        split = replicate(split, mesh) if isinstance(split, Split) else split
+        means = jax.device_get(evaluate(state, split, mesh=mesh, outputs=data.outputs)).means()
         for metric, value in experiment.task.summarize(means).items():
             results[f"{name}_{metric}"] = float(value)
     if runtime.sample:

@@ -13,13 +13,11 @@ import tyro
 from jaxrnn.files import local_path
 from jaxrnn.runs.config import Experiment, RuntimeConfig, errors_of
 from jaxrnn.runs.options import Workdir, parse
-from jaxrnn.runs.run import run
-from jaxrnn.runs.setup import check_jax, keep_compiled_programs
+from jaxrnn.runs.run import run, session
 from jaxrnn.runs.sweep import runs_of
 from jaxrnn.runs.trained import Run, evaluate_run, load_run, read_experiment
 from jaxrnn.runs.verbs.export import Export, export_run
 from jaxrnn.runs.verbs.predict import Predict, predict_files
-from jaxrnn.training.sharding import use_cpu_cores
 
 _HELP = {"-h", "--help"}
 
@@ -64,7 +62,8 @@ def _evaluate(page: Experiment, words: list[str]) -> bool:
     every, paths = [], runs_of(workdir)
     for path in paths:
         experiment = dataclasses.replace(read_experiment(path, type(page)), runtime=given.runtime)
-        results = evaluate_run(experiment, path)
+        with session(given.runtime):
+            results = evaluate_run(experiment, path)
         print(f"{path}, " * (len(paths) > 1) + f"after epoch {results.pop('epoch')}:")
         for name, value in results.items():
             print(name, value)
@@ -127,10 +126,8 @@ def _parsed(page: Experiment, verb: str, words: list[str], default: Any) -> Any:
 
 def _loaded(page: Experiment, given: Predict | Export) -> Run:
     """Load a run or a sweep, to use on a single device with all cores."""
-    use_cpu_cores(1)
-    keep_compiled_programs()
-    check_jax(1)
-    return load_run(given.workdir, type(page), best=given.best)
+    with session(RuntimeConfig(devices=1)):
+        return load_run(given.workdir, type(page), best=given.best)
 
 
 def _stored(

@@ -20,7 +20,7 @@ from jaxrnn.groups import Group
 from jaxrnn.nn.model import RNNModel
 from jaxrnn.runs.options import Workdir
 from jaxrnn.runs.trained import Run
-from jaxrnn.training.forward import compute_outputs
+from jaxrnn.training.forward import forward
 from jaxrnn.version import __version__
 
 
@@ -62,7 +62,7 @@ def export_run(run: Run, options: Export) -> Iterator[str]:
         files["model.onnx"] = to_onnx(run.model, state.params, run.input_shape)
     except (ValueError, ImportError) as error:
         missing = f"no model.onnx: {error}"
-    files["model.stablehlo"] = to_stablehlo(state, exported_shape(run), lengths=run.takes_lengths)
+    files["model.stablehlo"] = to_stablehlo(state, exported_shape(run))
     files["model.json"] = json.dumps(finite(describe(run)), indent=2) + "\n"
     files["load.py"] = Path(export.__file__).with_name("load.py").read_text("utf-8")
     out.mkdir(parents=True, exist_ok=True)
@@ -86,14 +86,14 @@ def describe(run: Run) -> dict[str, Any]:
     """Describe what the network reads and returns, and how it was trained, for ``model.json``."""
     row, state = run.history.rows[-1], run.network
     example = zeros_like_one(np.empty((1, *run.input_shape)))
-    outputs = jax.eval_shape(lambda: compute_outputs(state, {"inputs": example}))
+    outputs = jax.eval_shape(lambda: forward(state, {"inputs": example})[0])
     return {
         "input": {
             "shape": ["batch", *exported_shape(run)],
             "dtype": "int32" if run.tokens else "float32",
             "scale": 1 / 255 if run.pixels else 1,
         },
-        "lengths": run.takes_lengths,
+        "lengths": "lengths" in state.takes,
         "output": {
             "shape": ["batch", *exported_shape(run)[:1] * (outputs.ndim - 2), outputs.shape[-1]],
             "meaning": "logits" if run.experiment.task.categorical else "numbers",

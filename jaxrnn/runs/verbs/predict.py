@@ -18,7 +18,7 @@ from jaxrnn.groups import Count, Group
 from jaxrnn.runs.options import Workdir
 from jaxrnn.runs.trained import Ensemble, Run
 from jaxrnn.runs.verbs.reading import Example, Reader, array_reader, image_reader, read_files
-from jaxrnn.training.generation import generate
+from jaxrnn.training.evaluation import generate
 from jaxrnn.training.tasks import LanguageModeling
 
 _STEPS = 100_000  # time steps of a batch; bounds memory
@@ -126,7 +126,7 @@ def _print(name: str, answer: Answer, options: Predict) -> None:
 
 def _outputs(run: Run, inputs: np.ndarray) -> np.ndarray:
     """Compute the outputs for a batch, padded to one of few lengths, so that few are compiled."""
-    if run.pixels or not run.takes_lengths:
+    if run.pixels or "lengths" not in run.state.takes:
         return run.predict(inputs)
     count, time = inputs.shape[:2]
     padding = (1 << (time - 1).bit_length()) - time

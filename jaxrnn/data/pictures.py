@@ -37,14 +37,14 @@ def read_picture(picture: Picture) -> np.ndarray:
 
 
 def fit_picture(
-    picture: Picture, height: int, width: int, channels: int, *, resize: bool = True
+    picture: Picture, shape: tuple[int, int, int], *, resize: bool = True
 ) -> np.ndarray:
     """Resize a picture; one that already has the size keeps its pixels, bit for bit.
 
     Args:
       picture: see :data:`Picture`.
-      height, width: size of the result; the aspect ratio is not preserved.
-      channels: 1 for gray, 3 for RGB.
+      shape: (height, width, channels) of the result, with 1 channel for gray and 3 for RGB; the
+        aspect ratio is not preserved.
       resize: if False, the picture must already have that size.
 
     Returns:
@@ -53,6 +53,7 @@ def fit_picture(
     Raises:
       ValueError, OSError: as :func:`read_picture`; or a wrong size or number of channels.
     """
+    height, width, channels = shape
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (gray) or 3 (RGB); got {channels}")
     image = _open(picture)

@@ -25,8 +25,8 @@ def to_stablehlo(state: TrainState, input_shape: Sequence[int | str]) -> bytes:
       input_shape: (time, features), or (time,) for tokens; ``"time"`` for any number of time steps.
     """
 
-    def outputs(inputs: jax.Array, *lengths: jax.Array) -> jax.Array:
-        batch = {"inputs": inputs, **({"lengths": lengths[0]} if lengths else {})}
+    def outputs(*arguments: jax.Array) -> jax.Array:
+        batch = dict(zip(("inputs", "lengths"), arguments, strict=False))
         return forward(state, prepare(batch))[0]
 
     sizes = ", ".join(map(str, ("batch", *input_shape)))

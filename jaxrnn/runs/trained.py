@@ -19,7 +19,7 @@ from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.results import draw_sample
 from jaxrnn.runs.run import initial_state
-from jaxrnn.runs.sweep import runs_of
+from jaxrnn.runs.summary import runs_of
 from jaxrnn.training.evaluation import evaluate, predict
 from jaxrnn.training.history import History
 from jaxrnn.training.optimizers import averaged
@@ -112,9 +112,6 @@ class Run:
     def classify(self, inputs: Any, lengths: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Name the class of each example, or of each of its time steps.
 
-        Args:
-          inputs, lengths: see :meth:`predict`.
-
         Returns:
           The names of the most likely classes, (N,) or (N, time), and the probabilities of all
           classes, (N, classes) or (N, time, classes).
@@ -153,10 +150,7 @@ class Ensemble(Run):
     runs: tuple[Run, ...]
 
     def predict(self, inputs: Any, lengths: Any = None) -> np.ndarray:
-        """Average the outputs of all runs, in classification their probabilities, as logits.
-
-        See :meth:`Run.predict`.
-        """
+        """Average the outputs of all runs, in classification their probabilities, as logits."""
         outputs = [run.predict(inputs, lengths) for run in self.runs]
         return np.asarray(self.experiment.task.combine(jnp.stack(outputs)))
 
@@ -216,11 +210,11 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
 
 
 def read_experiment(workdir: Path, kind: type[Experiment]) -> Experiment:
-    """Read the experiment that a work directory holds, with its runtime options.
+    """Read the experiment of a work directory, with its runtime options.
 
     Raises:
-      FileNotFoundError: it holds none.
-      ValueError: it holds another experiment, or its ``config.json`` is damaged.
+      FileNotFoundError: there is none.
+      ValueError: it is another experiment, or its ``config.json`` is damaged.
     """
     path = workdir / "config.json"
     if not path.exists():

@@ -1,25 +1,22 @@
 """The verbs of every page, which work on stored runs."""
 
-import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from jaxrnn.files import local_path
+from jaxrnn.groups import Count
 from jaxrnn.runs.config import Experiment, RuntimeConfig, errors_of
 from jaxrnn.runs.options import Workdir, parse
 from jaxrnn.runs.run import run, session
-from jaxrnn.runs.sweep import runs_of
-from jaxrnn.runs.trained import Run, evaluate_run, load_run, read_experiment
+from jaxrnn.runs.summary import runs_of
+from jaxrnn.runs.trained import evaluate_run, load_run, read_experiment
 from jaxrnn.runs.verbs.export import Export, export_run
 from jaxrnn.runs.verbs.predict import Predict, predict_files
-
-_HELP = {"-h", "--help"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Resume:
 
     workdir: Workdir
     """Directory of the run."""
-    epochs: int
+    epochs: Count
     """Total number of epochs."""
     runtime: RuntimeConfig
 
@@ -48,20 +45,17 @@ def page_name(page: Experiment) -> str:
 
 
 def _resume(page: Experiment, words: list[str]) -> bool:
-    workdir, stored = _stored(page, "resume", words, sweep=False)
-    default = Resume(workdir, stored.trainer.epochs, stored.runtime)
-    given = _parsed(page, "resume", words, default)
-    trainer = dataclasses.replace(stored.trainer, epochs=given.epochs)
-    run(dataclasses.replace(stored, trainer=trainer, runtime=given.runtime), name=page_name(page))
+    stored, given = _parsed(page, "resume", words, Resume)
+    trainer = replace(stored.trainer, epochs=given.epochs)
+    run(replace(stored, trainer=trainer, runtime=given.runtime), name=page_name(page))
     return True
 
 
 def _evaluate(page: Experiment, words: list[str]) -> bool:
-    workdir, stored = _stored(page, "evaluate", words)
-    given = _parsed(page, "evaluate", words, Evaluate(workdir, stored.runtime))
-    every, paths = [], runs_of(workdir)
+    _, given = _parsed(page, "evaluate", words, Evaluate, sweep=True)
+    every, paths = [], runs_of(given.workdir)
     for path in paths:
-        experiment = dataclasses.replace(read_experiment(path, type(page)), runtime=given.runtime)
+        experiment = replace(read_experiment(path, type(page)), runtime=given.runtime)
         with session(given.runtime):
             results = evaluate_run(experiment, path)
         print(f"{path}, " * (len(paths) > 1) + f"after epoch {results.pop('epoch')}:")
@@ -76,24 +70,20 @@ def _evaluate(page: Experiment, words: list[str]) -> bool:
 
 
 def _predict(page: Experiment, words: list[str]) -> bool:
-    workdir, stored = _stored(page, "predict", words)
-    options = page.predict_options or Predict
-    default = options(workdir, (), best=stored.trainer.patience is not None)
-    given = _parsed(page, "predict", words, default)
+    _, given = _parsed(page, "predict", words, page.predict_options or Predict, sweep=True)
     if not given.files:
         raise ValueError("give the files to read, or - for standard input: predict WORKDIR FILE…")
-    return predict_files(_loaded(page, given), given)
+    with session(RuntimeConfig(devices=1)):
+        return predict_files(load_run(given.workdir, type(page), best=given.best), given)
 
 
 def _export(page: Experiment, words: list[str]) -> bool:
-    workdir, stored = _stored(page, "export", words, sweep=False)
-    if not _HELP & {*words} and (len(words) < 2 or words[1].startswith("-")):
+    _, given = _parsed(page, "export", words, page.export_options or Export)
+    if given.out == Path():
         raise ValueError("give a new directory after that of the run: export WORKDIR OUT")
-    options = page.export_options or Export
-    default = options(workdir, tyro.MISSING, best=stored.trainer.patience is not None)
-    given = _parsed(page, "export", words, default)
-    for line in export_run(_loaded(page, given), given):
-        print(line)
+    with session(RuntimeConfig(devices=1)):
+        for line in export_run(load_run(given.workdir, type(page), best=given.best), given):
+            print(line)
     return True
 
 
@@ -107,7 +97,7 @@ VERBS: Mapping[str, Callable[[Experiment, list[str]], bool]] = {
 
 
 def describe_verbs(command: str) -> tuple[str, ...]:
-    """Return a paragraph of help for each verb."""
+    """Return a line of help for each verb."""
     return (
         f"{command} resume WORKDIR [--epochs N] [runtime options]: continue a stored run.",
         f"{command} evaluate WORKDIR [runtime options]: print its metrics.",
@@ -116,49 +106,40 @@ def describe_verbs(command: str) -> tuple[str, ...]:
     )
 
 
-def _parsed(page: Experiment, verb: str, words: list[str], default: Any) -> Any:
-    """Parse the options of a verb; raises ``ValueError`` if one has a wrong value."""
-    given = parse(type(default), default, words, f"{page.command} {verb}")
-    if lines := [*errors_of(given)]:
-        raise ValueError("\n".join(lines))
-    return given
-
-
-def _loaded(page: Experiment, given: Predict | Export) -> Run:
-    """Load a run or a sweep, to use on a single device with all cores."""
-    with session(RuntimeConfig(devices=1)):
-        return load_run(given.workdir, type(page), best=given.best)
-
-
-def _stored(
-    page: Experiment, verb: str, words: list[str], *, sweep: bool = True
-) -> tuple[Path, Experiment]:
-    """Return the work directory named first, and its experiment: of a sweep, that of its first run.
+def _parsed(
+    page: Experiment, verb: str, words: list[str], kind: Any, *, sweep: bool = False
+) -> tuple[Experiment, Any]:
+    """Return the experiment of the directory named first, and the options of a verb.
 
     Args:
       page: an experiment of the page.
       verb: the name of the verb.
-      words: the words that follow it.
-      sweep: whether the verb takes a sweep.
+      words: the words after it.
+      kind: the class of the options.
+      sweep: whether the directory may hold a sweep; its experiment is that of the first run.
     """
-    if _HELP & {*words}:
-        return Path("WORKDIR"), page
-    if not words or words[0].startswith("-"):
-        raise ValueError(f"give the directory of a run first: {verb} WORKDIR")
-    if any(re.match(r"--(runtime\.)?workdir", word) for word in words):
-        raise ValueError(f"leave out --workdir: {verb} uses the directory of the run")
-    workdir = local_path("workdir", Path(words[0]))
-    path, *_ = paths = runs_of(workdir)
-    if paths != [workdir] and not sweep:
-        raise ValueError(f"{workdir} holds a sweep; give the directory of one run, such as {path}")
-    stored = read_experiment(path, type(page))
+    workdir, stored = Path("WORKDIR"), page
+    if not {"-h", "--help"} & {*words}:
+        if not words or words[0].startswith("-"):
+            raise ValueError(f"give the directory of a run first: {verb} WORKDIR")
+        if any(re.match(r"--(runtime\.)?workdir", word) for word in words):
+            raise ValueError(f"leave out --workdir: {verb} uses the directory of the run")
+        workdir = local_path("workdir", Path(words[0]))
+        path, *others = runs_of(workdir)
+        if not sweep and (others or path != workdir):
+            raise ValueError(f"{workdir} holds a sweep; give the directory of a run, as {path}")
+        stored = read_experiment(path, type(page))
     # How processes find each other can change from start to start, and is not resumed.
-    runtime = dataclasses.replace(
-        stored.runtime,
-        workdir=workdir,
-        distributed=False,
-        coordinator=None,
-        processes=None,
-        process=None,
-    )
-    return workdir, dataclasses.replace(stored, runtime=runtime)
+    alone: Any = dict.fromkeys(("coordinator", "processes", "process"))
+    defaults = {
+        "workdir": workdir,
+        "runtime": replace(stored.runtime, workdir=workdir, distributed=False, **alone),
+        "epochs": stored.trainer.epochs,
+        "best": stored.trainer.patience is not None,
+    }
+    names = [field.name for field in fields(kind) if field.name in defaults]
+    default = kind(**{name: defaults[name] for name in names})
+    given = parse(kind, default, words, f"{page.command} {verb}")
+    if lines := [*errors_of(given)]:
+        raise ValueError("\n".join(lines))
+    return stored, given

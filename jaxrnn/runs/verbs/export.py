@@ -30,7 +30,7 @@ class Export(Group):
 
     workdir: Workdir
     """Directory of the run."""
-    out: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
+    out: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]] = Path()
     """New directory for model.stablehlo, model.onnx, weights.safetensors, model.json, load.py."""
     best: bool = False
     """Export the best epoch instead of the last."""

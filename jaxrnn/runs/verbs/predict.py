@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -21,7 +22,7 @@ from jaxrnn.runs.verbs.reading import Example, Reader, array_reader, image_reade
 from jaxrnn.training.evaluation import generate
 from jaxrnn.training.tasks import LanguageModeling
 
-_STEPS = 100_000  # time steps of a batch; bounds memory
+_AT_ONCE = 512  # examples; bounds memory
 
 Answer = Mapping[str, Any] | ValueError
 """What the network predicts for an example, as JSON, or why it can't."""
@@ -33,7 +34,7 @@ class Predict(Group):
 
     workdir: Workdir
     """Directory of the run, or of a sweep, whose runs answer together."""
-    files: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE…")]]
+    files: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE…")]] = ()
     """Pictures, texts, .npy or IDX files, directories of them, or - for standard input."""
     json: bool = False
     """Print one JSON object for each example."""
@@ -49,19 +50,13 @@ class Predict(Group):
     """Seed of the sampled tokens."""
 
     def reader(self, run: Run) -> Reader:
-        """Choose how files become inputs of the network.
-
-        A page whose files are read in another way overrides this, see
-        :attr:`jaxrnn.Experiment.predict_options`.
+        """Choose how files become inputs of the network; a page may override this.
 
         Raises:
           ValueError: an option doesn't fit the run.
         """
         if shape := run.image_shape:
-            height, width, channels = shape
-            fit = partial(
-                fit_picture, height=height, width=width, channels=channels, resize=not self.as_is
-            )
+            fit = partial(fit_picture, shape=shape, resize=not self.as_is)
             return image_reader(shape, fit, run.experiment.data.as_inputs)
         if self.as_is:
             raise ValueError("--as-is needs a network that reads images")
@@ -83,20 +78,25 @@ def predict_files(run: Run, options: Predict) -> bool:
         raise ValueError("--sample needs one network; give the directory of one run of the sweep")
     reader = options.reader(run)
 
-    def convert(item: Any) -> np.ndarray:
+    def convert(item: Path | np.ndarray) -> np.ndarray:
         inputs = reader.convert(item)
         run.split_of(inputs[None])  # raises if the network can't read it
         return inputs
 
     complete = True
-    examples = read_files(options.files, Reader(reader.items, convert))
-    for kind, group in itertools.groupby(examples, lambda named: _kind(named[1])):
-        at_once = 1 + _STEPS // kind[0][0] if kind else None
-        while batch := [*itertools.islice(group, at_once)]:
+    examples = read_files(options.files, Reader(convert, reader.is_one))
+    for _, group in itertools.groupby(examples, lambda named: _kind(named[1])):
+        while batch := [*itertools.islice(group, _AT_ONCE)]:
             names, inputs = zip(*batch, strict=True)
             for name, answer in zip(names, _answers(run, inputs, options), strict=True):
-                complete &= not isinstance(answer, ValueError)
-                _print(name, answer, options)
+                if isinstance(answer, ValueError):
+                    complete = False
+                    message = " ".join(str(answer).split())
+                    print(f"error: {quoted(name)}: {message}", file=sys.stderr)
+                elif options.json:
+                    print(json.dumps({"file": quoted(name), **answer}), flush=True)
+                else:
+                    print(f"{quoted(name)}: {_in_words(answer)}", flush=True)
     return complete
 
 
@@ -106,22 +106,12 @@ def _kind(example: Example) -> tuple[tuple[int, ...], np.dtype] | None:
 
 
 def _answers(run: Run, examples: Sequence[Any], options: Predict) -> Iterable[Answer]:
-    """Return what the network predicts for examples of one kind."""
+    """Return what the network predicts for examples of one kind; of errors, themselves."""
     if _kind(examples[0]) is None:
         return examples
     if options.sample:
         return (_continue(run, example, options) for example in examples)
     return (_answer(run, output, options.top) for output in _outputs(run, np.stack(examples)))
-
-
-def _print(name: str, answer: Answer, options: Predict) -> None:
-    name = quoted(name)
-    if isinstance(answer, ValueError):
-        print(f"error: {name}: {' '.join(str(answer).split())}", file=sys.stderr)
-    elif options.json:
-        print(json.dumps({"file": name, **answer}), flush=True)
-    else:
-        print(f"{name}: {_in_words(answer)}", flush=True)
 
 
 def _outputs(run: Run, inputs: np.ndarray) -> np.ndarray:

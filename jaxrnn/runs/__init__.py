@@ -5,11 +5,11 @@ from jaxrnn.runs.command_line import main
 from jaxrnn.runs.config import Experiment, Optimizer, RuntimeConfig
 from jaxrnn.runs.progress import Progress
 from jaxrnn.runs.run import run
-from jaxrnn.runs.stored import load_run
-from jaxrnn.runs.trained import Run
+from jaxrnn.runs.trained import Ensemble, Run, load_run
 
 __all__ = [
     "Checkpoints",
+    "Ensemble",
     "Experiment",
     "Optimizer",
     "Progress",

@@ -78,9 +78,16 @@ class Experiment:
     fields, that builds its own part: ``data.build()`` returns :class:`jaxrnn.Datasets`,
     ``model.build(outputs)`` a Flax module, ``optimizer.build(steps)`` an optax transformation, and
     ``augment.build()`` a function or None. The identity of a run is everything except ``runtime``.
+
+    Attributes:
+      predict_options: a subclass of :class:`jaxrnn.runs.verbs.Predict` with what the page adds to
+        the verb ``predict``; None for nothing.
+      export_options: the same, a subclass of :class:`jaxrnn.runs.verbs.Export`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = {"extra": "forbid"}
+    predict_options: ClassVar[Any] = None
+    export_options: ClassVar[Any] = None
 
     data: Any
     model: RNNConfig = RNNConfig()

@@ -141,7 +141,7 @@ def describe_mesh(mesh: jax.sharding.Mesh) -> str:
     return f"{len(devices)} × {devices[0]}{cores}"
 
 
-def write_about(workdir: Path, model: nn.Module, train: Any) -> None:
+def write_about(workdir: Path, model: nn.Module, train: Any, pictures: bool) -> None:
     """Write the table of parameters and, of labelled images, the first training examples."""
     inputs = train.inputs if isinstance(train, Split) else train.read([0])["inputs"]
     example = zeros_like_one(inputs)
@@ -150,27 +150,29 @@ def write_about(workdir: Path, model: nn.Module, train: Any) -> None:
     lines = (line.rstrip() for line in table.strip("\n").splitlines())
     write_atomically(workdir / "parameters.txt", "\n".join(lines) + "\n")
     images = np.shape(inputs)[2:] > (1,)  # wider than one pixel
-    if isinstance(train, Split) and train.class_names and images:
+    if pictures and isinstance(train, Split) and train.class_names and images:
         from jaxrnn.plotting.samples import plot_samples  # here, as it takes a while to import
 
         write_figure(workdir / "samples.png", plot_samples(train))
 
 
 def write_results(
-    workdir: Path,
-    histories: Sequence[History],
-    seeds: Sequence[int],
-    results: dict[str, Any],
-    baselines: Mapping[str, Mapping[str, float]],
+    workdir: Path, histories: Sequence[History], seeds: Sequence[int], results: dict[str, Any]
 ) -> None:
-    """Write the results, their curves and, of several networks, the history of each."""
-    from jaxrnn.plotting.curves import plot_history
-
-    write_figure(workdir / "curves.png", plot_history(histories, baselines))
+    """Write the results and, of several networks, the history of each."""
     if len(histories) > 1:
         for seed, history in zip(seeds, histories, strict=True):
             history.to_csv(workdir / f"history-{seed}.csv")
     write_json(workdir / "results.json", results)
+
+
+def write_curves(
+    workdir: Path, histories: Sequence[History], baselines: Mapping[str, Mapping[str, float]]
+) -> None:
+    """Draw the curves of a finished run."""
+    from jaxrnn.plotting.curves import plot_history
+
+    write_figure(workdir / "curves.png", plot_history(histories, baselines))
 
 
 def write_confusion(workdir: Path, state: TrainState, evals: Mapping[str, Any]) -> None:

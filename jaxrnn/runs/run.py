@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from jaxrnn.data import Datasets, Split, stream
 from jaxrnn.files import write_json
 from jaxrnn.runs.checkpoints import Checkpoints
-from jaxrnn.runs.config import Experiment
+from jaxrnn.runs.config import Experiment, RuntimeConfig
 from jaxrnn.runs.errors import explained, reading
 from jaxrnn.runs.processes import Stopped, from_first, is_first, processes, say
 from jaxrnn.runs.progress import Progress
@@ -28,6 +28,7 @@ from jaxrnn.runs.results import (
     results_of,
     write_about,
     write_confusion,
+    write_curves,
     write_results,
 )
 from jaxrnn.runs.setup import (
@@ -73,17 +74,39 @@ def run(experiment: Experiment, *, name: str | None = None) -> dict[str, Any]:
       Stopped: a signal stopped the run; a subclass of ``SystemExit``.
     """
     experiment.check()
-    if experiment.runtime.tensorboard:
+    with session(experiment.runtime):
+        return run_one(experiment, name or type(experiment).__name__)
+
+
+@contextlib.contextmanager
+def session(runtime: RuntimeConfig) -> Iterator[None]:
+    """Set up JAX for any number of runs: its devices, its cache and the other processes.
+
+    Raises:
+      ValueError: there are no devices, or the processes don't find each other.
+      LostProcessesError: other processes of the run have ended.
+    """
+    if runtime.tensorboard:
         check_tensorboard()
-    use_cpu_cores(experiment.runtime.devices)
+    use_cpu_cores(runtime.devices)
     keep_compiled_programs()
-    with processes(experiment.runtime):
-        return _run(experiment, name or type(experiment).__name__)
+    with processes(runtime):
+        check_jax(runtime.devices)
+        yield
 
 
-def _run(experiment: Experiment, name: str) -> dict[str, Any]:
+def run_one(
+    experiment: Experiment, name: str, *, data: Datasets | None = None, pictures: bool = True
+) -> dict[str, Any]:
+    """Train a checked experiment in a :func:`session`; see :func:`run`.
+
+    Args:
+      experiment: the full description of the run.
+      name: what to call it.
+      data: what ``experiment.data`` builds; by default it is built.
+      pictures: write ``curves.png``, ``confusion.png`` and ``samples.png``.
+    """
     trainer, runtime, clock = experiment.trainer, experiment.runtime, Clock()
-    check_jax(runtime.devices)
     check = partial(
         check_workdir,
         check_same=experiment.check_same,
@@ -92,7 +115,7 @@ def _run(experiment: Experiment, name: str) -> dict[str, Any]:
     )
     if runtime.workdir is not None:
         from_first(partial(check, runtime.workdir))
-    data, description, state, key = prepare(experiment, clock)
+    data, description, state, key = prepare(experiment, clock, data)
     mesh = choose_mesh(trainer, runtime.devices, state.params)
     augment = build_augmentation(experiment.augment, data.train)
     parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(state.params)) // trainer.seeds
@@ -120,7 +143,9 @@ def _run(experiment: Experiment, name: str) -> dict[str, Any]:
                 lambda record: _has_stalled(experiment, record.history),
             ]
             past = restored or (state, None, key)
-            state, histories = _train(experiment, data, augment, past, workdir, hooks, clock)
+            state, histories = _train(
+                experiment, data, augment, past, workdir, hooks, clock, pictures=pictures
+            )
             early = _has_stalled(experiment, histories)
             finished = early or len(histories[0]) == trainer.epochs
             if finished:
@@ -128,7 +153,9 @@ def _run(experiment: Experiment, name: str) -> dict[str, Any]:
                 about = {"parameters": parameters, "devices": describe_devices(mesh)}
                 about |= {"seconds": clock.seconds, "stopped_early": early, "epoch": epoch}
                 first = _first_network(state, trainer.seeds)
-                results = _write(experiment, data, workdir, first, histories, about)
+                results = _write(
+                    experiment, data, workdir, first, histories, about, pictures=pictures
+                )
         if not finished:
             say(f"stopped; earlier epochs are saved in {workdir}\n{advice}")
             # If another process received the signal, this one ends as that one does.
@@ -137,7 +164,8 @@ def _run(experiment: Experiment, name: str) -> dict[str, Any]:
         say(draw_sample(first, data.train, runtime.sample, trainer.seed))
     for line in describe_results(results, data.evals, experiment.task):
         say(line)
-    say(f"curves: {workdir / 'curves.png'}")
+    if pictures:
+        say(f"curves: {workdir / 'curves.png'}")
     say(f"to evaluate: {experiment.command} evaluate {shlex.quote(str(workdir))}")
     if experiment.can_grow and not results["stopped_early"]:
         say(f"to continue: {resume} --epochs {2 * trainer.epochs}")
@@ -152,6 +180,8 @@ def _train(
     workdir: Path,
     hooks: Sequence[Hook],
     clock: Clock,
+    *,
+    pictures: bool,
 ) -> tuple[TrainState, tuple[History, ...]]:
     """Train up to the last epoch, or until a hook stops it."""
     trainer, (state, history, key) = experiment.trainer, past
@@ -181,7 +211,7 @@ def _train(
         own: list[Hook] = []
         if is_first():
             model = experiment.model.build(data.outputs)
-            about = pool.submit(write_about, workdir, model, data.train)
+            about = pool.submit(write_about, workdir, model, data.train, pictures)
             own += experiment.hooks()
             if experiment.runtime.tensorboard:
                 own.append(opened.enter_context(Events(workdir / "events", [*data.evals], done)))
@@ -213,14 +243,18 @@ def _write(
     first: TrainState,
     histories: Sequence[History],
     about: dict[str, Any],
+    *,
+    pictures: bool,
 ) -> dict[str, Any]:
     """Write the results and the pictures of a finished run; returns the results."""
     trainer = experiment.trainer
     seeds = range(trainer.seed, trainer.seed + trainer.seeds)
     results = results_of(histories, experiment.task, seeds, **about)
     if is_first():
-        write_confusion(workdir, first, data.evals)
-        write_results(workdir, histories, seeds, results, data.baselines)
+        if pictures:
+            write_confusion(workdir, first, data.evals)
+            write_curves(workdir, histories, data.baselines)
+        write_results(workdir, histories, seeds, results)
     return results
 
 

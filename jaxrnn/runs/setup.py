@@ -83,13 +83,13 @@ def build_data(group: Any, runtime: RuntimeConfig) -> Datasets:
 
 
 def prepare(
-    experiment: Experiment, clock: Clock
+    experiment: Experiment, clock: Clock, data: Datasets | None = None
 ) -> tuple[Datasets, dict[str, Any], TrainState, jax.Array]:
     """The data, the description for checkpoints, the state at step 0, and the root key."""
     trainer, runtime = experiment.trainer, experiment.runtime
     choose_mesh(trainer, runtime.devices)  # raises for a wrong number before data is read
     with clock("preparation"):
-        data = build_data(experiment.data, runtime)
+        data = data or build_data(experiment.data, runtime)
     train = data.train
     streamed = runtime.stream or not isinstance(train, Split)
     arrays = arrays_of(train) if isinstance(train, Split) else train.read([0])

@@ -6,6 +6,7 @@ from jaxrnn.runs.config import Experiment, RuntimeConfig
 from jaxrnn.runs.progress import Progress
 from jaxrnn.runs.run import run
 from jaxrnn.runs.stored import load_run
+from jaxrnn.runs.sweep import runs_of, sweep
 from jaxrnn.runs.trained import Run
 
 __all__ = [
@@ -17,4 +18,6 @@ __all__ = [
     "load_run",
     "main",
     "run",
+    "runs_of",
+    "sweep",
 ]

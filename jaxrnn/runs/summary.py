@@ -41,27 +41,28 @@ def runs_of(directory: Path) -> list[Path]:
     """
     if not is_sweep(directory):
         return [directory]
-    runs = [directory / run["directory"] for run, results in _runs(directory) if results]
+    runs = [directory / row["directory"] for row in _rows(directory)]
     if not runs:
         raise FileNotFoundError(f"{directory} holds a sweep without a finished run")
     return runs
 
 
-def results_of(workdir: Path, epochs: int) -> dict[str, Any] | None:
-    """Return the results of a run; None if it is not finished."""
+def results_if_finished(workdir: Path, epochs: int) -> dict[str, Any] | None:
+    """Return the results of a run of so many epochs; None if it is not finished."""
     path = workdir / "results.json"
     results = read_json(path) if path.exists() else {}
     return results if results.get("stopped_early") or results.get("epochs") == epochs else None
 
 
-def _runs(directory: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
-    """Yield directory and options of each run of a sweep, and its results if it is finished."""
-    content = read_sweep(directory)
-    keys = ["directory", *content["varied"], SEED]
+def _rows(directory: Path) -> list[dict[str, Any]]:
+    """Return directory, options and metrics of each finished run of a sweep."""
+    content, rows = read_sweep(directory), []
     for run in content["runs"]:
         epochs = run.get("trainer.epochs", content["experiment"]["trainer"]["epochs"])
-        results = results_of(directory / run["directory"], epochs)
-        yield {key: run[key] for key in keys}, results
+        if results := results_if_finished(directory / run["directory"], epochs):
+            numbers = {name: v for name, v in results.items() if isinstance(v, int | float | None)}
+            rows.append({**run, **numbers, "seconds": sum(results["seconds"].values())})
+    return rows
 
 
 def option_of(content: Mapping[str, Any], key: str) -> Any:
@@ -69,18 +70,20 @@ def option_of(content: Mapping[str, Any], key: str) -> Any:
     return functools.reduce(operator.getitem, key.split("."), content)
 
 
-def short_names(keys: Iterable[str]) -> dict[str, str]:
+def short_names(keys: Iterable[str]) -> list[str]:
     """Return the last part of each dotted name, or all of it if two of them end alike."""
-    last = {key: key.rpartition(".")[2] for key in keys}
-    return last if len({*last.values()}) == len(last) else {key: key for key in last}
+    keys = list(keys)
+    last = [key.rpartition(".")[2] for key in keys]
+    return last if len({*last}) == len(last) else keys
 
 
 def write_plan(
     directory: Path, experiment: Experiment, varied: Sequence[str], plan: Mapping[str, Experiment]
 ) -> None:
     """Write ``sweep.json`` with the runs that are planned, and those of earlier plans."""
+    stored = read_sweep(directory)["runs"] if is_sweep(directory) else []
+    runs = {run["directory"]: run for run in stored}
     keys = [*varied, SEED]
-    runs = {run["directory"]: run for run, _ in (_runs(directory) if is_sweep(directory) else ())}
     for name, planned in plan.items():
         content = planned.to_json()
         runs[name] = {"directory": name} | {key: option_of(content, key) for key in keys}
@@ -95,44 +98,38 @@ def _number(value: Any) -> float:
     return value if isinstance(value, int | float) else -math.inf
 
 
-def write_summary(directory: Path, task: Task, failed: Mapping[str, str]) -> dict[str, Any]:
-    """Write ``sweep.json``, ``sweep.csv`` and ``sweep.png``; returns the contents of the first."""
-    from jaxrnn.plotting import plot_history, plot_sweep  # here, as they take a while to import
-
-    content, runs, finished = read_sweep(directory), [], []
+def write_summary(directory: Path, task: Task, failed: Mapping[str, str]) -> None:
+    """Add to ``sweep.json`` what the finished runs say; write ``sweep.csv`` and ``sweep.png``."""
+    content, rows = read_sweep(directory), _rows(directory)
     varied: list[str] = content["varied"]
-    columns: list[str] = []
-    for run, results in _runs(directory):
-        if results:
-            columns = columns or evaluated(results, task)
-            metrics = {name: v for name, v in results.items() if isinstance(v, int | float | None)}
-            run |= metrics | {"seconds": sum(results["seconds"].values())}
-            finished.append(run)
-        runs.append(run)
-    grouped = itertools.groupby(finished, lambda run: {key: run[key] for key in varied})
+    columns = evaluated(rows[0], task) if rows else []
+    grouped = itertools.groupby(rows, lambda row: {key: row[key] for key in varied})
     configurations = [values | _statistics([*members], columns) for values, members in grouped]
-    content |= {"runs": runs, "failed": failed, "configurations": configurations, "best": None}
-    content["columns"] = columns
-    if finished:
+    content |= {"columns": columns, "configurations": configurations, "failed": failed}
+    if rows:
+        measured = [row for row in configurations if not math.isnan(row[columns[0]])]
         choose = max if task.maximize else min
-        known = [row for row in configurations if math.isfinite(row[columns[0]])]
-        best = choose(known or configurations, key=operator.itemgetter(columns[0]))
+        best = choose(measured or configurations, key=operator.itemgetter(columns[0]))
         content["best"] = {key: best[key] for key in varied}
         table = io.StringIO()
-        names = dict.fromkeys(itertools.chain(*finished))
+        names = dict.fromkeys(itertools.chain(*rows))
         writer = csv.DictWriter(table, [*names], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(finished)
+        writer.writerows(rows)
         write_atomically(directory / "sweep.csv", table.getvalue())
-        curves = [directory / run["directory"] / "history.csv" for run in finished]
-        figure = (
-            plot_sweep(configurations, varied, columns[0])
-            if varied
-            else plot_history([History.from_csv(path) for path in curves])
-        )
-        write_figure(directory / "sweep.png", figure)
+        _draw(directory, content, rows)
     write_json(directory / "sweep.json", content)
-    return content
+
+
+def _draw(directory: Path, content: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+    from jaxrnn.plotting import plot_history, plot_sweep  # here, as they take a while to import
+
+    if content["varied"]:
+        figure = plot_sweep(content["configurations"], content["varied"], content["columns"][0])
+    else:
+        paths = [directory / row["directory"] / "history.csv" for row in rows]
+        figure = plot_history([History.from_csv(path) for path in paths])
+    write_figure(directory / "sweep.png", figure)
 
 
 def evaluated(results: Mapping[str, Any], task: Task) -> list[str]:
@@ -142,8 +139,8 @@ def evaluated(results: Mapping[str, Any], task: Task) -> list[str]:
     return [name for name in columns if not name.startswith(own)] or [f"train_{task.best}"]
 
 
-def _statistics(members: list[dict[str, Any]], columns: Sequence[str]) -> dict[str, Any]:
-    """Return mean, deviation and the 95 % interval of the mean (Student's t) of some runs."""
+def _statistics(members: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, Any]:
+    """Return mean, deviation and the 95 % interval of the mean (Student's t) over seeds."""
     from scipy.special import stdtrit  # here, as it takes a while to import
 
     statistics: dict[str, Any] = {"seeds": len(members)}
@@ -157,8 +154,8 @@ def _statistics(members: list[dict[str, Any]], columns: Sequence[str]) -> dict[s
     return statistics
 
 
-def describe_run(name: str, outcome: dict[str, Any] | str, task: Task) -> str:
-    """Return the line that tells how a run has ended."""
+def describe_run(name: str, outcome: Mapping[str, Any] | str, task: Task) -> str:
+    """Return the line that says how a run has ended."""
     if isinstance(outcome, str):
         return f"{name}: failed, as {outcome}"
     metrics = (f"{_words(each)} {_digits(outcome[each])}" for each in evaluated(outcome, task))
@@ -166,41 +163,34 @@ def describe_run(name: str, outcome: dict[str, Any] | str, task: Task) -> str:
 
 
 def describe_sweep(content: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the table of the configurations; for one of them, a line for each split."""
+    """Yield the lines of a table with a row for each configuration, or one line for each split."""
     varied, columns, rows = content["varied"], content["columns"], content["configurations"]
     if content["failed"]:
-        yield f"{len(content['failed'])} runs failed"
-    if not rows:
-        return
-    if not varied:
+        yield f"runs that failed: {', '.join(content['failed'])}"
+    if rows and not varied:
         for column in columns:
-            text = f"{_words(column)}: {_digits(rows[0][column])}"
-            if rows[0]["seeds"] > 1:
-                deviation, interval = _spread(rows[0], column)
-                text += f", deviation {deviation}, 95 % interval of the mean {interval}"
-            yield text
-        return
-    titles = [*short_names(varied).values(), "seeds"]
-    titles += [title for column in columns for title in (_words(column), "deviation", "95 %")]
-    table = [titles]
-    for row in rows:
-        cells = [str(row[key]) for key in (*varied, "seeds")]
-        for column in columns:
-            cells += [_digits(row[column]), *_spread(row, column)]
-        table.append(cells)
-    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
-    for cells in table:
-        yield "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-    best = (f"{name} {content['best'][key]}" for key, name in short_names(varied).items())
-    yield f"best by {_words(columns[0])}: {', '.join(best)}"
+            value, deviation, interval = _cells(rows[0], column)
+            spread = f", deviation {deviation}, 95 % interval of the mean {interval}"
+            yield f"{_words(column)}: {value}" + spread * (rows[0]["seeds"] > 1)
+    elif rows:
+        titles = [(_words(column), "deviation", "95 % interval") for column in columns]
+        table = [[*short_names(varied), "seeds", *itertools.chain(*titles)]]
+        for row in rows:
+            cells = (_cells(row, column) for column in columns)
+            table.append([*(str(row[key]) for key in (*varied, "seeds")), *itertools.chain(*cells)])
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for line in table:
+            yield "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        best = zip(short_names(varied), content["best"].values(), strict=True)
+        text = ", ".join(f"{name} {value}" for name, value in best)
+        yield f"best by {_words(columns[0])}: {text}"
 
 
-def _spread(row: Mapping[str, Any], column: str) -> tuple[str, str]:
-    """Return deviation and interval as text; of a single run, dashes."""
-    if row["seeds"] == 1:
-        return "-", "-"
-    interval = " to ".join(map(_digits, row[f"{column}_interval"]))
-    return _digits(row[f"{column}_deviation"]), interval
+def _cells(row: Mapping[str, Any], column: str) -> tuple[str, str, str]:
+    """Return mean, deviation and interval as text."""
+    low_and_high = row.get(f"{column}_interval", ())
+    deviation = _digits(row.get(f"{column}_deviation"))
+    return _digits(row[column]), deviation, " to ".join(map(_digits, low_and_high))
 
 
 def _words(column: str) -> str:
@@ -208,5 +198,6 @@ def _words(column: str) -> str:
 
 
 def _digits(value: float | None) -> str:
-    value = math.nan if value is None else value
+    if value is None:  # not measured, or not finite
+        return ""
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""sweep: several runs of one experiment, side by side or one after the other."""
+"""sweep: several runs of one experiment, one after the other or side by side."""
 
 import contextlib
 import io
@@ -29,7 +29,7 @@ from jaxrnn.runs.summary import (
     is_sweep,
     option_of,
     read_sweep,
-    results_of,
+    results_if_finished,
     runs_of,
     short_names,
     write_plan,
@@ -72,7 +72,9 @@ def sweep(
         name of the experiment's class.
 
     Returns:
-      The contents of ``sweep.json``.
+      The contents of ``sweep.json``: for each of ``configurations`` the mean, standard deviation
+      and 95 % interval of the mean of every metric in ``columns``; the ``best`` of them by the
+      first column; and the runs that ``failed``.
 
     Raises:
       ValueError: an option is wrong, or the directory holds something else.
@@ -90,8 +92,7 @@ def sweep(
     vary = dict(sorted(vary.items(), key=lambda item: (not item[0].startswith("data."), item[0])))
     plan = _plan(experiment, seeds, vary)
     with contextlib.ExitStack() as held:
-        # With several jobs, the devices belong to the processes that train.
-        if jobs == 1:
+        if jobs == 1:  # otherwise the devices are left to the processes that train
             held.enter_context(session(runtime))
         agree: Any = from_first if jobs == 1 else lambda function: function()
         first = jobs > 1 or is_first()
@@ -108,18 +109,18 @@ def sweep(
 
         workdir = Path(agree(begin))
         say(f"{name}: {len(plan)} runs; files in {workdir}")
-        missing, failed = {}, {}
+        missing = {}
         for directory, planned in plan.items():
             path = workdir / directory
-            results = agree(partial(results_of, path, planned.trainer.epochs))
-            if results:
+            if results := agree(partial(results_if_finished, path, planned.trainer.epochs)):
                 say(describe_run(directory, results, planned.task))
             else:
                 missing[directory] = replace(planned, runtime=replace(runtime, workdir=path))
+        failed = {}
         with interruption() as interrupted:
-            if jobs == 1:
-                outcomes = _in_turn(missing, pictures, interrupted)
-            else:
+            train = _Trainer(pictures, interrupted)
+            outcomes: Any = ((directory, train(run)) for directory, run in missing.items())
+            if jobs > 1:
                 outcomes = _side_by_side(missing, pictures, interrupted, jobs, runtime)
             try:
                 for directory, outcome in outcomes:
@@ -148,15 +149,15 @@ def _plan(
         varied: Any = experiment
         for key, value in zip(vary, values, strict=True):
             varied = _replaced(varied, key, key.split("."), value)
-        content, names = varied.to_json(), short_names(vary)
-        described = (f"{name}={option_of(content, key)}" for key, name in names.items())
-        label = ",".join(quote(text, safe="=") for text in described)
+        content = varied.to_json()
+        options = zip(short_names(vary), vary, strict=True)
+        label = ",".join(quote(f"{name}={option_of(content, key)}", "=+") for name, key in options)
         for seed in range(experiment.trainer.seed, experiment.trainer.seed + seeds):
             planned = replace(varied, trainer=replace(varied.trainer, seed=seed))
             planned.check()
             plan[str(Path(label, f"seed-{seed}"))] = planned
     if not plan:
-        raise ValueError("a sweep needs a seed and a value for each option that it varies")
+        raise ValueError("a sweep needs a seed, and a value of each option that it varies")
     return plan
 
 
@@ -211,14 +212,6 @@ class _Trainer:
             return str(error)
 
 
-def _in_turn(
-    runs: Mapping[str, Experiment], pictures: bool, interrupted: Interruption
-) -> Iterator[tuple[str, Outcome]]:
-    train = _Trainer(pictures, interrupted)
-    for directory, experiment in runs.items():
-        yield directory, train(experiment)
-
-
 def _side_by_side(
     runs: Mapping[str, Experiment],
     pictures: bool,
@@ -226,52 +219,53 @@ def _side_by_side(
     jobs: int,
     runtime: RuntimeConfig,
 ) -> Iterator[tuple[str, Outcome]]:
+    """Train runs in several processes, and yield each when it has ended."""
     context = multiprocessing.get_context("spawn")
-    stop, shares = context.Event(), context.SimpleQueue()
+    shares, (stopping, stop) = context.SimpleQueue(), context.Pipe(duplex=False)
     for job in range(jobs):
-        shares.put(sorted(os.sched_getaffinity(0))[job::jobs])
-    setup = stop, shares, f"{0.9 / jobs:.3f}", pictures, runtime
+        shares.put((job, jobs))
+    setup = shares, stopping, pictures, runtime
     with futures.ProcessPoolExecutor(jobs, context, _start_worker, setup) as pool:
-        waiting = {pool.submit(_work, planned): directory for directory, planned in runs.items()}
+        waiting = {pool.submit(_work, run): directory for directory, run in runs.items()}
         try:
             while waiting and interrupted.received is None:
                 for future in futures.wait(waiting, 0.2, futures.FIRST_COMPLETED).done:
                     yield waiting.pop(future), future.result()
         finally:
             if waiting:
-                stop.set()
+                stop.close()  # which the workers notice
             pool.shutdown(cancel_futures=True)
     if waiting:
         raise Stopped(interrupted.exit_status)
 
 
 _worker: list[Any] = []
-"""What a process of several jobs keeps: its session and its trainer, the last one."""
+"""What a process that trains runs keeps: its session, and what trains."""
 
 
-def _start_worker(stop: Any, shares: Any, memory: str, pictures: bool, runtime: Any) -> None:
+def _start_worker(shares: Any, stopping: Any, pictures: bool, runtime: RuntimeConfig) -> None:
     """Set up a process that trains runs."""
-    os.setsid()  # a Ctrl-C reaches the parent alone, which tells the workers
-    os.sched_setaffinity(0, shares.get())
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", memory)
+    job, jobs = shares.get()
+    os.setsid()  # Ctrl-C interrupts the parent alone, which tells its workers
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[job::jobs])
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / jobs:.3f}")  # of a GPU
     held = contextlib.ExitStack()
     interrupted = held.enter_context(interruption())
     held.enter_context(session(runtime))
-    _worker[:] = [held, _Trainer(pictures, interrupted)]
+    _worker[:] = held, _Trainer(pictures, interrupted)
 
-    def stop_with_others() -> None:
-        stop.wait()
+    def watch() -> None:
+        """Stop after the epoch when the parent says so, and at once when it has ended."""
+        parent: Any = multiprocessing.parent_process()
+        connection.wait([stopping, parent.sentinel])
         interrupted.received = signal.SIGTERM
-
-    def end_with_parent() -> None:
-        parent = multiprocessing.parent_process()
-        connection.wait([parent.sentinel] if parent else [])
+        connection.wait([parent.sentinel])
         os._exit(1)
 
-    for watch in (stop_with_others, end_with_parent):
-        threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
-def _work(experiment: Experiment) -> Outcome:
-    outcome: Outcome = _worker[-1](experiment)
+def _work(run: Experiment) -> Outcome:
+    outcome: Outcome = _worker[-1](run)
     return outcome

@@ -31,7 +31,7 @@ from jaxrnn.training import Record
 
 def print_tenth_epochs(record: Record) -> None:
     """Print what the TF1 notebook prints, every tenth epoch."""
-    row = record.mean.rows[-1]
+    row = record.history.rows[-1]
     if row["epoch"] % 10 == 0 and "test_accuracy" in row:
         train, test = row["train_accuracy"], row["test_accuracy"]
         tqdm.write(f"{row['epoch']} Train Accuracy: {train:0.4f}, Test Accuracy: {test:0.4f}")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from jaxrnn.training.forward import compute_outputs
+from jaxrnn.training.forward import forward
 from jaxrnn.training.state import TrainState
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -27,7 +27,7 @@ def to_stablehlo(state: TrainState, input_shape: Sequence[int | str], *, lengths
     """
 
     def outputs(inputs: jax.Array, *lengths: jax.Array) -> jax.Array:
-        return compute_outputs(state, {"inputs": inputs, **dict(zip(["lengths"], lengths))})  # noqa: B905
+        return forward(state, {"inputs": inputs, **dict(zip(["lengths"], lengths))})  # noqa: B905
 
     sizes = ", ".join(map(str, ("batch", *input_shape)))
     shape = export.symbolic_shape(sizes, constraints=["time >= 1"] * ("time" in input_shape))

@@ -49,7 +49,7 @@ class Progress:
         """Show an epoch."""
         if jax.process_index() > 0:
             return
-        row = record.mean.rows[-1]
+        row = record.history.rows[-1]
         text = ", ".join(_describe(row, record.state.task.best))
         text += f", {record.examples / row['seconds']:,.0f} examples/s"
         if self._bar is None:

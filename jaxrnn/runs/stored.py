@@ -8,30 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrnn.data import default_places
+from jaxrnn.data import Split, default_places
 from jaxrnn.files import read_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.results import draw_sample
-from jaxrnn.runs.setup import (
-    check_jax,
-    choose_mesh,
-    initializer,
-    keep_compiled_programs,
-    shapes_of,
-)
 from jaxrnn.runs.trained import Run
-from jaxrnn.training.history import mean_history
-from jaxrnn.training.loops import evaluation_of
+from jaxrnn.training.evaluation import evaluate
 from jaxrnn.training.optimizers import averaged
-from jaxrnn.training.sharding import (
-    batch_mesh,
-    distribute,
-    replicate,
-    to_host,
-    use_cpu_cores,
-)
-from jaxrnn.training.state import TrainState
+from jaxrnn.training.sharding import batch_mesh, replicate, suitable_devices
+from jaxrnn.training.state import TrainState, create_train_state
 
 
 def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: bool = False) -> Run:
@@ -58,10 +44,14 @@ def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: b
         known = {field.name for field in fields(experiment)}
         config = {name: v for name, v in description["config"].items() if name in known}
         stored = parts["experiment"] = experiment.from_json(config)
-        model = parts["model"] = stored.model.build(description["outputs"])
-        optimizer = stored.optimizer.build(description["steps"])
-        initial = initializer(model, optimizer, stored.task, description["input_shape"])
-        return shapes_of(initial, description["members"])
+        parts["model"] = stored.model.build(description["outputs"])
+        return create_train_state(
+            None,
+            parts["model"],
+            stored.optimizer.build(description["steps"]),
+            jax.ShapeDtypeStruct((1, *description["input_shape"]), np.float32),
+            stored.task,
+        )
 
     restored = Checkpoints(Path(workdir).expanduser() / "checkpoints").restore(template, best=best)
     if restored is None:
@@ -110,28 +100,20 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
       ValueError, OSError: as :func:`load_run`; or the checkpoint is of another configuration.
     """
     trainer, runtime = experiment.trainer, experiment.runtime
-    use_cpu_cores(runtime.devices)
-    keep_compiled_programs()
-    check_jax(runtime.devices)
     # With patience, the best epoch is the one that the run kept.
-    best = trainer.patience is not None
-    stored = load_run(workdir, type(experiment), best=best)
+    stored = load_run(workdir, type(experiment), best=trainer.patience is not None)
     experiment.check_same(stored.experiment.identity, any_epochs=True)
-    many = trainer.seeds > 1
-    if many:
-        mesh = batch_mesh(trainer.seeds, runtime.devices)
-    else:
-        mesh = choose_mesh(trainer, runtime.devices, stored.state.params)
-    state = (distribute if many else replicate)(stored.state, mesh)
-    results: dict[str, Any] = {"epoch": len(mean_history(stored.history))}
+    params = stored.state.params
+    mesh = batch_mesh(trainer.batch_size, suitable_devices(params, runtime.devices))
+    state = replicate(averaged(stored.state), mesh)
+    results: dict[str, Any] = {"epoch": len(stored.history)}
     with default_places(runtime.data_dir, runtime.archives):
         data = experiment.data.build()
     for name, split in data.evals.items():
-        measure = evaluation_of(split, mesh, many=many, classes=data.outputs)
-        means = to_host(measure(state)).means()
+        split = replicate(split, mesh) if isinstance(split, Split) else split
+        means = jax.device_get(evaluate(state, split, mesh=mesh, outputs=data.outputs)).means()
         for metric, value in experiment.task.summarize(means).items():
             results[f"{name}_{metric}"] = np.asarray(value).tolist()
     if runtime.sample:
-        first = jax.tree.map(lambda leaf: leaf[0], to_host(state)) if many else state
-        results["sample"] = draw_sample(averaged(first), data.train, runtime.sample, trainer.seed)
+        results["sample"] = draw_sample(state, data.train, runtime.sample, trainer.seed)
     return results

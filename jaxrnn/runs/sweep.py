@@ -17,10 +17,9 @@ from typing import Any
 from urllib.parse import quote
 
 from jaxrnn.runs.config import Experiment, RuntimeConfig
-from jaxrnn.runs.errors import NonFiniteLossError
+from jaxrnn.runs.prepare import build_data, session
 from jaxrnn.runs.processes import Stopped, from_first, is_first
-from jaxrnn.runs.run import run_one, session
-from jaxrnn.runs.setup import build_data
+from jaxrnn.runs.run import run_one
 from jaxrnn.runs.signals import Interruption, interruption
 from jaxrnn.runs.summary import (
     SEED,
@@ -36,6 +35,7 @@ from jaxrnn.runs.summary import (
     write_summary,
 )
 from jaxrnn.runs.workdir import open_workdir
+from jaxrnn.training.fitting import NonFiniteLossError
 from jaxrnn.training.sharding import available_cores, in_any_process
 
 __all__ = ["runs_of", "sweep"]

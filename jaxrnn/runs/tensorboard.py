@@ -41,7 +41,7 @@ class Events:
 
     def __call__(self, record: Any) -> None:
         """Write the metrics of an epoch."""
-        row = record.mean.rows[-1]
+        row = record.history.rows[-1]
         for column, value in row.items():
             for split in self._splits:
                 if column.startswith(f"{split}_"):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.data import ImageSequences
@@ -14,7 +13,6 @@ from jaxrnn.data.splits import Split, check_examples, check_values
 from jaxrnn.runs.config import Experiment
 from jaxrnn.training.evaluation import predict
 from jaxrnn.training.optimizers import averaged
-from jaxrnn.training.sharding import for_each_member, to_host
 from jaxrnn.training.state import TrainState
 
 _AT_ONCE = 1000  # examples, the most that evaluate takes
@@ -123,7 +121,7 @@ class Run:
             part = jax.tree.map(lambda array: array[start : start + _AT_ONCE], split)  # noqa: B023
             size = min(_AT_ONCE, 1 << max(len(part) - 1, 0).bit_length())  # few compilations
             padded = jax.tree.map(lambda array: _padded(array, size), part)  # noqa: B023
-            parts.append(np.asarray(to_host(_outputs(state, padded)))[: len(part)])
+            parts.append(np.asarray(jax.device_get(_outputs(state, padded)))[: len(part)])
         return np.concatenate(parts)
 
     def classify(
@@ -173,9 +171,7 @@ class Run:
 @jax.jit
 def _outputs(state: TrainState, split: Split) -> jax.Array:
     """The outputs of a network, or the combined outputs of several."""
-    if not jnp.ndim(state.step):
-        return predict(state, split)
-    return state.task.combine(for_each_member(predict, state, split, None))
+    return predict(state, split)
 
 
 def _padded(array: np.ndarray, size: int) -> np.ndarray:

@@ -1,16 +1,21 @@
-"""History: the curves of a run, in memory and on disk."""
+"""The curves of a run, in memory and on disk, and the seconds of its phases."""
 
 import csv
 import io
 import math
 import os
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxrnn.files import write_atomically
+from jaxrnn.training.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -130,25 +135,24 @@ def mean_history(histories: History | Sequence[History]) -> History:
     return mean
 
 
-def best_epoch(history: History | Sequence[History], metric: str, maximize: bool) -> int:
-    """The best epoch by a metric of the first evaluated split; of the training split, if none is.
+def best_epoch(history: History, task: Task) -> int:
+    """Return the best epoch by the metric that counts, on the first evaluated split.
 
-    Of several networks, the best epoch of their mean. The last epoch if nothing was measured.
+    That of the training split, if none is evaluated; the last epoch, if nothing was measured.
     """
-    history = mean_history(history)
-    columns = [name for name in history.columns if name.endswith(f"_{metric}")]
+    columns = [name for name in history.columns if name.endswith(f"_{task.best}")]
     columns.sort(key=lambda name: name.startswith("train_"))
     for column in columns:
         if history.measured(column):
-            return int(history.best(column, maximize=maximize)["epoch"])
+            return int(history.best(column, maximize=task.maximize)["epoch"])
     return len(history)
 
 
-def has_stalled(history: Any, metric: str, maximize: bool, patience: int | None) -> bool:
-    """Whether the last ``patience`` epochs brought none that is better; see :func:`best_epoch`."""
-    epochs = len(mean_history(history)) if history else 0
-    stalled = epochs - best_epoch(history, metric, maximize) if epochs else 0
-    return patience is not None and stalled >= patience
+def has_stalled(history: History, task: Task, patience: int | None) -> bool:
+    """Return whether the last ``patience`` epochs brought none that is better."""
+    if patience is None or not history:
+        return False
+    return len(history) - best_epoch(history, task) >= patience
 
 
 def _readable(reader: Any, path: Any) -> Iterator[dict[str, str]]:
@@ -165,3 +169,45 @@ def _check_row(row: Mapping[str, Any]) -> dict[str, float]:
     if "epoch" not in row or float(row["epoch"]) % 1:
         raise ValueError(f"a row needs its epoch, a whole number; got {row.get('epoch')}")
     return {name: float(value) for name, value in row.items()} | {"epoch": int(row["epoch"])}
+
+
+class Clock:
+    """Seconds by phase; the time that JAX spends on compiling is counted as ``compilation``.
+
+    Only the thread that entered the phase counts: other threads compile without delaying it.
+
+    >>> clock = Clock()
+    >>> with clock("training"):
+    ...     _ = jax.jit(lambda x: x + 1)(1.0)
+    >>> sorted(clock.seconds)
+    ['compilation', 'training']
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {"compilation": 0.0}
+        self._running = False
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Add the time that the ``with`` block takes to ``seconds[phase]``."""
+        if self._running:
+            raise RuntimeError("the clock is running already: phases do not nest")
+        self._running, self._thread = True, threading.get_ident()
+        compiled, start = self.seconds["compilation"], time.perf_counter()
+        listening = phase != "compilation"  # all of which is compilation
+        if listening:
+            jax.monitoring.register_event_duration_secs_listener(self._listen)
+        try:
+            yield
+        finally:
+            if listening:
+                jax.monitoring.unregister_event_duration_listener(self._listen)
+            self._running = False
+            compiling = self.seconds["compilation"] - compiled
+            elapsed = time.perf_counter() - start - compiling
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + elapsed
+
+    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
+        compiling = event.startswith("/jax/core/compile/")  # tracing, lowering, XLA
+        if compiling and threading.get_ident() == self._thread:
+            self.seconds["compilation"] += duration_secs

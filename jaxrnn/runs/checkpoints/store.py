@@ -20,7 +20,6 @@ from jaxrnn.runs.checkpoints import arrays
 from jaxrnn.runs.checkpoints.seals import check_seal, seal, seal_of
 from jaxrnn.training.fitting import Record
 from jaxrnn.training.history import History, best_epoch, mean_history
-from jaxrnn.training.sharding import to_host
 from jaxrnn.training.state import TrainState
 
 _KEPT = 3
@@ -109,8 +108,10 @@ class Checkpoints:
           OSError: the previous checkpoint could not be written.
         """
         epoch = len(mean_history(history))
-        best = best_epoch(history, state.task.best, state.task.maximize)
-        tree = to_host({**serialization.to_state_dict(state), "key": jax.random.key_data(key)})
+        best = best_epoch(history, state.task)
+        tree = jax.device_get(
+            {**serialization.to_state_dict(state), "key": jax.random.key_data(key)}
+        )
         run = {
             "description": self.description,
             "history": list(history) if isinstance(history, History) else [*map(list, history)],

@@ -12,11 +12,9 @@ import tyro
 from jaxrnn.files import local_path
 from jaxrnn.runs.config import Experiment, RuntimeConfig, errors_of
 from jaxrnn.runs.options import Workdir, parse
-from jaxrnn.runs.run import run
-from jaxrnn.runs.setup import check_jax, keep_compiled_programs
+from jaxrnn.runs.run import run, session
 from jaxrnn.runs.stored import evaluate_run, load_run, read_experiment
 from jaxrnn.runs.trained import Run
-from jaxrnn.training.sharding import use_cpu_cores
 
 _HELP = {"-h", "--help"}
 
@@ -60,7 +58,8 @@ def _evaluate(page: Experiment, words: list[str]) -> bool:
     workdir, stored = _stored(page, "evaluate", words)
     default = Evaluate(workdir, stored.runtime)
     given = parse(Evaluate, default, words, f"{page.command} evaluate")
-    results = evaluate_run(dataclasses.replace(stored, runtime=given.runtime), workdir)
+    with session(given.runtime):
+        results = evaluate_run(dataclasses.replace(stored, runtime=given.runtime), workdir)
     print(f"after epoch {results.pop('epoch')}:")
     for name, value in results.items():
         print(name, *(value if isinstance(value, list) else [value]))
@@ -122,10 +121,8 @@ def _checked(options: Any) -> Any:
 
 def _loaded(workdir: Path, kind: type[Experiment], *, best: bool) -> Run:
     """A stored run, to use on a single device with all cores."""
-    use_cpu_cores(1)
-    keep_compiled_programs()
-    check_jax(1)
-    return load_run(workdir, kind, best=best)
+    with session(RuntimeConfig(devices=1)):
+        return load_run(workdir, kind, best=best)
 
 
 def _stored(page: Experiment, verb: str, words: list[str]) -> tuple[Path, Any]:

@@ -22,7 +22,7 @@ from jaxrnn.groups import Group
 from jaxrnn.nn.model import RNNModel
 from jaxrnn.runs.options import Workdir
 from jaxrnn.runs.trained import Run
-from jaxrnn.training.forward import compute_outputs
+from jaxrnn.training.forward import forward
 from jaxrnn.version import __version__
 
 
@@ -99,7 +99,7 @@ def describe(run: Run, member: int) -> dict[str, Any]:
     row = history.rows[-1]
     state = run.network(member)
     example = zeros_like_one(np.empty((1, *run.input_shape)))
-    outputs = jax.eval_shape(lambda: compute_outputs(state, {"inputs": example}))
+    outputs = jax.eval_shape(lambda: forward(state, {"inputs": example}))
     return {
         "input": {
             "shape": ["batch", *exported_shape(run)],

@@ -15,7 +15,7 @@ from jaxrnn.data.files import Reader, array_reader, picture_reader, read_files, 
 from jaxrnn.groups import Count, Group
 from jaxrnn.runs.options import Workdir
 from jaxrnn.runs.trained import Run
-from jaxrnn.training.generation import generate
+from jaxrnn.training.evaluation import generate
 from jaxrnn.training.tasks import LanguageModeling
 
 _STEPS = 100_000  # time steps of a batch; bounds memory

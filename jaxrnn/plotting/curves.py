@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from jaxrnn.training.history import History
 
@@ -120,15 +120,14 @@ def plot_runs(runs: Mapping[str, History | Sequence[History]], column: str | Non
     if len(runs) > 10:  # more than there are colors by default
         axes.set_prop_cycle(color=colormaps["turbo"](np.linspace(0.05, 0.95, len(runs))))
     axes.set(xscale="log", xlabel="Seconds of training", ylabel=column.replace("_", " ").title())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter("{x:g}")
     limits = -np.inf, np.inf
     if column.endswith("_accuracy"):
         limits = 1e-3, 1 - 1e-4  # the logit scale has no 0 and no 1
         axes.set_yscale("logit")
         ticks = [0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999]
-        axes.yaxis.set_major_locator(FixedLocator(ticks))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_yticks(ticks, map(str, ticks))
+        axes.set_yticks([], minor=True)
     for name, line in lines.items():
         seconds = _values(line, "seconds").mean(0).cumsum()
         marker = "o" if seconds.size < 10 else None
@@ -140,19 +139,15 @@ def plot_runs(runs: Mapping[str, History | Sequence[History]], column: str | Non
 
 def _common_column(lines: Mapping[str, Sequence[History]], column: str | None) -> str:
     """Choose the column to compare runs by, which all of them measured after every epoch."""
-    runs = list(itertools.chain(*lines.values()))
+    runs = [*itertools.chain(*lines.values())]
     if not runs:
         raise ValueError("there is no run to plot")
-    complete = [
-        name
-        for name in ([column] if column else runs[0].columns)
-        if all({name, "seconds"} <= row.keys() for run in runs for row in run)
-        and name not in ("epoch", "seconds")
-        and not name.startswith("train_")
-    ]
-    if not complete:
+    shared = set(runs[0].columns).intersection(*itertools.chain(*runs))
+    known = [name for name in runs[0].columns[1:] if name in shared - {"seconds"}]
+    names = [name for name in known if name == (column or name) and name[:6] != "train_"]
+    if not names or "seconds" not in shared:
         raise ValueError(
             f"{column or 'no metric'} was not measured after every epoch of each of these runs: "
             + ", ".join(lines)
         )
-    return next((name for name in reversed(complete) if name.endswith("_accuracy")), complete[-1])
+    return next((name for name in reversed(names) if name.endswith("_accuracy")), names[-1])

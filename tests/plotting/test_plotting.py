@@ -201,10 +201,10 @@ def test_sweep_of_two_options_is_a_grid():
     assert texts_of(axes.get_yticklabels()) == ["1", "2"]
 
 
-def test_other_sweeps_are_bars():
+def test_other_sweeps_are_points_with_error_bars():
     axes = plot_sweep(rows_of("a", ["x"], [None]), "a", "test_rmse").axes[0]
     assert texts_of(axes.get_yticklabels()) == ["x", "None"]
-    assert [bar.get_width() for bar in axes.patches] == [0, 1]
+    assert axes.lines[0].get_xdata().tolist() == [0, 1]
 
 
 def test_confusion(digits):

@@ -5,6 +5,7 @@ from jaxrnn.runs.command_line import main
 from jaxrnn.runs.config import Experiment, Optimizer, RuntimeConfig
 from jaxrnn.runs.progress import Progress
 from jaxrnn.runs.run import run
+from jaxrnn.runs.sweep import runs_of, sweep
 from jaxrnn.runs.trained import Ensemble, Run, load_run
 
 __all__ = [
@@ -18,4 +19,6 @@ __all__ = [
     "load_run",
     "main",
     "run",
+    "runs_of",
+    "sweep",
 ]

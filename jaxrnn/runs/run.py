@@ -112,7 +112,9 @@ def run_one(
         ):
             hooks: list[Hook] = [checkpoints, lambda record: interrupted.received is not None]
             past = restored or (state, History(), prepared.key)
-            state, history = _train(experiment, prepared, past, workdir, hooks, clock)
+            state, history = _train(
+                experiment, prepared, past, workdir, hooks, clock, pictures=pictures
+            )
             early = has_stalled(history, experiment.task, trainer.patience)
             finished = early or len(history) == trainer.epochs
             if finished:
@@ -139,6 +141,8 @@ def _train(
     workdir: Path,
     hooks: Sequence[Hook],
     clock: Clock,
+    *,
+    pictures: bool,
 ) -> tuple[TrainState, History]:
     """Train up to the last epoch, or until a hook stops it."""
     trainer, runtime, (state, history, key) = experiment.trainer, experiment.runtime, past
@@ -173,7 +177,7 @@ def _train(
         own: list[Hook] = []
         if is_first():
             model = experiment.model.build(data.outputs)
-            about = pool.submit(write_about, workdir, model, data.train)
+            about = pool.submit(write_about, workdir, model, data.train, pictures=pictures)
             own += experiment.hooks()
             if runtime.tensorboard:
                 own.append(opened.enter_context(Events(workdir / "events", [*data.evals], done)))

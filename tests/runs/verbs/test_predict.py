@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from jaxrnn.runs.stored import _about
 from PIL import Image
 
 import jaxrnn
@@ -14,7 +15,6 @@ from experiments.digits.pictures import normalize_digit, read_picture
 from experiments.mnist_rnn import MnistRNN
 from jaxrnn import Datasets, Split, load_run
 from jaxrnn.data.readers.idx import read_idx
-from jaxrnn.runs.stored import _about
 from jaxrnn.runs.verbs.predict import _in_batches, _outputs
 from tests.conftest import SLICE, mnist_rnn
 

@@ -18,7 +18,7 @@ from jaxrnn.files import read_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.results import draw_sample
-from jaxrnn.runs.run import initial_state
+from jaxrnn.runs.prepare import initial_state
 from jaxrnn.runs.summary import runs_of
 from jaxrnn.training.evaluation import evaluate, predict
 from jaxrnn.training.history import History

@@ -87,7 +87,7 @@ INITIALIZERS: Mapping[str, Initializer | None] = {
     "keras": nn.initializers.orthogonal(),
     "tf1": None,
     "identity": lambda key, shape, dtype: jnp.identity(shape[0], dtype),
-    "permutation": lambda key, shape, dtype: jnp.eye(shape[0], dtype)[
+    "permutation": lambda key, shape, dtype: jnp.identity(shape[0], dtype)[
         jax.random.permutation(key, shape[0])
     ],
 }

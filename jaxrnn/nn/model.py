@@ -10,13 +10,13 @@ from jaxtyping import Array, Float, Int, Integer, Key
 
 from jaxrnn.nn import cells
 from jaxrnn.nn.dropout import drop
-from jaxrnn.nn.pooling import POOLINGS, pool
+from jaxrnn.nn.pooling import pool
 from jaxrnn.nn.recurrence import RNN
 
 UNROLL = 4  # time steps per loop iteration of simple cells; unrolling does not speed up others
 CHOICES = {
     "cell": cells.CELLS,
-    "pooling": POOLINGS,
+    "pooling": ("last", "mean", "max", "none"),
     "initializers": cells.INITIALIZERS,
     "activation": cells.ACTIVATIONS,
     "recurrence": ("fast", "flax"),
@@ -137,10 +137,12 @@ class RNNModel(nn.Module):
                 states = drop(states, self.dropout, keys, 3 * layer + 1)
 
         how = "none" if every_step else self.pooling
-        if how == "last" and self._last_is_carry(lengths):
-            states, how = last, "none"  # the gradient of all other states is a symbolic zero
-        states = states.astype(jnp.float32) if self._lower else states
-        read = pool(states, lengths, how, self.bidirectional)
+        carried = how == "last" and self._last_is_carry(lengths)
+        # From the carry, the gradient of all other states is a symbolic zero.
+        read = last if carried else states
+        read = read.astype(jnp.float32) if self._lower else read
+        if not carried and how != "none":
+            read = pool(read, lengths, how, self.bidirectional)
         read = drop(read, self.dropout, keys, 3 * self.layers + 1)
         head = nn.Dense(self.outputs, kernel_init=nn.initializers.glorot_uniform(), name="head")
         return (head(read), tuple(carries)) if return_carry else head(read)
@@ -164,6 +166,9 @@ class RNNModel(nn.Module):
             )
         if lengths is not None and lengths.shape != inputs.shape[:1]:
             raise ValueError(f"lengths must be of shape ({inputs.shape[0]},); got {lengths.shape}")
+        for name in ("hidden", "outputs", "layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if isinstance(value, str) and value not in choices:

@@ -3,22 +3,18 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-POOLINGS = ("last", "mean", "max", "none")
-
 
 def pool(
     states: Float[Array, "batch time hidden"],
     lengths: Int[Array, "batch"] | None,
     how: str,
     bidirectional: bool,
-) -> Float[Array, "batch hidden"] | Float[Array, "batch time hidden"]:
+) -> Float[Array, "batch hidden"]:
     """Reduce states over their valid time steps, 0 where there are none.
 
-    ``how`` is one of POOLINGS; ``none`` returns the states. ``last`` takes the second half of the
-    units of a bidirectional network, which read backwards, at the first time step.
+    ``how`` is ``last``, ``mean`` or ``max``. ``last`` takes the second half of the units of a
+    bidirectional network, which read backwards, at the first time step.
     """
-    if how == "none":
-        return states
     if how == "last":
         forward, *backward = jnp.split(states, 2, axis=-1) if bidirectional else [states]
         if lengths is None:

@@ -65,7 +65,7 @@ class RNN(nn.RNN):
 
     def __call__(
         self,
-        inputs: Float[Array, "*batch time features"],
+        inputs: Float[Array, "*batch_and_time features"],
         *,
         initial_carry: chex.ArrayTree | None = None,
         init_key: Key[Array, ""] | None = None,
@@ -138,7 +138,7 @@ class RNN(nn.RNN):
         return self.fast and usual and type(self.cell) in SCANNED and not _global_interceptor_stack
 
     def _fast_scan(
-        self, steps: Steps, carry: State, valid: Valid | None, dropout: State | None
+        self, steps: Steps, carry: chex.ArrayTree, valid: Valid | None, dropout: State | None
     ) -> tuple[State, States] | None:
         """Return the last state and all states; None if the cell itself must be called."""
         cell = self.cell

@@ -17,8 +17,8 @@ from jaxrnn.data.splits import Split, check_examples, check_values, take
 from jaxrnn.files import read_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
-from jaxrnn.runs.results import draw_sample
 from jaxrnn.runs.prepare import initial_state
+from jaxrnn.runs.results import draw_sample
 from jaxrnn.runs.summary import runs_of
 from jaxrnn.training.evaluation import evaluate, predict
 from jaxrnn.training.history import History

@@ -4,6 +4,7 @@ import contextlib
 import glob
 import math
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -109,9 +110,11 @@ def _read_file(name: str, reader: Reader) -> Iterator[tuple[str, Example]]:
     with contextlib.ExitStack() as opened:
         try:
             if name == "-" or path.is_fifo():  # which can be read only once
+                if name == "-" and sys.stdin is None:
+                    raise ValueError("standard input is closed")
+                stream = sys.stdin.buffer if name == "-" else opened.enter_context(path.open("rb"))
                 copy = opened.enter_context(tempfile.NamedTemporaryFile())
-                with open(0 if name == "-" else name, "rb", closefd=name != "-") as stream:
-                    shutil.copyfileobj(stream, copy)
+                shutil.copyfileobj(stream, copy)
                 copy.flush()
                 path = Path(copy.name)
             array = _load_array(path)
@@ -134,4 +137,4 @@ def _load_array(path: Path) -> np.ndarray | None:
         magic = file.read(6)
     if magic == b"\x93NUMPY":  # mapped, it is no larger than the file, whatever its header says
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    return read_idx(path, dtype=None)[0] if magic[:2] in (b"\0\0", b"\x1f\x8b") else None
+    return read_idx(path)[0] if magic[:2] in (b"\0\0", b"\x1f\x8b") else None

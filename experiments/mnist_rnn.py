@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
+from experiments.digits.verbs import ExportDigits, PredictDigits
 from jaxrnn import (
     Adam,
     Classification,
@@ -31,7 +32,7 @@ from jaxrnn.training import Record
 
 def print_tenth_epochs(record: Record) -> None:
     """Print what the TF1 notebook prints, every tenth epoch."""
-    row = record.mean.rows[-1]
+    row = record.history.rows[-1]
     if row["epoch"] % 10 == 0 and "test_accuracy" in row:
         train, test = row["train_accuracy"], row["test_accuracy"]
         tqdm.write(f"{row['epoch']} Train Accuracy: {train:0.4f}, Test Accuracy: {test:0.4f}")
@@ -45,6 +46,9 @@ class MnistRNN(Experiment):
     task: Classification = Classification()
     optimizer: Adam | Muon = Adam()
     augment: WarpConfig = WarpConfig()
+
+    predict_options = PredictDigits
+    export_options = ExportDigits
 
     def hooks(self) -> Sequence:
         """Print what the TF1 notebook prints, if its training curve is chosen."""

@@ -22,13 +22,22 @@ class Interruption:
         return 128 + self.received if self.received else 0
 
 
+_current: Interruption | None = None
+
+
 @contextlib.contextmanager
 def interruption() -> Iterator[Interruption]:
     """Record and report a first SIGINT or SIGTERM; end the process on a second SIGINT.
 
     Python runs signal handlers between its own instructions, but a call into XLA takes long.
     Therefore a thread waits for the byte that the interpreter's C handler writes at once.
+
+    Within another ``with`` block of this function, as in a run of a sweep, the state is the same.
     """
+    global _current
+    if _current is not None:
+        yield _current
+        return
     state = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield state  # Python handles signals in its main thread only
@@ -51,9 +60,11 @@ def interruption() -> Iterator[Interruption]:
     watcher.start()
     previous = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
     previous_descriptor = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+    _current = state
     try:
         yield state
     finally:
+        _current = None
         signal.set_wakeup_fd(previous_descriptor)
         for number, handler in previous.items():
             signal.signal(number, handler or signal.SIG_DFL)

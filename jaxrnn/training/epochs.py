@@ -28,10 +28,10 @@ def train_block(
     examples: Split | Batch,
     rows: Int[chex.Array, "steps batch"],
     key: Key[Array, ""],
-    *,
-    augment: Augment | None = None,
     mesh: Mesh | None = None,
     sharded: bool = False,
+    *,
+    augment: Augment | None = None,
     options: StepOptions = StepOptions(),  # noqa: B008
 ) -> tuple[TrainState, Metrics]:
     """Take some steps as one XLA program.

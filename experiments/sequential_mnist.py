@@ -12,6 +12,7 @@ References:
 
 from dataclasses import dataclass, replace
 
+from experiments.digits.verbs import ExportDigits, PredictDigits
 from jaxrnn import (
     Adam,
     Classification,
@@ -37,6 +38,9 @@ class SequentialMNIST(Experiment):
     task: Classification = Classification()
     optimizer: Adam | Muon = _MUON
     trainer: TrainerConfig = TrainerConfig(epochs=20, batch_size=50)
+
+    predict_options = PredictDigits
+    export_options = ExportDigits
 
 
 # On validation data, identity was better in reading order, permutation for shuffled pixels.

@@ -13,11 +13,11 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from jaxrnn.training.clock import Clock
 
 import jaxrnn
 from jaxrnn import History, RNNModel, fit
 from jaxrnn.runs.errors import reading
-from jaxrnn.training.clock import Clock
 from tests.conftest import assert_identical, compilations, leaves
 
 KEY = jax.random.key(5)

@@ -95,12 +95,12 @@ def run_one(
         checkpoints = Checkpoints(workdir / "checkpoints", prepared.description)
         restored = restore(workdir, checkpoints, state, experiment.check_same)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        if is_first():
+            write_json(workdir / "config.json", experiment.to_json())
         say(
             f"{name}: {parameters:,} parameters, {len(data.train):,} training examples, "
             f"on {describe_mesh(prepared.mesh)}; files in {workdir}"
         )
-        if is_first():
-            write_json(workdir / "config.json", experiment.to_json())
         if restored:
             say(f"resuming after epoch {len(restored[1])}")
             rewrite_history(workdir, restored[1], trainer.epochs)
@@ -112,7 +112,9 @@ def run_one(
         ):
             hooks: list[Hook] = [checkpoints, lambda record: interrupted.received is not None]
             past = restored or (state, History(), prepared.key)
-            state, history = _train(experiment, prepared, past, workdir, hooks, clock)
+            state, history = _train(
+                experiment, prepared, past, workdir, hooks, clock, pictures=pictures
+            )
             early = has_stalled(history, experiment.task, trainer.patience)
             finished = early or len(history) == trainer.epochs
             if finished:
@@ -139,6 +141,8 @@ def _train(
     workdir: Path,
     hooks: Sequence[Hook],
     clock: Clock,
+    *,
+    pictures: bool,
 ) -> tuple[TrainState, History]:
     """Train up to the last epoch, or until a hook stops it."""
     trainer, runtime, (state, history, key) = experiment.trainer, experiment.runtime, past
@@ -173,7 +177,7 @@ def _train(
         own: list[Hook] = []
         if is_first():
             model = experiment.model.build(data.outputs)
-            about = pool.submit(write_about, workdir, model, data.train)
+            about = pool.submit(write_about, workdir, model, data.train, pictures=pictures)
             own += experiment.hooks()
             if runtime.tensorboard:
                 own.append(opened.enter_context(Events(workdir / "events", [*data.evals], done)))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
+from experiments.digits.verbs import ExportDigits, PredictDigits
 from jaxrnn import (
     Adam,
     Classification,
@@ -45,6 +46,9 @@ class MnistRNN(Experiment):
     task: Classification = Classification()
     optimizer: Adam | Muon = Adam()
     augment: WarpConfig = WarpConfig()
+
+    predict_options = PredictDigits
+    export_options = ExportDigits
 
     def hooks(self) -> Sequence:
         """Print what the TF1 notebook prints, if its training curve is chosen."""

@@ -2,23 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxrnn.data.convert import as_sequences
-from jaxrnn.data.splits import Batch, Split, arrays_of, take
-
-
-class Readable(Protocol):
-    """What can be streamed: :class:`jaxrnn.Source`, or anything with the same two methods."""
-
-    def __len__(self) -> int:
-        """Return the number of examples."""
-
-    def read(self, indices: Any) -> Batch:
-        """Read the examples at these positions, in this order."""
+from jaxrnn.data.splits import Batch, Readable, Split, arrays_of, take
 
 
 def readable(source: Any) -> Readable:

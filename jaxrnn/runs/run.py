@@ -95,12 +95,12 @@ def run_one(
         checkpoints = Checkpoints(workdir / "checkpoints", prepared.description)
         restored = restore(workdir, checkpoints, state, experiment.check_same)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        if is_first():
+            write_json(workdir / "config.json", experiment.to_json())
         say(
             f"{name}: {parameters:,} parameters, {len(data.train):,} training examples, "
             f"on {describe_mesh(prepared.mesh)}; files in {workdir}"
         )
-        if is_first():
-            write_json(workdir / "config.json", experiment.to_json())
         if restored:
             say(f"resuming after epoch {len(restored[1])}")
             rewrite_history(workdir, restored[1], trainer.epochs)

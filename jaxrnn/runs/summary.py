@@ -27,7 +27,7 @@ def is_sweep(directory: Path) -> bool:
 
 def read_sweep(directory: Path) -> dict[str, Any]:
     """Return the contents of ``sweep.json``."""
-    return read_json(directory / "sweep.json", max_bytes=2**28)
+    return read_json(directory / "sweep.json")
 
 
 def runs_of(directory: Path) -> list[Path]:

@@ -1,9 +1,8 @@
 """TrainState: everything that training changes, and what it needs to do so."""
 
-import copy
 import inspect
 from functools import lru_cache, partial
-from typing import Any, NoReturn
+from typing import Any
 
 import chex
 import jax
@@ -31,19 +30,6 @@ class TrainState(train_state.TrainState):
     task: Task = struct.field(pytree_node=False, default=Classification())
     takes: frozenset[str] = struct.field(pytree_node=False, default=frozenset())
     draws: bool = struct.field(pytree_node=False, default=False)
-
-    def __copy__(self) -> "TrainState":
-        return self.replace()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "TrainState":
-        # The functions are shared.
-        return jax.tree.map(lambda leaf: copy.deepcopy(leaf, memo), self)
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError(
-            "a TrainState holds functions, which cannot be pickled; save it with "
-            "jaxrnn.Checkpoints, or pickle its params"
-        )
 
 
 def create_train_state(
@@ -107,7 +93,7 @@ def create_train_state(
         opt_state=opt_state,
         task=task,
         takes=takes,
-        draws=bool(getattr(model, "draws", takes & {"train", "deterministic"})),
+        draws=bool(getattr(model, "draws", takes & {"train", "deterministic", "keys"})),
     )
 
 

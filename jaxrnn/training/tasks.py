@@ -69,8 +69,14 @@ class Task(Group):
         return {"loss": means["loss"], **means}
 
     def combine(self, outputs: Float[Array, " networks *outputs"]) -> Float[Array, "*outputs"]:
-        """Combine the outputs of several networks into those of one: their mean."""
-        return outputs.mean(0)
+        """Combine the outputs of several networks into those of one.
+
+        That is their mean or, of logits, the logarithm of the mean of their probabilities.
+        """
+        if not self.categorical:
+            return outputs.mean(0)
+        each = jax.nn.log_softmax(outputs.astype(jnp.float32), axis=-1)
+        return jax.nn.logsumexp(each, axis=0) - np.log(len(outputs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +108,6 @@ class Classification(Task):
         labels = _labels(outputs, batch, "Classification")
         losses = _cross_entropy(outputs, labels, self.label_smoothing if train else 0.0)
         return {"loss": losses, "accuracy": outputs.argmax(-1) == labels}
-
-    def combine(self, outputs: Float[Array, " networks *outputs"]) -> Float[Array, "*outputs"]:
-        """Return logits whose probabilities are the means of those of several networks."""
-        return _mean_of_probabilities(outputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,17 +172,6 @@ class LanguageModeling(Task):
         """Report ``loss``, ``perplexity``, which is its exponential, and ``bits`` per token."""
         loss = means["loss"]
         return {"loss": loss, "perplexity": np.exp(loss), "bits": loss / np.log(2)}
-
-    def combine(self, outputs: Float[Array, " networks *outputs"]) -> Float[Array, "*outputs"]:
-        """Return logits whose probabilities are the means of those of several networks."""
-        return _mean_of_probabilities(outputs)
-
-
-def _mean_of_probabilities(
-    logits: Float[Array, "networks *elements classes"],
-) -> Float[Array, "*elements classes"]:
-    each = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    return jax.nn.logsumexp(each, axis=0) - np.log(len(logits))
 
 
 def _labels(outputs: Outputs, batch: Batch, task: str) -> Int[Array, " batch *time"]:

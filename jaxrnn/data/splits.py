@@ -18,6 +18,7 @@ Batch = dict[str, Any]
 optionally ``lengths``."""
 
 _ARRAYS = ("inputs", "labels", "lengths", "targets")
+_FIELDS = (*_ARRAYS, "class_names", "channels")
 _DTYPES = {
     "labels": (jnp.integer, "integers; real numbers are targets"),
     "lengths": (jnp.integer, "integers"),
@@ -54,34 +55,26 @@ class Split:
     channels: int = 1
 
     def __post_init__(self) -> None:
-        for name in _ARRAYS:
-            object.__setattr__(self, name, convert(name, getattr(self, name)))
-        time = (*np.shape(self.inputs), 0, 0)[1]
-        for name in ("labels", "lengths"):
-            object.__setattr__(self, name, as_column(getattr(self, name), time))
-        object.__setattr__(self, "class_names", tuple(self.class_names))
+        fields = self.__dict__  # which may be changed here, though the dataclass is frozen
+        fields |= {name: convert(name, fields[name]) for name in _ARRAYS}
+        time = np.shape(self.inputs)[1:2]
+        fields |= {name: as_column(fields[name], time) for name in ("labels", "lengths")}
+        fields["class_names"] = tuple(self.class_names)
         abstract = jax.core.Tracer | jax.ShapeDtypeStruct  # with other axes inside transformations
         if not any(isinstance(array, abstract) for array in arrays_of(self).values()):
             check_examples(self)
 
     @classmethod
     def from_arrays(
-        cls,
-        inputs: Any,
-        labels: Any = None,
-        *,
-        targets: Any = None,
-        lengths: Any = None,
-        mask: Any = None,
-        class_names: Sequence[str] = (),
-        rows: int | None = None,
-    ) -> Self:
+        cls, inputs: Any, labels: Any = None, *, targets: Any = None, lengths: Any = None,
+        mask: Any = None, class_names: Sequence[str] = (), rows: int | None = None,
+    ) -> Self:  # fmt: skip
         """Build a split from arrays in common layouts, and log how they were interpreted.
 
         Args:
           inputs: (N, time, features); images (N, height, width, channels) or (N, channels, height,
-            width), read row by row; (N, numbers), square images or else sequences of numbers; or a
-            list of sequences of different lengths. Whole numbers from 0 to 255 are pixels.
+            width); (N, numbers), square images or else sequences of numbers; or a list of sequences
+            of different lengths. Whole numbers from 0 to 255 are pixels.
           labels: class indices from 0, names of classes, or one-hot rows.
           targets: numbers to predict, instead of labels.
           lengths: number of valid time steps of each sequence.
@@ -124,9 +117,7 @@ class Split:
     def tree_unflatten(cls, fields: Any, arrays: Any) -> Self:
         """Build a split of whatever JAX puts in place of the arrays, without conversion."""
         split = object.__new__(cls)
-        names = (*_ARRAYS, "class_names", "channels")
-        for name, value in zip(names, (*arrays, *fields), strict=True):
-            object.__setattr__(split, name, value)
+        split.__dict__.update(zip(_FIELDS, (*arrays, *fields), strict=True))
         return split
 
 

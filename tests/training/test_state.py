@@ -1,5 +1,7 @@
 """TrainState: which networks can be trained, and what their calls take."""
 
+import copy
+import pickle
 from typing import Any
 
 import chex
@@ -98,12 +100,16 @@ def test_models_that_are_refused():
         create_train_state(1, Unusual(normalize=True), OPTIMIZER, FLOATS)
 
 
-def test_shapes_of_a_state_without_a_key():
-    model = RNNModel(4, 5)
-    shapes = create_train_state(None, model, OPTIMIZER, FLOATS)
-    chex.assert_trees_all_equal_shapes_and_dtypes(
-        shapes, create_train_state(0, model, OPTIMIZER, FLOATS)
-    )
+def test_states_are_copied_but_not_pickled():
+    state = create_train_state(0, RNNModel(4, 5), OPTIMIZER, FLOATS)
+    copied = copy.deepcopy(state)
+    chex.assert_trees_all_equal(copied, state)
+    assert copied.apply_fn is state.apply_fn  # which shares what was compiled
+    assert copy.copy(state).params is state.params
+    with pytest.raises(TypeError, match=r"save it with jaxrnn.Checkpoints"):
+        pickle.dumps(state)
+    shapes = create_train_state(None, RNNModel(4, 5), OPTIMIZER, FLOATS)
+    chex.assert_trees_all_equal_shapes_and_dtypes(shapes, state)
 
 
 def test_partitioned_parameters_train():

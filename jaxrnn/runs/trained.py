@@ -159,7 +159,7 @@ def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: b
     """Read back a run from its work directory, or all finished runs of a sweep.
 
     Args:
-      workdir: the directory of the run or the sweep.
+      workdir: directory of the run or the sweep.
       experiment: the class of the experiment. The default serves every page whose model, task and
         optimizer are groups of jaxrnn.
       best: read the best epoch instead of the last, see :class:`jaxrnn.Checkpoints`. ``history``

@@ -22,10 +22,9 @@ from jaxrnn.runs.verbs.reading import Example, Reader, array_reader, image_reade
 from jaxrnn.training.evaluation import generate
 from jaxrnn.training.tasks import LanguageModeling
 
-_AT_ONCE = 512  # examples; bounds memory
+_STEPS = 100_000  # time steps of a batch; bounds memory
 
-Answer = Mapping[str, Any] | ValueError
-"""What the network predicts for an example, as JSON, or why it can't."""
+Answer = Mapping[str, Any] | ValueError  # what the network predicts, as JSON, or why it can't
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,9 @@ def predict_files(run: Run, options: Predict) -> bool:
 
     complete = True
     examples = read_files(options.files, Reader(convert, reader.is_one))
-    for _, group in itertools.groupby(examples, lambda named: _kind(named[1])):
-        while batch := [*itertools.islice(group, _AT_ONCE)]:
+    for kind, group in itertools.groupby(examples, lambda named: _kind(named[1])):
+        at_once = 1 + _STEPS // kind[0][0] if kind else 1
+        while batch := [*itertools.islice(group, at_once)]:
             names, inputs = zip(*batch, strict=True)
             for name, answer in zip(names, _answers(run, inputs, options), strict=True):
                 if isinstance(answer, ValueError):

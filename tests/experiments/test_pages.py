@@ -120,7 +120,7 @@ def check_predictions(experiment, folder, capsys):
     np.testing.assert_allclose(exported.call(inputs, lengths)[valid], outputs[valid], atol=1e-5)
 
     capsys.readouterr()
-    files = [write_example(stored, split, index, folder) for index in range(2)]
+    files = [write_example(stored, split, index, folder) for index in range(min(2, len(split)))]
     verbs(arguments=["predict", "whole", *files, "--json"])
     answers = map(json.loads, capsys.readouterr().out.splitlines())
     for file, answer, output, length in zip(files, answers, outputs, lengths, strict=False):

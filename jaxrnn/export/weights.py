@@ -165,7 +165,7 @@ def _checked(
     """Return the arrays as float32, if they fit the layout."""
     names = [entry.name for entry in layout]
     missing, unknown = (
-        textwrap.shorten(", ".join(map(str, some)), 200, placeholder=" …") or "none"
+        textwrap.shorten(", ".join(map(str, some)), 120, placeholder=" …") or "none"
         for some in (
             [name for name in names if name not in arrays],
             [name for name in arrays if name not in names],

@@ -67,7 +67,7 @@ class Checkpoints:
     @property
     def epochs(self) -> list[int]:
         """The epochs that have a checkpoint, in order, whether or not it is good."""
-        items = (path for path in self.folder.glob("*/*") if path.name in ("arrays", "run.json"))
+        items = (*self.folder.glob("*/arrays"), *self.folder.glob("*/run.json"))
         names = {item.parent.name for item in items}
         return sorted(int(name) for name in names if re.fullmatch(r"[1-9][0-9]{0,8}", name))
 

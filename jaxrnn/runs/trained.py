@@ -238,8 +238,8 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     # With patience, the best epoch is the one that the run kept.
     stored = _load(workdir, type(experiment), best=trainer.patience is not None)
     experiment.check_same(stored.experiment.identity, any_epochs=True)
-    devices = suitable_devices(stored.state.params, runtime.devices)
-    mesh = batch_mesh(trainer.batch_size, devices)
+    params = stored.state.params
+    mesh = batch_mesh(trainer.batch_size, suitable_devices(params, runtime.devices))
     state = replicate(stored.network, mesh)
     results: dict[str, Any] = {"epoch": len(stored.history)}
     with default_places(runtime.data_dir, runtime.archives):

@@ -90,7 +90,7 @@ def test_memory_maps_are_not_copied(tmp_path):
     mapped = np.load(tmp_path / "inputs.npy", mmap_mode="r")
     assert Split(mapped, LABELS).inputs is mapped
     batches = jaxrnn.stream(Split(mapped, LABELS), batch_size=2)
-    assert np.shares_memory(batches.source.split.inputs, mapped)
+    assert np.shares_memory(batches.source.inputs, mapped)
     np.testing.assert_array_equal(next(iter(batches))["inputs"], PIXELS[:2])
 
 

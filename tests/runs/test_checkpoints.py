@@ -4,7 +4,7 @@ import json
 import pickle
 import resource
 import shutil
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import chex
 import jax
@@ -266,17 +266,18 @@ def test_reading_during_training(tmp_path, caplog):
             training.save(states[epoch], history_of(epoch, best=epoch // 5 * 5), KEY)
         training.wait()
 
-    thread = threading.Thread(target=train)
-    thread.start()
-    epochs = []
-    while thread.is_alive():
-        for best in (False, True):
-            state, history, _ = Checkpoints(tmp_path).restore(lambda _: states[1], best=best)
-            chex.assert_trees_all_equal(state, states[len(history)])
-        epochs.append(len(restore(tmp_path)[1]))
-    thread.join()
-    assert epochs == sorted(epochs)
-    assert len(set(epochs)) > 2
+    epochs = {True: [], False: []}
+    with ThreadPoolExecutor() as pool:
+        trained = pool.submit(train)
+        while not trained.done():
+            for best, seen in epochs.items():
+                state, history, _ = Checkpoints(tmp_path).restore(lambda _: states[1], best=best)
+                chex.assert_trees_all_equal(state, states[len(history)])
+                seen.append(len(history))
+        trained.result()
+    for seen in epochs.values():
+        assert seen == sorted(seen)
+        assert len(set(seen)) > 1
     assert not caplog.messages
 
 

@@ -98,12 +98,11 @@ def test_models_that_are_refused():
         create_train_state(1, Unusual(normalize=True), OPTIMIZER, FLOATS)
 
 
-def test_shapes_of_a_state_without_a_key():
-    model = RNNModel(4, 5)
-    shapes = create_train_state(None, model, OPTIMIZER, FLOATS)
-    chex.assert_trees_all_equal_shapes_and_dtypes(
-        shapes, create_train_state(0, model, OPTIMIZER, FLOATS)
+def test_without_a_key_a_state_has_shapes_alone():
+    state, shapes = (
+        create_train_state(key, RNNModel(4, 5), OPTIMIZER, FLOATS) for key in (0, None)
     )
+    chex.assert_trees_all_equal_shapes_and_dtypes(shapes, state)
 
 
 def test_partitioned_parameters_train():

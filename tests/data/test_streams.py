@@ -122,7 +122,7 @@ def test_fit_on_a_stream_is_bit_identical(
         assert {**row, "seconds": 0} == pytest.approx({**expected, "seconds": 0}, rel=1e-5)
 
 
-def test_memory_does_not_hold_all_blocks(source):
+def test_memory_does_not_hold_all_blocks():
     """However slow training is, reading stays a few blocks ahead."""
     read = []
 
@@ -132,8 +132,7 @@ def test_memory_does_not_hold_all_blocks(source):
 
         def read(self, indices):
             read.append(len(indices))
-            batch = source.read([0])
-            return {name: np.repeat(array, len(indices), 0) for name, array in batch.items()}
+            return {"inputs": np.zeros((len(indices), 28, 28), np.uint8)}
 
     with stream(Counting(), batch_size=100, key=KEY).blocks(place=take_block) as blocks:
         next(blocks)

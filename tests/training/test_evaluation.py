@@ -40,12 +40,6 @@ def test_evaluating_a_stream_gives_the_bits_of_the_split(state, digits):
     chex.assert_trees_all_equal(streamed, in_memory)
 
 
-def test_lengths_cut_the_sequences(state, digits):
-    short = jaxrnn.evaluate(state, digits.replace(lengths=np.full(500, 14, np.int32)))
-    cut = jaxrnn.evaluate(state, digits.replace(inputs=digits.inputs[:, :14]))
-    chex.assert_trees_all_close(short, cut, rtol=1e-5)
-
-
 def test_bad_input(state, digits):
     empty = jax.tree.map(lambda leaf: leaf[:0], digits)
     chex.assert_shape(jaxrnn.predict(state, empty), (0, 10))

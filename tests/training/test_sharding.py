@@ -2,7 +2,6 @@
 
 import re
 
-import chex
 import jax
 import numpy as np
 import pytest
@@ -42,29 +41,6 @@ def test_wide_networks_take_one_device(hidden, cell, suitable):
     assert suitable_devices(state.params) == suitable
     assert suitable_devices(state.params, 3) == 3
     assert suitable_devices({"embedding": {"kernel": np.zeros((2048, 2048))}}) is None
-
-
-@pytest.mark.program
-@pytest.mark.parametrize(
-    ("devices", "batch_size", "with_lengths", "augment"),
-    # 500 = 5 × 100 = 7 × 64 + 52
-    [(2, 100, True, None), (4, 64, False, jaxrnn.WarpConfig(shift=2.0).build())],
-)
-def test_epoch_is_the_same_on_any_number_of_devices(
-    state, digits, devices, batch_size, with_lengths, augment
-):
-    if with_lengths:
-        digits = digits.replace(lengths=np.arange(500, dtype=np.int32) % 29)
-    mesh = batch_mesh(batch_size, devices)
-    assert mesh.size == devices
-    options = {"batch_size": batch_size, "augment": augment}
-    alone, metrics = jaxrnn.train_epoch(state, digits, KEY, **options)
-    shared, shared_metrics = jaxrnn.train_epoch(
-        *replicate((state, digits), mesh), KEY, mesh=mesh, **options
-    )
-    assert shared.step == alone.step
-    chex.assert_trees_all_close(shared_metrics, metrics, rtol=1e-5)
-    chex.assert_trees_all_close(shared.params, alone.params, atol=1e-4)
 
 
 @pytest.mark.parametrize("sharded", [False, True])

@@ -145,7 +145,7 @@ def test_augmentation_uses_no_key_twice():
     assert not np.isin(of_examples, words.astype(jnp.float32)).any()
 
 
-@pytest.mark.parametrize("batch_size", [0, 501])
-def test_bad_batch_size(state, digits, batch_size):
-    with pytest.raises(ValueError, match="batch size must be between 1 and the 500 examples"):
-        train_epoch(state, digits, KEY, batch_size=batch_size)
+def test_bad_batch_size(state, digits):
+    for batch_size in (0, 501):
+        with pytest.raises(ValueError, match="batch size must be between 1 and the 500 examples"):
+            train_epoch(state, digits, KEY, batch_size=batch_size)

@@ -24,8 +24,9 @@ def gradients(seed):
     return optax.tree.random_like(jax.random.key(seed), PARAMS)
 
 
-def first_update(optimizer):
-    return optimizer.update(gradients(0), optimizer.init(PARAMS), PARAMS)[0]
+def first_update(optimizer, scale=1.0):
+    scaled = jax.tree.map(lambda gradient: gradient * scale, gradients(0))
+    return optimizer.update(scaled, optimizer.init(PARAMS), PARAMS)[0]
 
 
 def sizes(optimizer, steps):
@@ -83,11 +84,10 @@ def test_adam_follows_tensorflow():
 
 
 def test_clipping_comes_first():
-    norm, plain = optax.global_norm(gradients(0)), Adam().build()
+    norm = optax.global_norm(gradients(0))
     assert norm > 1
-    clipped = jax.tree.map(lambda gradient: gradient / norm, gradients(0))
-    expected, _ = plain.update(clipped, plain.init(PARAMS), PARAMS)
-    chex.assert_trees_all_close(first_update(Adam(clip_norm=1.0).build()), expected, rtol=1e-5)
+    by_hand = first_update(Adam().build(), 1 / norm)
+    chex.assert_trees_all_close(first_update(Adam(clip_norm=1.0).build()), by_hand, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,5 @@ def test_average_forgets_the_start():
         expected = (1 - share) * expected + share * np.asarray(state.params["head"]["bias"])
     np.testing.assert_allclose(averaged(state).params["head"]["bias"], expected, rtol=1e-4)
     assert (averaged(state).params["head"]["bias"] != state.params["head"]["bias"]).all()
-
-
-def test_without_an_average_the_state_itself(state):
-    assert averaged(state) is state
+    plain = new_state(Adam().build())
+    assert averaged(plain) is plain

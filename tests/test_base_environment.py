@@ -86,10 +86,10 @@ def test_every_verb(environment, tmp_path):
 
 
 def test_list_of_experiments_and_its_page(environment, tmp_path):
-    assert "python -m experiments.mnist_rnn " in output_of(environment, environment, "-m", "jaxrnn")
     printed = output_of(environment, tmp_path, "-m", "jaxrnn")
+    assert "python -m experiments.mnist_rnn " in printed
     (tmp_path / "images.py").write_text(printed[printed.index('"""') :])
-    assert "--model.hidden" in output_of(environment, tmp_path, "images.py", "--help")
+    assert "presets:\n  small\n" in output_of(environment, tmp_path, "images.py", "--help")
 
 
 def test_page_in_the_readme(environment, tmp_path):

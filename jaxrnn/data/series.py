@@ -11,7 +11,8 @@ import numpy as np
 from annotated_types import Ge
 
 from jaxrnn.data.convert import pad
-from jaxrnn.data.splits import Datasets, Split
+from jaxrnn.data.readable import Datasets
+from jaxrnn.data.splits import Split
 from jaxrnn.groups import Count, Group
 
 

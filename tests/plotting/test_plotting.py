@@ -117,7 +117,10 @@ def test_sample_grid_of_few_examples_and_of_titles(digits):
     ("draw", "message"),
     [
         (lambda digits: plot_samples(digits, rows=1, columns=3, titles=["a"]), "titles; got 1"),
-        (lambda digits: plot_samples(digits.replace(inputs=digits.labels)), r"got shape \(36,\)"),
+        (
+            lambda digits: plot_samples(digits.replace(inputs=digits.inputs[:, 0])),
+            r"shape \(36, 28\)",
+        ),
         (lambda digits: plot_confusion(digits, np.zeros((5, 10))), r"got \(500,\) and \(5, 10\)"),
         (lambda digits: plot_history(History()), "nothing to plot"),
         (lambda digits: plot_runs({}), "no run to plot"),

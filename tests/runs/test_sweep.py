@@ -133,6 +133,12 @@ def test_what_is_refused(two_seeds, options, message):
         sweep_in(workdir, **options)
 
 
+def test_directory_of_a_sweep_is_refused_for_a_run(two_seeds):
+    runtime = RuntimeConfig(workdir=two_seeds[0], devices=1)
+    with pytest.raises(ValueError, match="two holds a sweep; choose another directory"):
+        jaxrnn.run(replace(SMALL, runtime=runtime))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Interrupted(MnistRNN):
     def hooks(self):

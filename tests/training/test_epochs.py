@@ -10,7 +10,7 @@ import pytest
 import jaxrnn
 from jaxrnn import Metrics, RNNModel, create_train_state, train_epoch, train_step
 from jaxrnn.data.batches import epoch_indices
-from jaxrnn.data.splits import scale, take
+from jaxrnn.data.splits import prepare, take
 from jaxrnn.training import train_block
 from jaxrnn.training.epochs import augmented
 from jaxrnn.training.sharding import batch_mesh, put_examples, replicate
@@ -35,7 +35,7 @@ def test_epoch_equals_its_steps(state, digits, batch_size, drop_remainder, augme
         places = batch["labels"]
         batch = take(digits, places)
         if augment:
-            batch["inputs"] = augmented(augment, scale(jnp.asarray(batch["inputs"])), places, KEY)
+            batch["inputs"] = augmented(augment, prepare(batch)["inputs"], places, KEY)
         by_step, of_batch = train_step(by_step, batch)
         total += of_batch
 

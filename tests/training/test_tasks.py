@@ -12,7 +12,6 @@ from scipy.special import log_softmax
 import jaxrnn
 from jaxrnn import Classification, LanguageModeling, Regression, RNNModel, Split, TrainerConfig
 from jaxrnn.training import measure
-from jaxrnn.training.sharding import batch_mesh, replicate
 from tests.conftest import compilations
 
 KEY = jax.random.key(3)
@@ -46,9 +45,9 @@ def case(name):
     return Split(INPUTS, lengths=LENGTHS, **predicted), state_of(task, pooling)
 
 
-def state_of(task, pooling="last", seed=0, model=None, optimizer=OPTIMIZER):
+def state_of(task, pooling="last", model=None, optimizer=OPTIMIZER):
     model = model or RNNModel(hidden=4, outputs=WIDTH, pooling=pooling)
-    return jaxrnn.create_train_state(seed, model, optimizer, INPUTS, task)
+    return jaxrnn.create_train_state(0, model, optimizer, INPUTS, task)
 
 
 def reported(state, split, **options):
@@ -102,26 +101,6 @@ def test_fit_gives_the_numbers_of_the_plain_loop(name, streamed):
             of_split = {metric: row[f"{name}_{metric}"] for metric in metrics}
             chex.assert_trees_all_close(of_split, dict(metrics), rtol=1e-4)
     chex.assert_trees_all_close(fitted.params, state.params, atol=1e-5)
-
-
-@pytest.mark.program
-def test_gradient_is_that_of_the_mean_over_all_devices():
-    """Shares of a batch with different numbers of valid steps."""
-    lengths = np.where(np.arange(69) % 3 == 0, 1, TIME).astype(np.int32)
-    split = Split(INPUTS[:69], lengths=lengths, targets=TARGETS["targets"][:69])
-    state = state_of(Regression(), "none", optimizer=optax.sgd(1.0))
-    mesh = batch_mesh(69, devices=3)
-    assert mesh.size == 3
-    new, _ = jaxrnn.train_epoch(*replicate((state, split), mesh), KEY, batch_size=69, mesh=mesh)
-
-    def mean_loss(params):
-        outputs = state.apply_fn({"params": params}, split.inputs, lengths)
-        errors = jnp.square(outputs - split.targets).mean(-1)
-        valid = jnp.arange(TIME)[None] < lengths[:, None]
-        return (errors * valid).sum() / valid.sum()
-
-    steps = jax.tree.map(lambda a, b: a - b, state.params, jax.device_get(new.params))
-    chex.assert_trees_all_close(steps, jax.grad(mean_loss)(state.params), atol=1e-5)
 
 
 def test_batch_without_valid_steps_changes_nothing():

@@ -11,7 +11,7 @@ import pytest
 import jaxrnn
 from jaxrnn import History
 from jaxrnn.runs import Progress
-from jaxrnn.runs.errors import reading
+from jaxrnn.runs.interruptions import reading
 
 ROWS = {"train_loss": 0.5, "train_accuracy": 0.25, "test_loss": 0.5, "test_accuracy": 2e-5}
 STATE = SimpleNamespace(task=jaxrnn.Classification())

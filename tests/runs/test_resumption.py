@@ -18,7 +18,7 @@ import pytest
 import jaxrnn
 from experiments.mnist_rnn import PRESETS
 from jaxrnn import History, load_run
-from jaxrnn.runs.signals import interruption
+from jaxrnn.runs.interruptions import interruption
 from tests.conftest import SLICE, mnist_rnn
 
 pytestmark = pytest.mark.program

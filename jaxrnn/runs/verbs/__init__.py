@@ -13,7 +13,7 @@ from jaxrnn.groups import Count
 from jaxrnn.runs.config import Experiment, RuntimeConfig, errors_of
 from jaxrnn.runs.options import Workdir, parse
 from jaxrnn.runs.run import run, session
-from jaxrnn.runs.summary import runs_of
+from jaxrnn.runs.sweeps.summary import runs_of
 from jaxrnn.runs.trained import evaluate_run, load_run, read_experiment
 from jaxrnn.runs.verbs.export import Export, export_run
 from jaxrnn.runs.verbs.predict import Predict, predict_files

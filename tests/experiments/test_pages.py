@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jaxrnn.runs.stored import evaluate_run
+from jaxrnn.runs.trained import evaluate_run
 
 import jaxrnn
 from jaxrnn import History, RNNConfig, TrainerConfig, load_run

@@ -130,13 +130,9 @@ def test_runs_of_a_sweep_average_their_probabilities(sweep, digits, capsys, fold
     assert [json.loads(line)["class"] for line in out] == names.tolist()
 
 
-def test_runs_of_a_sweep_must_read_the_same(sweep, monkeypatch):
-    shapes = iter([(28, 28), (14, 56), (28, 28)])
-    load = jaxrnn.runs.trained._load
-    monkeypatch.setattr(
-        "jaxrnn.runs.trained._load",
-        lambda *words: dataclasses.replace(load(*words), input_shape=next(shapes)),
-    )
+def test_runs_of_a_sweep_must_read_the_same(sweep, run, monkeypatch):
+    runs = iter([run, dataclasses.replace(run, input_shape=(14, 56)), run])
+    monkeypatch.setattr("jaxrnn.runs.trained._load", lambda *words: next(runs))
     with pytest.raises(ValueError, match="read or predict different things"):
         load_run(sweep)
 
@@ -151,13 +147,6 @@ def test_a_sweep_is_evaluated_run_by_run(sweep, capsys):
     assert np.mean(accuracies[:3]) == pytest.approx(accuracies[3])
     stored = [json.loads((sweep / f"{s}" / "results.json").read_text()) for s in SEEDS]
     assert [results["test_accuracy"] for results in stored] == accuracies[:3]
-
-
-@pytest.mark.parametrize("verb", ["export", "resume"])
-def test_verbs_for_one_run_refuse_a_sweep(sweep, capsys, verb):
-    out, err, status = said(capsys, verb, sweep, "out")
-    assert (out, status) == ([], 2)
-    assert err == [f"error: {sweep} holds a sweep; give the directory of a run, as {sweep}/0"]
 
 
 def test_one_line_for_each_file(folder, workdir, run, digits, capsys):
@@ -262,13 +251,24 @@ def test_names_are_one_line_and_hidden_files_are_left_out(workdir, capsys, tmp_p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give the files to read"),
-        (["x.png", "--sample", "3"], "--sample needs a language model"),
-        (["x.png", "--top", "0"], "--top: must be at least 1; got 0"),
+        (["predict", "sweep/0"], "give the files to read"),
+        (["predict", "sweep/0", "x.png", "--sample", "3"], "--sample needs a language model"),
+        (["predict", "sweep/0", "x.png", "--top", "0"], "--top: must be at least 1; got 0"),
+        (["predict", "none", "x.png"], "none holds no run"),
+        (["predict"], "give the directory of a run first: predict WORKDIR"),
+        (["evaluate", "sweep/0", "--workdir", "x"], "leave out --workdir: evaluate uses the dir"),
+        (["export", "sweep/0", "--best"], "give a new directory after that of the run"),
+        (
+            ["export", "sweep", "out"],
+            "sweep holds a sweep; give the directory of a run, as",
+        ),
     ],
 )
-def test_wrong_options_are_refused_in_one_line(workdir, capsys, words, message):
-    out, err, status = said(capsys, "predict", workdir, *words)
+def test_wrong_words_are_refused_in_one_line(folder, capsys, monkeypatch, words, message):
+    monkeypatch.chdir(folder)
+    paths = lambda path: [path / "0"] if path.name == "sweep" else [path]  # noqa: E731
+    monkeypatch.setattr("jaxrnn.runs.verbs.runs_of", paths)
+    out, err, status = said(capsys, *words)
     assert (out, status, len(err)) == ([], 2, 1)
     assert message in err[0]
 
@@ -355,12 +355,6 @@ def test_examples_of_several_lengths_are_answered_as_one_by_one(steps, capsys):
         np.testing.assert_allclose(json.loads(line)["probability"], probabilities.max(), atol=1e-5)
 
 
-def test_options_without_effect_are_refused(steps, capsys):
-    folder, page = steps
-    out, err, status = said(capsys, "predict", folder / "run", "x.npy", "--as-is", page=page)
-    assert (out, err, status) == ([], ["error: --as-is needs a network that reads images"], 2)
-
-
 def test_outputs_that_are_not_finite_are_an_error(steps, capsys, monkeypatch):
     folder, page = steps
     np.save(folder / "one.npy", np.zeros((10, 3), np.float32))
@@ -369,6 +363,8 @@ def test_outputs_that_are_not_finite_are_an_error(steps, capsys, monkeypatch):
     out, err, status = said(capsys, "predict", folder / "run", folder / "one.npy", page=page)
     assert (out, status) == ([], 1)
     assert err == [f"error: {folder}/one.npy: the outputs of the network are not finite"]
+    out, err, status = said(capsys, "predict", folder / "run", "x.npy", "--as-is", page=page)
+    assert (out, err, status) == ([], ["error: --as-is needs a network that reads images"], 2)
 
 
 def test_texts_are_read_by_the_alphabet_and_continued(tmp_path, capsys):

@@ -9,11 +9,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jaxrnn.runs.trained import evaluate_run
 
 import jaxrnn
 from jaxrnn import History, RNNConfig, TrainerConfig, load_run
 from jaxrnn.data.splits import scale
+from jaxrnn.runs.trained import evaluate_run
 from tests.conftest import assert_identical
 from tests.data.test_datasets import sunspots, vowels
 from tests.experiments.noise import NoisyRNN

@@ -6,8 +6,9 @@ Two numbers between 0 and 1 are marked, one in each half of the sequence. Always
 a mean squared error of 0.167; the problem counts as solved below 0.05, as the network must then
 have found both. The preset long has a length of 600.
 
-Source: S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997); M. Arjovsky, A. Shah and
-Y. Bengio, "Unitary evolution recurrent neural networks" (2016), for the lengths.
+References:
+  S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997); M. Arjovsky, A. Shah and
+  Y. Bengio, "Unitary evolution recurrent neural networks" (2016), for the lengths.
 """
 
 from dataclasses import dataclass, replace

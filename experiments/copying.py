@@ -5,8 +5,9 @@
 A network that remembers nothing has at best a cross entropy of 10 ln 8 / (delay + 20), which the
 curves show. The preset long has a delay of 1,000.
 
-Source: S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997); M. Arjovsky, A. Shah and
-Y. Bengio, "Unitary evolution recurrent neural networks" (2016).
+References:
+  S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997); M. Arjovsky, A. Shah and
+  Y. Bengio, "Unitary evolution recurrent neural networks" (2016).
 """
 
 from dataclasses import dataclass, replace

@@ -4,8 +4,9 @@
 
 The data comes with sktime or aeon: pip install --no-deps sktime is enough.
 
-Source: M. Kudo, J. Toyama and M. Shimbo, "Multidimensional curve classification using
-passing-through regions" (1999).
+References:
+  M. Kudo, J. Toyama and M. Shimbo, "Multidimensional curve classification using
+  passing-through regions" (1999).
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,8 @@ given the text before. The text is read in parallel rows, in chunks of --truncat
 which the state of the network is carried over. The default text is the language reference that
 comes with Python; results differ between its versions.
 
-Source: A. Graves, "Generating sequences with recurrent neural networks" (2013).
+References:
+  A. Graves, "Generating sequences with recurrent neural networks" (2013).
 """
 
 from dataclasses import dataclass

@@ -5,8 +5,9 @@
 permuted shuffles pixels with RandomState(92916).permutation(784). The networks train on the first
 50,000 images, and everything was chosen on the other 10,000.
 
-Source: Q. V. Le, N. Jaitly and G. E. Hinton, "A simple way to initialize recurrent networks of
-rectified linear units" (2015).
+References:
+  Q. V. Le, N. Jaitly and G. E. Hinton, "A simple way to initialize recurrent networks of
+  rectified linear units" (2015).
 """
 
 from dataclasses import dataclass, replace

@@ -6,8 +6,9 @@ It trains on the years up to 1900, validates on those up to 1920 and is tested u
 of 1 is that of always answering the mean. The series comes with statsmodels: pip install --no-deps
 statsmodels is enough.
 
-Source: SILSO, Royal Observatory of Belgium; A. S. Weigend, B. A. Huberman and D. E. Rumelhart,
-"Predicting the future: a connectionist approach" (1990).
+References:
+  SILSO, Royal Observatory of Belgium; A. S. Weigend, B. A. Huberman and D. E. Rumelhart,
+  "Predicting the future: a connectionist approach" (1990).
 """
 
 from dataclasses import dataclass

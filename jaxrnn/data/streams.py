@@ -84,11 +84,6 @@ class Stream:
         with contextlib.closing(iter(read_ahead(blocks, self.workers, start, place))) as iterator:
             yield iterator
 
-    def block_shapes(self) -> list[tuple[int, int]]:
-        """Return the distinct (steps, batch size) of the blocks of an epoch."""
-        rest = [(1, self._remainder)] * (self._remainder > 0)
-        return [*{(steps, self.batch_size) for steps in self._sizes()}, *rest]
-
     def _blocks(self, sizes: list[int], **options: Any) -> Blocks:
         return Blocks(self.source, self.batch_size, self.key, self._remainder, sizes, **options)
 

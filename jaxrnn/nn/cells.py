@@ -1,14 +1,18 @@
-"""Cells: Flax's, by name, and minGRU; what the scans of :class:`jaxrnn.RNN` need from each."""
+"""Cells by name, minGRU among them; and what the rest of the library needs to know of each."""
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.typing import Dtype, Initializer
+from jaxtyping import Array, Float, Key
 
-Initializer = Callable[..., jax.Array]
+from jaxrnn.nn import scans
+from jaxrnn.nn.scans import Activation, State, States, Valid
 
 
 class MinGRUCell(nn.RNNCellBase):
@@ -22,8 +26,9 @@ class MinGRUCell(nn.RNNCellBase):
     The recurrence is linear and elementwise, so :class:`jaxrnn.RNN` computes it in parallel over
     time.
 
-    Source: L. Feng, F. Tung, M. O. Ahmed, Y. Bengio and H. Hajimirsadeghi, "Were RNNs all we
-    needed?" (2024).
+    References:
+      L. Feng, F. Tung, M. O. Ahmed, Y. Bengio and H. Hajimirsadeghi, "Were RNNs all we needed?"
+      (2024).
 
     >>> cell = MinGRUCell(features=4)
     >>> variables = cell.init(jax.random.key(0), jnp.zeros((2, 4)), jnp.zeros((2, 3)))
@@ -33,30 +38,33 @@ class MinGRUCell(nn.RNNCellBase):
     """
 
     features: int
-    gate_fn: Callable[..., Any] = nn.sigmoid
+    gate_fn: Activation = nn.sigmoid
     kernel_init: Initializer = nn.initializers.lecun_normal()
     bias_init: Initializer = nn.initializers.zeros_init()
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
     carry_init: Initializer = nn.initializers.zeros_init()
 
     @nn.compact
-    def __call__(self, carry: jax.Array, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Compute the next state, which is the output too, from (*batch, features) inputs."""
-        options: Any = {
-            "dtype": self.dtype,
-            "param_dtype": self.param_dtype,
-            "kernel_init": self.kernel_init,
-            "bias_init": self.bias_init,
-        }
-        update = self.gate_fn(nn.Dense(self.features, **options, name="iz")(inputs))
-        candidate = nn.Dense(self.features, **options, name="in")(inputs)
-        state = (1 - update) * carry + update * candidate
+    def __call__(
+        self, carry: State, inputs: Float[Array, "*batch features"]
+    ) -> tuple[State, State]:
+        """Compute the next state, which is also the output."""
+        dense = partial(
+            nn.Dense,
+            self.features,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
+        )
+        update = self.gate_fn(dense(name="iz")(inputs))
+        state = (1 - update) * carry + update * dense(name="in")(inputs)
         return state, state
 
     @nn.nowrap
-    def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> jax.Array:
-        """The initial state, (*batch, features)."""
+    def initialize_carry(self, rng: Key[Array, ""], input_shape: tuple[int, ...]) -> State:
+        """Create the initial state."""
         return self.carry_init(rng, (*input_shape[:-1], self.features), self.param_dtype)
 
     @property
@@ -72,77 +80,111 @@ CELLS: Mapping[str, Callable[..., nn.RNNCellBase]] = {
     "mgu": nn.MGUCell,
     "mingru": MinGRUCell,
 }
-INITIALIZERS = ("keras", "tf1", "identity", "permutation")
-ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {"tanh": jnp.tanh, "relu": nn.relu}
+ACTIVATIONS: Mapping[str, Activation] = {"tanh": jnp.tanh, "relu": nn.relu}
 
-# The gates of the cells that have their own scans, as Flax names their parameters.
-GATES: Mapping[type, str] = {nn.SimpleCell: "", nn.GRUCell: "rzn", MinGRUCell: "zn"}
-
+# Initializers of the recurrent kernel; that of tf1 depends on the number of inputs.
+INITIALIZERS: Mapping[str, Initializer | None] = {
+    "keras": nn.initializers.orthogonal(),
+    "tf1": None,
+    "identity": lambda key, shape, dtype: jnp.identity(shape[0], dtype),
+    "permutation": lambda key, shape, dtype: jnp.identity(shape[0], dtype)[
+        jax.random.permutation(key, shape[0])
+    ],
+}
 
 # Cells whose carry is their output.
 STATE_IS_OUTPUT = (nn.SimpleCell, nn.GRUCell, nn.MGUCell, MinGRUCell)
 
+# Cells that have scans of their own, and their gates, as Flax names them.
+SCANNED = {nn.SimpleCell: [""], nn.GRUCell: ["r", "z", "n"], MinGRUCell: ["z", "n"]}
 
-def is_recurrent_kernel(path: Any, leaf: Any) -> bool:
-    """Whether a parameter multiplies the state of a cell, which Flax names ``h…/kernel``."""
+# Gates whose biases chrono initialization sets: 1 for those that keep the state, -1 for those that
+# write it. The z of a GRU and the f of an MGU do both; Flax's LSTM has its biases in the h modules.
+CHRONO_GATES: Mapping[type, Mapping[str, int]] = {
+    nn.GRUCell: {"iz": 1},
+    nn.LSTMCell: {"hf": 1, "hi": -1},
+    nn.OptimizedLSTMCell: {"hf": 1, "hi": -1},
+    nn.MGUCell: {"if": 1},
+    MinGRUCell: {"iz": -1},
+}
+
+
+def is_recurrent_kernel(path: tuple[chex.ArrayTree, ...], leaf: Array) -> bool:
+    """Return whether a parameter multiplies the state of a cell; Flax names it ``h…/kernel``."""
     names = [getattr(part, "key", "") for part in path]
     named = len(names) > 1 and names[-2].startswith("h") and names[0] != "head"
     return bool(named and names[-1] == "kernel" and leaf.ndim >= 2)
 
 
+def join_weights(
+    cell: nn.RNNCellBase, params: chex.ArrayTree, features: int
+) -> list[Float[Array, "..."]] | None:
+    """Join the weights of all gates: input kernel and bias, recurrent kernel and bias, if any.
+
+    Return None if parameters are missing or don't have the shapes for this number of inputs.
+    """
+    gates, hidden = SCANNED[type(cell)], cell.features
+    weights = [("i", gates, "kernel", (features, hidden)), ("i", gates, "bias", (hidden,))]
+    if not isinstance(cell, MinGRUCell):
+        weights.append(("h", gates, "kernel", (hidden, hidden)))
+    if isinstance(cell, nn.GRUCell):
+        weights.append(("h", ["n"], "bias", (hidden,)))
+    joined = []
+    for side, gates, name, shape in weights:
+        leaves = [params.get(side + gate, {}).get(name) for gate in gates]
+        if any(getattr(leaf, "shape", None) != shape for leaf in leaves):
+            return None
+        joined.append(jnp.concatenate(leaves, axis=-1))
+    return joined
+
+
+def choose_scan(
+    cell: nn.RNNCellBase, unroll: int, valid: Valid | None, dropout: State | None
+) -> Callable[..., tuple[State, States]]:
+    """Return the scan of a cell in SCANNED.
+
+    It is a function of the projected inputs, the carry and the recurrent weights; see
+    :func:`jaxrnn.nn.scans.scan`. States that are not valid are 0, or anything finite.
+    """
+    if isinstance(cell, MinGRUCell):
+        return partial(scans.scan_min_gru, cell.gate_fn)
+    activation = cell.activation_fn
+    if activation in (nn.tanh, nn.sigmoid) and getattr(cell, "gate_fn", nn.sigmoid) is nn.sigmoid:
+        valid = None  # states can't overflow
+    if isinstance(cell, nn.GRUCell):
+        scan = partial(scans.scan_gru, cell.gate_fn, activation, unroll)
+        return partial(scan, valid=valid, dropout=dropout)
+    known = activation in [*scans.DERIVATIVES]  # a list: activations need not be hashable
+    run = scans.differentiable_scan if known and dropout is None else scans.scan
+    return partial(run, activation, cell.residual, unroll, valid=valid, dropout=dropout)
+
+
 def build_cell(
     name: str, features: int, hidden: int, initializers: str, gain: float, activation: str
 ) -> nn.RNNCellBase:
-    """Build a cell with the initial weights of :class:`jaxrnn.RNNModel`; it has no name yet.
+    r"""Build the cell that :class:`jaxrnn.RNNModel` uses to read ``features`` inputs a time step.
 
-    Args:
-      name: one of ``CELLS``.
-      features: number of inputs at each time step.
-      hidden: its number of units.
-      initializers, gain, activation: see :class:`jaxrnn.RNNConfig`.
+    Both kernels of tf1 are Glorot uniform over the joint (features + hidden, hidden) kernel:
+
+    .. math:: W \sim U(-a, a), \quad a = \sqrt{6 / (\mathrm{features} + 2\,\mathrm{hidden})}
     """
-    joint = joint_glorot_uniform(features, hidden)
-    kernel, recurrent = {
-        "keras": (nn.initializers.glorot_uniform(), nn.initializers.orthogonal()),
-        "tf1": (joint, joint),
-        "identity": (nn.initializers.glorot_uniform(), _identity),
-        "permutation": (nn.initializers.glorot_uniform(), _permutation),
-    }[initializers]
-    options: dict[str, Any] = {"kernel_init": kernel}
+    kernel, recurrent = nn.initializers.glorot_uniform(), INITIALIZERS[initializers]
+    if recurrent is None:
+        limit = math.sqrt(6 / (features + 2 * hidden))
+        kernel = recurrent = partial(jax.random.uniform, minval=-limit, maxval=limit)
+    options: dict[str, Callable[..., Array]] = {"kernel_init": kernel}
     if name != "mingru":
-        options["recurrent_kernel_init"] = _scaled(recurrent, gain)
+        scaled = lambda *args: gain * recurrent(*args)  # noqa: E731
+        options["recurrent_kernel_init"] = recurrent if gain == 1 else scaled
     if activation != "tanh":
         options["activation_fn"] = ACTIVATIONS[activation]
     return CELLS[name](hidden, **options)
 
 
-def _scaled(init: Initializer, gain: float) -> Initializer:
-    return init if gain == 1 else lambda *args: gain * init(*args)
-
-
-def _identity(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
-    return jnp.eye(*shape, dtype=dtype)
-
-
-def _permutation(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
-    return _identity(key, shape, dtype)[jax.random.permutation(key, shape[0])]
-
-
-def joint_glorot_uniform(features: int, hidden: int) -> Initializer:
-    r"""Glorot uniform for the two parts of a (features + hidden, hidden) kernel, as in TF1's cells.
-
-    .. math:: W \sim U(-a, a), \quad a = \sqrt{6 / (\mathrm{features} + 2\,\mathrm{hidden})}
-    """
-    limit = math.sqrt(6 / (features + 2 * hidden))
-
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -limit, limit)
-
-    return init
-
-
-def with_chrono_biases(params: Any, key: jax.Array, longest: int) -> Any:
-    r"""The parameters of a cell with gate biases for memories of up to ``longest`` time steps.
+def with_chrono_biases(
+    cell: nn.RNNCellBase, params: chex.ArrayTree, key: Key[Array, ""], longest: int
+) -> chex.ArrayTree:
+    r"""Set the gate biases of a cell for memories of up to ``longest`` time steps.
 
     .. math:: b = \log u, \quad u \sim U(1, \mathrm{longest} - 1)
 
@@ -152,46 +194,14 @@ def with_chrono_biases(params: Any, key: jax.Array, longest: int) -> Any:
     Raises:
       ValueError: the cell has no such gate.
 
-    Source: C. Tallec and Y. Ollivier, "Can recurrent neural networks warp time?" (2018).
+    References:
+      C. Tallec and Y. Ollivier, "Can recurrent neural networks warp time?" (2018).
     """
-    # Flax's LSTM has its biases in the recurrent modules. The GRU's z and the MGU's f both keep
-    # and replace the state; minGRU's z writes it.
-    signs = {frozenset("ifgo"): {"hf": 1, "hi": -1}, frozenset("rzn"): {"iz": 1}}
-    signs |= {frozenset("fn"): {"if": 1}, frozenset("zn"): {"iz": -1}}
-    gates = frozenset(name.removeprefix("i") for name in params if name.startswith("i"))
-    if gates not in signs:
+    if type(cell) not in CHRONO_GATES:
         raise ValueError("chrono needs a cell with gates: gru, lstm, mgu or mingru")
     changed = dict(params)
-    for name, sign in signs[gates].items():
+    for name, sign in CHRONO_GATES[type(cell)].items():
         bias = params[name]["bias"]
         unit = jax.random.uniform(key, bias.shape, bias.dtype, 1, max(longest - 1, 1))
         changed[name] = {**params[name], "bias": sign * jnp.log(unit)}
     return changed
-
-
-def shapes_of_weights(cell: Any, features: int) -> dict[tuple[str, str], tuple[int, ...]]:
-    """The shapes of the parameters that the scan of a cell needs, by module and name."""
-    hidden, gates = cell.features, GATES[type(cell)]
-    shapes: dict[tuple[str, str], tuple[int, ...]] = {}
-    for gate in gates or [""]:
-        shapes |= {(f"i{gate}", "kernel"): (features, hidden), (f"i{gate}", "bias"): (hidden,)}
-        if type(cell) is not MinGRUCell:
-            shapes[f"h{gate}", "kernel"] = (hidden, hidden)
-    if type(cell) is nn.GRUCell:
-        shapes["hn", "bias"] = (hidden,)
-    return shapes
-
-
-def join_weights(cell: Any, params: Any) -> list[jax.Array]:
-    """The input kernel and bias of all gates, and the recurrent kernel and bias, if any."""
-    gates = GATES[type(cell)]
-    if not gates:
-        return [params["i"]["kernel"], params["i"]["bias"], params["h"]["kernel"]]
-
-    def side_by_side(prefix: str, name: str) -> jax.Array:
-        return jnp.concatenate([params[prefix + gate][name] for gate in gates], axis=-1)
-
-    joined = [side_by_side("i", "kernel"), side_by_side("i", "bias")]
-    if type(cell) is nn.GRUCell:
-        joined += [side_by_side("h", "kernel"), params["hn"]["bias"]]
-    return joined

@@ -56,18 +56,15 @@ class RNNConfig(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        no_gates, no_kernel = self.cell == "simple", self.cell == "mingru"
-        if self.chrono is not None and no_gates:
+        if self.chrono is not None and self.cell == "simple":
             raise ValueError("--chrono needs a --cell with gates: gru, lstm, mgu or mingru")
-        if no_kernel and (self.activation, self.recurrent_gain) != ("tanh", 1.0):
+        if self.cell == "mingru" and (self.activation, self.recurrent_gain) != ("tanh", 1.0):
             raise ValueError(
                 "--cell mingru has no activation and no recurrent kernel; use --activation tanh "
                 "and --recurrent-gain 1"
             )
-        possible = self.cell == "lstm" or (
-            self.cell in ("simple", "gru") and self.recurrence == "fast"
-        )
-        if self.recurrent_dropout and not possible:
+        fast = self.cell in ("simple", "gru") and self.recurrence == "fast"
+        if self.recurrent_dropout and not (fast or self.cell == "lstm"):
             raise ValueError(
                 "--recurrent-dropout needs --cell lstm, or simple or gru with --recurrence fast"
             )

@@ -2,46 +2,50 @@
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float, Int, Integer, Key
 
-from jaxrnn.nn.cells import (
-    ACTIVATIONS,
-    CELLS,
-    INITIALIZERS,
-    STATE_IS_OUTPUT,
-    build_cell,
-    with_chrono_biases,
-)
-from jaxrnn.nn.dropout import drop, dropout_mask
-from jaxrnn.nn.pooling import POOLINGS, pool
+from jaxrnn.nn import cells
+from jaxrnn.nn.dropout import drop
+from jaxrnn.nn.pooling import pool
 from jaxrnn.nn.recurrence import RNN
 
-RECURRENCES = ("fast", "flax")
-DTYPES = ("float32", "bfloat16")
 UNROLL = 4  # time steps per loop iteration of simple cells; unrolling does not speed up others
+CHOICES = {
+    "cell": cells.CELLS,
+    "pooling": ("last", "mean", "max", "none"),
+    "initializers": cells.INITIALIZERS,
+    "activation": cells.ACTIVATIONS,
+    "recurrence": ("fast", "flax"),
+}
+
+Lengths = Int[Array, "batch"] | None
+Keys = Key[Array, "batch"] | None
+Inputs = Float[Array, "batch time features"]
+States = Float[Array, "batch time hidden"]
 
 
 class RNNModel(nn.Module):
     r"""A recurrent network whose outputs are computed from the state after the last valid step.
 
-    With the default cell this is the network of Elman (1990),
+    With the default cell this is the network of Elman (1990), with :math:`T` the last valid step:
 
     .. math::
 
         h_t = \tanh(x_t W_i + b_i + h_{t-1} W_h), \quad h_0 = 0, \quad
         \mathrm{outputs} = h_{T} W_o + b_o
 
-    where :math:`T` is the last valid time step.
+    Attributes not listed here are those of :class:`jaxrnn.RNNConfig`.
 
     Attributes:
+      hidden: number of units of each direction; the states of two directions are concatenated.
       outputs: number of outputs, which are the logits of the classes in classification.
-      hidden, layers, bidirectional, pooling: see :class:`jaxrnn.RNNConfig`, also for those not
-        listed here. Each direction has ``hidden`` units, and their states are concatenated.
-      cell: one of ``jaxrnn.nn.cells.CELLS`` by name (``simple``, ``gru``, ``lstm``, ``mgu``,
-        ``mingru``), or a cell object such as ``nn.GRUCell(64)``, of which every layer and direction
-        gets a copy. A cell object sets its own number of units, activation and initializers.
+      cell: one of ``simple``, ``gru``, ``lstm``, ``mgu`` and ``mingru``, or a cell object such as
+        ``nn.GRUCell(64)``, of which every layer and direction gets a copy. A cell object sets its
+        own number of units, activation and initializers.
       initializers: kernel initializers. ``keras``: Glorot uniform for the input, orthogonal for the
         recurrence, as in ``keras.layers.SimpleRNN``. ``tf1``: both Glorot uniform over the joint
         (features + hidden, hidden) kernel, as in ``tf.nn.rnn_cell.BasicRNNCell``. ``identity``:
@@ -49,14 +53,13 @@ class RNNModel(nn.Module):
         permutation matrix instead, which also preserves the states of rectified linear units, and
         keeps the inputs of different time steps apart. In all of them, biases start at 0 and the
         head is Glorot uniform.
-      recurrence: ``fast``, the scans of :class:`jaxrnn.RNN`, or ``flax``, those of
-        ``flax.linen.RNN``, which give the same result to float rounding.
 
-    Source: J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990); X. Glorot and
-    Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks" (2010);
-    Q. V. Le, N. Jaitly and G. E. Hinton, "A simple way to initialize recurrent networks of
-    rectified linear units" (2015), for the identity; Y. Gal and Z. Ghahramani, "A theoretically
-    grounded application of dropout in recurrent neural networks" (2016), for recurrent dropout.
+    References:
+      J. L. Elman, "Finding structure in time" (1990); X. Glorot and Y. Bengio, "Understanding the
+      difficulty of training deep feedforward neural networks" (2010); Q. V. Le, N. Jaitly and
+      G. E. Hinton, "A simple way to initialize recurrent networks of rectified linear units"
+      (2015), for the identity; Y. Gal and Z. Ghahramani, "A theoretically grounded application of
+      dropout in recurrent neural networks" (2016), for recurrent dropout.
 
     >>> model = RNNModel()
     >>> params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28)))["params"]
@@ -89,30 +92,29 @@ class RNNModel(nn.Module):
     @nn.compact
     def __call__(
         self,
-        inputs: jax.Array,
-        lengths: jax.Array | None = None,
+        inputs: Inputs | Integer[Array, "batch time"],
+        lengths: Lengths = None,
         *,
         every_step: bool = False,
-        keys: jax.Array | None = None,
-        carry: Any = None,
+        keys: Keys = None,
+        carry: chex.ArrayTree | None = None,
         return_carry: bool = False,
     ) -> Any:
         """Compute the outputs of a batch of sequences.
 
         Args:
-          inputs: (batch, time, features) floats; or (batch, time) integers, tokens below
-            ``vocabulary``.
-          lengths: (batch,), the number of valid time steps of each sequence; None if all are.
-            Inputs after them are ignored, even if they are not finite. The outputs of a sequence
-            of length 0 are those of the zero state.
+          inputs: vectors, or tokens below ``vocabulary``.
+          lengths: the number of valid time steps of each sequence; None if all are. Inputs after
+            them are ignored, even if they are not finite. The outputs of a sequence of length 0 are
+            those of the zero state.
           every_step: compute the outputs at each time step, as with ``pooling="none"``.
-          keys: (batch,) PRNG keys for the dropout of each example; None for no dropout.
+          keys: PRNG keys for the dropout of each example; None for no dropout.
           carry: initial state, as returned for the preceding time steps; by default 0.
           return_carry: also return the state of every layer after the last valid time step.
 
         Returns:
-          (batch, outputs), or (batch, time, outputs) at every step; with ``return_carry``,
-          a tuple of them and the carry.
+          (batch, outputs), or (batch, time, outputs) at every step; with ``return_carry`` a tuple
+          of them and the carry.
 
         Raises:
           ValueError: inputs or lengths of a wrong shape, or an invalid option.
@@ -124,9 +126,8 @@ class RNNModel(nn.Module):
         carries = []
         for layer in range(self.layers):
             below = states
-            states, last = self._layer(
-                layer, states, lengths, carry[layer] if carry else None, keys
-            )
+            initial = carry[layer] if carry else None
+            states, last = self._layer(layer, states, lengths, initial, keys)
             carries.append(last)
             if self.layer_norm:
                 states = nn.LayerNorm(dtype=self._lower, name=f"norm{layer}")(states)
@@ -136,10 +137,12 @@ class RNNModel(nn.Module):
                 states = drop(states, self.dropout, keys, 3 * layer + 1)
 
         how = "none" if every_step else self.pooling
-        if how == "last" and self._last_is_carry(lengths):
-            states, how = last, "none"  # the gradient of all other states is a symbolic zero
-        states = states.astype(jnp.float32) if self._lower else states
-        read = pool(states, lengths, how, bidirectional=self.bidirectional)
+        carried = how == "last" and self._last_is_carry(lengths)
+        # From the carry, the gradient of all other states is a symbolic zero.
+        read = last if carried else states
+        read = read.astype(jnp.float32) if self._lower else read
+        if not carried and how != "none":
+            read = pool(read, lengths, how, self.bidirectional)
         read = drop(read, self.dropout, keys, 3 * self.layers + 1)
         head = nn.Dense(self.outputs, kernel_init=nn.initializers.glorot_uniform(), name="head")
         return (head(read), tuple(carries)) if return_carry else head(read)
@@ -150,11 +153,11 @@ class RNNModel(nn.Module):
         return max(self.dropout, self.input_dropout, self.recurrent_dropout) > 0
 
     @property
-    def _lower(self) -> Any:
+    def _lower(self) -> jnp.dtype | None:
         """The type to compute in up to the last states; None for that of inputs and parameters."""
         return None if self.dtype == "float32" else jnp.dtype(self.dtype)
 
-    def _check(self, inputs: jax.Array, lengths: jax.Array | None) -> None:
+    def _check(self, inputs: Array, lengths: Lengths) -> None:
         tokens = inputs.ndim == 2 and jnp.issubdtype(inputs.dtype, jnp.integer)
         if not (inputs.ndim == 3 or tokens) or 0 in inputs.shape[1:]:
             raise ValueError(
@@ -166,27 +169,19 @@ class RNNModel(nn.Module):
         for name in ("hidden", "outputs", "layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name, choices in (
-            ("recurrence", RECURRENCES),
-            ("pooling", POOLINGS),
-            ("initializers", INITIALIZERS),
-            ("activation", ACTIVATIONS),
-            ("dtype", DTYPES),
-            *((("cell", CELLS),) if isinstance(self.cell, str) else ()),
-        ):
-            if getattr(self, name) not in choices:
-                known = ", ".join(choices)
-                raise ValueError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if isinstance(value, str) and value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
 
-    def _last_is_carry(self, lengths: jax.Array | None) -> bool:
-        """Whether the carry of the last layer is its output after the last time step."""
-        kind = CELLS[self.cell] if isinstance(self.cell, str) else type(self.cell)
-        changed = self.layer_norm or (self.skip and self.layers > 1)
-        alone = lengths is None and not self.bidirectional
-        return alone and kind in STATE_IS_OUTPUT and not changed
+    def _last_is_carry(self, lengths: Lengths) -> bool:
+        """Return whether the carry of the last layer is its output after the last time step."""
+        kind = cells.CELLS[self.cell] if isinstance(self.cell, str) else type(self.cell)
+        changed = self.layer_norm or self.bidirectional or (self.skip and self.layers > 1)
+        return lengths is None and kind in cells.STATE_IS_OUTPUT and not changed
 
-    def _vectors(self, inputs: jax.Array) -> jax.Array:
-        """What the first layer reads at each time step."""
+    def _vectors(self, inputs: Array) -> Inputs:
+        """Return what the first layer reads."""
         if inputs.ndim == 3:
             return inputs.astype(self._lower) if self._lower else inputs
         tokens, size = inputs.astype(jnp.int32), self.vocabulary or self.outputs
@@ -197,51 +192,41 @@ class RNNModel(nn.Module):
         return jnp.where(known[..., None], vectors, jnp.nan)
 
     def _layer(
-        self, layer: int, states: jax.Array, lengths: Any, carry: Any, keys: Any
-    ) -> tuple[jax.Array, Any]:
-        """The states of a layer, its directions concatenated, and its final carry."""
-        directions: list[jax.Array] = []
-        for backward in (False, True) if self.bidirectional else (False,):
+        self, layer: int, inputs: Inputs, lengths: Lengths, carry: chex.ArrayTree, keys: Keys
+    ) -> tuple[States, chex.ArrayTree]:
+        """Return the states of a layer, its directions concatenated, and its final carry."""
+        directions = []
+        for backward in range(1 + self.bidirectional):
             name = f"layer{layer}" + "_backward" * backward
-            cell: Any = self._cell(states.shape[-1], name)
+            cell = self._cell(inputs.shape[-1], name)
             rnn = RNN(
                 cell,
-                reverse=backward,
+                reverse=bool(backward),
                 keep_order=True,
                 unroll=UNROLL if type(cell) is nn.SimpleCell else 1,
                 fast=self.recurrence != "flax",
                 mask=True,
             )
-            place = 3 * layer + 2 + backward
-            rate, hidden = self.recurrent_dropout, getattr(cell, "features", self.hidden)
-            initial = carry
-            if initial is None and self._lower:  # cells make it float32, whatever they compute in
-                initial = cell.initialize_carry(jax.random.key(0), states[:, 0].shape)
-                initial = jax.tree.map(lambda leaf: leaf.astype(self._lower), initial)
-            last, outputs = rnn(
-                states,
-                initial_carry=initial,
-                seq_lengths=lengths,
-                return_carry=True,
-                dropout=dropout_mask(rate, keys, place, (hidden,), states.dtype),
+            if carry is None and self._lower:  # cells make it float32, whatever they compute in
+                carry = cell.initialize_carry(jax.random.key(0), inputs[:, 0].shape)
+                carry = jax.tree.map(lambda leaf: leaf.astype(self._lower), carry)
+            factors = None
+            if self.recurrent_dropout and keys is not None:
+                ones = jnp.ones((len(keys), getattr(cell, "features", self.hidden)), inputs.dtype)
+                factors = drop(ones, self.recurrent_dropout, keys, 3 * layer + 2 + backward)
+            last, states = rnn(
+                inputs, initial_carry=carry, seq_lengths=lengths, return_carry=True, dropout=factors
             )
-            directions.append(outputs)
+            directions.append(states)
             if self.chrono is not None and self.is_initializing():
-                params = with_chrono_biases(
-                    self.variables["params"][name], self.make_rng("params"), self.chrono
-                )
+                params, key = self.variables["params"][name], self.make_rng("params")
+                params = cells.with_chrono_biases(cell, params, key, self.chrono)
                 self.put_variable("params", name, params)
         return jnp.concatenate(directions, axis=-1), last
 
     def _cell(self, features: int, name: str) -> nn.RNNCellBase:
         if isinstance(self.cell, nn.RNNCellBase):
             return self.cell.clone(name=name, parent=self)
-        cell = build_cell(
-            self.cell,
-            features,
-            self.hidden,
-            self.initializers,
-            self.recurrent_gain,
-            self.activation,
-        )
+        options = self.initializers, self.recurrent_gain, self.activation
+        cell = cells.build_cell(self.cell, features, self.hidden, *options)
         return cell.clone(name=name, parent=self, dtype=self._lower)

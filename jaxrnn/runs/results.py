@@ -100,7 +100,7 @@ def describe_mesh(mesh: jax.sharding.Mesh) -> str:
     return f"{len(devices)} × {devices[0]}{cores}"
 
 
-def write_about(workdir: Path, model: nn.Module, train: Any) -> None:
+def write_about(workdir: Path, model: nn.Module, train: Any, *, pictures: bool) -> None:
     """Write the table of parameters and, of labelled images, the first training examples."""
     inputs = train.inputs if isinstance(train, Split) else train.read([0])["inputs"]
     example = zeros_like_one(inputs)
@@ -109,7 +109,7 @@ def write_about(workdir: Path, model: nn.Module, train: Any) -> None:
     lines = (line.rstrip() for line in table.strip("\n").splitlines())
     write_atomically(workdir / "parameters.txt", "\n".join(lines) + "\n")
     images = np.shape(inputs)[2:] > (1,)  # wider than one pixel
-    if isinstance(train, Split) and train.class_names and images:
+    if pictures and isinstance(train, Split) and train.class_names and images:
         from jaxrnn.plotting.samples import plot_samples  # here, as it takes a while to import
 
         write_figure(workdir / "samples.png", plot_samples(train))
@@ -150,6 +150,6 @@ def _to_confuse(evals: Mapping[str, Any]) -> Split | None:
     splits = {
         name: split
         for name, split in evals.items()
-        if isinstance(split, Split) and np.ndim(split.labels) == 1
+        if isinstance(split, Split) and getattr(split.labels, "ndim", 0) == 1
     }
     return splits.get("test", [*splits.values()][-1]) if splits else None

@@ -3,7 +3,8 @@
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from jaxrnn.training.fitting import Record
 
 
 def check_tensorboard() -> None:
@@ -15,7 +16,7 @@ def check_tensorboard() -> None:
 class Events:
     """A hook of :func:`jaxrnn.fit` that writes every curve to an event file, as METRIC/SPLIT.
 
-    Of several networks it writes the mean. ``tensorboard --logdir FOLDER`` shows the files.
+    ``tensorboard --logdir FOLDER`` shows the files.
 
     Args:
       folder: for the event files.
@@ -27,11 +28,8 @@ class Events:
         from tensorboardX import SummaryWriter  # here, as it is an extra
 
         self._splits = ("train", *splits)
-        self._writer = SummaryWriter(
-            str(folder),
-            purge_step=done + 1 if done else None,
-            filename_suffix=f".{done:06}",  # names have whole seconds; a file could be overwritten
-        )
+        purge, suffix = done + 1 if done else None, f".{done:06}"  # names have whole seconds only
+        self._writer = SummaryWriter(str(folder), purge_step=purge, filename_suffix=suffix)
 
     def __enter__(self) -> "Events":
         return self
@@ -39,12 +37,12 @@ class Events:
     def __exit__(self, *error: object) -> None:
         self._writer.close()
 
-    def __call__(self, record: Any) -> None:
+    def __call__(self, record: Record) -> None:
         """Write the metrics of an epoch."""
         row = record.history.rows[-1]
-        for column, value in row.items():
-            for split in self._splits:
+        for split in self._splits:
+            for column in row:
                 if column.startswith(f"{split}_"):
-                    metric = column.removeprefix(f"{split}_")
-                    self._writer.add_scalar(f"{metric}/{split}", value, row["epoch"])
+                    tag = f"{column.removeprefix(f'{split}_')}/{split}"
+                    self._writer.add_scalar(tag, row[column], row["epoch"])
         self._writer.flush()

@@ -17,8 +17,8 @@ from jaxrnn.data.splits import Split, check_examples, check_values, take
 from jaxrnn.files import read_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
+from jaxrnn.runs.prepare import initial_state
 from jaxrnn.runs.results import draw_sample
-from jaxrnn.runs.run import initial_state
 from jaxrnn.runs.summary import runs_of
 from jaxrnn.training.evaluation import evaluate, predict
 from jaxrnn.training.history import History
@@ -202,7 +202,8 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
     restored = Checkpoints(workdir / "checkpoints").restore(template, best=best)
     if restored is None:
         raise FileNotFoundError(f"{workdir} has no checkpoint of a run")
-    return Run(**dict(zip(("state", "history", "key"), restored, strict=True)), **about)
+    state, history, key = restored
+    return Run(state=state, history=history, key=key, **about)
 
 
 def read_experiment(workdir: Path, kind: type[Experiment]) -> Experiment:

@@ -4,7 +4,7 @@ from jaxrnn.training.epochs import train_block, train_epoch
 from jaxrnn.training.evaluation import evaluate, generate, predict
 from jaxrnn.training.fitting import NonFiniteLossError, Record, TrainerConfig, fit
 from jaxrnn.training.forward import measure
-from jaxrnn.training.history import History, mean_history
+from jaxrnn.training.history import History
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.optimizers import Adam, Muon, averaged
 from jaxrnn.training.state import TrainState, create_train_state
@@ -30,7 +30,6 @@ __all__ = [
     "evaluate",
     "fit",
     "generate",
-    "mean_history",
     "measure",
     "predict",
     "train_block",

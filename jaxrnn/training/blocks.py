@@ -15,7 +15,7 @@ from jaxtyping import Array, Int, Key
 from jaxrnn.data.batches import epoch_indices
 from jaxrnn.data.splits import Batch, Split
 from jaxrnn.data.streams import Stream, equal_parts
-from jaxrnn.training.sharding import examples_sharding, own_part, put_examples
+from jaxrnn.training.sharding import own_part, put_examples
 
 _STEPS_AT_ONCE = 64  # so that a progress bar moves, at less than a hundredth of the time
 
@@ -60,43 +60,13 @@ def blocks_of_stream(
       epoch: where to start, from 1.
       outputs: labels must be below; None to leave them unchecked.
     """
-    own, devices = _part_of(stream, mesh)
-    place = partial(_place, mesh=mesh, sharded=own is not None)
+    sharded = stream.batch_size % mesh.size == 0
+    own, devices = own_part(mesh, stream.batch_size) if sharded else (None, 1)
+    place = partial(_place, mesh=mesh, sharded=sharded)
     with stream.blocks(
         epoch=epoch, place=place, own=own, devices=devices, outputs=outputs
     ) as blocks:
         yield from blocks
-
-
-def block_shapes(
-    data: Split | Stream, mesh: Mesh, *, batch_size: int = 1, drop_remainder: bool = False
-) -> list[Block]:
-    """Return a block of each shape that an epoch has, to compile for; see :func:`shuffled_epochs`.
-
-    Those of a stream consist of ``jax.ShapeDtypeStruct``.
-    """
-    if isinstance(data, Stream):
-        return [*_shapes_of_stream(data, mesh)]
-    steps, rest = divmod(len(data), batch_size)
-    whole = np.zeros((steps, batch_size), np.int32)
-    short = np.zeros(0 if drop_remainder else rest, np.int32)
-    blocks = blocks_of_split(data, whole, short, mesh)
-    return [*{block.rows.shape: block for block in blocks}.values()]
-
-
-def _shapes_of_stream(stream: Stream, mesh: Mesh) -> Iterator[Block]:
-    sharded = _part_of(stream, mesh)[0] is not None
-    example = {**stream.source.read([0]), "places": np.zeros(1, np.int32)}
-    for steps, size in stream.block_shapes():
-        whole = size == stream.batch_size
-        sharding = examples_sharding(mesh, sharded=whole and sharded)
-        arrays = {
-            name: jax.ShapeDtypeStruct(
-                (steps * size, *np.shape(array)[1:]), array.dtype, sharding=sharding
-            )
-            for name, array in example.items()
-        }
-        yield _block(arrays, steps, mesh, sharded=whole and sharded)
 
 
 def shuffled_epochs(
@@ -129,27 +99,17 @@ def shuffled_epochs(
             fold_in(key, epoch), len(data), batch_size=batch_size, drop_remainder=drop_remainder
         )
         whole, rest = jax.device_get(order)
-        yield blocks_of_split(data, whole, rest, mesh)
+        yield [*blocks_of_split(data, whole, rest, mesh)]
 
 
 fold_in = jax.jit(jax.random.fold_in)
 _order = jax.jit(epoch_indices, static_argnames=("size", "batch_size", "drop_remainder"))
 
 
-def _part_of(stream: Stream, mesh: Mesh) -> tuple[slice | None, int]:
-    """Return this process's part of each whole batch, if the batches divide among the devices."""
-    if stream.batch_size % mesh.size:
-        return None, 1
-    return own_part(mesh, stream.batch_size)
-
-
 def _place(batch: Batch, steps: int, whole: bool, *, mesh: Mesh, sharded: bool) -> Block:
-    arrays = put_examples(batch, mesh, sharded=whole and sharded)
-    return _block(arrays, steps, mesh, sharded=whole and sharded)
-
-
-def _block(arrays: Batch, steps: int, mesh: Mesh, *, sharded: bool) -> Block:
-    """Make a block of examples that were read in the order of their steps."""
+    """Put a block, which was read in the order of its steps, on the devices."""
+    sharded = sharded and whole
+    arrays = put_examples(batch, mesh, sharded=sharded)
     share = arrays["places"].shape[0] // (mesh.size if sharded else 1)
     rows = np.arange(share, dtype=np.int32).reshape(steps, -1)
     return Block(arrays, rows, mesh if sharded else None, sharded)

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrnn.data.batches import as_key, check_batch_size, epoch_indices
-from jaxrnn.data.splits import Batch, Split, arrays_of
-from jaxrnn.training.forward import keys_of, prepare
+from jaxrnn.data.splits import Batch, Split, arrays_of, prepare
+from jaxrnn.training.forward import keys_of
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import over_devices, own_share, sum_over_devices
 from jaxrnn.training.state import TrainState
@@ -28,10 +28,10 @@ def train_block(
     examples: Split | Batch,
     rows: Int[chex.Array, "steps batch"],
     key: Key[Array, ""],
-    *,
-    augment: Augment | None = None,
     mesh: Mesh | None = None,
     sharded: bool = False,
+    *,
+    augment: Augment | None = None,
     options: StepOptions = StepOptions(),  # noqa: B008
 ) -> tuple[TrainState, Metrics]:
     """Take some steps as one XLA program.

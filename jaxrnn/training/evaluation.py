@@ -4,7 +4,7 @@ import contextlib
 import functools
 import itertools
 import operator
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from functools import partial
 
 import chex
@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrnn.data.batches import as_key
-from jaxrnn.data.splits import Batch, Split, arrays_of
+from jaxrnn.data.splits import Batch, Split, arrays_of, prepare
 from jaxrnn.data.streams import Stream
-from jaxrnn.training.blocks import Block, block_shapes, blocks_of_stream
-from jaxrnn.training.forward import forward, measure_prepared, prepare
+from jaxrnn.training.blocks import Block, blocks_of_stream
+from jaxrnn.training.forward import forward, measure_prepared
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import batch_mesh, over_devices, own_share, sum_over_devices
 from jaxrnn.training.state import TrainState
@@ -62,20 +62,11 @@ def evaluate(
     50
     """
     measured: list[Metrics] = []
-    with contextlib.closing(_blocks(state, examples, batch_size, mesh, outputs)) as blocks:
+    with contextlib.closing(blocks_in_order(state, examples, batch_size, mesh, outputs)) as blocks:
         for block in blocks:
             jax.block_until_ready(measured[-2:-1])  # blocks that wait to be measured take memory
             measured.append(measure_block(state, *block))
     return functools.reduce(operator.add, measured)
-
-
-def lower_evaluation(
-    state: TrainState, examples: Split | Stream, mesh: Mesh
-) -> Iterator[jax.stages.Lowered]:
-    """Lower the programs that :func:`evaluate` runs, to be compiled."""
-    stream = isinstance(examples, Stream)
-    blocks = block_shapes(examples, mesh) if stream else _blocks(state, examples, mesh=mesh)
-    return (measure_block.lower(state, *block) for block in blocks)
 
 
 @partial(jax.jit, static_argnames=("mesh", "sharded"))
@@ -193,7 +184,7 @@ def generate(
     return jax.lax.scan(draw, start, jax.random.split(as_key(key), count))[1]
 
 
-def _blocks(
+def blocks_in_order(
     state: TrainState,
     examples: Split | Stream,
     batch_size: int | None = None,

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +18,9 @@ from jaxrnn.data.batches import as_key, check_batch_size
 from jaxrnn.data.splits import Split
 from jaxrnn.data.streams import Stream
 from jaxrnn.groups import Count, Group
-from jaxrnn.training.blocks import Block, block_shapes, fold_in, shuffled_epochs
+from jaxrnn.training.blocks import Block, fold_in, shuffled_epochs
 from jaxrnn.training.epochs import Augment, train_block
-from jaxrnn.training.evaluation import evaluate, lower_evaluation, measure_block
+from jaxrnn.training.evaluation import blocks_in_order, evaluate, measure_block
 from jaxrnn.training.forward import check_fits
 from jaxrnn.training.history import Clock, History, has_stalled
 from jaxrnn.training.metrics import Metrics
@@ -165,9 +165,9 @@ def fit(
     mesh = batch_mesh(order["batch_size"], suitable_devices(state.params, devices))
     state, train = replicate(state, mesh), _place(train, mesh)
     evals = {name: _place(data, mesh) for name, data in evals.items()}
-    options = StepOptions(trainer.accumulate, trainer.truncate)
-    step = {"augment": augment, "options": options}
+    step = {"augment": augment, "options": StepOptions(trainer.accumulate, trainer.truncate)}
     examples, clock = _examples_per_epoch(train, **order), Clock()
+    total_steps = -(-examples // order["batch_size"])
     shuffled = shuffled_epochs(
         train, mesh, key, first=len(history) + 1, outputs=outputs["train"], **order
     )
@@ -175,17 +175,15 @@ def fit(
         for epoch in range(len(history) + 1, trainer.epochs + 1):
             if has_stalled(history, state.task, trainer.patience):
                 break
-            if "training" not in clock.seconds:
-                with clock("compilation"):
-                    blocks = block_shapes(train, mesh, **order)
-                    averages = (
-                        lower_evaluation(averaged(state), data, mesh) for data in evals.values()
-                    )
-                    _compile(itertools.chain(_lower(state, blocks, key, trainer, step), *averages))
             start = clock.seconds.get("training", 0.0)
             with clock("training"):
-                tell = partial(_tell, hooks, epoch, -(-examples // order["batch_size"]))
-                state, steps, last = _train(state, next(epochs), fold_in(key, epoch), tell, step)
+                blocks = next(epochs)
+            if not start and isinstance(blocks, list):
+                with clock("compilation"):
+                    _compile(state, blocks, evals.values(), key, mesh, step)
+            with clock("training"):
+                tell = partial(_tell, hooks, epoch, total_steps)
+                state, steps, last = _train(state, blocks, fold_in(key, epoch), tell, step)
             _check_finite(state, steps, epoch)
             with clock("evaluation"):
                 if trainer.train_curve == "last_batch":
@@ -230,24 +228,27 @@ def _place(data: Split | Stream, mesh: Mesh) -> Split | Stream:
     return data if isinstance(data, Stream) else replicate(data, mesh)
 
 
-def _lower(
+def _compile(
     state: TrainState,
     blocks: Sequence[Block],
+    evals: Iterable[Split | Stream],
     key: Key[Array, ""],
-    trainer: TrainerConfig,
+    mesh: Mesh,
     step: Mapping[str, Any],
-) -> Iterator[jax.stages.Lowered]:
-    """Lower the programs of an epoch, to be compiled."""
-    for block in blocks:
-        shares = {"mesh": block.mesh, "sharded": block.sharded}
-        yield train_block.lower(state, block.examples, block.rows, key, **shares, **step)
-    if trainer.train_curve == "last_batch":
-        yield measure_block.lower(state, *_last_batch(blocks[-1]))
-
-
-def _compile(lowered: Iterable[jax.stages.Lowered]) -> None:
-    """Compile programs side by side, each as soon as it is lowered; later calls find them."""
+) -> None:
+    """Compile what an epoch runs side by side; later calls find it."""
+    distinct = {block.rows.shape: block for block in blocks}.values()
+    measured = [
+        block
+        for data in evals
+        if isinstance(data, Split)
+        for block in blocks_in_order(state, data, mesh=mesh)
+    ]
     with ThreadPoolExecutor() as pool:
+        lowered = itertools.chain(
+            (train_block.lower(state, *block[:2], key, *block[2:], **step) for block in distinct),
+            (measure_block.lower(averaged(state), *block) for block in measured),
+        )
         list(pool.map(lambda program: program.compile(), lowered))
 
 
@@ -261,25 +262,21 @@ def _train(
     """Train on the blocks of an epoch; also return the metrics of each step, and the last batch."""
     measured: list[Metrics] = []
     done = 0
-    for block in blocks:
+    for examples, rows, mesh, sharded in blocks:
         jax.block_until_ready(measured[-2:-1])  # blocks that wait to be trained on take memory
         tell(done)
         done += len(measured[-1].weight) if measured else 0
-        shares = {"mesh": block.mesh, "sharded": block.sharded}
-        state, metrics = train_block(state, block.examples, block.rows, key, **shares, **step)
+        state, metrics = train_block(state, examples, rows, key, mesh, sharded, **step)
         measured.append(metrics)
     steps = jax.tree.map(lambda *sums: np.concatenate(sums), *jax.device_get(measured))
-    return state, steps, _last_batch(block)
+    last = Block(examples, rows[-1:], mesh if sharded else None, sharded)
+    return state, steps, last
 
 
-def _last_batch(block: Block) -> Block:
-    return block._replace(rows=block.rows[-1:], mesh=block.mesh if block.sharded else None)
-
-
-def _tell(hooks: Sequence[Hook], epoch: int, steps: int, done: int) -> None:
+def _tell(hooks: Sequence[Hook], epoch: int, total_steps: int, done: int) -> None:
     for hook in hooks:
         if during := getattr(hook, "during", None):
-            during(epoch, done / steps)
+            during(epoch, done / total_steps)
 
 
 def _check_finite(state: TrainState, steps: Metrics, epoch: int) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +48,7 @@ class History:
         return ("epoch", *metrics, *(["seconds"] if "seconds" in names else []))
 
     def __getitem__(self, column: str) -> np.ndarray:
-        """One curve, (epochs,) float64; NaN for epochs that didn't measure it.
+        """Return one curve, (epochs,) float64; NaN for epochs that didn't measure it.
 
         Raises:
           ValueError: no epoch measured it.
@@ -58,11 +58,11 @@ class History:
         return np.array([row.get(column, math.nan) for row in self.rows], float)
 
     def measured(self, column: str) -> bool:
-        """Whether any epoch measured this column."""
+        """Return whether any epoch measured this column."""
         return column in self.columns and not np.isnan(self[column]).all()
 
     def best(self, column: str, *, maximize: bool = True) -> dict[str, float]:
-        """The row of the first epoch with the highest value of ``column``, or the lowest.
+        """Return the row of the first epoch with the highest value of ``column``, or the lowest.
 
         Raises:
           ValueError: no epoch measured it.
@@ -105,34 +105,19 @@ class History:
           ValueError: the file is not a history.
         """
         with open(path, newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, strict=True)
             rows: list[dict[str, float]] = []
-            names = list(reader.fieldnames or ())
-            if names[:1] != ["epoch"] or len(set(names)) < len(names):
-                raise ValueError(f"{path}: expected a header of distinct columns, epoch first")
-            for row in _readable(reader, path):
-                try:
+            try:
+                names = list(reader.fieldnames or ())
+                if names[:1] != ["epoch"] or len(set(names)) < len(names):
+                    raise ValueError("expected a header of distinct columns, epoch first")
+                for row in reader:
                     if None in row or None in row.values():
                         raise ValueError(f"expected {len(names)} fields")
                     rows.append(_check_row({name: text for name, text in row.items() if text}))
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+            except (csv.Error, TypeError, ValueError) as error:
+                raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
         return cls(tuple(rows))
-
-
-def mean_history(histories: History | Sequence[History]) -> History:
-    """The mean of each curve over several runs of the same length.
-
-    >>> a, b = (History().append(epoch=1, train_loss=loss) for loss in (0.5, 1.0))
-    >>> mean_history([a, b]).rows
-    ({'epoch': 1, 'train_loss': 0.75},)
-    """
-    if isinstance(histories, History):
-        return histories
-    mean = History()
-    for rows in zip(*histories, strict=True):
-        mean = mean.append(**{name: np.mean([row[name] for row in rows]) for name in rows[0]})
-    return mean
 
 
 def best_epoch(history: History, task: Task) -> int:
@@ -153,13 +138,6 @@ def has_stalled(history: History, task: Task, patience: int | None) -> bool:
     if patience is None or not history:
         return False
     return len(history) - best_epoch(history, task) >= patience
-
-
-def _readable(reader: Any, path: Any) -> Iterator[dict[str, str]]:
-    try:
-        yield from reader
-    except csv.Error as error:  # a field that is too long, a NUL
-        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
 
 
 def _check_row(row: Mapping[str, Any]) -> dict[str, float]:

@@ -107,14 +107,9 @@ def own_part(mesh: Mesh, batch_size: int) -> tuple[slice, int]:
     return slice(here[0] * share, (here[-1] + 1) * share), len(here)
 
 
-def examples_sharding(mesh: Mesh, *, sharded: bool) -> NamedSharding:
-    """Return how examples lie on the devices: divided along the first axis, or all on each."""
-    return NamedSharding(mesh, _FIRST if sharded else _ALL)
-
-
 def put_examples(arrays: Tree, mesh: Mesh, *, sharded: bool) -> Tree:
-    """Put the arrays that this process has read on its devices; see :func:`examples_sharding`."""
-    sharding = examples_sharding(mesh, sharded=sharded)
+    """Put arrays on devices: each process its rows, divided among its devices, or all on each."""
+    sharding = NamedSharding(mesh, _FIRST if sharded else _ALL)
     return jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(sharding, array), arrays
     )

@@ -1,9 +1,8 @@
 """TrainState: everything that training changes, and what it needs to do so."""
 
-import copy
 import inspect
 from functools import lru_cache, partial
-from typing import Any, NoReturn
+from typing import Any
 
 import chex
 import jax
@@ -31,19 +30,6 @@ class TrainState(train_state.TrainState):
     task: Task = struct.field(pytree_node=False, default=Classification())
     takes: frozenset[str] = struct.field(pytree_node=False, default=frozenset())
     draws: bool = struct.field(pytree_node=False, default=False)
-
-    def __copy__(self) -> "TrainState":
-        return self.replace()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "TrainState":
-        # The functions are shared.
-        return jax.tree.map(lambda leaf: copy.deepcopy(leaf, memo), self)
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError(
-            "a TrainState holds functions, which cannot be pickled; save it with "
-            "jaxrnn.Checkpoints, or pickle its params"
-        )
 
 
 def create_train_state(
@@ -90,7 +76,7 @@ def create_train_state(
         init = jax.jit(partial(_init, model, optimizer))
     # An array: from a Python integer, whose type differs from that of every later step, the second
     # call of a jitted function would compile again.
-    step: Array | jax.ShapeDtypeStruct = jnp.zeros((), jnp.int32)
+    step: Any = jnp.zeros((), jnp.int32)
     if key is None:  # traced as for the initialization that may follow, which then is faster
         params, opt_state = init.eval_shape(*static, jax.random.key(0), inputs)
         step = jax.ShapeDtypeStruct(step.shape, step.dtype)
@@ -107,7 +93,7 @@ def create_train_state(
         opt_state=opt_state,
         task=task,
         takes=takes,
-        draws=bool(getattr(model, "draws", takes & {"train", "deterministic"})),
+        draws=bool(getattr(model, "draws", takes & {"train", "deterministic", "keys"})),
     )
 
 

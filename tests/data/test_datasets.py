@@ -98,12 +98,10 @@ HEADER = "# a comment\n@classLabel true 1 2\n@data\n"
 def test_ts_files(tmp_path):
     path = tmp_path / "x.ts"
     path.write_text(HEADER + "1,2,3:4,5,6.5:two\n\n7,8:9,1e1:one\n")
-    split = read_ts(path)
-    assert split.class_names == ("one", "two")
-    np.testing.assert_array_equal(split.labels, [1, 0])
-    np.testing.assert_array_equal(split.lengths, [3, 2])
-    np.testing.assert_array_equal(split.inputs[0], [[1, 4], [2, 5], [3, 6.5]])
-    np.testing.assert_array_equal(split.inputs[1], [[7, 9], [8, 10], [0, 0]])
+    (first, second), names = read_ts(path)
+    assert names == ["two", "one"]
+    np.testing.assert_array_equal(first, [[1, 4], [2, 5], [3, 6.5]])
+    np.testing.assert_array_equal(second, [[7, 9], [8, 10]])
     for content, message in (
         ("1,2:3:a\n", r"x.ts, line 4"),
         ("1,b:3,4:a\n", r"x.ts, line 4: could not convert"),
@@ -132,6 +130,9 @@ def test_japanese_vowels(tmp_path):
         (5, 7, 2),
     ]
     np.testing.assert_array_equal(test.lengths, [7, 6, 5, 7, 6])
+    np.testing.assert_array_equal(test.labels, [0, 1, 0, 1, 0])
+    np.testing.assert_array_equal(validation.labels, [0, 0])  # every sixth
+    np.testing.assert_array_equal(test.inputs[2, :, 1], [0.5] * 5 + [0] * 2)
     assert data.baselines["accuracy"]["chance"] == 1 / 2
 
 

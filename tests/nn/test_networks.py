@@ -130,25 +130,25 @@ def test_dropout_drops_in_training_only_and_by_each_examples_key(name):
 
 
 def test_dropout_keeps_the_mean():
-    from jaxrnn.nn.dropout import dropout_mask
+    from jaxrnn.nn.dropout import drop
 
-    mask = np.asarray(dropout_mask(0.3, jax.random.split(KEYS[0], 4000), 0, (5,), jnp.float32))
+    mask = np.asarray(drop(jnp.ones((4000, 5)), 0.3, jax.random.split(KEYS[0], 4000), 0))
     assert set(np.unique(mask).tolist()) == {0.0, float(np.float32(1) / np.float32(0.7))}
     np.testing.assert_allclose(mask.mean(0), 1, atol=0.06)  # five deviations
 
 
 @pytest.mark.parametrize(
-    ("gates", "keeps", "writes"),
+    ("cell", "gates", "keeps", "writes"),
     [
-        (["hi", "hf", "hg", "ho", "ii", "if", "ig", "io"], "hf", "hi"),  # LSTM
-        (["ir", "iz", "in", "hr", "hz", "hn"], "iz", None),  # GRU
-        (["if", "in", "hf", "hn"], "if", None),  # MGU
-        (["iz", "in"], None, "iz"),  # minGRU
+        ("lstm", ["hi", "hf", "hg", "ho", "ii", "if", "ig", "io"], "hf", "hi"),
+        ("gru", ["ir", "iz", "in", "hr", "hz", "hn"], "iz", None),
+        ("mgu", ["if", "in", "hf", "hn"], "if", None),
+        ("mingru", ["iz", "in"], None, "iz"),
     ],
 )
-def test_chrono_gates_forget_within_the_longest_dependency(gates, keeps, writes):
+def test_chrono_gates_forget_within_the_longest_dependency(cell, gates, keeps, writes):
     params = {gate: {"bias": jnp.zeros(400), "kernel": jnp.ones((2, 400))} for gate in gates}
-    changed = with_chrono_biases(params, KEYS[0], 1000)
+    changed = with_chrono_biases(CELLS[cell](400), params, KEYS[0], 1000)
     for name, sign in ((keeps, 1), (writes, -1)):
         if name:
             steps = np.exp(sign * np.asarray(changed[name]["bias"]))

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.runs.options import _terminal
 from tests.conftest import SLICE, mnist_rnn
 
 ROOT = Path(__file__).parents[2]
@@ -129,16 +128,6 @@ def test_unusual_standard_output(stdout, monkeypatch):
         sys.stdout.close()  # what it was replaced by
 
 
-@pytest.mark.parametrize("columns", ["0", "1", "5", "40"])
-def test_help_in_narrow_terminals(columns, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", columns)
-    with pytest.raises(SystemExit) as exit_:
-        mnist_rnn("--help")
-    assert exit_.value.code == 0
-    assert "--trainer.epochs" in capsys.readouterr().out
-    assert os.environ["COLUMNS"] == columns
-
-
 def test_no_color(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
@@ -146,17 +135,10 @@ def test_no_color(monkeypatch, capsys):
     for value in ("", "1"):
         monkeypatch.setenv("NO_COLOR", value)
         with pytest.raises(SystemExit):
-            mnist_rnn("--help")
+            mnist_rnn("--help", "all")
         escapes.append(capsys.readouterr().out.count("\x1b["))
     assert escapes[0] > escapes[1] == 0
     assert os.environ["TERM"] == "xterm"
-
-
-def test_the_width_is_left_as_it_was(monkeypatch):
-    monkeypatch.delenv("COLUMNS", raising=False)
-    with _terminal():
-        pass
-    assert "COLUMNS" not in os.environ
 
 
 @pytest.mark.program

@@ -136,4 +136,4 @@ def _load_array(path: Path) -> np.ndarray | None:
         magic = file.read(6)
     if magic == b"\x93NUMPY":  # mapped, it is no larger than the file, whatever its header says
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    return read_idx(path, dtype=None)[0] if magic[:2] in (b"\0\0", b"\x1f\x8b") else None
+    return read_idx(path)[0] if magic[:2] in (b"\0\0", b"\x1f\x8b") else None

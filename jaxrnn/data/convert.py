@@ -64,10 +64,9 @@ def _is_whole(array: np.ndarray) -> bool:
     return bool((np.isfinite(array) & (array == np.round(array))).all())
 
 
-def as_column(value: Any, time: int | None) -> Any:
-    """Return (N, 1) labels or lengths as (N,), unless they are for each of a single time step."""
-    shape: tuple[int, ...] = getattr(value, "shape", ())
-    return value[:, 0] if len(shape) == 2 and shape[1] == 1 and time != 1 else value
+def as_column(value: Any, time: tuple[int, ...] = ()) -> Any:
+    """Return (N, 1) labels or lengths as (N,), unless inputs have a single time step, ``(1,)``."""
+    return value[:, 0] if np.shape(value)[1:] == (1,) != time else value
 
 
 def as_sequences(
@@ -165,7 +164,7 @@ def read_labels(
             raise ValueError(f"labels that are not among the class names: {unknown}")
         numbers = [index[word] for word in words.ravel().tolist()]
         return np.array(numbers, np.int32).reshape(words.shape), names
-    array = as_column(convert("labels", labels), shape[1])
+    array = as_column(convert("labels", labels), shape[1:2])
     if array.ndim > 1 and array.shape != shape[:2]:
         array = np.asarray(array)
         if not ((array == 0) | (array == 1)).all() or not (array.sum(-1) == 1).all():

@@ -1,6 +1,5 @@
 """Real sequences from files of other packages, read without importing these."""
 
-import csv
 import importlib.util
 import math
 from collections.abc import Sequence
@@ -12,7 +11,8 @@ import numpy as np
 from annotated_types import Ge
 
 from jaxrnn.data.convert import pad
-from jaxrnn.data.splits import Datasets, Split
+from jaxrnn.data.readable import Datasets
+from jaxrnn.data.splits import Split
 from jaxrnn.groups import Count, Group
 
 
@@ -55,22 +55,19 @@ class JapaneseVowels(Group):
         """
         name = "datasets/data/JapaneseVowels"
         folder = self.folder or find_in_packages(name, ("sktime", "aeon"))
-        sequences, names = read_ts(folder / "JapaneseVowels_TRAIN.ts")
-        size = len(sequences)
-        for_test = read_ts(folder / "JapaneseVowels_TEST.ts")
-        inputs, lengths = pad(sequences + for_test[0])
-        names += for_test[1]
-        classes = tuple(sorted(set(names)))
-        labels = np.array([classes.index(name) for name in names], np.int32)
+        train, train_names = read_ts(folder / "JapaneseVowels_TRAIN.ts")
+        test, test_names = read_ts(folder / "JapaneseVowels_TEST.ts")
+        inputs, lengths = pad(train + test)
+        classes, labels = np.unique(train_names + test_names, return_inverse=True)
         place = np.arange(len(labels))
-        is_train, is_sixth = place < size, place % 6 == 0
-        train, validation, test = (
-            Split(inputs[rows], labels[rows], lengths[rows], class_names=classes)
+        is_train, is_sixth = place < len(train), place % 6 == 0
+        split, *held_out = (
+            Split(inputs[rows], labels[rows], lengths[rows], class_names=tuple(classes.tolist()))
             for rows in (is_train & ~is_sixth, is_train & is_sixth, ~is_train)
         )
         return Datasets(
-            train,
-            {"validation": validation, "test": test},
+            split,
+            dict(zip(("validation", "test"), held_out, strict=True)),
             outputs=len(classes),
             baselines={"accuracy": {"chance": 1 / len(classes)}},
         )
@@ -164,14 +161,11 @@ def read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       ValueError, OSError: the file can't be read.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        try:
-            rows = [(float(row[0]), float(row[-1])) for row in list(csv.reader(file))[1:] if row]
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    if not rows:
-        raise ValueError(f"{path} has no numbers")
-    years, numbers = np.array(rows).T
+    options: Any = {"delimiter": ",", "skiprows": 1, "quotechar": '"', "encoding": "utf-8"}
+    try:
+        years, numbers = np.loadtxt(path, usecols=(0, -1), unpack=True, ndmin=2, **options)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return years, numbers.astype(np.float32)
 
 

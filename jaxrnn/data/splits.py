@@ -2,9 +2,9 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ Batch = dict[str, Any]
 optionally ``lengths``."""
 
 _ARRAYS = ("inputs", "labels", "lengths", "targets")
+_FIELDS = (*_ARRAYS, "class_names", "channels")
+_TIMED = {"inputs": 2, "labels": 2, "targets": 3}  # axes of arrays that have time steps
 _DTYPES = {
     "labels": (jnp.integer, "integers; real numbers are targets"),
     "lengths": (jnp.integer, "integers"),
@@ -54,34 +56,26 @@ class Split:
     channels: int = 1
 
     def __post_init__(self) -> None:
-        for name in _ARRAYS:
-            object.__setattr__(self, name, convert(name, getattr(self, name)))
-        time = (*np.shape(self.inputs), 0, 0)[1]
-        for name in ("labels", "lengths"):
-            object.__setattr__(self, name, as_column(getattr(self, name), time))
-        object.__setattr__(self, "class_names", tuple(self.class_names))
+        fields = self.__dict__  # which may be changed here, though the dataclass is frozen
+        fields |= {name: convert(name, fields[name]) for name in _ARRAYS}
+        time = np.shape(self.inputs)[1:2]
+        fields |= {name: as_column(fields[name], time) for name in ("labels", "lengths")}
+        fields["class_names"] = tuple(self.class_names)
         abstract = jax.core.Tracer | jax.ShapeDtypeStruct  # with other axes inside transformations
         if not any(isinstance(array, abstract) for array in arrays_of(self).values()):
             check_examples(self)
 
     @classmethod
     def from_arrays(
-        cls,
-        inputs: Any,
-        labels: Any = None,
-        *,
-        targets: Any = None,
-        lengths: Any = None,
-        mask: Any = None,
-        class_names: Sequence[str] = (),
-        rows: int | None = None,
-    ) -> Self:
+        cls, inputs: Any, labels: Any = None, *, targets: Any = None, lengths: Any = None,
+        mask: Any = None, class_names: Sequence[str] = (), rows: int | None = None,
+    ) -> Self:  # fmt: skip
         """Build a split from arrays in common layouts, and log how they were interpreted.
 
         Args:
           inputs: (N, time, features); images (N, height, width, channels) or (N, channels, height,
-            width), read row by row; (N, numbers), square images or else sequences of numbers; or a
-            list of sequences of different lengths. Whole numbers from 0 to 255 are pixels.
+            width); (N, numbers), square images or else sequences of numbers; or a list of sequences
+            of different lengths. Whole numbers from 0 to 255 are pixels.
           labels: class indices from 0, names of classes, or one-hot rows.
           targets: numbers to predict, instead of labels.
           lengths: number of valid time steps of each sequence.
@@ -111,6 +105,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def read(self, indices: Any) -> Batch:
+        """Return the examples at these positions, in this order."""
+        return take(self, np.asarray(indices))
+
     def replace(self, **changes: Any) -> Self:
         """Return a split with some fields changed."""
         return dataclasses.replace(self, **changes)
@@ -124,40 +122,8 @@ class Split:
     def tree_unflatten(cls, fields: Any, arrays: Any) -> Self:
         """Build a split of whatever JAX puts in place of the arrays, without conversion."""
         split = object.__new__(cls)
-        names = (*_ARRAYS, "class_names", "channels")
-        for name, value in zip(names, (*arrays, *fields), strict=True):
-            object.__setattr__(split, name, value)
+        split.__dict__.update(zip(_FIELDS, (*arrays, *fields), strict=True))
         return split
-
-
-class Readable(Protocol):
-    """What can be streamed: :class:`jaxrnn.Source`, or anything with the same two methods."""
-
-    def __len__(self) -> int:
-        """Return the number of examples."""
-
-    def read(self, indices: Any) -> Batch:
-        """Read the examples at these positions, in this order."""
-
-
-@dataclass(frozen=True)
-class Datasets:
-    """The data of an experiment, returned by ``build()`` of its data group.
-
-    Attributes:
-      train: what to train on: a :class:`jaxrnn.Split`, or a :class:`jaxrnn.Source` or anything like
-        it, which can be streamed.
-      evals: what to evaluate after every epoch, by name, in the order in which they are reported.
-        The first one chooses the best checkpoint.
-      outputs: the number of outputs of the network: of classes, or of numbers to predict.
-      baselines: values to draw beside the curves, by metric and name, as in ``{"loss": {"always the
-        mean": 0.1}}``.
-    """
-
-    train: Split | Readable
-    evals: Mapping[str, Any] = field(default_factory=dict)
-    outputs: int = 1
-    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def arrays_of(examples: Any) -> Batch:
@@ -178,10 +144,29 @@ def take(split: Split, indices: jax.Array | np.ndarray) -> Batch:
     return {name: array[indices] for name, array in arrays_of(split).items()}
 
 
-def scale(inputs: jax.Array) -> jax.Array:
-    """Scale uint8 pixels from 0 … 255 to float32 0 … 1; floats and tokens stay as they are."""
-    pixels = inputs.dtype == jnp.uint8 and inputs.ndim != 2
-    return inputs.astype(jnp.float32) / 255 if pixels else inputs
+def prepare(batch: Batch) -> Batch:
+    """Check a batch, zero the padding of its sequences, and scale uint8 pixels to [0, 1].
+
+    Every batch passes here once, when it enters; what follows relies on it.
+    """
+    check_examples(batch)
+    batch = {name: jnp.asarray(array) for name, array in arrays_of(batch).items()}
+    if "lengths" in batch:
+        valid = valid_steps(batch)
+        for name, axes in _TIMED.items():
+            if name in batch and batch[name].ndim >= axes:
+                mask = valid if batch[name].ndim == 2 else valid[..., None]
+                batch[name] = jnp.where(mask, batch[name], 0)
+    inputs = batch["inputs"]
+    if inputs.dtype == jnp.uint8 and inputs.ndim == 3:
+        batch["inputs"] = inputs.astype(jnp.float32) / 255
+    return batch
+
+
+def valid_steps(batch: Batch) -> jax.Array:
+    """Return whether each time step is before the end of its sequence: (batch, time) booleans."""
+    time, lengths = jnp.shape(batch["inputs"])[1], jnp.asarray(batch["lengths"])
+    return jnp.arange(time, dtype=lengths.dtype)[None] < lengths[:, None]
 
 
 def zeros_like_one(inputs: Any) -> np.ndarray:

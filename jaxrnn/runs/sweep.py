@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jaxrnn.runs.config import Experiment, RuntimeConfig
+from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.prepare import build_data, session
 from jaxrnn.runs.processes import Stopped, from_first, is_first
 from jaxrnn.runs.run import run_one
@@ -121,7 +121,7 @@ def sweep(
             train = _Trainer(pictures, interrupted)
             outcomes: Any = ((directory, train(run)) for directory, run in missing.items())
             if jobs > 1:
-                outcomes = _side_by_side(missing, pictures, interrupted, jobs, runtime)
+                outcomes = _side_by_side(missing, pictures, interrupted, jobs)
             try:
                 for directory, outcome in outcomes:
                     if isinstance(outcome, str):
@@ -217,20 +217,21 @@ def _side_by_side(
     pictures: bool,
     interrupted: Interruption,
     jobs: int,
-    runtime: RuntimeConfig,
 ) -> Iterator[tuple[str, Outcome]]:
     """Train runs in several processes, and yield each when it has ended."""
     context = multiprocessing.get_context("spawn")
     shares, (stopping, stop) = context.SimpleQueue(), context.Pipe(duplex=False)
     for job in range(jobs):
         shares.put((job, jobs))
-    setup = shares, stopping, pictures, runtime
+    setup = shares, stopping, pictures
     with futures.ProcessPoolExecutor(jobs, context, _start_worker, setup) as pool:
         waiting = {pool.submit(_work, run): directory for directory, run in runs.items()}
         try:
             while waiting and interrupted.received is None:
                 for future in futures.wait(waiting, 0.2, futures.FIRST_COMPLETED).done:
                     yield waiting.pop(future), future.result()
+        except futures.BrokenExecutor as error:
+            raise OSError(f"a process that trains has ended: {error}") from error
         finally:
             if waiting:
                 stop.close()  # which the workers notice
@@ -239,21 +240,20 @@ def _side_by_side(
         raise Stopped(interrupted.exit_status)
 
 
-_worker: list[Any] = []
-"""What a process that trains runs keeps: its session, and what trains."""
+_held = contextlib.ExitStack()
+_worker: dict[str, Any] = {}
+"""What a process that trains runs of a sweep keeps."""
 
 
-def _start_worker(shares: Any, stopping: Any, pictures: bool, runtime: RuntimeConfig) -> None:
+def _start_worker(shares: Any, stopping: Any, pictures: bool) -> None:
     """Set up a process that trains runs."""
     job, jobs = shares.get()
     os.setsid()  # Ctrl-C interrupts the parent alone, which tells its workers
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[job::jobs])
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / jobs:.3f}")  # of a GPU
-    held = contextlib.ExitStack()
-    interrupted = held.enter_context(interruption())
-    held.enter_context(session(runtime))
-    _worker[:] = held, _Trainer(pictures, interrupted)
+    interrupted = _held.enter_context(interruption())
+    _worker["train"] = _Trainer(pictures, interrupted)
 
     def watch() -> None:
         """Stop after the epoch when the parent says so, and at once when it has ended."""
@@ -267,5 +267,7 @@ def _start_worker(shares: Any, stopping: Any, pictures: bool, runtime: RuntimeCo
 
 
 def _work(run: Experiment) -> Outcome:
-    outcome: Outcome = _worker[-1](run)
+    if "session" not in _worker:
+        _worker["session"] = _held.enter_context(session(run.runtime))
+    outcome: Outcome = _worker["train"](run)
     return outcome

@@ -37,6 +37,8 @@ def check_workdir(workdir: Path, check_same: Check, epochs: int, *, can_grow: bo
             raise ValueError(f"{option} is a link to {workdir.readlink()}, which is missing")
         if workdir.exists() and not workdir.is_dir():
             raise ValueError(f"{option} is a file; give a directory")
+        if (workdir / "sweep.json").exists():
+            raise ValueError(f"{option} holds a sweep; choose another directory")
         if (workdir / "config.json").exists():
             _check_resumption(workdir, check_same, epochs, can_grow=can_grow)
         elif (workdir / "checkpoints").exists():

@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrnn.data.batches import as_key
-from jaxrnn.data.splits import Batch, Split, arrays_of
+from jaxrnn.data.splits import Batch, Split, arrays_of, prepare
 from jaxrnn.data.streams import Stream
 from jaxrnn.training.blocks import Block, blocks_of_stream
-from jaxrnn.training.forward import forward, measure_prepared, prepare
+from jaxrnn.training.forward import forward, measure_prepared
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import batch_mesh, over_devices, own_share, sum_over_devices
 from jaxrnn.training.state import TrainState

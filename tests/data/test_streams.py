@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -123,25 +122,6 @@ def test_fit_on_a_stream_is_bit_identical(
         assert {**row, "seconds": 0} == pytest.approx({**expected, "seconds": 0}, rel=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"steps_per_epoch": 4}, {}])
-def test_continuing_a_stream_is_bit_identical(source, new, options):
-    def train(state, epochs, **further):
-        batches = stream(source, batch_size=50, key=KEY, **options)
-        return fit(state, batches, TrainerConfig(epochs=epochs), **further)
-
-    whole, history = train(new, 5)
-    state, past = train(new, 3)
-    resumed, curves = train(state, 5, history=past)
-    chex.assert_trees_all_equal(resumed, whole)
-    np.testing.assert_array_equal(curves["train_loss"], history["train_loss"])
-
-
-def test_source_is_the_same_in_other_processes(source):
-    other = pickle.loads(pickle.dumps(source))
-    chex.assert_trees_all_equal(other.read([3, 1]), source.read([3, 1]))
-    assert (len(other), other.class_names) == (500, source.class_names)
-
-
 def test_memory_does_not_hold_all_blocks(source):
     """However slow training is, reading stays a few blocks ahead."""
     read = []
@@ -206,21 +186,6 @@ def test_reader_ends_with_its_parent_and_not_before(tmp_path):
             time.sleep(0.1)
         os.kill(reader, signal.SIGKILL)
         raise AssertionError("the reader was still there")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"labels": np.full(500, 10, np.int32)}, "labels must be between 0 and 9"),
-        ({"lengths": np.full(500, 29, np.int32)}, "lengths must be between 0 and the 28"),
-    ],
-)
-def test_values_out_of_range_are_refused_as_they_are_read(digits, new, change, message):
-    bad, trainer = digits.replace(**change), TrainerConfig(epochs=1, batch_size=100)
-    with pytest.raises(ValueError, match=message):
-        fit(new, stream(bad, batch_size=100, key=KEY), trainer)
-    with pytest.raises(ValueError, match=message):
-        fit(new, digits, trainer, key=KEY, evals={"test": stream(bad, batch_size=100)})
 
 
 @pytest.mark.parametrize(

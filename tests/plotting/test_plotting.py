@@ -29,12 +29,9 @@ def history():
     )  # fmt: skip
 
 
-def with_accuracies(*accuracies):
-    return curves(
-        len(accuracies),
-        test_accuracy=lambda epoch: accuracies[epoch - 1],
-        seconds=lambda epoch: 2.0,
-    )
+def with_accuracies(*values):
+    accuracy = lambda epoch: values[epoch - 1]  # noqa: E731
+    return curves(len(values), test_accuracy=accuracy, seconds=lambda epoch: 2.0)
 
 
 def pixels(figure):
@@ -58,12 +55,7 @@ def test_history_has_a_labelled_panel_for_each_metric(history):
         assert texts_of(axes.get_legend().get_texts()) == list(lines)
         np.testing.assert_array_equal(lines["Test Set"].get_xdata(), [1, 2, 3])
         np.testing.assert_array_equal(lines["Test Set"].get_ydata(), history[f"test_{metric}"])
-    image = pixels(figure)
-    assert image.shape == (300, 1000, 3)
-    for color in ((31, 119, 180), (255, 127, 14)):  # matplotlib's first two
-        drawn = (np.abs(image.astype(int) - color) < 8).all(-1)
-        assert drawn[:, :500].sum() > 10
-        assert drawn[:, 500:].sum() > 10
+    assert (pixels(figure) < 200).any(-1).mean() > 0.01
 
 
 def test_baselines_are_drawn_with_their_values():
@@ -99,9 +91,7 @@ def test_sample_grid(digits):
         left, right, bottom, top = image.get_extent()
         assert (left, top) == (35 * (index % 6), 35 * (index // 6))
         assert (right - left, bottom - top) == (28, 28)
-    image = pixels(figure)
-    assert image.shape == (750, 750, 3)
-    assert (image < 40).all(-1).mean() > 0.3  # the black of the images
+    assert (pixels(figure) < 40).all(-1).mean() > 0.3  # the black of the images
 
 
 @pytest.mark.parametrize("shape", [(8, 200), (64, 2)])
@@ -123,21 +113,24 @@ def test_sample_grid_of_few_examples_and_of_titles(digits):
     assert figure.get_size_inches().tolist() == [5, 2.5]
 
 
-def test_pictures_that_cannot_be_drawn(digits):
-    with pytest.raises(ValueError, match="3 images need as many titles; got 1"):
-        plot_samples(digits, rows=1, columns=3, titles=["a"])
-    with pytest.raises(ValueError, match=r"to be drawn; got shape \(36, 784\)"):
-        plot_samples(digits.replace(inputs=digits.inputs.reshape(500, -1)))
-    with pytest.raises(ValueError, match=r"got \(500,\) and \(5, 10\)"):
-        plot_confusion(digits, np.zeros((5, 10)))
-    with pytest.raises(ValueError, match="nothing to plot"):
-        plot_history(History())
-    with pytest.raises(ValueError, match="no run to plot"):
-        plot_runs({})
-    with pytest.raises(ValueError, match=r"not measured after .*: untested"):
-        plot_runs({"untested": with_accuracies(0.5).append(epoch=2)})
-    with pytest.raises(ValueError, match="test_loss was not measured"):
-        plot_runs({"a": with_accuracies(0.5)}, "test_loss")
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda digits: plot_samples(digits, rows=1, columns=3, titles=["a"]), "titles; got 1"),
+        (
+            lambda digits: plot_samples(digits.replace(inputs=digits.inputs[:, 0])),
+            r"shape \(36, 28\)",
+        ),
+        (lambda digits: plot_confusion(digits, np.zeros((5, 10))), r"got \(500,\) and \(5, 10\)"),
+        (lambda digits: plot_history(History()), "nothing to plot"),
+        (lambda digits: plot_runs({}), "no run to plot"),
+        (lambda digits: plot_runs({"a": with_accuracies(0.5).append(epoch=2)}), "measured .*: a"),
+        (lambda digits: plot_runs({"a": with_accuracies(0.5)}, "test_loss"), "test_loss was not"),
+    ],
+)
+def test_pictures_that_cannot_be_drawn(digits, draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw(digits)
 
 
 def test_notebooks_display_figures_that_open_no_window(history):
@@ -179,30 +172,29 @@ def test_accuracies_of_zero_and_one_are_drawn():
     assert low <= min(line.get_ydata()) < max(line.get_ydata()) <= high
 
 
-def rows_of(varied, *values):
-    """Configurations of a sweep whose metric is 0, 1, 2, …"""
-    return [
-        {**dict(zip(varied, value, strict=True)), "test_rmse": index, "test_rmse_deviation": 0.5}
-        for index, value in enumerate(values)
-    ]
+def axes_of_sweep(varied, *values):
+    """Draw a sweep whose metric is 0, 1, 2, …"""
+    metrics = ({"test_rmse": mean, "test_rmse_deviation": 0.5} for mean in range(len(values)))
+    rows = [dict(zip(varied, row, strict=True)) | next(metrics) for row in values]
+    return plot_sweep(rows, varied, "test_rmse").axes[0]
 
 
 def test_sweep_of_a_number_is_a_curve_in_a_band():
-    axes = plot_sweep(rows_of("a", [1e-3], [1e-2], [0.1]), "a", "test_rmse").axes[0]
+    axes = axes_of_sweep("a", [1e-3], [1e-2], [0.1])
     np.testing.assert_allclose(axes.lines[0].get_xydata(), [[1e-3, 0], [1e-2, 1], [0.1, 2]])
     assert axes.collections[0].get_paths()[0].vertices[:, 1].max() == 2.5
     assert (axes.get_xscale(), axes.get_xlabel(), axes.get_ylabel()) == ("log", "a", "test rmse")
 
 
 def test_sweep_of_two_options_is_a_grid():
-    axes = plot_sweep(rows_of("ab", [1, "x"], [1, "y"], [2, "y"]), "ab", "test_rmse").axes[0]
+    axes = axes_of_sweep("ab", [1, "x"], [1, "y"], [2, "y"])
     np.testing.assert_array_equal(axes.images[0].get_array().filled(-1), [[0, 1], [-1, 2]])
     assert texts_of(axes.get_xticklabels()) == ["x", "y"]
     assert texts_of(axes.get_yticklabels()) == ["1", "2"]
 
 
 def test_other_sweeps_are_points_with_error_bars():
-    axes = plot_sweep(rows_of("a", ["x"], [None]), "a", "test_rmse").axes[0]
+    axes = axes_of_sweep("a", ["x"], [None])
     assert texts_of(axes.get_yticklabels()) == ["x", "None"]
     assert axes.lines[0].get_xdata().tolist() == [0, 1]
 

@@ -123,17 +123,20 @@ def test_varied_options_and_a_run_that_diverges(tmp_path):
         ({"vary": {"model.hidden": [0]}}, "--model.hidden: must be at least 1; got 0"),
         ({"vary": {"model.hidden": []}}, "a value of each option"),
         ({"vary": {"trainer.seed": [1]}}, "trainer.seed cannot be varied"),
+        ({"run": "seed-3"}, "seed-3 holds a single run"),
         ({"jobs": 0}, "--jobs must be between 1 and .*; got 0"),
     ],
 )  # fmt: skip
 def test_what_is_refused(two_seeds, options, message):
+    workdir = two_seeds[0] / options.pop("run", "")
     with pytest.raises(ValueError, match=message):
-        sweep_in(two_seeds[0], **options)
+        sweep_in(workdir, **options)
 
 
-def test_directory_of_a_single_run_is_refused(two_seeds):
-    with pytest.raises(ValueError, match="seed-3 holds a single run"):
-        sweep_in(two_seeds[0] / "seed-3")
+def test_directory_of_a_sweep_is_refused_for_a_run(two_seeds):
+    runtime = RuntimeConfig(workdir=two_seeds[0], devices=1)
+    with pytest.raises(ValueError, match="two holds a sweep; choose another directory"):
+        jaxrnn.run(replace(SMALL, runtime=runtime))
 
 
 @dataclass(frozen=True, kw_only=True)

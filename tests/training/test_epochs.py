@@ -10,7 +10,7 @@ import pytest
 import jaxrnn
 from jaxrnn import Metrics, RNNModel, create_train_state, train_epoch, train_step
 from jaxrnn.data.batches import epoch_indices
-from jaxrnn.data.splits import scale, take
+from jaxrnn.data.splits import prepare, take
 from jaxrnn.training import train_block
 from jaxrnn.training.epochs import augmented
 from jaxrnn.training.sharding import batch_mesh, put_examples, replicate
@@ -35,7 +35,7 @@ def test_epoch_equals_its_steps(state, digits, batch_size, drop_remainder, augme
         places = batch["labels"]
         batch = take(digits, places)
         if augment:
-            batch["inputs"] = augmented(augment, scale(jnp.asarray(batch["inputs"])), places, KEY)
+            batch["inputs"] = augmented(augment, prepare(batch)["inputs"], places, KEY)
         by_step, of_batch = train_step(by_step, batch)
         total += of_batch
 
@@ -51,12 +51,11 @@ def test_epoch_equals_its_steps(state, digits, batch_size, drop_remainder, augme
 def test_blocks_are_bit_identical_to_the_epoch(state, digits, devices):
     mesh = batch_mesh(64, devices)
     state, digits = replicate((state, digits), mesh)
-    options = {"augment": WARP}
-    whole, total = train_epoch(state, digits, KEY, batch_size=64, mesh=mesh, **options)
+    whole, total = train_epoch(state, digits, KEY, batch_size=64, mesh=mesh, augment=WARP)
     rows, rest = epoch_indices(KEY, 500, batch_size=64)
     parts = []
     for some, shared_by in ((rows[:3], mesh), (rows[3:], mesh), (rest[None], None)):
-        state, metrics = train_block(state, digits, some, KEY, mesh=shared_by, **options)
+        state, metrics = train_block(state, digits, some, KEY, shared_by, augment=WARP)
         parts.append(metrics)
     chex.assert_trees_all_equal(whole, state)
     steps = jax.tree.map(lambda *sums: np.concatenate(sums), *parts)
@@ -96,8 +95,9 @@ def test_second_call_compiles_nothing(digits):
     batch, optimizer, digits = take(digits, np.arange(50)), optax.adam(1e-3), jax.device_put(digits)
 
     def one_of_each(seed):
-        # An equal model and a new state, as a notebook cell that is run again makes them.
-        state = create_train_state(seed, RNNModel(hidden=9), optimizer, digits.inputs)
+        # An equal model, task and a new state, as a notebook cell that is run again makes them.
+        model, task = RNNModel(hidden=9), jaxrnn.Classification(label_smoothing=0.25)
+        state = create_train_state(seed, model, optimizer, digits.inputs, task)
         for _ in range(2):
             state, _ = train_step(state, batch)
             state, _ = train_epoch(state, digits, KEY, batch_size=64)
@@ -139,13 +139,12 @@ def test_augmentation_uses_no_key_twice():
         return image + jax.random.key_data(key).astype(jnp.float32)[0]
 
     of_examples = augmented(augment, jnp.zeros((100, 1, 1)), jnp.arange(100), key)
-    assert len(set(np.ravel(of_examples).tolist())) == 100
+    assert len(np.unique(of_examples)) == 100
     rest, first = jax.random.split(key)
     of_order = jnp.stack([key, rest, first, *jax.random.split(rest)])
     drawn = jax.vmap(lambda key: jax.random.split(key, 100))(of_order)  # what their bits come from
-    keys = jnp.concatenate([of_order, drawn.ravel()])
-    words = jax.random.key_data(keys)[:, 0].astype(jnp.float32)
-    assert not set(np.ravel(of_examples).tolist()) & set(words.tolist())
+    words = jax.random.key_data(jnp.concatenate([of_order, drawn.ravel()]))[:, 0]
+    assert not np.isin(of_examples, words.astype(jnp.float32)).any()
 
 
 @pytest.mark.parametrize("batch_size", [0, 501])

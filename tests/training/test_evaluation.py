@@ -48,14 +48,18 @@ def test_lengths_cut_the_sequences(state, digits):
 
 def test_bad_input(state, digits):
     empty = jax.tree.map(lambda leaf: leaf[:0], digits)
-    with pytest.raises(ValueError, match="batch size must be at least 1; got 0"):
-        jaxrnn.evaluate(state, digits, batch_size=0)
-    with pytest.raises(ValueError, match="there are no examples to evaluate"):
-        jaxrnn.evaluate(state, empty)
-    for options in ({"drop_remainder": True}, {"steps_per_epoch": 2}):
-        with pytest.raises(ValueError, match="one pass over all examples"):
-            jaxrnn.evaluate(state, stream(digits, batch_size=50, **options))
     chex.assert_shape(jaxrnn.predict(state, empty), (0, 10))
+    streams = [stream(digits, batch_size=50, drop_remainder=True)]
+    streams += [stream(digits, batch_size=50, steps_per_epoch=2)]
+    for data, batch_size, message in (
+        (digits, 0, "batch size must be at least 1; got 0"),
+        (empty, None, "there are no examples to evaluate"),
+        *((data, None, "one pass over all examples") for data in streams),
+        ((digits.inputs, digits.labels), 50, "expected a Split, such as .*; got tuple"),
+        (digits.inputs, 50, "expected a Split, such as .*; got"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jaxrnn.evaluate(state, data, batch_size=batch_size)
 
 
 @pytest.mark.parametrize("batch_size", [7, 500, None])

@@ -10,16 +10,7 @@ from flax import linen as nn
 from scipy.special import log_softmax
 
 import jaxrnn
-from jaxrnn import (
-    Classification,
-    LanguageModeling,
-    Regression,
-    RNNModel,
-    Split,
-    create_train_state,
-    train_epoch,
-    train_step,
-)
+from jaxrnn import LanguageModeling, RNNModel, Split, create_train_state, train_epoch, train_step
 from jaxrnn.training import StepOptions, TrainerConfig, measure
 from jaxrnn.training.sharding import batch_mesh, replicate
 from tests.conftest import leaves
@@ -35,7 +26,7 @@ OPTIMIZER = optax.sgd(0.5)
 
 def state_of(split, task=None, **options):
     model = RNNModel(**{"hidden": 4, "outputs": 5, **options})
-    return create_train_state(0, model, OPTIMIZER, split.inputs, task or Classification())
+    return create_train_state(0, model, OPTIMIZER, split.inputs, task or jaxrnn.Classification())
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +92,7 @@ def test_epoch_with_dropout_equals_its_steps_on_any_number_of_devices(reader):
 
 
 SPLITS = {
-    "numbers": (Split(FLOATS, targets=FLOATS.sum(1)), Regression(), {"outputs": 3}),
+    "numbers": (Split(FLOATS, targets=FLOATS.sum(1)), jaxrnn.Regression(), {"outputs": 3}),
     "text": (TEXT, LanguageModeling(), {"pooling": "none", "dropout": 0.5}),
 }
 
@@ -175,17 +166,11 @@ def test_sequences_that_fit_into_a_chunk_are_not_cut():
         chex.assert_trees_all_equal(whole, other)
 
 
-class WithoutCarry(nn.Module):
-    @nn.compact
-    def __call__(self, inputs, lengths=None):
-        return nn.Dense(5)(inputs)
-
-
 @pytest.mark.parametrize(
     ("labels", "model", "message"),
     [
         (TOKENS[:, 0], RNNModel(4, 5), "needs a label or target for each time step"),
-        (TEXT.labels, WithoutCarry(), "need a model with a carry"),
+        (TEXT.labels, nn.Dense(5), "need a model with a carry"),
     ],
 )
 def test_truncation_needs_labels_of_each_step_and_a_carry(labels, model, message):

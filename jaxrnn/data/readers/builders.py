@@ -51,8 +51,7 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
         return dict(zip(IDX_NAMES, cls.CONTENT_SHA256 or as_is, strict=True))
 
     def _info(self) -> tfds.core.DatasetInfo:
-        encoding = tfds.features.Encoding.BYTES
-        image = tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8, encoding=encoding)
+        image = tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8, encoding="bytes")
         label = tfds.features.ClassLabel(names=self.CLASS_NAMES)
         return tfds.core.DatasetInfo(
             builder=self,
@@ -143,30 +142,21 @@ class Kmnist(LabelledImages):
 FAMILY = {builder.name: builder for builder in (Mnist, FashionMnist, Kmnist)}
 
 
-def open_builder(
-    name: str, data_dir: Path, images: Images | None = None
-) -> tfds.core.DatasetBuilder:
+def open_builder(name: str, data_dir: Path, images: Images | None = None) -> Any:
     """Find the tfds builder of a dataset of labelled images, and prepare it as ArrayRecord.
 
     Two processes may prepare a dataset at once: tfds renames a temporary directory at the end.
 
     Args:
-      name: of the MNIST family or, as tfds writes it, ``name``, ``name/config`` or
-        ``name:version``.
+      name: of the MNIST family or, as tfds writes it, ``name``, ``name/config``, ``name:version``.
       data_dir: directory of prepared datasets.
       images: of a dataset of the MNIST family, in place of a download.
-
-    Raises:
-      ImportError: it needs a package that is not installed, often TensorFlow.
-      OSError: the data_dir can't be written, or a download failed.
-      ValueError: there is no such dataset, it has no labelled images, or it is damaged.
     """
     kind = partial(FAMILY[name], images=images) if name in FAMILY else partial(tfds.builder, name)
     with _one_line_errors(name, data_dir):
         builder = kind(data_dir=data_dir)
-    features = builder.info.features
-    match builder.info.supervised_keys:
-        case (str(inputs), str(label)) if len(features[inputs].shape) >= 2 and isinstance(
+    match builder.info.supervised_keys, builder.info.features:
+        case (str(key), str(label)), features if len(features[key].shape) >= 2 and isinstance(
             features[label], tfds.features.ClassLabel
         ):
             pass
@@ -184,13 +174,13 @@ def open_builder(
     return builder
 
 
-def decode(builder: tfds.core.DatasetBuilder, *splits: str) -> Images:
+def decode(builder: Any, *splits: str) -> Images:
     """Open some splits of prepared data."""
     names = builder.info.features[builder.info.supervised_keys[1]].names
     return Images({split: partial(_decode, builder, split) for split in splits}, tuple(names))
 
 
-def _decode(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[Arrays]:
+def _decode(builder: Any, split: str) -> Iterator[Arrays]:
     """Decode a split piece by piece."""
     with _one_line_errors(builder.name, builder.data_dir):
         source, shapes = builder.as_data_source(split), set()

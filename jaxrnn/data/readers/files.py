@@ -132,7 +132,7 @@ def _check(
     """Check images and labels; labels that have no names are counted from the least of 0 and 1."""
     arrays = {}
     for split, (images, labels) in pairs.items():
-        labels = as_column(convert("labels", labels), None)
+        labels = as_column(convert("labels", labels))
         if images.dtype.kind in "iuf" and (images.astype(np.uint8) == images).all():
             images = images.astype(np.uint8, copy=False)
         if (

@@ -111,12 +111,7 @@ def _parsed(
 ) -> tuple[Experiment, Any]:
     """Return the experiment of the directory named first, and the options of a verb.
 
-    Args:
-      page: an experiment of the page.
-      verb: the name of the verb.
-      words: the words after it.
-      kind: the class of the options.
-      sweep: whether the directory may hold a sweep; its experiment is that of the first run.
+    With ``sweep`` the directory may hold a sweep, whose experiment is that of its first run.
     """
     workdir, stored = Path("WORKDIR"), page
     if not {"-h", "--help"} & {*words}:

@@ -106,7 +106,10 @@ def test_classes_have_names_and_probabilities(run, digits):
     [
         (np.zeros((2, 27, 28), np.uint8), r"inputs must be \(N, 28, 28\); got \(2, 27, 28\)"),
         (np.zeros((28, 28), np.uint8), r"got \(28, 28\)"),
-        (np.full((1, 28, 28), 255.0), "uint8 or floats from 0 to 1; got floats from 255 to 255"),
+        (
+            np.full((1, 28, 28), 255.0),
+            "uint8 pixels or floats from 0 to 1; got floats from 255 to 255",
+        ),
         (np.full((1, 28, 28), np.nan), "from nan to nan"),
     ],
 )

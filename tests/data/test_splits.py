@@ -99,12 +99,6 @@ def test_bad_batch_size(digits, batch_size):
         next(jaxrnn.batches(digits, jax.random.key(0), batch_size=batch_size))
 
 
-def test_split_is_a_pytree(digits):
-    doubled = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), digits)
-    assert (len(doubled), doubled.class_names) == (1000, digits.class_names)
-    assert doubled.lengths is None
-
-
 def test_labels_beyond_the_lengths_are_not_checked():
     inputs, lengths = np.zeros((2, 3, 1), np.float32), np.array([1, 3])
     labels = np.array([[1, -1, -1], [0, 1, 1]])

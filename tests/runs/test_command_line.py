@@ -265,10 +265,10 @@ def test_full_workdir(capsys, monkeypatch):
 
 
 def test_damaged_archive(folder, capsys):
-    from jaxrnn.data.readers.mnist import BUNDLED_ARCHIVES
+    from jaxrnn.data.readers.builders import Mnist
 
     (folder / "archives").mkdir()
-    for path in BUNDLED_ARCHIVES.iterdir():
+    for path in Mnist.ARCHIVES.iterdir():
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         (folder / "archives" / path.name).write_bytes(content)

@@ -25,7 +25,7 @@ def python(*arguments, timeout=400):
     "scenarios",
     [
         ("launchers", "two_are_one", "weights"),
-        ("no_others", "many_networks"),  # and stopped_and_resumed in make kills
+        ("no_others", "finished"),  # and stopped_and_resumed in make kills
     ],
 )
 def test_several_processes(scenarios, tmp_path):

@@ -52,11 +52,9 @@ def test_best_epoch_is_chosen_by_the_first_evaluated_split():
         History.from_rows({"epoch": n, "test_accuracy": a} for n, a in enumerate(values, start=1))
         for values in ([0.5, 0.9, 0.9, 0.7], [0.5, 0.9, 0.9, 1.0])
     )
-    task = Classification()
-    assert (best_epoch(stalling, task), best_epoch(rising, task)) == (2, 4)
-    assert has_stalled(stalling, task, 2)
-    assert not has_stalled(stalling, task, None)
-    assert not has_stalled(rising, task, 2)
+    assert [best_epoch(history, Classification()) for history in (stalling, rising)] == [2, 4]
+    cases = ((stalling, 2), (stalling, None), (rising, 2))
+    assert [has_stalled(curves, Classification(), n) for curves, n in cases] == [True, False, False]
 
 
 def test_unknown_columns():

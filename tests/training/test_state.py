@@ -94,9 +94,7 @@ def test_models_that_are_refused():
 
 
 def test_shapes_of_a_state_without_a_key():
-    shapes, state = (
-        create_train_state(key, RNNModel(4, 5), OPTIMIZER, FLOATS) for key in (None, 0)
-    )
+    shapes, state = (create_train_state(k, RNNModel(4, 5), OPTIMIZER, FLOATS) for k in (None, 0))
     chex.assert_trees_all_equal_shapes_and_dtypes(shapes, state)
 
 

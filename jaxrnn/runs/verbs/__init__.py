@@ -137,4 +137,4 @@ def _parsed(
     given = parse(kind, default, words, f"{page.command} {verb}")
     if lines := [*errors_of(given)]:
         raise ValueError("\n".join(lines))
-    return stored, given
+    return stored, replace(given, workdir=workdir)

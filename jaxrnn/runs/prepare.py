@@ -96,13 +96,7 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
     batch_mesh(trainer.batch_size, runtime.devices)  # raises for a wrong number before data is read
     data = build_data(experiment.data, runtime) if data is None else data
     description = _describe(experiment, data)
-    shapes = initial_state(experiment, description, None)
-    for split in (data.train, *data.evals.values()):
-        check_fits(shapes, split)
     init_key, key = jax.random.split(jax.random.key(trainer.seed))
-    state = initial_state(experiment, description, init_key)
-    mesh = batch_mesh(trainer.batch_size, suitable_devices(state.params, runtime.devices))
-    augment = _augmentation(experiment.augment, data.train)
     train: Any = data.train
     if runtime.stream or not isinstance(train, Split):
         train = stream(
@@ -113,6 +107,12 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
             steps_per_epoch=trainer.steps_per_epoch,
             workers=runtime.workers,
         )
+    shapes = initial_state(experiment, description, None)
+    for split in (train, *data.evals.values()):
+        check_fits(shapes, split)
+    state = initial_state(experiment, description, init_key)
+    mesh = batch_mesh(trainer.batch_size, suitable_devices(state.params, runtime.devices))
+    augment = _augmentation(experiment.augment, data.train)
     return Prepared(data, train, augment, description, state, key, mesh)
 
 

@@ -197,6 +197,7 @@ def test_sequences_of_different_lengths(caplog):
     [
         ({"labels": ["a"] * 6, "class_names": ["b"]}, r"not among the class names: \['a'\]"),
         ({"labels": np.ones((6, 3))}, "neither indices nor one-hot"),
+        ({"labels": LABELS + 1}, "labels run from 1 to 3, not from 0; subtract 1, or give"),
         ({"mask": np.arange(4) > np.zeros((6, 1))}, "first time steps of each sequence only"),
         ({"mask": np.ones(6)}, r"mask must be \(N, time\); got shape \(6,\)"),
         ({"mask": np.ones((6, 4)), "lengths": LABELS}, "give lengths or a mask, not both"),

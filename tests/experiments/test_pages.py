@@ -12,16 +12,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn import (
-    Datasets,
-    Experiment,
-    History,
-    Regression,
-    RNNConfig,
-    Split,
-    TrainerConfig,
-    load_run,
-)
+from jaxrnn import History, Regression, RNNConfig, TrainerConfig, load_run
 from jaxrnn.data.splits import prepare
 from jaxrnn.runs.trained import evaluate_run
 from tests.data.test_datasets import sunspots, vowels
@@ -167,14 +158,14 @@ class Noise:
     def build(self):
         draw = np.random.default_rng(0).normal
         train, validation = (
-            Split(np.float32(draw(size=(40, 5, 2))), targets=np.float32(draw(size=(40, 1))))
+            jaxrnn.Split(np.float32(draw(size=(40, 5, 2))), targets=np.float32(draw(size=(40, 1))))
             for _ in range(2)
         )
-        return Datasets(train, {"validation": validation}, outputs=1)
+        return jaxrnn.Datasets(train, {"validation": validation}, outputs=1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoisyRNN(Experiment):
+class NoisyRNN(jaxrnn.Experiment):
     """A network that learns noise by heart, so that its validation error soon rises."""
 
     data: Noise = Noise()

@@ -1,12 +1,11 @@
 # make mnist       create .venv, install, train on real MNIST
 # make test        create .venv, install, run every check and test; pytest -m "not program" skips
 #                  the tests that start programs
-# make notebooks   run the notebooks from start to end and store their outputs
-# make page        draw on the exported page in Chromium (Debian's package), of a run made for it
-# make kills       kill 200 runs at random moments, resume each and compare bit for bit; then kill
-#                  one process of two, 20 times; stop two by a signal, and resume as four and as
-#                  one (half an hour)
-# make fuzz        test the readers of IDX, JSON and configurations with 100,000 inputs each
+# make notebooks   run the notebooks and store their outputs
+# make page        train a network, export its page and draw on it in Chromium (Debian's package)
+# make kills       kill runs at random moments, resume them and compare bit for bit; the same for one
+#                  of two processes, and for sweeps (half an hour)
+# make fuzz        fuzz the readers of IDX, JSON and configurations, 100,000 inputs each
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -37,11 +36,12 @@ kills: .venv/.installed-tests
 	$(BIN)/python -m tests.kill_runs 200
 	$(BIN)/python -m tests.kill_runs 20 0 2
 	$(BIN)/python -m tests.several_processes "$$(mktemp -d)" stopped_and_resumed
+	$(BIN)/python -m tests.kill_sweeps
 
 fuzz: .venv/.installed-tests
 	$(BIN)/pytest --hypothesis-profile long -k fuzz
 
-# Without its marker file, an environment was left half installed, and is made anew.
+# An environment without its marker file was only partly installed, so it is created again.
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
 	$(PYTHON) -m venv --clear .venv

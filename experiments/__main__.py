@@ -9,7 +9,7 @@ import experiments
 
 
 def descriptions() -> Iterator[tuple[str, str]]:
-    """The name of each module, and the first line of its docstring; nothing is imported."""
+    """Yield the name of each module and the first line of its docstring; nothing is imported."""
     for module in pkgutil.iter_modules(experiments.__path__):
         path = Path(experiments.__path__[0], module.name)
         source = path / "__main__.py" if module.ispkg else path.with_suffix(".py")

@@ -6,14 +6,16 @@ Two numbers between 0 and 1 are marked, one in each half of the sequence. Always
 a mean squared error of 0.167; the problem counts as solved below 0.05, as the network must then
 have found both. The preset long has a length of 600.
 
-Source: S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997); M. Arjovsky, A. Shah and
-Y. Bengio, "Unitary evolution recurrent neural networks" (2016), for the lengths.
+References:
+  S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997); M. Arjovsky, A. Shah and
+  Y. Bengio, "Unitary evolution recurrent neural networks" (2016), for the lengths.
 """
 
 from dataclasses import dataclass, replace
 
-from jaxrnn import Adam, Experiment, Muon, Regression, RNNConfig, TrainerConfig, main
+from jaxrnn import Experiment, Muon, Regression, RNNConfig, TrainerConfig, main
 from jaxrnn.data import Adding
+from jaxrnn.runs import Optimizer
 
 _MUON = Muon(muon_learning_rate=1e-3, schedule="linear", warmup=0.05, clip_norm=1.0)
 
@@ -25,7 +27,7 @@ class AddingRNN(Experiment):
     data: Adding = Adding()
     model: RNNConfig = RNNConfig(hidden=128, activation="relu", initializers="identity")
     task: Regression = Regression()
-    optimizer: Adam | Muon = _MUON
+    optimizer: Optimizer = _MUON
     trainer: TrainerConfig = TrainerConfig(epochs=5, batch_size=50)
 
 

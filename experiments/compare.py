@@ -2,21 +2,21 @@
 
     python -m experiments.compare DIRECTORY [DIRECTORY ...] [--metric NAME] [--output runs.png]
 
-Each line is named after the directory of its run. A directory that holds no run itself stands for
-all finished runs below it, so runs/* stands for all of them. A run of several seeds is drawn as a
-mean and a band.
+Each line is named after the directory of its run. The runs of a sweep that differ in their seeds
+alone are one line, their mean, in a band of one standard deviation. A directory that is not a run
+stands for all finished runs below it, so runs/* stands for all of them.
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 
-import jaxrnn
+from jaxrnn import History
 from jaxrnn.files import write_figure
+from jaxrnn.plotting import plot_runs
 
 
 @dataclass(frozen=True)
@@ -24,34 +24,38 @@ class Config:
     """What to draw."""
 
     directories: tyro.conf.Positional[tuple[Path, ...]]
-    """Directories of runs."""
+    """Directories of runs or sweeps."""
     metric: str | None = None
     """Metric, such as validation_loss; by default test accuracy, or another that all runs have."""
     output: Path = Path("runs.png")
     """File to write the figure to."""
 
 
-def find(directories: Iterable[Path]) -> Iterator[Path]:
-    """The directories of runs: those that are given, and finished ones below them."""
-    for directory in directories:
+def find(directories: Iterable[Path]) -> dict[Path, list[Path]]:
+    """Return the directories of runs by line, that of a run or of several with different seeds."""
+    lines: dict[Path, list[Path]] = {}
+    for directory in (directory.resolve() for directory in directories):
         if (directory / "checkpoints").exists():
-            yield directory
+            lines[directory] = [directory]
             continue
-        found = [path.parent for path in sorted(directory.rglob("results.json"))]
-        if not found:
+        runs = [path.parent for path in sorted(directory.rglob("results.json"))]
+        if not runs:
             raise ValueError(f"{directory} holds no finished run")
-        yield from found
+        for run in runs:  # SWEEP/seed-0, or SWEEP/hidden=64/seed-0
+            swept = any((parent / "sweep.json").exists() for parent in run.parents[:2])
+            lines.setdefault(run.parent if swept else run, []).append(run)
+    return lines
 
 
-def read(directories: Iterable[Path]) -> dict[str, Any]:
-    """The curves of runs, by the part of their paths that distinguishes them."""
-    paths = list(dict.fromkeys(path.resolve() for path in find(directories)))
-    names = [path.name for path in paths]
+def read(directories: Iterable[Path]) -> dict[str, list[History]]:
+    """Read the curves of each line, by the part of its path that distinguishes it."""
+    lines = find(directories)
+    names = [path.name for path in lines]
     return {
-        name if names.count(name) == 1 else f"{path.parent.name}/{name}": jaxrnn.load_run(
-            path
-        ).history
-        for name, path in zip(names, paths, strict=True)
+        path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}": [
+            History.from_csv(run / "history.csv") for run in dict.fromkeys(runs)
+        ]
+        for path, runs in lines.items()
     }
 
 
@@ -59,12 +63,13 @@ def main() -> None:
     """Run the command line."""
     config = tyro.cli(Config, prog="python -m experiments.compare", description=__doc__)
     try:
-        runs = read(config.directories)
-        write_figure(config.output, jaxrnn.plotting.plot_runs(runs, config.metric))
+        lines = read(config.directories)
+        write_figure(config.output, plot_runs(lines, config.metric))
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error
-    print(f"drew {len(runs)} {'run' if len(runs) == 1 else 'runs'} in {config.output}")
+    runs = sum(map(len, lines.values()))
+    print(f"drew {runs} {'run' if runs == 1 else 'runs'} in {config.output}")
 
 
 if __name__ == "__main__":

@@ -5,14 +5,16 @@
 A network that remembers nothing has at best a cross entropy of 10 ln 8 / (delay + 20), which the
 curves show. The preset long has a delay of 1,000.
 
-Source: S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997); M. Arjovsky, A. Shah and
-Y. Bengio, "Unitary evolution recurrent neural networks" (2016).
+References:
+  S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997); M. Arjovsky, A. Shah and
+  Y. Bengio, "Unitary evolution recurrent neural networks" (2016).
 """
 
 from dataclasses import dataclass, replace
 
-from jaxrnn import Adam, Classification, Experiment, Muon, RNNConfig, TrainerConfig, main
+from jaxrnn import Classification, Experiment, Muon, RNNConfig, TrainerConfig, main
 from jaxrnn.data import Copying
+from jaxrnn.runs import Optimizer
 
 _MUON = Muon(muon_learning_rate=3e-4, schedule="linear", warmup=0.05, clip_norm=1.0)
 
@@ -26,7 +28,7 @@ class CopyingRNN(Experiment):
         hidden=128, activation="relu", initializers="permutation", pooling="none", vocabulary=10
     )
     task: Classification = Classification()
-    optimizer: Adam | Muon = _MUON
+    optimizer: Optimizer = _MUON
     trainer: TrainerConfig = TrainerConfig(epochs=5, batch_size=50)
 
 

@@ -4,14 +4,16 @@
 
 The data comes with sktime or aeon: pip install --no-deps sktime is enough.
 
-Source: M. Kudo, J. Toyama and M. Shimbo, "Multidimensional curve classification using
-passing-through regions" (1999).
+References:
+  M. Kudo, J. Toyama and M. Shimbo, "Multidimensional curve classification using
+  passing-through regions" (1999).
 """
 
 from dataclasses import dataclass
 
-from jaxrnn import Adam, Classification, Experiment, Muon, RNNConfig, TrainerConfig, main
+from jaxrnn import Adam, Classification, Experiment, RNNConfig, TrainerConfig, main
 from jaxrnn.data import JapaneseVowels
+from jaxrnn.runs import Optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,7 @@ class JapaneseVowelsRNN(Experiment):
         hidden=64, cell="gru", bidirectional=True, pooling="mean", dropout=0.5, input_dropout=0.1
     )
     task: Classification = Classification()
-    optimizer: Adam | Muon = Adam(learning_rate=3e-3)
+    optimizer: Optimizer = Adam(learning_rate=3e-3)
     trainer: TrainerConfig = TrainerConfig(epochs=100, batch_size=25, patience=30)
 
 

@@ -7,13 +7,15 @@ given the text before. The text is read in parallel rows, in chunks of --truncat
 which the state of the network is carried over. The default text is the language reference that
 comes with Python; results differ between its versions.
 
-Source: A. Graves, "Generating sequences with recurrent neural networks" (2013).
+References:
+  A. Graves, "Generating sequences with recurrent neural networks" (2013).
 """
 
 from dataclasses import dataclass
 
-from jaxrnn import Adam, Experiment, LanguageModeling, Muon, RNNConfig, TrainerConfig, main
+from jaxrnn import Adam, Experiment, LanguageModeling, RNNConfig, TrainerConfig, main
 from jaxrnn.data import Text
+from jaxrnn.runs import Optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,7 @@ class Language(Experiment):
     data: Text = Text()
     model: RNNConfig = RNNConfig(hidden=256, cell="lstm", pooling="none", embedding=64, dropout=0.2)
     task: LanguageModeling = LanguageModeling()
-    optimizer: Adam | Muon = Adam(learning_rate=3e-3, schedule="cosine", warmup=0.02, clip_norm=1.0)
+    optimizer: Optimizer = Adam(learning_rate=3e-3, schedule="cosine", warmup=0.02, clip_norm=1.0)
     trainer: TrainerConfig = TrainerConfig(epochs=20, batch_size=64, truncate=100)
 
 

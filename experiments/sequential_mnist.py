@@ -5,14 +5,15 @@
 permuted shuffles pixels with RandomState(92916).permutation(784). The networks train on the first
 50,000 images, and everything was chosen on the other 10,000.
 
-Source: Q. V. Le, N. Jaitly and G. E. Hinton, "A simple way to initialize recurrent networks of
-rectified linear units" (2015).
+References:
+  Q. V. Le, N. Jaitly and G. E. Hinton, "A simple way to initialize recurrent networks of
+  rectified linear units" (2015).
 """
 
 from dataclasses import dataclass, replace
 
+from experiments.digits.verbs import ExportDigits, PredictDigits
 from jaxrnn import (
-    Adam,
     Classification,
     Experiment,
     ImageSequences,
@@ -21,6 +22,7 @@ from jaxrnn import (
     TrainerConfig,
     main,
 )
+from jaxrnn.runs import Optimizer
 
 _MUON = Muon(muon_learning_rate=3e-4, schedule="linear", warmup=0.05, clip_norm=1.0)
 
@@ -34,8 +36,11 @@ class SequentialMNIST(Experiment):
     )
     model: RNNConfig = RNNConfig(hidden=128, activation="relu", initializers="identity")
     task: Classification = Classification()
-    optimizer: Adam | Muon = _MUON
+    optimizer: Optimizer = _MUON
     trainer: TrainerConfig = TrainerConfig(epochs=20, batch_size=50)
+
+    predict_options = PredictDigits
+    export_options = ExportDigits
 
 
 # On validation data, identity was better in reading order, permutation for shuffled pixels.

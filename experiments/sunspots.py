@@ -6,14 +6,16 @@ It trains on the years up to 1900, validates on those up to 1920 and is tested u
 of 1 is that of always answering the mean. The series comes with statsmodels: pip install --no-deps
 statsmodels is enough.
 
-Source: SILSO, Royal Observatory of Belgium; A. S. Weigend, B. A. Huberman and D. E. Rumelhart,
-"Predicting the future: a connectionist approach" (1990).
+References:
+  SILSO, Royal Observatory of Belgium; A. S. Weigend, B. A. Huberman and D. E. Rumelhart,
+  "Predicting the future: a connectionist approach" (1990).
 """
 
 from dataclasses import dataclass
 
-from jaxrnn import Adam, Experiment, Muon, Regression, RNNConfig, TrainerConfig, main
+from jaxrnn import Adam, Experiment, Regression, RNNConfig, TrainerConfig, main
 from jaxrnn.data import Sunspots
+from jaxrnn.runs import Optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,7 @@ class SunspotsRNN(Experiment):
     data: Sunspots = Sunspots()
     model: RNNConfig = RNNConfig(hidden=32, cell="gru", dropout=0.2)
     task: Regression = Regression()
-    optimizer: Adam | Muon = Adam(learning_rate=3e-3, weight_decay=0.01)
+    optimizer: Optimizer = Adam(learning_rate=3e-3, weight_decay=0.01)
     trainer: TrainerConfig = TrainerConfig(epochs=300, batch_size=32, patience=60)
 
 

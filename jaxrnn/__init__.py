@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jaxrnn import data, nn, training
 from jaxrnn.data import Datasets, ImageSequences, Source, Split, WarpConfig, batches, load, stream
 from jaxrnn.nn import RNN, RNNConfig, RNNModel
-from jaxrnn.runs import Checkpoints, Experiment, load_run, main, run
+from jaxrnn.runs import Checkpoints, Experiment, load_run, main, run, sweep
 from jaxrnn.training import (
     Adam,
     Classification,
@@ -80,6 +80,7 @@ __all__ = [
     "predict",
     "run",
     "stream",
+    "sweep",
     "train_epoch",
     "train_step",
     "training",

@@ -29,21 +29,6 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
         raise
 
 
-def local_path(option: str, path: Path) -> Path:
-    """A path with ``~`` replaced by the home directory.
-
-    Raises:
-      ValueError: it is a URL, such as gs://bucket/runs, or not UTF-8.
-    """
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"--{option} must be a name in UTF-8; got {str(path)!a}") from error
-    if scheme := re.match(r"([a-z][a-z0-9+.-]+):/", str(path)):
-        raise ValueError(f"--{option} must be a local directory; got one of {scheme[1]}://")
-    return path.expanduser()
-
-
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write indented JSON, atomically; numbers that are not finite become null."""
     write_atomically(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
@@ -56,37 +41,41 @@ def write_figure(path: Path, figure: Any) -> None:
     write_atomically(path, content.getvalue())
 
 
-def read_json(path: str | os.PathLike[str], *, max_bytes: int = 2**20) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Read a file that holds one JSON object.
 
     Raises:
-      OSError: the file can't be read.
-      ValueError: the file is larger than ``max_bytes``, or not a JSON object.
+      ValueError: it holds something else.
     """
-    if not Path(path).is_file() and Path(path).exists():
-        raise ValueError(f"{path} is not a file")
-    with open(path, "rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise ValueError(f"{path} is larger than {max_bytes} bytes")
     try:
-        value = json.loads(content)
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise ValueError("expected a JSON object")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged: expected a JSON object")
     return value
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error, cut if it is long."""
-    return (next(iter(str(error).strip().splitlines()), "") or type(error).__name__)[:300]
-
-
 def finite(content: Any) -> Any:
-    """JSON without numbers that are not finite, which become None."""
+    """Replace the numbers in JSON that are not finite by None."""
     if isinstance(content, dict):
         return {name: finite(value) for name, value in content.items()}
     if isinstance(content, list):
         return [finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def local_path(option: str, path: Path) -> Path:
+    """Replace ``~`` in a path by the home directory.
+
+    Raises:
+      ValueError: it is a URL, such as gs://bucket/runs.
+    """
+    if scheme := re.match(r"([a-z][a-z0-9+.-]+):/", str(path)):
+        raise ValueError(f"--{option} must be a local directory; got one of {scheme[1]}://")
+    return path.expanduser()
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, cut if it is long."""
+    return (next(iter(str(error).strip().splitlines()), "") or type(error).__name__)[:300]

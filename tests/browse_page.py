@@ -154,7 +154,7 @@ def check_beliefs(page: Page, run: Any, params: Any) -> float:
 def main(workdir: str, out: str) -> None:
     """Write the page of a run, and check it."""
     run, folder = jaxrnn.load_run(workdir), Path(out)
-    params = jaxrnn.training.averaged(run.state).params
+    params = run.network.params
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "digit.html"
     path.write_text(drawing_page(run.model, params, (28, 28), "0123456789"), encoding="utf-8")

@@ -18,6 +18,17 @@ import jax, jaxrnn
 load = jaxrnn.load
 jaxrnn.load = lambda *name, split: jax.tree.map(lambda all: all[:300], load(*name, split=split))
 """
+# Run at the end. The last network of the middle learning rate, trained alone, is the same.
+CHECKS = {
+    "functional_training": """
+alone = create(init_keys[4], rates[1])
+for epoch in range(1, epochs + 1):
+    key = jax.random.fold_in(data_keys[4], epoch)
+    alone, _ = jaxrnn.train_epoch(alone, train, key, batch_size=100)
+for one, several in zip(jax.tree.leaves(alone), jax.tree.leaves(states)):
+    np.testing.assert_allclose(one, several[4], rtol=1e-3, atol=1e-5)
+"""
+}
 HEADINGS = {
     "mnist_rnn_keras": ("Import and Display The Dataset", 5),
     "mnist_rnn_tf1": ("Importing The Data Set", 100),
@@ -43,6 +54,7 @@ def test_runs_from_a_clean_kernel(name):
         setting = nbformat.v4.new_code_cell(f"{variable} = {value}")
         cells.insert(cells.index(tagged) + 1, setting)
     cells.insert(0, nbformat.v4.new_code_cell(FEW_EXAMPLES))
+    cells.append(nbformat.v4.new_code_cell(CHECKS.get(name, "")))
     execute(notebook)
     assert pictures(notebook) == pictures(read(name))
 

@@ -1,9 +1,10 @@
-"""Devices to compile for without having them, and the compilation of an epoch for one."""
+"""Accelerators to compile for without having them, and the compilation of an epoch for one."""
 
 import importlib.util
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,8 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxrnn import Experiment, Split, create_train_state, train_epoch
+from experiments.mnist_rnn import MnistRNN
+from jaxrnn import Split, create_train_state, train_epoch
 
 # The description of the GPU that XLA needs; numbers from NVIDIA's data sheet and device queries.
 _H100 = """
@@ -45,31 +47,27 @@ class Target:
     topology: str
     options: dict[str, Any]
 
-    def check(self) -> None:
-        """Raise ``ModuleNotFoundError`` if the compiler is not installed."""
-        package, _, _ = self.module.partition(".")
+    def devices(self) -> list[jax.Device]:
+        """Return the devices, none of which can run anything.
+
+        Raises:
+          ModuleNotFoundError: the compiler is not installed.
+        """
+        package = self.module.partition(".")[0]
         if not importlib.util.find_spec(package) or not importlib.util.find_spec(self.module):
             raise ModuleNotFoundError(
                 f"no compiler for {self.name}: install the extra 'accelerators', "
                 "as in pip install -e '.[accelerators]'"
             )
-
-    def devices(self) -> list[Any]:
-        """The devices, none of which can run anything."""
-        self.check()
-        return topologies.get_topology_desc(self.topology, self.platform, **self.options).devices
+        topology = topologies.get_topology_desc(self.topology, self.platform, **self.options)
+        return list(topology.devices)
 
 
-_ONE_HOST = {"chips_per_host_bounds": [1, 1, 1]}
+_GPU = {"target_config": _H100, "topology": "1x1x1"}
+_ONE_CHIP = {"chips_per_host_bounds": [1, 1, 1]}
 TARGETS = {
-    "h100": Target(
-        "one H100",
-        "cuda",
-        "jax_plugins.xla_cuda13",
-        "H100",
-        {"target_config": _H100, "topology": "1x1x1"},
-    ),
-    "v5e": Target("one TPU v5e", "tpu", "libtpu", "v5e:1x1", _ONE_HOST),
+    "h100": Target("one H100", "cuda", "jax_plugins.xla_cuda13", "H100", _GPU),
+    "v5e": Target("one TPU v5e", "tpu", "libtpu", "v5e:1x1", _ONE_CHIP),
     "v5e-4": Target("four TPU v5e", "tpu", "libtpu", "v5e:2x2", {}),
 }
 
@@ -96,49 +94,43 @@ def without_devices() -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
-def compile_epoch(experiment: Experiment, target: Target, examples: int) -> Program:
+def compile_epoch(experiment: MnistRNN, target: Target, examples: int) -> Program:
     """Compile one epoch of whole batches of images, (28, 28) pixels in 10 classes.
 
     The batch size is rounded up to a multiple of the number of devices.
     """
     devices = target.devices()
-    wanted = experiment.trainer.batch_size
-    batch_size = -(-wanted // len(devices)) * len(devices)
+    batch_size = -(-experiment.trainer.batch_size // len(devices)) * len(devices)
     steps = examples // batch_size
     if not steps:
         raise ValueError(f"--examples must be at least a batch of {batch_size}; got {examples}")
     mesh = Mesh(np.array(devices), ("batch",), axis_types=(AxisType.Auto,))
-    configured: Any = experiment
-    optimizer = configured.optimizer.build(steps * experiment.trainer.epochs)
-    state = jax.eval_shape(
-        lambda: create_train_state(
-            jax.random.key(0),
-            configured.model.build(10),
-            optimizer,
-            jnp.zeros((1, 28, 28)),
-            configured.task,
-        )
+    model = experiment.model.build(10)
+    optimizer = experiment.optimizer.build(steps * experiment.trainer.epochs)
+
+    def arguments() -> tuple[Any, Split, jax.Array]:
+        pixels = jnp.zeros((examples, 28, 28), jnp.uint8)
+        key = jax.random.key(0)
+        state = create_train_state(key, model, optimizer, pixels, experiment.task)
+        return state, Split(pixels, jnp.zeros(examples, jnp.int32)), key
+
+    replicated = NamedSharding(mesh, PartitionSpec())
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated),
+        jax.eval_shape(arguments),
     )
-    shaped: Any = jax.ShapeDtypeStruct
-    split = Split(
-        inputs=shaped((examples, 28, 28), jnp.uint8), labels=shaped((examples,), jnp.int32)
-    )
-    sharding = NamedSharding(mesh, PartitionSpec())
-    arguments = jax.tree.map(
-        lambda one: shaped(one.shape, one.dtype, sharding=sharding),
-        (state, split, jax.eval_shape(lambda: jax.random.key(0))),
-    )
-    lowered = train_epoch.lower(
-        *arguments,
+    epoch = partial(
+        train_epoch,
         batch_size=batch_size,
         drop_remainder=True,
-        augment=configured.augment.build(),
-        mesh=mesh if len(devices) > 1 else None,
+        augment=experiment.augment.build(),
+        mesh=mesh,
     )
+    lowered = jax.jit(epoch).lower(*shapes)
     begun = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - begun
-    sizes = compiled.memory_analysis()
+    sizes: Any = compiled.memory_analysis()
     memory = sum(getattr(sizes, f"{kind}_size_in_bytes") for kind in ("argument", "output", "temp"))
     memory -= sizes.alias_size_in_bytes
-    return Program(compiled.as_text(), steps, batch_size, memory, seconds)
+    return Program(compiled.as_text() or "", steps, batch_size, memory, seconds)

@@ -15,13 +15,14 @@ import dataclasses
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
 import jaxrnn
 from experiments.benchmark.contenders import CONTENDERS
 from experiments.benchmark.peers import measure_peers, measure_time_to_accuracy, wanted
+from experiments.benchmark.protocol import Options
 from experiments.benchmark.report import (
     describe_machine,
     plot_peers,
@@ -82,8 +83,7 @@ def main() -> None:
         jaxrnn.load(split=split, data_dir=config.data_dir)
         for split in ("train", f"train[{60_000 - config.examples}:]", "test")
     )
-    options: dict[str, Any] = {"hidden": config.hidden, "batch_size": config.batch_size, "seed": 0}
-    options["cell"] = config.cell
+    options = Options(config.hidden, config.batch_size, cell=config.cell)
     if config.accuracy is not None:
         # jaxrnn in the notebooks' protocol is measured only if nothing in particular is asked for.
         names = [name for name in wanted(config.only) if not config.only or name in config.only]

@@ -1,73 +1,70 @@
-"""The contenders of the benchmark: the same network and protocol, each as its own users write it.
-
-Each ``build`` function returns ``epoch``, a function without arguments that trains for one epoch in
-random order and returns when the work is done, and ``predict``, from images to classes.
-"""
+"""Contenders of the benchmark: one network and protocol, each as its own users write it."""
 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import linen as nn
+from flax.training.train_state import TrainState
 
+import jaxrnn
 from experiments.benchmark.frameworks import build_keras, build_pytorch, build_tf1
 from experiments.benchmark.protocol import Built, Options, scaled, shuffled_batches
+from experiments.mnist_rnn import PRESETS
+from jaxrnn.training.sharding import batch_mesh, replicate, suitable_devices, use_cpu_cores
 
 SGEMM_SIZE, SGEMM_PRODUCTS = 2048, 10
 
 
-def build_jaxrnn(images: Any, labels: Any, of: Options, preset: str = "keras") -> Built:
-    """``train_epoch`` on all devices, as ``fit`` calls it; the ``keras`` preset is plain Adam.
+def build_jaxrnn(
+    images: np.ndarray, labels: np.ndarray, of: Options, preset: str = "keras"
+) -> Built:
+    """Build ``train_epoch`` on all devices; the ``keras`` preset is plain Adam.
 
     Other presets have their own batch size.
     """
-    import jax
-
-    import jaxrnn
-    from experiments.mnist_rnn import PRESETS
-    from jaxrnn.training.sharding import place, replicate, use_cpu_cores
-
     use_cpu_cores()
     experiment = PRESETS[preset]
     batch_size = of.batch_size if preset == "keras" else experiment.trainer.batch_size
-    steps = experiment.trainer.epochs * (len(labels) // batch_size)
-    network: Any = {"hidden": of.hidden, "cell": of.cell}
-    model = dataclasses.replace(experiment.model, **network).build(10)
+    model = dataclasses.replace(experiment.model, hidden=of.hidden, cell=of.cell).build(10)
+    optimizer = experiment.optimizer.build(experiment.trainer.epochs * (len(labels) // batch_size))
     init_key, data_key = jax.random.split(jax.random.key(of.seed))
-    state = jaxrnn.create_train_state(
-        init_key, model, experiment.optimizer.build(steps), images, experiment.task
+    state = jaxrnn.create_train_state(init_key, model, optimizer, images, experiment.task)
+    mesh = batch_mesh(batch_size, suitable_devices(state.params))
+    state, split = replicate((state, jaxrnn.Split(images, labels)), mesh)
+    train_epoch = jax.jit(
+        partial(
+            jaxrnn.train_epoch,
+            batch_size=batch_size,
+            drop_remainder=True,
+            augment=experiment.augment.build(),
+            mesh=mesh,
+        )
     )
-    mesh, state, data_key = place(state, data_key, batch_size, None)
-    split = replicate(jaxrnn.Split(images, labels), mesh)
-    options: Any = {"batch_size": batch_size, "drop_remainder": True, "mesh": mesh}
-    options["augment"] = experiment.augment.build()
     keys = iter(jax.random.split(data_key, 1000))
-    jaxrnn.train_epoch.lower(state, split, next(keys), **options).compile()
+    train_epoch.lower(state, split, next(keys)).compile()
 
     def epoch() -> None:
         nonlocal state
-        state, metrics = jaxrnn.train_epoch(state, split, next(keys), **options)
+        state, metrics = train_epoch(state, split, next(keys))
         jax.block_until_ready(metrics)
 
-    def predict(images: Any) -> Any:
-        return jaxrnn.predict(
-            jaxrnn.training.averaged(state), replicate(jaxrnn.Split(images), mesh)
-        ).argmax(-1)
+    def predict(images: np.ndarray) -> jax.Array:
+        averaged = jaxrnn.training.averaged(state)
+        return jaxrnn.predict(averaged, replicate(jaxrnn.Split(images), mesh)).argmax(-1)
 
     return epoch, predict
 
 
-def build_flax(images: Any, labels: Any, of: Options) -> Built:
-    """``flax.linen.RNN`` and one jitted step per batch, called from Python."""
-    import jax
-    import jax.numpy as jnp
-    import optax
-    from flax import linen as nn
-    from flax.training.train_state import TrainState
-
-    cells = {"simple": nn.SimpleCell, "gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
-    cell: Any = cells[of.cell]
+def build_flax(images: np.ndarray, labels: np.ndarray, of: Options) -> Built:
+    """Build ``flax.linen.RNN`` and one jitted step per batch, called from Python."""
+    cell: Any = {"simple": nn.SimpleCell, "gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}[of.cell]
 
     class Classifier(nn.Module):
         @nn.compact
@@ -75,8 +72,10 @@ def build_flax(images: Any, labels: Any, of: Options) -> Built:
             return nn.Dense(10)(jnp.asarray(nn.RNN(cell(of.hidden))(inputs))[:, -1])
 
     @jax.jit
-    def step(state: TrainState, inputs: jax.Array, labels: jax.Array) -> tuple[TrainState, Any]:
-        def loss_fn(params: Any) -> jax.Array:
+    def step(
+        state: TrainState, inputs: jax.Array, labels: jax.Array
+    ) -> tuple[TrainState, jax.Array]:
+        def loss_fn(params: chex.ArrayTree) -> jax.Array:
             logits = state.apply_fn({"params": params}, inputs)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
@@ -95,17 +94,14 @@ def build_flax(images: Any, labels: Any, of: Options) -> Built:
             state, loss = step(state, inputs[batch], labels[batch])
         jax.block_until_ready((state, loss))
 
-    def predict(images: Any) -> Any:
+    def predict(images: np.ndarray) -> jax.Array:
         return jax.jit(model.apply)({"params": state.params}, scaled(images)).argmax(-1)
 
     return epoch, predict
 
 
-def build_nnx(images: Any, labels: Any, of: Options) -> Built:
-    """``flax.nnx.RNN``, Flax's newer API, with one jitted step per batch called from Python."""
-    import jax
-    import jax.numpy as jnp
-    import optax
+def build_nnx(images: np.ndarray, labels: np.ndarray, of: Options) -> Built:
+    """Build ``flax.nnx.RNN``, Flax's newer API, and one jitted step per batch."""
     from flax import nnx
 
     cells = {"simple": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
@@ -123,8 +119,10 @@ def build_nnx(images: Any, labels: Any, of: Options) -> Built:
     optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
 
     @nnx.jit
-    def step(model: Any, optimizer: Any, inputs: jax.Array, labels: jax.Array) -> jax.Array:
-        def loss_fn(model: Any) -> jax.Array:
+    def step(
+        model: Classifier, optimizer: nnx.Optimizer, inputs: jax.Array, labels: jax.Array
+    ) -> jax.Array:
+        def loss_fn(model: Classifier) -> jax.Array:
             logits = model(inputs)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
@@ -140,19 +138,15 @@ def build_nnx(images: Any, labels: Any, of: Options) -> Built:
             loss = step(model, optimizer, inputs[batch], labels[batch])
         jax.block_until_ready((nnx.state(model), loss))
 
-    def predict(images: Any) -> Any:
-        return nnx.jit(lambda model, inputs: model(inputs))(
-            model, jnp.asarray(scaled(images))
-        ).argmax(-1)
+    def predict(images: np.ndarray) -> jax.Array:
+        logits = nnx.jit(lambda model, inputs: model(inputs))(model, jnp.asarray(scaled(images)))
+        return logits.argmax(-1)
 
     return epoch, predict
 
 
-def build_sgemm(images: Any, labels: Any, of: Options) -> Built:
-    """Not a contender: ten float32 products of 2048 × 2048, the rate that the machine offers."""
-    import jax
-    import jax.numpy as jnp
-
+def build_sgemm(images: np.ndarray, labels: np.ndarray, of: Options) -> Built:
+    """Build no contender but the rate that the machine offers: float32 products of 2048 × 2048."""
     factor = jax.random.normal(jax.random.key(0), (SGEMM_SIZE, SGEMM_SIZE)) / SGEMM_SIZE**0.5
     product = jax.jit(jnp.matmul)
 

@@ -7,8 +7,10 @@ import numpy as np
 from experiments.benchmark.protocol import Built, Options, scaled, shuffled_batches
 
 
-def build_pytorch(images: Any, labels: Any, of: Options, *, compiled: bool = False) -> Built:
-    """``torch.nn.RNN``, eager or with ``torch.compile``; uses cuDNN on a GPU."""
+def build_pytorch(
+    images: np.ndarray, labels: np.ndarray, of: Options, *, compiled: bool = False
+) -> Built:
+    """Build ``torch.nn.RNN``, eager or with ``torch.compile``; it uses cuDNN on a GPU."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -45,15 +47,15 @@ def build_pytorch(images: Any, labels: Any, of: Options, *, compiled: bool = Fal
             optimizer.step()
         loss.item()  # waits for the device
 
-    def predict(images: Any) -> Any:
+    def predict(images: np.ndarray) -> Any:
         with torch.no_grad():
             return model(torch.from_numpy(scaled(images)).to(device)).argmax(-1).cpu()
 
     return epoch, predict
 
 
-def build_keras(images: Any, labels: Any, of: Options) -> Built:
-    """Keras 3 ``SimpleRNN`` and ``fit``, on the backend that the environment names."""
+def build_keras(images: np.ndarray, labels: np.ndarray, of: Options) -> Built:
+    """Build Keras 3 ``SimpleRNN`` and ``fit``, on the backend that the environment names."""
     import keras
 
     keras.utils.set_random_seed(of.seed)
@@ -68,14 +70,14 @@ def build_keras(images: Any, labels: Any, of: Options) -> Built:
     def epoch() -> None:
         model.fit(inputs, targets, batch_size=of.batch_size, epochs=1, verbose=0)
 
-    def predict(images: Any) -> Any:
+    def predict(images: np.ndarray) -> Any:
         return model.predict(scaled(images), verbose=0).argmax(-1)
 
     return epoch, predict
 
 
-def build_tf1(images: Any, labels: Any, of: Options) -> Built:
-    """The graph of the TF1 notebook under ``tf.compat.v1``, fed from Python."""
+def build_tf1(images: np.ndarray, labels: np.ndarray, of: Options) -> Built:
+    """Build the graph of the TF1 notebook under ``tf.compat.v1``, fed from Python."""
     import tensorflow.compat.v1 as tf
 
     tf.disable_v2_behavior()
@@ -97,7 +99,7 @@ def build_tf1(images: Any, labels: Any, of: Options) -> Built:
         for batch in shuffled_batches(generator, len(labels), of.batch_size):
             session.run(train, feed_dict={x: inputs[batch], y: labels[batch]})
 
-    def predict(images: Any) -> Any:
+    def predict(images: np.ndarray) -> Any:
         return session.run(logits, feed_dict={x: scaled(images)}).argmax(-1)
 
     return epoch, predict

@@ -1,17 +1,17 @@
-"""Contenders beside each other: seconds per epoch, and seconds until an accuracy."""
+"""Compare contenders: seconds per epoch, and seconds until an accuracy is reached."""
 
+import dataclasses
 import importlib.util
 import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import numpy as np
 
 from experiments.benchmark.contenders import CONTENDERS, SGEMM_PRODUCTS, SGEMM_SIZE
 from experiments.benchmark.process import contender, saved
-from experiments.benchmark.protocol import GATES
+from experiments.benchmark.protocol import GATES, Options, Row
 from experiments.benchmark.report import step_flops
 from experiments.mnist_rnn import PRESETS
 from jaxrnn import Split
@@ -22,10 +22,10 @@ REST = 0.5  # seconds between turns: some thread pools spin for a while before t
 
 
 def wanted(only: Sequence[str]) -> list[str]:
-    """jaxrnn, and the contenders that are asked for and installed; sgemm comes last."""
+    """Return jaxrnn and the contenders that are asked for and installed; sgemm comes last."""
     names = []
     for name, (_, packages, _) in CONTENDERS.items():
-        if name in PRESETS_EPOCHS or not (not only or name in (*only, "jaxrnn", "sgemm")):
+        if name in PRESETS_EPOCHS or (only and name not in (*only, "jaxrnn", "sgemm")):
             continue
         if all(importlib.util.find_spec(package) for package in packages):
             names.append(name)
@@ -35,15 +35,15 @@ def wanted(only: Sequence[str]) -> list[str]:
 
 
 def take_turns(
-    names: Sequence[str], data: str, options: dict[str, Any], repeats: int, *, show: bool = False
-) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Seconds of each epoch and peak memory of each contender.
+    names: Sequence[str], data: str, options: Options, repeats: int, *, show: bool = False
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Measure the seconds of each epoch and the peak memory of each contender.
 
     Contenders take turns, an epoch each, so that a noisy machine affects all of them alike. The
     first round warms up and doesn't count.
     """
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    peaks: dict[str, int] = {}
+    peaks: dict[str, float] = {}
     with ExitStack() as stack:
         ask = {name: stack.enter_context(contender(name, data, options)) for name in names}
         for repeat in range(repeats + 1):
@@ -58,16 +58,16 @@ def take_turns(
 
 
 def measure_peers(
-    names: Sequence[str], train: Split, test: Split, options: dict[str, Any], repeats: int
-) -> list[dict[str, Any]]:
-    """One row for each contender, jaxrnn first."""
+    names: Sequence[str], train: Split, test: Split, options: Options, repeats: int
+) -> list[Row]:
+    """Measure each contender; returns one row for each, jaxrnn first."""
     with saved(train, test) as data:
         seconds, peaks = take_turns(names, data, options, repeats, show=True)
     sgemm = 2 * SGEMM_SIZE**3 * SGEMM_PRODUCTS / np.median(seconds.pop("sgemm")) / 1e9
-    batch_size, hidden = options["batch_size"], options["hidden"]
-    steps, gates = len(train) // batch_size, GATES[options["cell"]]
+    batch_size, gates = options.batch_size, GATES[options.cell]
+    steps = len(train) // batch_size
     _, time_steps, features = train.inputs.shape
-    work = steps * step_flops(batch_size, time_steps, features, hidden, gates=gates) / 1e9
+    work = steps * step_flops(batch_size, time_steps, features, options.hidden, gates=gates) / 1e9
     rows = []
     for name, measured in seconds.items():
         median = float(np.median(measured))
@@ -93,25 +93,28 @@ def measure_time_to_accuracy(
     train: Split,
     protocol: Split,
     test: Split,
-    options: dict[str, Any],
+    options: Options,
     seeds: int,
     accuracy: float,
-) -> list[dict[str, Any]]:
-    """One row for each contender: for each seed, epochs and seconds of training; None if never.
+) -> list[Row]:
+    """Measure the epochs and seconds that each contender needs, for each seed; None if never.
 
     Args:
       names: contenders to measure beside the presets fast and sprint.
       train: what these presets train on.
       protocol: what the others train on.
-      test, options, seeds, accuracy: of all of them.
+      test: what all are tested on after every epoch.
+      options: see :class:`experiments.benchmark.protocol.Options`.
+      seeds: number of seeds.
+      accuracy: test accuracy to reach.
     """
     names = [*PRESETS_EPOCHS, *(name for name in names if name != "sgemm")]
-    rows: list[dict[str, Any]] = [{"name": name, "epochs": [], "seconds": []} for name in names]
+    rows: list[Row] = [{"name": name, "epochs": [], "seconds": []} for name in names]
     with saved(train, test) as whole, saved(protocol, test) as part:
         for seed in range(seeds):
             for row in rows:
                 data = whole if row["name"] in PRESETS_EPOCHS else part
-                with contender(row["name"], data, {**options, "seed": seed}) as ask:
+                with contender(row["name"], data, dataclasses.replace(options, seed=seed)) as ask:
                     seconds, reached = 0.0, None
                     for epoch in range(1, PRESETS_EPOCHS.get(row["name"], MAX_EPOCHS) + 1):
                         seconds += ask("epoch")["seconds"]

@@ -13,9 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict
+from typing import TypeAlias
 
 import numpy as np
 
@@ -23,22 +24,28 @@ from experiments.benchmark.contenders import CONTENDERS
 from experiments.benchmark.protocol import Options
 from jaxrnn import Split
 
+Ask: TypeAlias = Callable[[str], dict[str, float]]
+
 
 @contextmanager
 def saved(train: Split, test: Split) -> Iterator[str]:
-    """The data in a file that every contender's process reads."""
-    arrays: dict[str, Any] = {"images": train.inputs, "labels": train.labels}
-    arrays |= {"test_images": test.inputs, "test_labels": test.labels}
+    """Write the data to a file that every contender's process reads."""
     with tempfile.TemporaryDirectory() as folder:
-        np.savez(f"{folder}/data.npz", **arrays)
+        np.savez(
+            f"{folder}/data.npz",
+            images=train.inputs,
+            labels=np.asarray(train.labels),
+            test_images=test.inputs,
+            test_labels=np.asarray(test.labels),
+        )
         yield f"{folder}/data.npz"
 
 
 @contextmanager
-def contender(name: str, data: str, options: dict[str, Any]) -> Iterator[Any]:
-    """Start a contender; yields a function that asks it to train an ``epoch``, or to ``test``."""
+def contender(name: str, data: str, options: Options) -> Iterator[Ask]:
+    """Start a contender and yield a function that asks it to train an ``epoch`` or to ``test``."""
     _, _, environment = CONTENDERS[name]
-    command = [sys.executable, "-m", __name__, name, data, json.dumps(options)]
+    command = [sys.executable, "-m", __name__, name, data, json.dumps(asdict(options))]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_DEPRECATION_WARNINGS": "0"}
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
@@ -50,13 +57,14 @@ def contender(name: str, data: str, options: dict[str, Any]) -> Iterator[Any]:
             env={**os.environ, **quiet, **environment},
         )
 
-        def ask(what: str) -> Any:
-            asked: Any = process.stdin
-            answered: Any = process.stdout
+        def ask(what: str) -> dict[str, float]:
+            assert process.stdin
+            assert process.stdout
             try:
-                asked.write(f"{what}\n")
-                asked.flush()
-                return json.loads(answered.readline())
+                process.stdin.write(f"{what}\n")
+                process.stdin.flush()
+                answer: dict[str, float] = json.loads(process.stdout.readline())
+                return answer
             except (BrokenPipeError, json.JSONDecodeError) as error:
                 process.wait()
                 errors.seek(0)
@@ -70,7 +78,7 @@ def contender(name: str, data: str, options: dict[str, Any]) -> Iterator[Any]:
 
 
 def main() -> None:
-    """Be a contender."""
+    """Run as a contender."""
     name, data, options = sys.argv[1:]
     # Whatever libraries print goes to stderr; stdout is for the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)

@@ -2,12 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-Built = tuple[Callable[[], None], Callable[[Any], Any]]
-"""``epoch``, which trains for one epoch and returns when the work is done, and ``predict``."""
+Built: TypeAlias = tuple[Callable[[], None], Callable[[np.ndarray], Any]]
+"""``epoch()``, which trains for one epoch in random order and returns when the work is done, and
+``predict(images)``, which returns their classes."""
+
+Row: TypeAlias = dict[str, Any]
+"""What was measured, by name."""
 
 GATES = {"simple": 1, "gru": 3, "lstm": 4}  # per cell; its work is proportional to them
 
@@ -18,16 +22,18 @@ class Options:
 
     hidden: int
     batch_size: int
-    seed: int
-    cell: str = "simple"
+    seed: int = 0
+    cell: Literal["simple", "gru", "lstm"] = "simple"
 
 
-def scaled(images: Any) -> Any:
-    """Pixels as floats, 0 … 1."""
+def scaled(images: np.ndarray) -> np.ndarray:
+    """Scale pixels to floats from 0 to 1."""
     return images.astype(np.float32) / 255
 
 
-def shuffled_batches(generator: np.random.Generator, size: int, batch_size: int) -> Any:
-    """Indices of the whole batches of one epoch."""
+def shuffled_batches(
+    generator: np.random.Generator, size: int, batch_size: int
+) -> list[np.ndarray]:
+    """Return the indices of the whole batches of an epoch, in random order."""
     order = generator.permutation(size)
     return np.split(order[: size // batch_size * batch_size], size // batch_size)

@@ -3,22 +3,22 @@
 import math
 import platform
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from experiments.benchmark.protocol import Row
 from jaxrnn.training.sharding import available_cores
 
 
 def step_flops(
     batch: int, time: int, features: int, hidden: int, classes: int = 10, gates: int = 1
 ) -> int:
-    """Multiplications and additions of one training step, counting matrix products only.
+    """Count the multiplications and additions of a training step, matrix products only.
 
-    Forward, batch · time · (features + hidden) · hidden for each gate, and the head; backward, the
-    same again for the gradients of the weights, and batch · time · hidden² a gate for those of the
-    states.
+    Forward: batch · time · (features + hidden) · hidden for each gate, and the head. Backward: the
+    same again for the gradients of the weights, and batch · time · hidden² for each gate for those
+    of the states.
     """
     forward = gates * batch * time * (features + hidden) * hidden
     states = gates * batch * time * hidden * hidden
@@ -26,7 +26,7 @@ def step_flops(
     return 2 * (2 * forward + states + 3 * head)
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
+def print_table(rows: list[Row]) -> None:
     """Print the peers as the Markdown table of the README."""
     print(
         "\n| | seconds an epoch (min … max) | examples/s | GFLOP/s | of sgemm | memory | time |"
@@ -42,7 +42,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         )
 
 
-def print_times(rows: list[dict[str, Any]], accuracy: float) -> None:
+def print_times(rows: list[Row], accuracy: float) -> None:
     """Print the time to reach an accuracy as a Markdown table of medians over seeds.
 
     Ratios are relative to the fastest contender, with their range over the seeds in parentheses.
@@ -72,7 +72,7 @@ def print_times(rows: list[dict[str, Any]], accuracy: float) -> None:
         )
 
 
-def plot_peers(rows: list[dict[str, Any]]) -> Figure:
+def plot_peers(rows: list[Row]) -> Figure:
     """Draw examples per second, one bar each."""
     figure = Figure(figsize=(8, 0.6 * len(rows) + 1), layout="constrained")
     axes = figure.subplots()
@@ -85,7 +85,7 @@ def plot_peers(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def plot_scaling(rows: list[dict[str, Any]]) -> Figure:
+def plot_scaling(rows: list[Row]) -> Figure:
     """Draw the time per example against each size, on logarithmic axes."""
     figure = Figure(figsize=(20, 4.5), layout="constrained")
     labels = {"batch_size": "Batch size", "hidden": "Hidden units", "time": "Time steps"}
@@ -108,7 +108,7 @@ def plot_scaling(rows: list[dict[str, Any]]) -> Figure:
 
 
 def describe_machine() -> str:
-    """The processor, as Linux names it, and the number of cores that this process may use."""
+    """Return the processor, as Linux names it, and the number of cores this process may use."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

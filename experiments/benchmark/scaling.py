@@ -1,18 +1,18 @@
-"""Seconds per example of jaxrnn as sizes, devices, processes and the source of the data change."""
+"""Seconds per example of jaxrnn for various sizes, devices, processes and ways to read data."""
 
+import dataclasses
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from experiments.benchmark.peers import take_turns
 from experiments.benchmark.process import saved
-from experiments.benchmark.protocol import GATES
+from experiments.benchmark.protocol import GATES, Options, Row
 from experiments.benchmark.report import step_flops
 from jaxrnn import History, Split
 
@@ -24,26 +24,25 @@ SCALES = {
 PROCESSES = (1, 2, 4)
 
 
-def measure_scaling(
-    train: Split, test: Split, options: dict[str, Any], repeats: int
-) -> list[dict[str, Any]]:
-    """Compare jaxrnn with Flax as one size grows and the others stay."""
+def measure_scaling(train: Split, test: Split, options: Options, repeats: int) -> list[Row]:
+    """Compare jaxrnn with Flax as one size grows and the others stay the same."""
     rows = []
     for axis, sizes in SCALES.items():
         for size in sizes:
-            of_point = {**options, **({axis: size} if axis != "time" else {})}
             time_steps = size if axis == "time" else 28
+            changed: Row = {} if axis == "time" else {axis: size}
+            of_point = dataclasses.replace(options, **changed)
             # About the same work for each point, and at least two steps.
-            gates, features = GATES[options["cell"]], 784 // time_steps
-            flops = step_flops(1, time_steps, features, of_point["hidden"], gates=gates)
+            gates, features = GATES[options.cell], 784 // time_steps
+            flops = step_flops(1, time_steps, features, of_point.hidden, gates=gates)
             examples = int(min(len(train), 1e11 / flops))
-            examples = max(2, examples // of_point["batch_size"]) * of_point["batch_size"]
+            examples = max(2, examples // of_point.batch_size) * of_point.batch_size
             inputs = train.inputs[:examples].reshape(-1, time_steps, 784 // time_steps)
             split = Split(inputs, np.asarray(train.labels)[:examples])
             with saved(split, test) as data:
                 names = ("jaxrnn", "Flax nn.RNN")
                 seconds, _ = take_turns(names, data, of_point, repeats)
-            row: dict[str, Any] = {"axis": axis, "size": size}
+            row: Row = {"axis": axis, "size": size}
             row |= {name: float(np.median(some)) / examples for name, some in seconds.items()}
             # Of each round: both contenders see the machine in the same state.
             ours, theirs = (seconds[name] for name in names)
@@ -62,8 +61,8 @@ def measure_scaling(
     return rows
 
 
-def measure_processes(common: Sequence[str], batch_size: int) -> list[dict[str, Any]]:
-    """Compare N processes with a device each with one process on N devices."""
+def measure_processes(common: Sequence[str], batch_size: int) -> list[Row]:
+    """Compare N processes of one device each with one process of N devices."""
     rows = []
     share = max(PROCESSES)
     batch = ["--batch-size", str(-(-batch_size // share) * share)]
@@ -82,15 +81,15 @@ def measure_processes(common: Sequence[str], batch_size: int) -> list[dict[str, 
     return rows
 
 
-def measure_stream(common: Sequence[str], batch_size: int) -> list[dict[str, Any]]:
-    """Compare data in memory with data that is streamed, taking turns."""
+def measure_stream(common: Sequence[str], batch_size: int) -> list[Row]:
+    """Compare data in memory with streamed data, taking turns."""
     kinds = {"memory": [], "stream": ["--stream"], "one worker": ["--stream", "--workers", "1"]}
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(3):
         for kind, words in kinds.items():
             batch = ["--batch-size", str(batch_size)]
             seconds[kind].append(run_experiment([*common, *batch, *words]))
-    row: dict[str, Any] = {kind: float(np.median(values)) for kind, values in seconds.items()}
+    row: Row = {kind: float(np.median(values)) for kind, values in seconds.items()}
     for kind in ("stream", "one worker"):
         row[f"{kind} ratio"] = float(np.median(np.divide(seconds[kind], seconds["memory"])))
     print(
@@ -102,7 +101,7 @@ def measure_stream(common: Sequence[str], batch_size: int) -> list[dict[str, Any
 
 
 def run_experiment(words: Sequence[str], *, processes: int = 1) -> float:
-    """Median seconds per example of the epochs of a whole run but the first; all its processes."""
+    """Return the median seconds per example of all epochs of a run but the first."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "experiments.mnist_rnn", "keras", *words]
         command += ["--drop-remainder", "--validation", "None", "--test", "test[:100]"]

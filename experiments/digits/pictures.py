@@ -1,74 +1,13 @@
-"""Pictures of any size and color, turned into images like those of the training data."""
+"""Pictures of digits, turned into images like those of MNIST."""
 
-import io
-import warnings
-from contextlib import nullcontext
-from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from experiments.digits.ink import find_ink
 
 SIDE = 28  # side of an MNIST image, in pixels
 BOX = 20  # side of the square that its ink fills
-
-PIXELS = 50_000_000  # larger pictures are not decoded
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs
-
-Picture = Path | BinaryIO | bytes | np.ndarray | Image.Image
-"""Path, open binary file or contents of a picture in one of ``FORMATS``, of which the first frame
-is read; a (height, width) or uint8 (height, width, channels) array; or a Pillow image."""
-
-
-def read_picture(picture: Picture) -> np.ndarray:
-    """Read a picture in grayscale, rotated upright by its EXIF orientation.
-
-    Args:
-      picture: see :data:`Picture`.
-
-    Returns:
-      (height, width) float32, from 0 for black to 1 for white.
-
-    Raises:
-      ValueError: the picture is of another format, damaged, transparent, or larger than
-        ``PIXELS``.
-      OSError: the file cannot be opened.
-    """
-    image = _open(picture)
-    if image.mode == "F":
-        return np.array(image)
-    return np.asarray(image.convert("L")) / np.float32(255)
-
-
-def fit_picture(
-    picture: Picture, height: int, width: int, channels: int, *, resize: bool = True
-) -> np.ndarray:
-    """Resize a picture; one that already has the size keeps its pixels, bit for bit.
-
-    Args:
-      picture: see :data:`Picture`.
-      height, width: size of the result; the aspect ratio is not preserved.
-      channels: 1 for gray, 3 for RGB.
-      resize: if False, the picture must already have that size.
-
-    Returns:
-      uint8, (height, width) or (height, width, 3).
-
-    Raises:
-      ValueError, OSError: as :func:`read_picture`; or a wrong size or number of channels.
-    """
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 (gray) or 3 (RGB); got {channels}")
-    image = _open(picture)
-    if not resize and image.size != (width, height):
-        size = f"{image.width} × {image.height}"
-        raise ValueError(f"the picture must be {width} pixels wide and {height} high; got {size}")
-    if image.mode == "F":
-        image = Image.fromarray(np.round(255 * np.asarray(image)).astype(np.uint8))
-    image = image.convert("L" if channels == 1 else "RGB")
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def normalize_digit(
@@ -109,95 +48,27 @@ def fit_digit(ink: np.ndarray) -> np.ndarray:
     rows, columns = (np.flatnonzero(marked.any(axis)) for axis in (1, 0))
     box = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     height, width = (max(1, round(BOX * size / max(box.shape))) for size in box.shape)
-    small = resampling(box.shape[0], height) @ box @ resampling(box.shape[1], width).T
+    small = _resampling(box.shape[0], height) @ box @ _resampling(box.shape[1], width).T
 
     image = np.zeros((SIDE, SIDE), np.float32)
     top, left = (
         # Rounded, or the last bits would decide where symmetric ink goes.
         int(np.clip(np.ceil(np.round(SIDE / 2 - center, 4)), 0, SIDE - size))
-        for center, size in zip(_centre_of_mass(small), small.shape, strict=True)
+        for center, size in zip(_center_of_mass(small), small.shape, strict=True)
     )
     image[top : top + height, left : left + width] = small / small.max()
     return np.round(255 * image).astype(np.uint8)
 
 
-def resampling(size: int, new: int) -> np.ndarray:
-    """The (new, size) matrix that resamples a line of pixels by antialiased interpolation."""
+def _resampling(size: int, new: int) -> np.ndarray:
+    """Return the (new, size) matrix that resamples a line by antialiased interpolation."""
     step = size / new
     distance = (np.arange(new)[:, None] + 0.5) * step - (np.arange(size)[None] + 0.5)
     weights = np.maximum(0, 1 - np.abs(distance) / max(step, 1))
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-def _centre_of_mass(image: np.ndarray) -> tuple[float, float]:
-    """Distance from the top and left edges, in pixels."""
-    down, across = (image.sum(axis) for axis in (1, 0))
-    return tuple(
-        float((line * (np.arange(len(line)) + 0.5)).sum() / line.sum()) for line in (down, across)
-    )  # type: ignore[return-value]
-
-
-def _open(picture: Picture) -> Image.Image:
-    """The picture upright, in mode L, RGB, or F with numbers from 0 to 1."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns about oddities, and sizes refused here
-        if isinstance(picture, Image.Image):
-            return _opaque(picture)
-        if isinstance(picture, np.ndarray):
-            return _opaque(_from_array(picture))
-        source = io.BytesIO(picture) if isinstance(picture, bytes) else picture
-        with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
-            return _opaque(_decode(file))
-
-
-def _decode(file: BinaryIO) -> Image.Image:
-    try:
-        image = Image.open(file, formats=FORMATS)
-        pixels = image.width * image.height
-    except Image.DecompressionBombError:
-        pixels = PIXELS + 1
-    except Exception as error:  # Pillow may raise anything if it is no image
-        raise ValueError(f"not a picture in one of the formats {', '.join(FORMATS)}") from error
-    if pixels > PIXELS:
-        raise ValueError(f"the picture has over {PIXELS:,} pixels; shrink it first")
-    try:
-        return ImageOps.exif_transpose(image)  # this decodes it
-    except Exception as error:
-        raise ValueError("the picture is damaged or incomplete") from error
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.size and array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 255:
-        array = array.astype(np.uint8)
-    if array.ndim == 2 and array.dtype != np.uint8:
-        array = array.astype(np.float32)
-    is_color = array.ndim == 3 and array.shape[-1] in (3, 4) and array.dtype == np.uint8
-    if not array.size or not (array.ndim == 2 or is_color):
-        raise ValueError(
-            "a picture must be (height, width), or (height, width, 3) uint8; got "
-            f"{array.shape} {array.dtype}"
-        )
-    return Image.fromarray(array)
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    if wide := image.mode[0] in "IF":  # more than 8 bits
-        numbers = np.asarray(image).astype(np.float32)
-        transparent = (numbers == image.info.get("transparency")).any()
-    else:
-        transparent = (
-            image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255
-        )
-    if transparent:
-        raise ValueError("the picture is transparent in places; put it on a background first")
-    if not wide:
-        return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-    if not np.isfinite(numbers).all():
-        raise ValueError("the picture has pixels that are not finite")
-    if image.mode.startswith("I;16"):
-        numbers /= 65535
-    elif numbers.size and (numbers.min() < 0 or numbers.max() > 1):  # in any unit
-        numbers = (numbers - numbers.min()) / max(np.ptp(numbers), 1e-30)
-    return Image.fromarray(numbers)
+def _center_of_mass(image: np.ndarray) -> list[float]:
+    """Return the distances from the top and left edges, in pixels."""
+    lines = [image.sum(axis) for axis in (1, 0)]
+    return [float((line * (np.arange(len(line)) + 0.5)).sum() / line.sum()) for line in lines]

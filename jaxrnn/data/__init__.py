@@ -2,8 +2,8 @@
 
 from jaxrnn.data.augment import WarpConfig
 from jaxrnn.data.batches import batches
-from jaxrnn.data.datasets import Datasets, ImageSequences
-from jaxrnn.data.images import Source, default_places, load
+from jaxrnn.data.images import ImageSequences, Source, default_places, load
+from jaxrnn.data.readable import Datasets
 from jaxrnn.data.series import JapaneseVowels, Sunspots
 from jaxrnn.data.splits import Batch, Split
 from jaxrnn.data.streams import Stream, stream

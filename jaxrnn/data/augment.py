@@ -1,4 +1,4 @@
-"""Augmentation: random warps of an image, on the device, inside the compiled epoch."""
+"""Random warps of an image, on the device, inside the compiled epoch."""
 
 import functools
 import math
@@ -45,8 +45,9 @@ class WarpConfig(Group):
           A pure function from a key and one image, (height, width) floats, to its warped version;
           None if every option is 0. For equal configurations the same object.
 
-        Source: P. Y. Simard, D. Steinkraus and J. C. Platt, "Best practices for convolutional
-        neural networks applied to visual document analysis" (2003).
+        References:
+          P. Y. Simard, D. Steinkraus and J. C. Platt, "Best practices for convolutional neural
+          networks applied to visual document analysis" (2003).
 
         >>> image = jnp.zeros((28, 28)).at[14, 14].set(1.0)
         >>> warped = WarpConfig(shift=2.0).build()(jax.random.key(0), image)
@@ -83,7 +84,7 @@ def _warp(config: "WarpConfig", key: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def _smooth_weights(size: int, dtype: Any) -> jax.Array:
-    """Weights of each grid point's value in each pixel, (size, grid)."""
+    """Return the weights of each grid point's value in each pixel, (size, grid)."""
     position = jnp.linspace(0, _GRID - 1, size, dtype=dtype)
     grid = jnp.arange(_GRID, dtype=dtype)
     near = jnp.maximum(0, 1 - jnp.abs(position[:, None] - grid[None, :]))

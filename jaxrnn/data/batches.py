@@ -1,4 +1,4 @@
-"""Batches: the order of an epoch, and the examples of each step."""
+"""The order of an epoch, and the examples of each step."""
 
 from collections.abc import Iterator, Sized
 from typing import Any
@@ -7,35 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.data.splits import Batch, Split, check_examples, take
+from jaxrnn.data.splits import Batch, Split, take
 
 
 def as_key(key: Any) -> jax.Array:
-    """A key of ``jax.random.key`` from an integer, or from one of the older kind, ``PRNGKey``."""
+    """Return a key of ``jax.random.key``, from an integer or from an older ``PRNGKey`` as well."""
     if isinstance(key, int | np.integer):
         return jax.random.key(key)
     if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.asarray(key)) if key.ndim else jax.random.key(key)
     return key
-
-
-def valid_steps(batch: Batch) -> jax.Array:
-    """Whether each time step is before the end of its sequence: (batch, time) booleans."""
-    time, lengths = jnp.shape(batch["inputs"])[1], jnp.asarray(batch["lengths"])
-    return jnp.arange(time, dtype=lengths.dtype)[None] < lengths[:, None]
-
-
-def mask_padding(batch: Batch) -> Batch:
-    """Set what stands after the end of each sequence to 0, so that it can't matter."""
-    if "lengths" not in batch:
-        return batch
-    fewest = {"inputs": 2, "labels": 2, "targets": 3}  # axes of what has time steps
-    masked = dict(batch)
-    for name, array in batch.items():
-        if np.ndim(array) >= fewest.get(name, np.inf):
-            valid = valid_steps(batch)
-            masked[name] = jnp.where(valid if array.ndim == 2 else valid[..., None], array, 0)
-    return masked
 
 
 def epoch_indices(
@@ -71,15 +52,13 @@ def batches(
     >>> [len(batch["labels"]) for batch in batches(digits, jax.random.key(0), batch_size=40)]
     [40, 40, 20]
     """
-    check_examples(split)
     check_batch_size(batch_size, split)
     whole, rest = epoch_indices(
         key, len(split), batch_size=batch_size, drop_remainder=drop_remainder
     )
-    for indices in np.asarray(whole):
-        yield take(split, indices)
-    if len(rest):
-        yield take(split, np.asarray(rest))
+    for indices in (*np.asarray(whole), np.asarray(rest)):
+        if len(indices):
+            yield take(split, indices)
 
 
 def check_batch_size(batch_size: int, split: Sized) -> None:

@@ -1,24 +1,22 @@
-"""Source and load: datasets of labelled images, read as sequences."""
+"""Labelled images, read as sequences: from memory-mapped arrays, or all at once."""
 
 import contextlib
-import difflib
 import math
 import os
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-import tensorflow_datasets as tfds
-from google.protobuf.message import DecodeError
+from annotated_types import Ge, Lt
 
 from jaxrnn.data.convert import as_sequences
-from jaxrnn.data.readers import LabelledImages, damaged, find_builder, prepare
+from jaxrnn.data.readable import Datasets
+from jaxrnn.data.readers import read_split
 from jaxrnn.data.splits import Batch, Split
-
-_READ_AT_ONCE = 4096  # examples; bounds what is held besides the arrays themselves
-
+from jaxrnn.groups import Count, Group
 
 _Path = str | os.PathLike[str] | None
 _places: ContextVar[tuple[_Path, _Path]] = ContextVar("places", default=(None, None))
@@ -37,18 +35,33 @@ def default_places(data_dir: _Path, archives: _Path) -> Iterator[None]:
 class Source:
     """Labelled images on disk, read as sequences in any order, for :func:`jaxrnn.stream`.
 
-    Opening a source prepares the dataset if necessary, but reads no examples; it keeps an index of
-    a few bytes per example in memory. A source can be pickled; unpickling opens it again.
+    Opening a source prepares the dataset if necessary and maps its arrays into memory; pages are
+    read as they are needed. A source can be pickled; unpickling opens it again.
 
     Args:
-      name, split, data_dir, archives, rows, permute: see :func:`load`.
+      name: ``mnist``, ``fashion_mnist``, ``kmnist``, or any tfds dataset of labelled images;
+        ``idx`` for the IDX files in ``archives``, whatever naming scheme they follow; a
+        ``.npz`` file with ``x_train``, ``y_train``, ``x_test`` and ``y_test``, as Keras stores data
+        sets; or a directory, with a slash in its name, of images in one directory for each class,
+        below ``train`` and ``test`` or without these.
+      split: a tfds split string, such as ``"train[:48000]"``, ``"train[80%:]"`` or ``"test"``. A
+        sum of splits is held in memory.
+      data_dir: directory of prepared datasets; tfds's own by default.
+      archives: directory with the IDX files of ``idx`` or of a dataset of the MNIST family,
+        compressed or not.
+      rows: number of time steps to cut each image into, in reading order; by default its rows.
+      permute: shuffle the pixels of all images by one fixed permutation: that of this seed, 0 for
+        True.
 
     Attributes:
       class_names: the name of each class, in order.
       channels: numbers per pixel, side by side in ``features``.
 
     Raises:
-      ValueError, FileNotFoundError, ImportError, OSError: see :func:`load`.
+      ValueError: an unknown dataset or split, an empty split, damaged files, or examples that are
+        not labelled images of one size.
+      ImportError: tfds needs a package that is not installed.
+      OSError: a file can't be read, ``data_dir`` can't be written, or a download fails.
 
     >>> source = Source("mnist", split="train")
     >>> len(source), source.read([0, 59_999])["labels"].tolist()
@@ -66,36 +79,16 @@ class Source:
         permute: bool | int = False,
     ) -> None:
         data_dir, archives = data_dir or _places.get()[0], archives or _places.get()[1]
-        self._name, self._rows, self._permute = name, rows, permute
+        self._as_inputs = partial(as_sequences, rows=rows, permute=permute)
         self._reopen = partial(
             Source, name, split=split, data_dir=data_dir, archives=archives, rows=rows,
             permute=permute,
         )  # fmt: skip
-        builder = self._builder = find_builder(name, data_dir=data_dir, archives=archives)
-        features = builder.info.features
-        match builder.info.supervised_keys:
-            case (str(input_key), str(label_key)) if len(
-                features[input_key].shape
-            ) >= 2 and isinstance(features[label_key], tfds.features.ClassLabel):
-                self.class_names = tuple(features[label_key].names)
-                self._keys = input_key, label_key
-                self.channels = math.prod(features[input_key].shape[2:] or (1,))
-            case _:
-                raise ValueError(f"{name!r} is not a dataset of labelled images")
-        prepare(builder)
-
-        size = _size_of(builder, name, split)
-        if size < 1:
-            raise ValueError(f"split {split!r} of {name!r} has no examples")
-        with self._reading():
-            self._examples = (
-                builder.records(split)
-                if isinstance(builder, LabelledImages)
-                else builder.as_data_source(split)
-            )
+        self._arrays, self.class_names = read_split(name, split, data_dir, archives)
+        self.channels = math.prod(self._arrays.images.shape[3:])
 
     def __len__(self) -> int:
-        return len(self._examples)
+        return len(self._arrays.labels)
 
     def __reduce__(self) -> Any:
         return self._reopen, ()
@@ -106,108 +99,79 @@ class Source:
         return Split(**batch, class_names=self.class_names, channels=self.channels)
 
     def read(self, indices: Sequence[int] | np.ndarray | range) -> Batch:
-        """Read the examples at these positions, one or more, in this order.
+        """Read the examples at these positions, in this order.
 
         Returns:
           ``inputs`` (N, time, features) uint8 and ``labels`` (N,) int32, numpy arrays.
 
         Raises:
-          ValueError: the prepared data is damaged, or its images differ in size.
+          ValueError: ``rows`` don't divide the images.
         """
-        places = np.asarray(indices)
-        with self._reading():
-            if isinstance(self._builder, LabelledImages):
-                images, labels = self._builder.parse(self._examples.read(places))
-            else:
-                images, labels = _read(self._examples, places.tolist(), *self._keys)
-        return {"inputs": as_sequences(images, self._rows, permute=self._permute), "labels": labels}
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except NotImplementedError as error:
-            raise ValueError(
-                f"{self._name!r} is prepared in {self._builder.data_dir} in a format without "
-                "random access; choose another data_dir"
-            ) from error
-        except (OSError, RuntimeError, IndexError, DecodeError) as error:
-            raise damaged(self._builder, error) from error
+        images, labels = (array[np.asarray(indices)] for array in self._arrays)
+        return {"inputs": self._as_inputs(images), "labels": labels}
 
 
-def load(
-    name: str = "mnist",
-    *,
-    split: str,
-    data_dir: _Path = None,
-    archives: _Path = None,
-    rows: int | None = None,
-    permute: bool | int = False,
-) -> Split:
+def load(name: str = "mnist", *, split: str, **options: Any) -> Split:
     """Load one split of a dataset into memory, in file order, preparing the dataset if necessary.
 
     MNIST is bundled and needs no network. An image is read as a sequence, one row of pixels per
     time step.
 
     Args:
-      name: ``mnist``, ``fashion_mnist``, ``kmnist``, or any tfds dataset of labelled images;
-        ``idx`` for the IDX files in ``archives``, whatever naming scheme they follow; a
-        ``.npz`` file with ``x_train``, ``y_train``, ``x_test`` and ``y_test``, as Keras stores data
-        sets; or a directory, with a slash in its name, of images in one directory for each class,
-        below ``train`` and ``test`` or without these.
-      split: a tfds split string, such as ``"train[:48000]"``, ``"train[80%:]"`` or ``"test"``.
-      data_dir: directory of prepared datasets; tfds's own by default.
-      archives: directory with the IDX files of ``idx`` or of a dataset of the MNIST family,
-        compressed or not.
-      rows: number of time steps to cut each image into, in reading order; by default its rows.
-      permute: shuffle the pixels of all images by one fixed permutation: that of this seed, 0 for
-        True.
+      name, split, options: see :class:`Source`.
 
     Returns:
       A :class:`Split` of numpy arrays: ``inputs`` (N, time, features) uint8, ``labels`` (N,) int32.
 
     Raises:
-      ValueError: an unknown dataset or split, an empty split, examples that are not labelled images
-        of one size, or ``rows`` that don't divide them.
-      FileNotFoundError, ImportError, OSError: see :func:`jaxrnn.data.readers.find_builder` and
-        :func:`jaxrnn.data.readers.prepare`.
+      ValueError, ImportError, OSError: see :class:`Source`.
 
     >>> digits = load("mnist", split="train[:5]")
     >>> digits.inputs.shape, digits.labels.tolist()
     ((5, 28, 28), [5, 0, 4, 1, 9])
     """
-    source = Source(
-        name, split=split, data_dir=data_dir, archives=archives, rows=rows, permute=permute
-    )
-    return source.load()
+    return Source(name, split=split, **options).load()
 
 
-def _size_of(builder: Any, name: str, split: str) -> int:
-    """The number of examples of a split, whose name may be wrong."""
-    try:
-        return int(builder.info.splits[split].num_examples)
-    except (AssertionError, KeyError, ValueError) as error:
-        known = list(builder.info.splits)
-        close = difflib.get_close_matches(split.partition("[")[0], known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close and close[0] not in split else ""
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"split {split!r} of {name!r}: {reason}{hint}") from error
+@dataclass(frozen=True, kw_only=True)
+class ImageSequences(Group):
+    """Labelled images, read as sequences of rows of pixels."""
 
+    name: str = "mnist"
+    """mnist (bundled), fashion_mnist, kmnist, or any tfds dataset of labelled images; idx for the
+    files in --archives; a .npz file as Keras stores data sets; or a directory of images by class.
+    """
+    train: str = "train"
+    """Split to train on; a tfds split string, such as train[:80%]."""
+    validation: str | None = None
+    """Split to evaluate after every epoch and to choose the best checkpoint by; None for none."""
+    test: str | None = "test"
+    """Split to evaluate after every epoch; None for none."""
+    rows: Count | None = None
+    """Number of time steps to cut each image into, in reading order; None for its rows."""
+    permute: bool = False
+    """Shuffle the pixels of all images by one fixed permutation."""
+    permutation: Annotated[int, Ge(0), Lt(2**32)] = 0
+    """Seed of that permutation, for numpy's RandomState; 92916 in much of the literature."""
 
-def _read(
-    source: Any, places: Sequence[int], input_key: str, label_key: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Read images (N, height, width, …) and labels (N,) int32 from a tfds data source."""
-    first = source[places[0]][input_key]
-    images = np.empty((len(places), *first.shape), first.dtype)
-    labels = np.empty(len(places), np.int32)
-    for start in range(0, len(places), _READ_AT_ONCE):
-        some = places[start : start + _READ_AT_ONCE]
-        for row, example in enumerate(source.__getitems__(some), start):
-            if example[input_key].shape != first.shape:
-                raise ValueError(
-                    f"images differ in size: {first.shape} and {example[input_key].shape}"
-                )
-            images[row] = example[input_key]
-            labels[row] = example[label_key]
-    return images, labels
+    def build(self) -> Datasets:
+        """Open the training split and load the others.
+
+        Raises:
+          ValueError, ImportError, OSError: see :class:`Source`.
+        """
+        train = Source(self.name, split=self.train, **self._options)
+        evals = {
+            role: load(self.name, split=split, **self._options)
+            for role, split in (("validation", self.validation), ("test", self.test))
+            if split is not None
+        }
+        return Datasets(train=train, evals=evals, outputs=len(train.class_names))
+
+    def as_inputs(self, images: np.ndarray) -> np.ndarray:
+        """Read images as sequences, (N, height, width[, channels]) → (N, time, features)."""
+        return as_sequences(images, **self._options)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"rows": self.rows, "permute": self.permutation if self.permute else False}

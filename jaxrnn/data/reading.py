@@ -1,10 +1,11 @@
-"""How streams are read: random access to blocks of batches, which Grain reads ahead."""
+"""Random access to the blocks of batches of a stream, which Grain reads ahead."""
 
 import contextlib
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,22 +14,24 @@ import numpy as np
 from absl import flags
 
 from jaxrnn.data.readable import Readable
-from jaxrnn.data.splits import Batch, check_values
+from jaxrnn.data.splits import check_values
 
 _ENDLESS = 2**40  # elements; Grain wants a length
 
 
 class Blocks:
-    """Random access to the blocks of batches that Grain reads, as arrays on the host.
+    """The blocks of a stream, each a dictionary of a ``batch``, its number of ``steps`` and whether
+    its batches are ``whole``.
 
     Args:
       source: where examples are read.
       batch_size: examples per batch.
       key: root of the order; None for one pass in file order.
-      remainder: size of the short batch at the end of each pass; 0 for none.
-      block_sizes: number of batches in each block of an epoch.
-      rows: the part of each whole batch to read; None for all of it, on every device.
-      classes: labels must be below; None to leave them unchecked.
+      remainder: size of the short batch at the end of each pass, a block of its own; 0 for none.
+      sizes: number of batches in each block of an epoch.
+      own: the part of each whole batch to read; None for all of it.
+      devices: number of devices that share this part; the examples of each stand together.
+      outputs: labels must be below; None to leave them unchecked.
     """
 
     def __init__(
@@ -37,19 +40,19 @@ class Blocks:
         batch_size: int,
         key: jax.Array | None,
         remainder: int,
-        block_sizes: list[int],
+        sizes: list[int],
         *,
-        rows: slice | None = None,
-        classes: int | None = None,
+        own: slice | None = None,
+        devices: int = 1,
+        outputs: int | None = None,
     ) -> None:
-        self._source, self._batch_size = source, batch_size
-        self._steps, self._remainder = len(source) // batch_size, remainder
+        self._source, self._batch_size, self._remainder = source, batch_size, remainder
+        self._steps = len(source) // batch_size
         self._key = None if key is None else np.asarray(jax.random.key_data(key))
         self._impl = None if key is None else str(jax.random.key_impl(key))
-        self._starts = [0, *np.cumsum(block_sizes).tolist()]
-        self.per_epoch = len(block_sizes) + (self._remainder > 0)
-        self._rows, self._divided = rows or slice(None), rows is not None
-        self._classes = classes
+        self._starts = [0, *np.cumsum(sizes).tolist()]
+        self.per_epoch = len(sizes) + (remainder > 0)
+        self._own, self._devices, self._outputs = own or slice(None), devices, outputs
         self._orders: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
@@ -64,31 +67,31 @@ class Blocks:
         if multiprocessing.parent_process() is not None:  # a worker must not take an accelerator
             jax.config.update("jax_platforms", "cpu")
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         epoch, block = divmod(int(index), self.per_epoch)
-        divided = block < len(self._starts) - 1
-        if divided:
+        whole = block < len(self._starts) - 1
+        if whole:
             first, last = (epoch * self._starts[-1] + self._starts[block + i] for i in (0, 1))
-            places = np.stack([self._batch(step)[self._rows] for step in range(first, last)])
+            rows = np.stack([self._batch(step)[self._own] for step in range(first, last)])
+            steps = len(rows)
+            places = rows.reshape(steps, self._devices, -1).swapaxes(0, 1).reshape(-1)
             self._forget_before(first // self._steps)
-        else:  # the short last batch, all of it on every device
-            places = self._places(epoch, self._steps * self._batch_size, len(self._source))[None]
-        batch = dict(self._source.read(places.reshape(-1)))
-        if self._classes is not None:
-            check_values(batch, self._classes)
-        batch["places"] = places.reshape(-1).astype(np.int32)
-        arrays = {
-            name: array.reshape(*places.shape, *array.shape[1:]) for name, array in batch.items()
-        }
-        return {**arrays, "divided": divided and self._divided}
+        else:
+            places = self._places(epoch, self._steps * self._batch_size, len(self._source))
+            steps = 1
+        batch = dict(self._source.read(places))
+        if self._outputs is not None:
+            check_values(batch, self._outputs)
+        batch["places"] = places.astype(np.int32)
+        return {"batch": batch, "steps": steps, "whole": whole}
 
     def _batch(self, step: int) -> np.ndarray:
-        """The positions of the examples of a step, counted over all passes."""
+        """Return the positions of the examples of a step, counted over all passes."""
         turn, step = divmod(step, self._steps)
         return self._places(turn, step * self._batch_size, (step + 1) * self._batch_size)
 
     def _places(self, turn: int, start: int, stop: int) -> np.ndarray:
-        """A part of the order of a pass."""
+        """Return a part of the order of a pass."""
         if self._key is None:
             return np.arange(start, stop)
         with self._lock:  # several readers start a pass at once
@@ -106,7 +109,7 @@ class Blocks:
             self._orders = {k: order for k, order in self._orders.items() if k >= turn}
 
 
-def _on_cpu() -> Any:
+def _on_cpu() -> contextlib.AbstractContextManager[Any]:
     """Compute on the CPU, as accelerators are busy, unless JAX is set to use nothing else."""
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
@@ -114,8 +117,13 @@ def _on_cpu() -> Any:
         return contextlib.nullcontext()
 
 
-def read_ahead(blocks: Blocks, workers: int, start: int = 0, place: Any = None) -> Any:
-    """A Grain dataset of the blocks from ``start`` on, to which ``place`` is applied."""
+def read_ahead(
+    blocks: Blocks,
+    workers: int,
+    start: int = 0,
+    place: Callable[..., Any] | None = None,
+) -> Any:
+    """Return a Grain dataset of the blocks from ``start`` on, to which ``place`` is applied."""
     import grain
 
     dataset = grain.MapDataset.source(blocks)
@@ -131,7 +139,7 @@ def read_ahead(blocks: Blocks, workers: int, start: int = 0, place: Any = None) 
         )
     if place is None:
         return reading
-    placed = reading.map(place)
+    placed = reading.map(lambda block: place(**block))
     return grain.experimental.ThreadPrefetchIterDataset(placed, prefetch_buffer_size=1)
 
 

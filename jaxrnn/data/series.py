@@ -1,6 +1,5 @@
-"""Series: real sequences from files of other packages, read without importing these."""
+"""Real sequences from files of other packages, read without importing these."""
 
-import csv
 import importlib.util
 import math
 from collections.abc import Sequence
@@ -11,13 +10,14 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge
 
-from jaxrnn.data.datasets import Datasets
+from jaxrnn.data.convert import pad
+from jaxrnn.data.readable import Datasets
 from jaxrnn.data.splits import Split
 from jaxrnn.groups import Count, Group
 
 
 def find_in_packages(name: str, packages: Sequence[str]) -> Path:
-    """A file or folder that comes with one of these packages.
+    """Find a file or folder that comes with one of these packages.
 
     Raises:
       ImportError: none of them is installed.
@@ -49,56 +49,52 @@ class JapaneseVowels(Group):
           ImportError: no folder is given, and neither package is installed.
           ValueError, OSError: a file can't be read.
 
-        Source: M. Kudo, J. Toyama and M. Shimbo, "Multidimensional curve classification using
-        passing-through regions" (1999); UCI machine learning repository.
+        References:
+          M. Kudo, J. Toyama and M. Shimbo, "Multidimensional curve classification using
+          passing-through regions" (1999); UCI machine learning repository.
         """
         name = "datasets/data/JapaneseVowels"
         folder = self.folder or find_in_packages(name, ("sktime", "aeon"))
-        train, test = (read_ts(folder / f"JapaneseVowels_{part}.ts") for part in ("TRAIN", "TEST"))
-        time = max(train.inputs.shape[1], test.inputs.shape[1])
-        held_out = np.arange(len(train)) % 6 == 0
+        sequences, names = read_ts(folder / "JapaneseVowels_TRAIN.ts")
+        to_test, their_names = read_ts(folder / "JapaneseVowels_TEST.ts")
+        inputs, lengths = pad(sequences + to_test)
+        classes, labels = np.unique(names + their_names, return_inverse=True)
+        place = np.arange(len(labels))
+        is_train, is_sixth = place < len(sequences), place % 6 == 0
+        train, validation, test = (
+            Split(inputs[rows], labels[rows], lengths[rows], class_names=classes.tolist())
+            for rows in (is_train & ~is_sixth, is_train & is_sixth, ~is_train)
+        )
         return Datasets(
-            _padded(train, ~held_out, time),
-            {"validation": _padded(train, held_out, time), "test": _padded(test, ..., time)},
-            outputs=len(train.class_names),
-            baselines={"accuracy": {"chance": 1 / len(train.class_names)}},
+            train,
+            {"validation": validation, "test": test},
+            outputs=len(classes),
+            baselines={"accuracy": {"chance": 1 / len(classes)}},
         )
 
 
-def read_ts(path: Path) -> Split:
+def read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
     """Read a ``.ts`` file: a line for each example, its channels and class separated by colons.
+
+    Returns:
+      The sequences, (time, channels) float32, and the name of the class of each.
 
     Raises:
       ValueError, OSError: the file can't be read.
     """
     sequences, names = [], []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip() or line[0] in "#@":
-                continue
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        if line.strip() and line[0] not in "#@":
             *channels, name = line.strip().split(":")
             try:
-                numbers = [np.array(one.split(","), np.float32) for one in channels]
+                numbers = [np.array(channel.split(","), np.float32) for channel in channels]
                 sequences.append(np.stack(numbers, axis=1))
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
             names.append(name)
     if not sequences:
         raise ValueError(f"{path} has no sequences")
-    lengths = np.array([len(one) for one in sequences], np.int32)
-    inputs = np.zeros((len(lengths), lengths.max(), sequences[0].shape[1]), np.float32)
-    for row, one in zip(inputs, sequences, strict=True):
-        row[: len(one)] = one
-    classes = sorted(set(names))
-    labels = np.array([classes.index(one) for one in names], np.int32)
-    return Split(inputs, labels, lengths, class_names=tuple(classes))
-
-
-def _padded(split: Split, which: Any, time: int) -> Split:
-    """Some examples, padded with zeros to ``time`` steps."""
-    inputs, labels, lengths = map(np.asarray, (split.inputs, split.labels, split.lengths))
-    padded = np.pad(inputs, ((0, 0), (0, time - inputs.shape[1]), (0, 0)))
-    return Split(padded[which], labels[which], lengths[which], class_names=split.class_names)
+    return sequences, names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +123,10 @@ class Sunspots(Group):
           ImportError: no file is given, and statsmodels is not installed.
           ValueError, OSError: the file can't be read, or has no year for a split.
 
-        Source: SILSO, Royal Observatory of Belgium. The years are those of A. S. Weigend, B. A.
-        Huberman and D. E. Rumelhart, "Predicting the future: a connectionist approach" (1990).
+        References:
+          SILSO, Royal Observatory of Belgium.
+          A. S. Weigend, B. A. Huberman and D. E. Rumelhart, "Predicting the future: a connectionist
+          approach" (1990), for the years of the splits.
         """
         path = self.file or find_in_packages("datasets/sunspots/sunspots.csv", ("statsmodels",))
         years, series = read_csv(path)
@@ -148,7 +146,7 @@ class Sunspots(Group):
         return Datasets(train, {"validation": validation, "test": test}, 1, {"rmse": errors})
 
     def _between(self, years: np.ndarray, series: np.ndarray, first: float, last: int) -> Split:
-        """A window for each year after ``first``, up to ``last``."""
+        """Cut a window for each year after ``first``, up to ``last``."""
         places = np.flatnonzero((years > first) & (years <= last))
         places = places[places >= self.window]
         if not len(places):
@@ -158,19 +156,16 @@ class Sunspots(Group):
 
 
 def read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The first and the last column of a file with a header: years and float32 numbers.
+    """Read the first and the last column of a file with a header: years and float32 numbers.
 
     Raises:
       ValueError, OSError: the file can't be read.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        try:
-            rows = [(float(row[0]), float(row[-1])) for row in list(csv.reader(file))[1:] if row]
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    if not rows:
-        raise ValueError(f"{path} has no numbers")
-    years, numbers = np.array(rows).T
+    options: Any = {"delimiter": ",", "skiprows": 1, "quotechar": '"', "encoding": "utf-8"}
+    try:
+        years, numbers = np.loadtxt(path, usecols=(0, -1), unpack=True, ndmin=2, **options)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return years, numbers.astype(np.float32)
 
 
@@ -179,7 +174,7 @@ def _rmse(a: Any, b: Any) -> float:
 
 
 def _linear_error(train: Split, test: Split) -> float:
-    """Test error of a linear function of the last nine years, fitted by least squares."""
+    """Return the test error of a linear function of the last nine years, fitted to ``train``."""
     years = min(9, train.inputs.shape[1])
 
     def of(split: Split) -> np.ndarray:

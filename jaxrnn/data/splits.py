@@ -1,4 +1,4 @@
-"""Split: labelled sequences in memory, and what is checked about them."""
+"""Labelled sequences in memory, and their validation."""
 
 import dataclasses
 import logging
@@ -18,7 +18,13 @@ Batch = dict[str, Any]
 optionally ``lengths``."""
 
 _ARRAYS = ("inputs", "labels", "lengths", "targets")
-log = logging.getLogger("jaxrnn")
+_FIELDS = (*_ARRAYS, "class_names", "channels")
+_TIMED = {"inputs": 2, "labels": 2, "targets": 3}  # axes of arrays that have time steps
+_DTYPES = {
+    "labels": (jnp.integer, "integers; real numbers are targets"),
+    "lengths": (jnp.integer, "integers"),
+    "targets": (jnp.floating, "floats"),
+}
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -37,6 +43,9 @@ class Split:
       targets: (N, width) or (N, time, width) floats, instead of labels.
       class_names: the name of each class, in order; may be empty.
       channels: numbers per pixel, side by side in ``features``, if the inputs are images.
+
+    Raises:
+      ValueError: an array can't be converted without loss, or the arrays don't fit each other.
     """
 
     inputs: jax.Array | np.ndarray
@@ -47,34 +56,27 @@ class Split:
     channels: int = 1
 
     def __post_init__(self) -> None:
-        for name in _ARRAYS:
-            object.__setattr__(self, name, convert(name, getattr(self, name)))
-        shape: tuple[int, ...] = getattr(self.inputs, "shape", ())
-        for name in ("labels", "lengths"):
-            column = as_column(getattr(self, name), shape[1] if len(shape) > 1 else None)
-            object.__setattr__(self, name, column)
-        object.__setattr__(self, "class_names", tuple(self.class_names))
+        fields = self.__dict__  # which may be changed here, though the dataclass is frozen
+        fields |= {name: convert(name, fields[name]) for name in _ARRAYS}
+        time = np.shape(self.inputs)[1:2]
+        fields |= {name: as_column(fields[name], time) for name in ("labels", "lengths")}
+        fields["class_names"] = tuple(self.class_names)
+        abstract = jax.core.Tracer | jax.ShapeDtypeStruct  # with other axes inside transformations
+        if not any(isinstance(array, abstract) for array in arrays_of(self).values()):
+            check_examples(self)
 
     @classmethod
     def from_arrays(
-        cls,
-        inputs: Any,
-        labels: Any = None,
-        *,
-        targets: Any = None,
-        lengths: Any = None,
-        mask: Any = None,
-        class_names: Sequence[str] = (),
-        rows: int | None = None,
-    ) -> Self:
+        cls, inputs: Any, labels: Any = None, *, targets: Any = None, lengths: Any = None,
+        mask: Any = None, class_names: Sequence[str] = (), rows: int | None = None,
+    ) -> Self:  # fmt: skip
         """Build a split from arrays in common layouts, and log how they were interpreted.
 
         Args:
           inputs: (N, time, features); images (N, height, width, channels) or (N, channels, height,
-            width), read row by row; (N, numbers), square images or else sequences of numbers; or a
-            list of sequences of different lengths. Whole numbers from 0 to 255 are pixels.
-          labels: class indices, from 0 or, if ``class_names`` says so, from 1; names of classes; or
-            one-hot rows.
+            width); (N, numbers), square images or else sequences of numbers; or a list of sequences
+            of different lengths. Whole numbers from 0 to 255 are pixels.
+          labels: class indices from 0, names of classes, or one-hot rows.
           targets: numbers to predict, instead of labels.
           lengths: number of valid time steps of each sequence.
           mask: (N, time), true for the valid time steps, instead of lengths.
@@ -88,45 +90,44 @@ class Split:
         [0, 1, 2, 0, 1]
         """
         notes: list[str] = []
-        array, padded, channels = read_inputs(inputs, rows, notes)
-        if mask is not None and lengths is not None:
-            raise ValueError("give lengths or a mask, not both")
+        inputs, padded, channels = read_inputs(inputs, rows, notes)
         if mask is not None:
+            if lengths is not None:
+                raise ValueError("give lengths or a mask, not both")
             lengths = read_mask(mask)
         names = tuple(map(str, class_names))
         if labels is not None:
-            labels, names = read_labels(labels, names, array.shape, notes)
+            labels, names = read_labels(labels, names, inputs.shape, notes)
         if notes:
-            log.warning("Split.from_arrays: %s", "; ".join(notes))
-        lengths = padded if lengths is None else lengths
-        split = cls(array, labels, lengths, targets, names, channels)
-        check_examples(split)
-        return split
+            logging.getLogger("jaxrnn").warning("Split.from_arrays: %s", "; ".join(notes))
+        return cls(inputs, labels, padded if lengths is None else lengths, targets, names, channels)
 
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def read(self, indices: Any) -> Batch:
+        """Return the examples at these positions, in this order."""
+        return take(self, np.asarray(indices))
+
     def replace(self, **changes: Any) -> Self:
-        """A split with some fields changed."""
+        """Return a split with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
-        """The arrays with their names, and the fields that are no arrays."""
+        """Return the arrays with their names, and the other fields."""
         arrays = [(GetAttrKey(name), getattr(self, name)) for name in _ARRAYS]
         return arrays, (self.class_names, self.channels)
 
     @classmethod
     def tree_unflatten(cls, fields: Any, arrays: Any) -> Self:
-        """A split of whatever JAX puts in place of the arrays, which is not converted."""
+        """Build a split of whatever JAX puts in place of the arrays, without conversion."""
         split = object.__new__(cls)
-        names = (*_ARRAYS, "class_names", "channels")
-        for name, value in zip(names, (*arrays, *fields), strict=True):
-            object.__setattr__(split, name, value)
+        split.__dict__.update(zip(_FIELDS, (*arrays, *fields), strict=True))
         return split
 
 
 def arrays_of(examples: Any) -> Batch:
-    """The arrays of a split or batch, by name, without those that it doesn't have.
+    """Return the arrays of a split or batch, by name, without those that it doesn't have.
 
     Raises:
       ValueError: it is something else.
@@ -139,40 +140,58 @@ def arrays_of(examples: Any) -> Batch:
 
 
 def take(split: Split, indices: jax.Array | np.ndarray) -> Batch:
-    """The examples at ``indices``, as a batch."""
+    """Return the examples at ``indices``, as a batch."""
     return {name: array[indices] for name, array in arrays_of(split).items()}
 
 
-def scale(inputs: jax.Array) -> jax.Array:
-    """Scale uint8 pixels from 0 … 255 to float32 0 … 1; floats and tokens stay as they are."""
-    pixels = inputs.dtype == jnp.uint8 and inputs.ndim != 2
-    return inputs.astype(jnp.float32) / 255 if pixels else inputs
+def prepare(batch: Batch) -> Batch:
+    """Check a batch, zero the padding of its sequences, and scale uint8 pixels to [0, 1].
+
+    Every batch passes here once, when it enters; what follows relies on it.
+    """
+    check_examples(batch)
+    batch = {name: jnp.asarray(array) for name, array in arrays_of(batch).items()}
+    if "lengths" in batch:
+        valid = valid_steps(batch)
+        for name, axes in _TIMED.items():
+            if name in batch and batch[name].ndim >= axes:
+                mask = valid if batch[name].ndim == 2 else valid[..., None]
+                batch[name] = jnp.where(mask, batch[name], 0)
+    inputs = batch["inputs"]
+    if inputs.dtype == jnp.uint8 and inputs.ndim == 3:
+        batch["inputs"] = inputs.astype(jnp.float32) / 255
+    return batch
+
+
+def valid_steps(batch: Batch) -> jax.Array:
+    """Return whether each time step is before the end of its sequence: (batch, time) booleans."""
+    time, lengths = jnp.shape(batch["inputs"])[1], jnp.asarray(batch["lengths"])
+    return jnp.arange(time, dtype=lengths.dtype)[None] < lengths[:, None]
 
 
 def zeros_like_one(inputs: Any) -> np.ndarray:
-    """A batch of one example of the shape of these inputs, to initialize a network with."""
+    """Return a batch of one example of the shape of these inputs, to initialize a network with."""
     shape = (1, *np.shape(inputs)[1:])
     return np.zeros(shape, np.int32 if len(shape) == 2 else np.float32)
 
 
 def check_examples(examples: Split | Batch) -> None:
-    """Raise ``ValueError`` unless the arrays of a split or batch fit each other.
+    """Raise ``ValueError`` unless the arrays of a batch fit each other.
 
     JAX clamps indices that are out of range instead of raising, so arrays of different lengths
     would give plausible, wrong numbers.
     """
     arrays = arrays_of(examples)
-    shapes = {name: jnp.shape(array) for name, array in arrays.items()}
-    inputs = shapes["inputs"]
+    shapes = {name: np.shape(array) for name, array in arrays.items()}
+    inputs = shapes.get("inputs", ())
+    each, steps, targets = inputs[:1], inputs[:2], shapes.get("targets", ())
     allowed = {
         "inputs": len(inputs) in (2, 3),
-        "labels": shapes.get("labels") in (inputs[:1], inputs[:2]),
-        "lengths": shapes.get("lengths") == inputs[:1],
-        "targets": shapes.get("targets", ())[:1] == inputs[:1]
-        and len(shapes.get("targets", ())) < 4
-        and (len(shapes.get("targets", ())) < 3 or shapes["targets"][:2] == inputs[:2]),
+        "labels": shapes.get("labels") in (each, steps),
+        "lengths": shapes.get("lengths") == each,
+        "targets": targets == each or targets[:-1] in (each, steps),
     }
-    if not all(allowed[name] for name in shapes):
+    if not all(allowed[name] for name in ("inputs", *shapes)):
         raise ValueError(
             "expected inputs (N, time, features) or (N, time), labels (N,) or (N, time), lengths "
             "(N,), targets (N, width) or (N, time, width); got "
@@ -186,15 +205,11 @@ def check_examples(examples: Split | Batch) -> None:
             f"inputs of shape {inputs} must be integers, which are tokens; got {dtypes['inputs']}; "
             "numbers are (N, time, features)"
         )
-    if len(inputs) == 3 and dtypes["inputs"] != jnp.uint8 and integral:
+    if len(inputs) == 3 and integral and dtypes["inputs"] != jnp.uint8:
         raise ValueError(f"inputs must be uint8 pixels or floats; got {dtypes['inputs']}")
-    for name, kind, words in (
-        ("labels", jnp.integer, "integers; real numbers are targets"),
-        ("lengths", jnp.integer, "integers"),
-        ("targets", jnp.floating, "floats"),
-    ):
+    for name, (kind, description) in _DTYPES.items():
         if name in dtypes and not jnp.issubdtype(dtypes[name], kind):
-            raise ValueError(f"{name} must be {words}; got {dtypes[name]}")
+            raise ValueError(f"{name} must be {description}; got {dtypes[name]}")
 
 
 def check_values(examples: Split | Batch, classes: int, vocabulary: int | None = None) -> None:
@@ -206,25 +221,21 @@ def check_values(examples: Split | Batch, classes: int, vocabulary: int | None =
       vocabulary: tokens must be below; None to leave them unchecked.
     """
     arrays = arrays_of(examples)
-    if vocabulary is not None and np.ndim(arrays["inputs"]) == 2 and np.size(arrays["inputs"]):
-        least, most = np.min(arrays["inputs"]), np.max(arrays["inputs"])
-        if not 0 <= least <= most < vocabulary:
-            raise ValueError(
-                f"inputs (N, time) are tokens, which must be between 0 and {vocabulary - 1}; got "
-                f"{least} to {most}; Split.from_arrays reads rows of pixels as images"
-            )
+    lengths, labels = arrays.get("lengths"), arrays.get("labels")
     time = np.shape(arrays["inputs"])[1]
-    lengths = np.asarray(arrays["lengths"]) if "lengths" in arrays else None
-    if lengths is not None and lengths.size and not 0 <= lengths.min() <= lengths.max() <= time:
-        raise ValueError(
-            f"lengths must be between 0 and the {time} time steps; "
-            f"got {lengths.min()} to {lengths.max()}"
-        )
-    labels = np.asarray(arrays.get("labels", ()))
-    if labels.ndim == 2 and lengths is not None:
-        labels = labels[np.arange(time) < lengths[:, None]]  # padding may hold anything
-    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(
-            f"labels must be between 0 and {classes - 1}, as the model has {classes} outputs; "
-            f"got {labels.min()} to {labels.max()}"
-        )
+    if vocabulary is not None and np.ndim(arrays["inputs"]) == 2:
+        bound = f"{vocabulary - 1}, as they are tokens (Split.from_arrays reads rows of pixels)"
+        _check_range("inputs (N, time)", arrays["inputs"], vocabulary - 1, bound)
+    if lengths is not None:
+        _check_range("lengths", lengths, time, f"the {time} time steps")
+    if labels is not None:
+        if lengths is not None and np.ndim(labels) == 2:  # padding may hold anything
+            labels = np.asarray(labels)[np.arange(time) < np.asarray(lengths)[:, None]]
+        bound = f"{classes - 1}, as the model has {classes} outputs"
+        _check_range("labels", labels, classes - 1, bound)
+
+
+def _check_range(name: str, values: Any, most: int, bound: str) -> None:
+    if np.size(values) and not 0 <= np.min(values) <= np.max(values) <= most:
+        found = f"{np.min(values)} to {np.max(values)}"
+        raise ValueError(f"{name} must be between 0 and {bound}; got {found}")

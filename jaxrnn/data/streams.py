@@ -1,14 +1,13 @@
 """Streams: batches read while earlier ones are trained on, for data of any size."""
 
+import contextlib
 import dataclasses
 import operator
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxrnn.data.batches import as_key, check_batch_size
 from jaxrnn.data.readable import Readable, readable
@@ -38,111 +37,85 @@ class Stream:
     workers: int
 
     def __len__(self) -> int:
-        return self.steps_per_epoch or self._whole + (self._remainder > 0)
+        return self._whole + (self._remainder > 0)
 
     @property
     def examples_per_epoch(self) -> int:
         """Number of examples in one epoch of :func:`jaxrnn.fit`."""
-        if self.steps_per_epoch:
-            return self.steps_per_epoch * self.batch_size
         return self._whole * self.batch_size + self._remainder
 
     @property
+    def blocks_per_epoch(self) -> int:
+        """Number of blocks in one epoch."""
+        return len(self._sizes()) + (self._remainder > 0)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether an epoch is one pass over all examples."""
+        return not (self.steps_per_epoch or self.drop_remainder)
+
+    @property
     def _whole(self) -> int:
-        """Whole batches in one pass."""
-        return len(self.source) // self.batch_size
+        """Whole batches in an epoch."""
+        return self.steps_per_epoch or len(self.source) // self.batch_size
 
     @property
     def _remainder(self) -> int:
         return 0 if self.drop_remainder else len(self.source) % self.batch_size
 
     def __iter__(self) -> Any:
-        single = self._blocks([1] * (self.steps_per_epoch or self._whole))
-        return iter(read_ahead(single, self.workers).map(_only_batch))
+        single = self._blocks([1] * self._whole)
+        return iter(read_ahead(single, self.workers).map(_batch_of))
+
+    @contextlib.contextmanager
+    def blocks(
+        self, *, epoch: int = 1, place: Callable[[Batch, int, bool], Any], **options: Any
+    ) -> Iterator[Any]:
+        """Iterate over blocks of batches; Grain reads ahead, and closes at the end.
+
+        Args:
+          epoch: where to start, from 1. Each has :attr:`blocks_per_epoch` blocks.
+          place: called with each batch, its number of steps, and whether its batches are whole; a
+            batch has ``places``, the position of each example in the source.
+          options: ``own``, ``devices`` and ``outputs`` of :class:`jaxrnn.data.reading.Blocks`.
+        """
+        blocks = self._blocks(self._sizes(), **options)
+        start = (epoch - 1) * blocks.per_epoch
+        with contextlib.closing(iter(read_ahead(blocks, self.workers, start, place))) as iterator:
+            yield iterator
 
     def _blocks(self, sizes: list[int], **options: Any) -> Blocks:
         return Blocks(self.source, self.batch_size, self.key, self._remainder, sizes, **options)
 
-    def blocks(self, mesh: Mesh, *, epoch: int = 1, classes: int | None = None) -> Any:
-        """Iterate over blocks of batches on a mesh, for :func:`jaxrnn.training.epochs.train_block`.
-
-        A block is a batch whose arrays have a leading axis of steps, and ``places`` (steps, batch),
-        the position of each example in the source. A short last batch is a block of its own. Every
-        process reads its devices' part of each batch, and all of a batch that doesn't divide among
-        them.
-
-        Args:
-          mesh: from :func:`jaxrnn.training.sharding.batch_mesh`.
-          epoch: where to start, from 1.
-          classes: raise ``ValueError`` for labels that are not below.
-
-        Returns:
-          A Grain iterator, to be closed. Each epoch has :attr:`blocks_per_epoch` blocks.
-        """
-        from jaxrnn.training.sharding import own_rows
-
-        rows = own_rows(mesh, self.batch_size) if self.is_divided_by(mesh) else None
-        blocks = self._blocks(self._block_sizes(), rows=rows, classes=classes)
-        place = partial(_place, mesh=mesh)
-        return iter(read_ahead(blocks, self.workers, (epoch - 1) * blocks.per_epoch, place))
-
-    @property
-    def blocks_per_epoch(self) -> int:
-        """Number of blocks in one epoch."""
-        return len(self._block_sizes()) + (self._remainder > 0)
-
-    def check_whole(self) -> None:
-        """Raise ``ValueError`` unless an epoch is one pass over all examples."""
-        if self.steps_per_epoch or self.drop_remainder:
-            raise ValueError(
-                "a stream to evaluate on must be one pass over all examples: leave out "
-                "steps_per_epoch and drop_remainder"
-            )
-
-    def is_divided_by(self, mesh: Mesh) -> bool:
-        """Whether every device gets an equal part of each whole batch, instead of all of it."""
-        return self.batch_size % mesh.size == 0
-
-    def block_shapes(self, mesh: Mesh) -> Iterator[Batch]:
-        """The distinct shapes and shardings of the blocks of an epoch, to compile for."""
-        from jaxrnn.training.sharding import block_sharding
-
-        example = {**self.source.read([0]), "places": np.zeros(1, np.int32)}
-        whole = {
-            (steps, self.batch_size, self.is_divided_by(mesh)) for steps in self._block_sizes()
-        }
-        for steps, size, divided in [
-            *whole,
-            *([(1, self._remainder, False)] * (self._remainder > 0)),
-        ]:
-            sharding = block_sharding(mesh, divided=divided)
-            yield {
-                name: jax.ShapeDtypeStruct(
-                    (steps, size, *np.shape(array)[1:]), array.dtype, sharding=sharding
-                )
-                for name, array in example.items()
-            }
-
-    def _block_sizes(self) -> list[int]:
-        steps = self.steps_per_epoch or self._whole
+    def _sizes(self) -> list[int]:
         example = self.source.read([0])
         size = self.batch_size * sum(np.asarray(array).nbytes for array in example.values())
-        fewest = -(-steps // max(1, min(_STEPS_AT_ONCE, _BYTES_AT_ONCE // size)))
-        # Blocks of equal size if possible: each size is another program to compile.
-        equal = [count for count in range(fewest, 2 * fewest) if steps % count == 0]
-        return [len(some) for some in np.array_split(range(steps), equal[0] if equal else fewest)]
+        return equal_parts(self._whole, max(1, min(_STEPS_AT_ONCE, _BYTES_AT_ONCE // size)))
+
+
+def equal_parts(steps: int, most: int) -> list[int]:
+    """Divide steps into parts of at most ``most``, equal ones if possible.
+
+    Each size of parts is another program to compile.
+
+    >>> equal_parts(320, 64), equal_parts(7, 3)
+    ([64, 64, 64, 64, 64], [3, 2, 2])
+    """
+    fewest = -(-steps // most)
+    equal = [count for count in range(fewest, 2 * fewest) if steps % count == 0]
+    return [len(part) for part in np.array_split(range(steps), equal[0] if equal else fewest)]
 
 
 def stream(
     source: Readable | Split | Iterable[Any],
     *,
     batch_size: int,
-    key: jax.Array | None = None,
+    key: jax.Array | int | None = None,
     drop_remainder: bool = False,
     steps_per_epoch: int | None = None,
     workers: int = 0,
 ) -> Stream:
-    """Batches for :func:`jaxrnn.fit` or a loop, read from disk by Grain as they are needed.
+    """Read batches for :func:`jaxrnn.fit` or a loop from disk, by Grain, as they are needed.
 
     For the same key, the batches are those of :func:`jaxrnn.batches` and ``fit`` over the same
     examples in memory: pass p is in the order of ``fold_in(key, p)``. Memory holds the index of the
@@ -191,17 +164,5 @@ def stream(
     return Stream(source, batch_size, key, drop_remainder, steps_per_epoch, workers)
 
 
-def mesh_of(block: Batch, mesh: Mesh) -> Mesh | None:
-    """The mesh if its devices share the batches of a block; None if each has all of them."""
-    return mesh if any(block["inputs"].sharding.spec) else None
-
-
-def _only_batch(element: Batch) -> Batch:
-    return {name: element[name][0] for name in element if name not in ("places", "divided")}
-
-
-def _place(element: Batch, mesh: Mesh) -> Batch:
-    from jaxrnn.training.sharding import from_own_rows
-
-    divided = element.pop("divided")
-    return from_own_rows(element, mesh, divided=divided)
+def _batch_of(block: dict[str, Any]) -> Batch:
+    return {name: array for name, array in block["batch"].items() if name != "places"}

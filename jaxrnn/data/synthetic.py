@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
-from jaxrnn.data.datasets import Datasets
+from jaxrnn.data.readable import Datasets
 from jaxrnn.data.splits import Split
 from jaxrnn.groups import Count, Group
 
@@ -34,19 +34,19 @@ class Adding(Group):
         each half and 0 elsewhere. The target is the sum of the marked numbers; always answering 1
         has a mean squared error of 1/6.
 
-        Source: S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997).
+        References:
+          S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997).
 
         >>> train = Adding(length=6, examples=3).build().train
         >>> train.inputs.shape, train.targets.shape
         ((3, 6, 2), (3, 1))
         """
         rng = np.random.default_rng(self.data_seed)
-        train, validation, test = (
-            self._draw(rng, size) for size in (self.examples, self.held_out, self.held_out)
-        )
+        sizes = {"train": self.examples, "validation": self.held_out, "test": self.held_out}
+        splits = {name: self._draw(rng, size) for name, size in sizes.items()}
         return Datasets(
-            train,
-            {"validation": validation, "test": test},
+            splits.pop("train"),
+            splits,
             baselines={"loss": {"always 1": 1 / 6}, "rmse": {"always 1": math.sqrt(1 / 6)}},
         )
 
@@ -84,23 +84,24 @@ class Copying(Group):
 
         .. math:: 10 \ln 8 / (\mathrm{delay} + 20)
 
-        Source: S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997); M. Arjovsky,
-        A. Shah and Y. Bengio, "Unitary evolution recurrent neural networks" (2016), for this form.
+        References:
+          S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997).
+          M. Arjovsky, A. Shah and Y. Bengio, "Unitary evolution recurrent neural networks" (2016),
+          for this form.
 
         >>> train = Copying(delay=5, examples=2).build().train
         >>> train.inputs.shape, bool((train.inputs[:, :10] == train.labels[:, -10:]).all())
         ((2, 25), True)
         """
         rng = np.random.default_rng(self.data_seed)
-        train, validation, test = (
-            self._draw(rng, size) for size in (self.examples, self.held_out, self.held_out)
-        )
+        sizes = {"train": self.examples, "validation": self.held_out, "test": self.held_out}
+        splits = {name: self._draw(rng, size) for name, size in sizes.items()}
         steps = self.delay + 2 * RECALLED
         guessing = RECALLED * math.log(SYMBOLS) / steps
         accuracy = 1 - RECALLED / steps * (1 - 1 / SYMBOLS)
         return Datasets(
-            train,
-            {"validation": validation, "test": test},
+            splits.pop("train"),
+            splits,
             outputs=SYMBOLS + 1,
             baselines={
                 "loss": {"guessing, 10 ln 8 / (delay + 20)": guessing},

@@ -1,4 +1,4 @@
-"""Text: characters to predict one by one, and how well other programs compress them."""
+"""Characters to predict one by one, and how well other programs compress them."""
 
 import gzip
 import lzma
@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Gt, Lt
 
-from jaxrnn.data.datasets import Datasets
+from jaxrnn.data.readable import Datasets
 from jaxrnn.data.splits import Split
 from jaxrnn.groups import Count, Group
 
@@ -60,7 +60,7 @@ class Text(Group):
         )
 
     def read(self) -> str:
-        """The whole text; Python's reference without repeated paragraphs.
+        """Read the whole text; Python's reference without repeated paragraphs.
 
         Raises:
           ValueError, OSError: see :meth:`build`.
@@ -83,13 +83,13 @@ COMPRESSORS: Sequence[tuple[str, Callable[[bytes], bytes]]] = (
 
 
 def _bits(compress: Callable[[bytes], bytes], before: str, text: str) -> float:
-    """Bits per character that a text adds to the compressed text before it."""
+    """Return the bits per character that a text adds to the compressed text before it."""
     both, first = (len(compress(one.encode())) for one in (before + text, before))
     return 8 * (both - first) / len(text)
 
 
 def _in_rows(text: str, alphabet: Sequence[str], rows: int) -> Split:
-    """(rows, time) tokens, and the tokens that follow; leftover characters are dropped."""
+    """Cut (rows, time) tokens, and the tokens that follow; leftover characters are dropped."""
     number = {character: token for token, character in enumerate(alphabet)}
     kind = np.uint8 if len(alphabet) <= 256 else np.int32
     tokens = np.array([number[character] for character in text], kind)

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Entry:
     transposed: bool = False
 
     def shape(self, shapes: Shapes) -> tuple[int, ...]:
-        """The shape of the array, from those of Flax's arrays."""
+        """Return the shape of the array, from those of Flax's arrays."""
         first, *others = self.rows
         width = sum(shapes[name][-1] for name in first)
         shape = (len(self.rows), width) if others else (*shapes[first[0]][:-1], width)
@@ -41,14 +41,14 @@ class Entry:
         return np.ascontiguousarray(array.T if self.transposed else array)
 
     def split(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """Undo ``join``: the names and contents of Flax's arrays."""
+        """Undo ``join``: yield the names and contents of Flax's arrays."""
         array = array.T if self.transposed else array
         for names, row in zip(self.rows, array if len(self.rows) > 1 else [array], strict=True):
             yield from zip(names, np.split(row, len(names), axis=-1), strict=True)
 
 
 def join(layout: Iterable[Entry], leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of a layout, from Flax's; where it has two biases for one, the second is 0."""
+    """Build the arrays of a layout; where it has two biases for one of Flax, the second is 0."""
     left = dict(leaves)
 
     def take(name: str) -> np.ndarray:
@@ -58,7 +58,7 @@ def join(layout: Iterable[Entry], leaves: Mapping[str, np.ndarray]) -> dict[str,
 
 
 def split(layout: Iterable[Entry], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Flax's arrays, from those of a layout; two biases for one are summed."""
+    """Build Flax's arrays from those of a layout; two biases for one are summed."""
     leaves: dict[str, np.ndarray] = {}
     for entry in layout:
         for name, array in entry.split(arrays[entry.name]):
@@ -66,46 +66,36 @@ def split(layout: Iterable[Entry], arrays: Mapping[str, np.ndarray]) -> dict[str
     return leaves
 
 
-# The arrays of a layer, and the modules of Flax's cell whose kernels or biases they hold; a bar
-# separates rows. Where a bias occurs twice, the two are summed. Flax's LSTM has its biases in the
-# modules that read the state, other cells in those that read the inputs.
+# The arrays of a layer, and for each cell the modules of Flax whose kernels or biases they hold; a
+# bar separates rows. Where a bias occurs twice, the two are summed. Flax's LSTM has its biases in
+# the modules that read the state, other cells in those that read the inputs.
+KERAS = ("kernel", "recurrent_kernel", "bias")
 KERAS_CELLS = (
-    {"kernel": "i", "recurrent_kernel": "h", "bias": "i"},
-    {"kernel": "iz ir in", "recurrent_kernel": "hz hr hn", "bias": "iz ir in | iz ir hn"},
-    {"kernel": "ii if ig io", "recurrent_kernel": "hi hf hg ho", "bias": "hi hf hg ho"},
+    ("i", "h", "i"),
+    ("iz ir in", "hz hr hn", "iz ir in | iz ir hn"),
+    ("ii if ig io", "hi hf hg ho", "hi hf hg ho"),
 )
+TORCH = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 TORCH_CELLS = (
-    {"weight_ih": "i", "weight_hh": "h", "bias_ih": "i", "bias_hh": "i"},
-    {
-        "weight_ih": "ir iz in",
-        "weight_hh": "hr hz hn",
-        "bias_ih": "ir iz in",
-        "bias_hh": "ir iz hn",
-    },
-    {
-        "weight_ih": "ii if ig io",
-        "weight_hh": "hi hf hg ho",
-        "bias_ih": "hi hf hg ho",
-        "bias_hh": "hi hf hg ho",
-    },
+    ("i", "h", "i", "i"),
+    ("ir iz in", "hr hz hn", "ir iz in", "ir iz hn"),
+    ("ii if ig io", "hi hf hg ho", "hi hf hg ho", "hi hf hg ho"),
 )
 
 
 def flax_layout(model: RNNModel, leaves: Shapes) -> list[Entry]:
-    """Flax's own arrays, which every model has."""
+    """Lay out Flax's own arrays, which every model has."""
     return [Entry(name, ((name,),)) for name in leaves]
 
 
 def keras_layout(model: RNNModel, leaves: Shapes) -> list[Entry]:
-    """The arrays of Keras's ``model.get_weights()``, by the names that ``np.savez`` gives them.
+    """Lay out Keras's ``model.get_weights()``, by the names that ``np.savez`` gives them.
 
     Raises:
       ValueError: the model has weights that Keras's layers lack.
     """
-    cell = _cell(model, leaves, KERAS_CELLS, "Keras")
     rows: list[Rows] = [(("embedding/embedding",),)] if model.embedding else []
-    for layer, backward in _layers(model):
-        rows += [_rows(layer, backward, *part) for part in cell.items()]
+    rows += [part for *_, part in _parts(model, leaves, "Keras", KERAS, KERAS_CELLS)]
     rows += [(("head/kernel",),), (("head/bias",),)]
     return [Entry(f"arr_{place}", row) for place, row in enumerate(rows)]
 
@@ -117,72 +107,63 @@ def torch_layout(
     head: str = "head.",
     embedding: str = "embedding.",
 ) -> list[Entry]:
-    """The state dict of a PyTorch module whose layers have these prefixes.
+    """Lay out the state dict of a PyTorch module whose layers have these prefixes.
 
     Raises:
       ValueError: the model has weights that PyTorch's layers lack.
     """
-    cell = _cell(model, leaves, TORCH_CELLS, "PyTorch")
     table = [Entry(f"{embedding}weight", (("embedding/embedding",),))] if model.embedding else []
-    for layer, backward in _layers(model):
-        for part, modules in cell.items():
-            name = f"{rnn}{part}_l{layer}" + "_reverse" * backward
-            table.append(Entry(name, _rows(layer, backward, part, modules), transposed=True))
+    for layer, backward, part, rows in _parts(model, leaves, "PyTorch", TORCH, TORCH_CELLS):
+        name = f"{rnn}{part}_l{layer}" + "_reverse" * backward
+        table.append(Entry(name, rows, transposed=True))
     head_kernel = Entry(f"{head}weight", (("head/kernel",),), transposed=True)
     return [*table, head_kernel, Entry(f"{head}bias", (("head/bias",),))]
 
 
-def torch_prefixes(names: Iterable[str]) -> dict[str, str] | None:
-    """The prefixes of a state dict's layers, for ``torch_layout``; None if none is recurrent.
+def torch_prefixes(names: Collection[str]) -> dict[str, str] | None:
+    """Find the prefixes of a state dict's layers, for ``torch_layout``; None if none is recurrent.
 
     >>> torch_prefixes(["net.encoder.weight_ih_l0", "net.fc.weight", "net.fc.bias"])
     {'rnn': 'net.encoder.', 'head': 'net.fc.'}
     """
-    names = list(names)
-    recurrent = {
-        name: match[1]
-        for name in names
-        if (match := re.fullmatch(r"(.*?)(?:weight|bias)_[ih]h_l\d+(?:_reverse)?", name))
-    }
-    if not recurrent:
-        return None
-    prefixes = {"rnn": next(iter(recurrent.values()))}
-    for name in names:  # with a bias it is the head, without one the embedding
-        prefix, _, leaf = name.rpartition("weight")
-        if not prefix or leaf or name in recurrent:
-            continue
-        prefixes.setdefault("head" if f"{prefix}bias" in names else "embedding", prefix)
-    return prefixes
+    prefixes: dict[str, str] = {}
+    others: dict[str, str] = {}
+    for name in names:
+        if match := re.fullmatch(r"(.*?)(?:weight|bias)_[ih]h_l\d+(?:_reverse)?", name):
+            prefixes.setdefault("rnn", match[1])
+        elif match := re.fullmatch(r"(.+)weight", name):
+            prefix = match[1]  # with a bias it is the head, without one the embedding
+            others.setdefault("head" if f"{prefix}bias" in names else "embedding", prefix)
+    return prefixes | others if prefixes else None
 
 
-def _layers(model: RNNModel) -> Iterator[tuple[int, int]]:
-    """Index and direction of each layer, in the order of Keras and PyTorch."""
-    return itertools.product(range(model.layers), range(1 + model.bidirectional))
-
-
-def _rows(layer: int, backward: int, part: str, modules: str) -> Rows:
-    """The names of the Flax arrays that make up an array of a layer."""
-    prefix = f"layer{layer}" + "_backward" * backward
-    kind = "bias" if part.startswith("bias") else "kernel"
-    return tuple(
-        tuple(f"{prefix}/{module}/{kind}" for module in row.split()) for row in modules.split("|")
-    )
-
-
-def _cell(
-    model: RNNModel, leaves: Shapes, cells: Iterable[Mapping[str, str]], library: str
-) -> Mapping[str, str]:
-    """The arrays of the library's layer that corresponds to the model's cell."""
+def _parts(
+    model: RNNModel,
+    leaves: Shapes,
+    library: str,
+    parts: Sequence[str],
+    cells: Iterable[Sequence[str]],
+) -> Iterator[tuple[int, int, str, Rows]]:
+    """Yield layer, direction, name and contents of the arrays of a library's recurrent layers."""
     expected = {name for name in leaves if name.startswith("layer0/")}
     for cell in cells:
-        rows = itertools.chain.from_iterable(_rows(0, 0, *part) for part in cell.items())
-        if expected == set(itertools.chain.from_iterable(rows)):
+        rows = [_rows("layer0", *part) for part in zip(parts, cell, strict=True)]
+        if expected == {name for part in rows for row in part for name in row}:
             break
     else:
         name = model.cell if isinstance(model.cell, str) else type(model.cell).__name__
         raise ValueError(f"{library} has no counterpart of cell {name}; use the flax layout")
     if model.layer_norm:
-        raise ValueError(
-            f"{library}'s layers have no counterpart of layer_norm; use the flax layout"
-        )
-    return cell
+        raise ValueError(f"{library} has no counterpart of layer_norm; use the flax layout")
+    for layer, backward in itertools.product(range(model.layers), range(1 + model.bidirectional)):
+        prefix = f"layer{layer}" + "_backward" * backward
+        for part, modules in zip(parts, cell, strict=True):
+            yield layer, backward, part, _rows(prefix, part, modules)
+
+
+def _rows(prefix: str, part: str, modules: str) -> Rows:
+    """Return the names of the Flax arrays that make up an array of a layer."""
+    kind = "bias" if part.startswith("bias") else "kernel"
+    return tuple(
+        tuple(f"{prefix}/{module}/{kind}" for module in row.split()) for row in modules.split("|")
+    )

@@ -1,11 +1,13 @@
-"""onnx_model: a network as an ONNX file, made of ONNX's own recurrent operators."""
+"""ONNX: a network as a file made of ONNX's own recurrent operators."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from jaxrnn.nn.model import RNNModel
 from jaxrnn.version import __version__
@@ -23,20 +25,17 @@ _ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu"}
 _OPSET, _IR_VERSION = 17, 8
 
 
-def to_onnx(model: RNNModel, params: Any, input_shape: Sequence[int]) -> bytes:
+def to_onnx(model: nn.Module, params: chex.ArrayTree, input_shape: Sequence[int]) -> bytes:
     """Convert a network to an ONNX model, which runs without JAX or Python.
 
     Its inputs are ``inputs``, (batch, time, features) float32 or (batch, time) int32 tokens, and
-    ``lengths``, (batch,) int32. Its output is ``outputs``, (batch, classes), or (batch, time,
-    classes) with ``pooling="none"``. Batch and time may be of any size.
-
-    To float rounding, the outputs are those of ``model.apply({"params": params}, inputs,
-    lengths)``, without dropout, up to the end of each sequence. Tokens must be from 0 to the size
-    of the vocabulary - 1, and lengths at most the number of time steps. The model does not scale
-    its inputs: divide pixels of 0 to 255 by 255 first, as :func:`jaxrnn.predict` does.
+    ``lengths``, (batch,) int32; its output is ``outputs``, (batch, [time,] classes). Batch and time
+    may be of any size. The outputs are those of ``model.apply({"params": params}, inputs,
+    lengths)`` up to the end of each sequence. Tokens and lengths must be in range, and pixels of 0
+    to 255 divided by 255, as :func:`jaxrnn.predict` does.
 
     Args:
-      model: a network of cell ``simple``, ``gru`` or ``lstm``.
+      model: an :class:`jaxrnn.RNNModel` of cell ``simple``, ``gru`` or ``lstm``.
       params: its parameters.
       input_shape: shape of one example: (time, features), or (time,) for tokens.
 
@@ -45,10 +44,10 @@ def to_onnx(model: RNNModel, params: Any, input_shape: Sequence[int]) -> bytes:
 
     Raises:
       ImportError: the package onnx is not installed.
-      ValueError: ONNX has no operator for the cell, the model is not an ``RNNModel``, or the
-        parameters don't fit the model and its inputs.
+      ValueError: ONNX has no operators for the model, or the arguments don't fit each other.
 
-    Source: the operators RNN, GRU and LSTM in https://onnx.ai/onnx/operators.
+    References:
+      The operators RNN, GRU and LSTM in https://onnx.ai/onnx/operators.
 
     >>> import onnxruntime
     >>> model = RNNModel(cell="gru")
@@ -58,13 +57,27 @@ def to_onnx(model: RNNModel, params: Any, input_shape: Sequence[int]) -> bytes:
     >>> session.run(["outputs"], inputs)[0].shape
     (2, 10)
     """
-    _check(model, params, input_shape)
+    if not isinstance(model, RNNModel):
+        raise ValueError(f"ONNX needs an RNNModel; got {type(model).__name__}")
+    if model.cell not in _OPERATORS:
+        cell = model.cell if isinstance(model.cell, str) else f"object {type(model.cell).__name__}"
+        known = ", ".join(_OPERATORS)
+        raise ValueError(f"ONNX has no operator for cell {cell}, only for {known}")
+    if model.dtype != "float32":
+        raise ValueError(f"ONNX computes in float32; this network computes in {model.dtype}")
+    tokens = len(input_shape) == 1
+    example = jax.ShapeDtypeStruct((1, *input_shape), jnp.int32 if tokens else jnp.float32)
+    variables: Any = jax.eval_shape(model.init, jax.random.key(0), example)
+    expected, got = (jax.tree.map(jnp.shape, tree) for tree in (variables["params"], params))
+    if expected != got:
+        raise ValueError(
+            f"for inputs {tuple(input_shape)} params must be of shapes {expected}; got {got}"
+        )
     try:
         from onnx import TensorProto, helper, numpy_helper
     except ImportError as error:
         raise ImportError("ONNX needs the package onnx: pip install 'jaxrnn[onnx]'") from error
 
-    tokens = len(input_shape) == 1
     network = _Graph()
     _add_network(network, model, params, tokens)
     describe = helper.make_tensor_value_info
@@ -80,36 +93,9 @@ def to_onnx(model: RNNModel, params: Any, input_shape: Sequence[int]) -> bytes:
         [describe("outputs", TensorProto.FLOAT, ["batch", *time, model.outputs])],
         [numpy_helper.from_array(array, name) for name, array in network.constants.items()],
     )
-    whole = helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", _OPSET)],
-        ir_version=_IR_VERSION,
-        producer_name="jaxrnn",
-        producer_version=__version__,
-    )
-    return whole.SerializeToString()
-
-
-def _check(model: Any, params: Any, input_shape: Sequence[int]) -> None:
-    if not isinstance(model, RNNModel):
-        raise ValueError(f"onnx_model needs an RNNModel; got {type(model).__name__}")
-    cell = model.cell if isinstance(model.cell, str) else f"object {type(model.cell).__name__}"
-    if cell not in _OPERATORS:
-        known = ", ".join(_OPERATORS)
-        raise ValueError(f"ONNX has no operator for cell {cell}, only for {known}")
-    if model.dtype != "float32":
-        raise ValueError(f"onnx_model computes in float32; this network computes in {model.dtype}")
-    if len(input_shape) not in (1, 2):
-        raise ValueError(f"input_shape must be (time, features) or (time,); got {input_shape}")
-    kind = jnp.float32 if len(input_shape) == 2 else jnp.int32
-    example = jax.ShapeDtypeStruct((1, *input_shape), kind)
-    variables: Any = jax.eval_shape(model.init, jax.random.key(0), example)
-    expected, got = (jax.tree.map(jnp.shape, tree) for tree in (variables["params"], params))
-    if expected != got:
-        raise ValueError(
-            f"params must be those of one network for inputs {tuple(input_shape)}, with shapes "
-            f"{expected}; got {got}"
-        )
+    versions = {"opset_imports": [helper.make_opsetid("", _OPSET)], "ir_version": _IR_VERSION}
+    producer = {"producer_name": "jaxrnn", "producer_version": __version__}
+    return helper.make_model(graph, **versions, **producer).SerializeToString()
 
 
 class _Graph:
@@ -140,7 +126,6 @@ def _add_network(graph: _Graph, model: RNNModel, params: Any, tokens: bool) -> N
     elif tokens:
         size = model.vocabulary or model.outputs
         states = graph.add("OneHot", states, np.int32(size), np.array([0, 1], np.float32))
-
     for layer in range(model.layers):
         below = states
         states = _add_layer(graph, model, params, f"layer{layer}", states)
@@ -150,7 +135,6 @@ def _add_network(graph: _Graph, model: RNNModel, params: Any, tokens: bool) -> N
             states = graph.add("LayerNormalization", states, *weights, epsilon=1e-6)  # as in Flax
         if model.skip and layer:
             states = graph.add("Add", states, below)
-
     if model.pooling == "none":
         read = graph.add("Transpose", states, perm=[1, 0, 2])
     else:
@@ -163,8 +147,9 @@ def _add_layer(graph: _Graph, model: RNNModel, params: Any, name: str, states: s
     """Add a recurrent layer and return its states, its directions concatenated."""
     op, gates, activations = _OPERATORS[str(model.cell)]
     names = [name, f"{name}_backward"][: 1 + model.bidirectional]
-    weights = zip(*(_weights(params[one], gates) for one in names), strict=True)
+    weights = zip(*(_weights(params[direction], gates) for direction in names), strict=True)
     attributes: dict[str, Any] = {"linear_before_reset": 1} if op == "GRU" else {}
+    own = [activation.format(own=_ACTIVATIONS[model.activation]) for activation in activations]
     states = graph.add(
         op,
         states,
@@ -172,8 +157,7 @@ def _add_layer(graph: _Graph, model: RNNModel, params: Any, name: str, states: s
         "lengths",
         hidden_size=model.hidden,
         direction="bidirectional" if model.bidirectional else "forward",
-        activations=[one.format(own=_ACTIVATIONS[model.activation]) for one in activations]
-        * len(names),
+        activations=own * len(names),
         **attributes,
     )
     states = graph.add("Transpose", states, perm=[0, 2, 1, 3])  # (time, batch, directions, hidden)
@@ -181,15 +165,13 @@ def _add_layer(graph: _Graph, model: RNNModel, params: Any, name: str, states: s
 
 
 def _weights(params: Any, gates: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The weights W, R and B of one direction of an operator."""
+    """Return the weights W, R and B of one direction of an operator."""
     kernels, biases = [], []
     for side in "ih":
         modules = [params[side + gate] for gate in gates]
         kernels.append(np.concatenate([module["kernel"].T for module in modules]))
-        missing = np.zeros(
-            modules[0]["kernel"].shape[1], np.float32
-        )  # Flax has one bias, of i or h
-        biases += [module.get("bias", missing) for module in modules]
+        zeros = np.zeros(modules[0]["kernel"].shape[1], np.float32)  # Flax has one bias, of i or h
+        biases += [module.get("bias", zeros) for module in modules]
     return kernels[0], kernels[1], np.concatenate(biases)
 
 
@@ -206,7 +188,6 @@ def _add_pooling(graph: _Graph, model: RNNModel, states: str) -> str:
         read = graph.add("Equal", steps, last)
     else:
         read = graph.add("Less", steps, lengths)
-
     if model.pooling == "max":
         states = graph.add("Where", read, states, np.float32(-np.inf))
         largest = graph.add("ReduceMax", states, axes=[0], keepdims=0)

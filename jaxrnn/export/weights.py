@@ -2,13 +2,14 @@
 
 import io
 import os
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -24,7 +25,6 @@ from jaxrnn.export.layouts import (
 )
 from jaxrnn.files import write_atomically
 from jaxrnn.nn.model import RNNModel
-from jaxrnn.training.state import create_train_state
 
 LAYOUTS: Mapping[str, Callable[[RNNModel, Shapes], list[Entry]]] = {
     "flax": flax_layout,
@@ -33,33 +33,28 @@ LAYOUTS: Mapping[str, Callable[[RNNModel, Shapes], list[Entry]]] = {
 }
 # Stands for the number of input features in shapes; a large prime, unlike any other size.
 FEATURES = 99_991
-_NO_OPTIMIZER = optax.identity()
 
 
 def load_weights(
-    model: RNNModel,
-    source: str | os.PathLike[str] | Mapping[str, Any] | Sequence[Any],
-) -> Any:
+    model: RNNModel, weights: str | os.PathLike[str] | Mapping[str, Any] | Sequence[Any]
+) -> dict[str, Any]:
     """Read the parameters of a network trained by Keras, PyTorch or jaxrnn.
 
     Keras: ``Embedding`` if the model has ``embedding``, ``SimpleRNN``, ``GRU`` (with the default
     ``reset_after=True``) or ``LSTM`` layers, in ``Bidirectional`` or not, and ``Dense``. PyTorch:
-    ``nn.Embedding``, ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM``, and ``nn.Linear``, under any names; the
-    two biases of a gate are summed where Flax has one. All layers must have biases. Arrays of the
-    same shape in the wrong order go unnoticed. Activation, skip connections and pooling have no
-    weights: set them in the model.
+    ``nn.Embedding``, ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM``, and ``nn.Linear``, under any names. All
+    layers must have biases; two for one of Flax are summed. Arrays of the same shape in the wrong
+    order go unnoticed. Activation, skip connections and pooling have no weights.
 
     Args:
       model: the network that the weights are for.
-      source: a ``.safetensors`` file of a PyTorch state dict or from :func:`save_weights`, a
+      weights: a ``.safetensors`` file of a PyTorch state dict or from :func:`save_weights`, a
         ``.npz`` file from ``np.savez(file, *model.get_weights())``, the list that Keras's
-        ``model.get_weights()`` returns, a PyTorch state dict, or Flax parameters. The kind is
-        recognized by the content.
+        ``model.get_weights()`` returns, a PyTorch state dict, or Flax parameters.
 
     Returns:
       The parameters of ``model``, float32; the number of input features is that of the weights.
-      To train them further, put them into a new state, its optimizer's averages included:
-      ``state.replace(params=params, opt_state=state.tx.init(params))``.
+      To train on: ``state.replace(params=params, opt_state=state.tx.init(params))``.
 
     Raises:
       ValueError: the weights are of another network, or the file is of another kind.
@@ -71,7 +66,7 @@ def load_weights(
     >>> params["layer0"]["i"]["kernel"].shape
     (5, 2)
     """
-    arrays, shapes = _arrays_of(source), _shapes(model)
+    arrays, shapes = _arrays_of(weights), _shapes(model)
     if "arr_0" in arrays:
         layout = keras_layout(model, shapes)
     elif prefixes := torch_prefixes(arrays):
@@ -93,7 +88,7 @@ def save_weights(
 
     Args:
       model: the network; any module for the layout ``flax``.
-      params: its parameters; not those of several networks.
+      params: its parameters.
       file: the path; an existing file is replaced.
       layout: ``flax``, a safetensors file of any network; ``torch``, a safetensors file of the
         state dict of a module with ``embedding``, ``rnn`` and ``head``, for ``load_state_dict``,
@@ -101,27 +96,19 @@ def save_weights(
         order of ``set_weights``.
 
     Raises:
-      ValueError: parameters of another network or of several, or a network that the layout can't
-        hold: Keras and PyTorch have no counterpart of mgu, mingru and layer_norm.
+      ValueError: parameters of another network, or a network that the layout can't hold: Keras and
+        PyTorch have no counterpart of mgu, mingru and layer_norm.
       OSError: the file can't be written.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}")
-    if not isinstance(params, Mapping):
-        raise ValueError(f"params must be a tree such as state.params; got {type(params).__name__}")
     leaves = _arrays_of(params)
     if layout == "flax" and not isinstance(model, RNNModel):
-        named = {name: _as_float32(name, leaf) for name, leaf in leaves.items()}
-        write_atomically(file, safetensors.numpy.save(named))
-        return
-    shapes = _shapes(model)
-    if all(np.ndim(leaves.get(name, 0)) == len(shape) + 1 for name, shape in shapes.items()):
-        raise ValueError(
-            "params are those of several networks; choose one: jax.tree.map(lambda leaf: leaf[0], "
-            "params)"
-        )
-    leaves = _checked(flax_layout(model, shapes), leaves, shapes)
-    arrays = join(LAYOUTS[layout](model, shapes), leaves)
+        arrays = {name: _as_float32(name, leaf) for name, leaf in leaves.items()}
+    else:
+        shapes = _shapes(model)
+        leaves = _checked(flax_layout(model, shapes), leaves, shapes)
+        arrays = join(LAYOUTS[layout](model, shapes), leaves)
     if layout == "keras":
         content = io.BytesIO()
         np.savez(content, **arrays)  # type: ignore[arg-type]
@@ -131,24 +118,26 @@ def save_weights(
 
 
 def _shapes(model: Any) -> Shapes:
-    """The shapes of the parameters, by their names joined by a slash."""
+    """Return the shapes of the parameters, by their names joined by a slash."""
     if not isinstance(model, RNNModel):
         raise ValueError(f"the model must be an RNNModel; got {type(model).__name__}")
-    example = np.zeros((1, 1), np.int32) if model.embedding else np.zeros((1, 1, FEATURES))
-    params = create_train_state(None, model, _NO_OPTIMIZER, example).params
-    return {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
+    kind, shape = (jnp.int32, (1, 1)) if model.embedding else (jnp.float32, (1, 1, FEATURES))
+    example = jax.ShapeDtypeStruct(shape, kind)
+    variables: Any = jax.eval_shape(model.init, jax.random.key(0), example)
+    leaves = flatten_dict(variables["params"], sep="/")
+    return {name: leaf.shape for name, leaf in leaves.items()}
 
 
-def _arrays_of(source: Any) -> dict[str, Any]:
-    if isinstance(source, str | os.PathLike):
-        return _read(Path(source))
-    if isinstance(source, Mapping):
-        return flatten_dict(dict(source.get("params", source)), sep="/")
-    if isinstance(source, list | tuple):
-        return {f"arr_{place}": array for place, array in enumerate(source)}
+def _arrays_of(weights: Any) -> dict[str, Any]:
+    if isinstance(weights, str | os.PathLike):
+        return _read(Path(weights))
+    if isinstance(weights, Mapping):
+        return flatten_dict(dict(weights.get("params", weights)), sep="/")
+    if isinstance(weights, list | tuple):
+        return {f"arr_{place}": array for place, array in enumerate(weights)}
     raise ValueError(
-        "weights are a file, a list of arrays (Keras: model.get_weights()) or arrays by name "
-        f"(PyTorch: model.state_dict()); got {type(source).__name__}"
+        "weights must be a file, a list of arrays (Keras: model.get_weights()) or arrays by name "
+        f"(PyTorch: model.state_dict(), Flax: state.params); got {type(weights).__name__}"
     )
 
 
@@ -158,30 +147,31 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         if not content.startswith(b"PK"):  # as zip files do
             return safetensors.numpy.load(content)
         with np.load(io.BytesIO(content)) as arrays:
-            if "arr_0" in arrays:
-                return dict(arrays)
-    except KeyError as error:
-        raise ValueError(f"{path} has arrays of type {error}; save them as float32") from error
-    except Exception:  # each kind of damage raises another
-        pass
-    raise ValueError(
-        f"{path} is not a safetensors file, nor an npz file of arr_0, arr_1, …; write it with "
-        "safetensors.torch.save_file(model.state_dict(), file) or np.savez(file, "
-        "*model.get_weights())"
-    )
+            return {f"arr_{place}": arrays[f"arr_{place}"] for place in range(len(arrays))}
+    except Exception as error:  # each kind of damage raises another
+        raise ValueError(
+            f"{path} is not a safetensors file of floats, nor an npz file of arr_0, arr_1, … "
+            f"({error}); write it with safetensors.torch.save_file(model.state_dict(), file) or "
+            "np.savez(file, *model.get_weights())"
+        ) from error
 
 
 def _checked(
     layout: Sequence[Entry], arrays: Mapping[str, Any], shapes: Shapes
 ) -> dict[str, np.ndarray]:
-    """The arrays as float32, if they fit the layout."""
+    """Return the arrays as float32, if they fit the layout."""
     names = [entry.name for entry in layout]
-    missing = [name for name in names if name not in arrays]
-    unknown = [str(name) for name in arrays if name not in names]
-    if missing or unknown:
+    missing, unknown = (
+        textwrap.shorten(", ".join(map(str, some)), 120, placeholder=" …") or "none"
+        for some in (
+            [name for name in names if name not in arrays],
+            [name for name in arrays if name not in names],
+        )
+    )
+    if (missing, unknown) != ("none", "none"):
         raise ValueError(
-            f"the model has {len(names)} arrays, the weights {len(arrays)}; missing: "
-            f"{_first(missing)}; not in the model: {_first(unknown)}"
+            f"the model has {len(names)} arrays, the weights {len(arrays)}; missing: {missing}; "
+            f"not in the model: {unknown}"
         )
     checked = {name: _as_float32(name, arrays[name]) for name in names}
     features: Any = None
@@ -194,11 +184,6 @@ def _checked(
             holds = "" if leaves == entry.name else f" ({leaves})"
             raise ValueError(f"{entry.name}{holds} must be of shape {expected}; got {got}")
     return checked
-
-
-def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return (", ".join(names[:4]) or "none") + more
 
 
 def _as_float32(name: str, array: Any) -> np.ndarray:

@@ -36,13 +36,12 @@ def plot_confusion(split: Split, logits: Any, *, worst: int = 8) -> Figure:
         raise ValueError(
             f"expected labels (N,) and logits (N, classes); got {labels.shape} and {logits.shape}"
         )
-    classes = logits.shape[1]
+    classes, predicted = logits.shape[1], logits.argmax(1)
     names = split.class_names or tuple(map(str, range(classes)))
-    predicted = logits.argmax(1)
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (labels, predicted), 1)
-    shifted = logits - logits.max(1, keepdims=True)
-    chances = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
+    chances = np.exp(logits - logits.max(1, keepdims=True))
+    chances /= chances.sum(1, keepdims=True)
     mistakes = np.flatnonzero(predicted != labels)
     mistakes = mistakes[np.argsort(chances[mistakes, labels[mistakes]], kind="stable")][:worst]
     drawn = np.ndim(split.inputs) == 3 and np.shape(split.inputs)[2] > 1 and len(mistakes) > 0
@@ -66,12 +65,11 @@ def _draw_counts(matrix: Any, pairs: Any, counts: np.ndarray, names: Sequence[st
     wrong = counts * ~np.eye(len(counts), dtype=bool)
     total, misses = counts.sum(), wrong.sum()
     matrix.imshow(wrong, cmap="Reds")
-    ticks = range(len(names))
-    rotation = 0 if max(map(len, names)) < 3 else 45
-    matrix.set(xlabel="Predicted", ylabel="True")
-    matrix.set_xticks(ticks, names, rotation=rotation, ha="right" if rotation else "center")
-    matrix.set_yticks(ticks, names)
+    slanted = {"rotation": 45, "ha": "right"} if max(map(len, names)) > 2 else {}
+    matrix.set_xticks(range(len(names)), names, **slanted)
+    matrix.set_yticks(range(len(names)), names)
     matrix.set_title(f"{misses} of {total} examples ({misses / total:.2%}) are misclassified")
+    matrix.set(xlabel="Predicted", ylabel="True")
     for (true, predicted), count in np.ndenumerate(counts if len(names) <= 20 else []):
         if count:
             dark = true != predicted and count > wrong.max() / 2

@@ -26,28 +26,21 @@ def plot_samples(
     Raises:
       ValueError: inputs that are not images, or fewer titles than images.
     """
-    images = np.asarray(split.inputs)
-    shown = min(len(split), rows * columns)
+    images = np.asarray(split.inputs)[: rows * columns]
     if images.ndim != 3:
         raise ValueError(f"inputs must be (N, height, width) to be drawn; got shape {images.shape}")
-    if titles is not None and len(titles) < shown:
-        raise ValueError(f"{shown} images need as many titles; got {len(titles)}")
     if titles is None:
-        labels = np.asarray(split.labels)[:shown].tolist()
-        titles = [split.class_names[label] if split.class_names else str(label) for label in labels]
+        names, labels = split.class_names, np.asarray(split.labels)[: len(images)]
+        titles = [names[label] if names else str(label) for label in labels]
+    if len(titles) < len(images):
+        raise ValueError(f"{len(images)} images need as many titles; got {len(titles)}")
     figure = Picture(figsize=(2.5 * columns, 2.5 * rows))
-    axes = figure.add_axes((0, 0, 1, 1))
-    draw_images(axes, images[:shown], titles, (rows, columns), fontsize=12)
+    draw_images(figure.add_axes((0, 0, 1, 1)), images, titles, (rows, columns), fontsize=12)
     return figure
 
 
 def draw_images(
-    axes: Any,
-    images: np.ndarray,
-    titles: Sequence[str],
-    grid: tuple[int, int],
-    *,
-    fontsize: float,
+    axes: Any, images: np.ndarray, titles: Sequence[str], grid: tuple[int, int], fontsize: float
 ) -> None:
     """Draw grey images (N, height, width) with titles in a grid of (rows, columns).
 

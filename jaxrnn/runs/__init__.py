@@ -2,19 +2,23 @@
 
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.command_line import main
-from jaxrnn.runs.config import Experiment, RuntimeConfig
-from jaxrnn.runs.progress import Progress
+from jaxrnn.runs.config import Experiment, Optimizer, RuntimeConfig
+from jaxrnn.runs.hooks import Progress
 from jaxrnn.runs.run import run
-from jaxrnn.runs.stored import load_run
-from jaxrnn.runs.trained import Run
+from jaxrnn.runs.sweeps import runs_of, sweep
+from jaxrnn.runs.trained import Ensemble, Run, load_run
 
 __all__ = [
     "Checkpoints",
+    "Ensemble",
     "Experiment",
+    "Optimizer",
     "Progress",
     "Run",
     "RuntimeConfig",
     "load_run",
     "main",
     "run",
+    "runs_of",
+    "sweep",
 ]

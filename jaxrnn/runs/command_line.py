@@ -3,27 +3,48 @@
 import atexit
 import gc
 import io
+import itertools
 import os
 import platform
 import signal
 import sys
+import textwrap
 import traceback
-from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, make_dataclass
+from operator import attrgetter
+from typing import Any, NoReturn
 
 import flax
 import jax
+import tyro
 
-from jaxrnn.runs.config import Experiment
-from jaxrnn.runs.errors import Advice, NonFiniteLossError
-from jaxrnn.runs.options import nearest, parse
+from jaxrnn.runs.config import Experiment, differences
+from jaxrnn.runs.interruptions import Advice, NonFiniteLossError
+from jaxrnn.runs.options import complete, describe_options, nearest, parse
 from jaxrnn.runs.processes import LostProcessesError, Stopped, end_at_once
 from jaxrnn.runs.run import run
+from jaxrnn.runs.sweeps import sweep
 from jaxrnn.runs.verbs import VERBS, describe_verbs, page_name
 from jaxrnn.version import __version__
 
 _ERRORS = (ValueError, OSError, ImportError, NonFiniteLossError, LostProcessesError)
 _BROKEN_PIPE = 128 + 13  # 13 is SIGPIPE, where there are signals
+_USUAL = "epochs batch-size optimizer learning-rate hidden cell devices workdir seed".split()  # noqa: SIM905
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Several runs of one experiment, each in a directory of its own."""
+
+    seeds: int = 1
+    """Number of networks to train, with consecutive seeds."""
+    vary: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """Values to try, as in learning_rate=1e-3,3e-3 hidden=64,150; every combination is run."""
+    jobs: int = 1
+    """Number of runs at a time, each in a process with its share of the cores."""
+    pictures: bool = False
+    """Draw the pictures of every run too."""
 
 
 def main(
@@ -33,19 +54,11 @@ def main(
     description: str | None = None,
     arguments: Sequence[str] | None = None,
 ) -> None:
-    """Run the command line of a page.
-
-        python -m PAGE [PRESET] [OPTIONS]
-        python -m PAGE resume WORKDIR [--epochs N] [RUNTIME OPTIONS]
-        python -m PAGE evaluate WORKDIR [RUNTIME OPTIONS]
-        python -m PAGE predict WORKDIR FILE…
-        python -m PAGE export WORKDIR OUT
-        python -m PAGE --version
+    """Run the command line of a page; ``--help`` shows presets, commands and options.
 
     Every option of every group is a flag, ``--model.hidden 64``, or without its group where that is
     unambiguous, ``--hidden 64``. Errors are one line each, with status 2 for what the user gave and
-    1 for what went wrong in training. If nobody reads the output any more, as after ``| head -1``,
-    the process ends with status 141, as if by SIGPIPE.
+    1 for what went wrong in training; the status is 141 if the output is closed, as by ``| head``.
 
     Args:
       presets: experiments by name, all of one class.
@@ -59,21 +72,17 @@ def main(
         atexit.register(gc.freeze)  # avoids collections at exit, when all memory is freed anyway
     _make_printable()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    page, succeeded = presets[default], True
+    succeeded = True
     try:
         if words and words[0] in VERBS:
-            succeeded = VERBS[words[0]](page, words[1:])
+            succeeded = VERBS[words[0]](presets[default], words[1:])
         elif words == ["--version"]:
             print(
                 f"jaxrnn {__version__} (JAX {jax.__version__}, Flax {flax.__version__}, "
                 f"Python {platform.python_version()})"
             )
         else:
-            preset = words.pop(0) if words and not words[0].startswith("-") else default
-            run(
-                _configured(presets, preset, words, description or ""),
-                name=f"{page_name(page)}/{preset}",
-            )
+            _train(presets, default, words, (description or "").strip())
         print(end="", flush=True)
     except Stopped:
         raise
@@ -85,7 +94,7 @@ def main(
     except _ERRORS as error:
         notes = [note for note in getattr(error, "__notes__", []) if isinstance(note, Advice)]
         lost = isinstance(error, NonFiniteLossError | LostProcessesError)
-        _fail("; ".join([_describe(error), *notes]), status=1 if notes or lost else 2)
+        _fail(error, notes, status=1 if notes or lost else 2)
     except Exception:
         traceback.print_exc()
         end_at_once(1)
@@ -104,35 +113,90 @@ def _make_printable() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _describe(error: Exception) -> str:
-    """What went wrong; without the number that Python puts before errors of the system."""
+def _fail(error: Exception, notes: Sequence[str], status: int) -> NoReturn:
+    """End with a line for each thing that is wrong, without numbers of errors of the system."""
+    message = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
-
-
-def _fail(message: str, status: int = 2) -> NoReturn:
-    """End with one line for each error."""
-    for line in message.splitlines() or [""]:
+        message = f"{error.filename}: {error.strerror}"
+    for line in "; ".join([message, *notes]).splitlines() or [""]:
         print(f"error: {' '.join(line.split())}", file=sys.stderr)
     end_at_once(status)
     raise SystemExit(status)
 
 
-def _configured(
-    presets: Mapping[str, Experiment], preset: str, words: list[str], description: str
-) -> Experiment:
-    """The preset with the options that follow it."""
+def _train(
+    presets: Mapping[str, Experiment], default: str, words: list[str], description: str
+) -> None:
+    """Train the preset with the options that follow it, or several networks."""
+    sweeping = words[:1] == ["sweep"]
+    words = words[sweeping:]
+    preset = words.pop(0) if words and not words[0].startswith("-") else default
     if preset not in presets:
-        known = [*presets, *VERBS]
-        raise ValueError(
-            f"unknown preset {preset!r}{nearest(preset, known)}; there are {', '.join(presets)}"
-        )
+        hint = nearest(preset, [*presets, *VERBS, "sweep"])
+        raise ValueError(f"unknown preset {preset!r}{hint}; there are {', '.join(presets)}")
+    if {"-h", "--help"} & {*words} and words[-1] != "all":
+        print(*_help(presets, preset, description), sep="\n")
+        return
+    experiment, options = configured(presets[preset], words, description)
+    name = f"{page_name(experiment)}/{preset}"
+    if not sweeping and options == Sweep():
+        run(experiment, name=name)
+        return
+    sweep(experiment, name=name, **{**vars(options), "vary": values(experiment, *options.vary)})
+
+
+def configured(
+    page: Experiment, words: Sequence[str], description: str = ""
+) -> tuple[Experiment, Sweep]:
+    """Return an experiment changed by the options of a command line, and those of a sweep."""
+    names, sweep = [field.name for field in fields(page)], ("sweep", Sweep, Sweep())
+    kind = make_dataclass("Page", [sweep], bases=(type(page),), frozen=True, kw_only=True)
+    default = kind(**{name: getattr(page, name) for name in names})
+    text = "\n\n".join([description, *_commands(page)])
+    parsed = parse(kind, default, words, f"{page.command} [PRESET]", text)
+    return type(page)(**{name: getattr(parsed, name) for name in names}), parsed.sweep
+
+
+def values(experiment: Experiment, *vary: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the values of each option to vary by its dotted name, parsed like the option.
+
+    Raises:
+      ValueError: there is no such option, or no value of its type.
+    """
+    kind = type(experiment)
+    found: dict[str, list[Any]] = {}
+    for word in itertools.chain(*vary):
+        flag, _, several = "".join(complete([f"--{word}"], kind)[0]).partition("=")
+        if not several:
+            raise ValueError(f"--vary expects OPTION=VALUE,VALUE,…; got {word!r}")
+        name = flag.removeprefix("--").replace("-", "_")
+        for value in several.split(","):
+            option = [f"{flag}={value}"]
+            changed = parse(kind, experiment, option, "", "", tyro.conf.FlagConversionOff)
+            found.setdefault(name, []).append(attrgetter(name)(changed))
+    return found
+
+
+def _commands(page: Experiment) -> list[str]:
+    """Return a line of help for each verb."""
+    sweep = "sweep [PRESET] [--seeds N] [--vary OPTION=A,B,… …] [--jobs N] [options]"
+    return [*describe_verbs(page.command), f"{page.command} {sweep}: compare several runs."]
+
+
+def _help(presets: Mapping[str, Experiment], preset: str, description: str) -> Iterator[str]:
+    """Yield the short help, in which a preset is what differs from the chosen one."""
     page = presets[preset]
-    prog = f"{page.command} [{'|'.join(presets)}]"
-    paragraphs = (
-        description.strip(),
-        *describe_verbs(page.command),
-        "Options may be given without their group, as in --epochs 3 or --optimizer adam.",
-    )
-    return parse(type(page), page, words, prog, "\n\n".join(paragraphs))
+    yield "\n\n".join(filter(None, (f"usage: {page.command} [PRESET] [OPTIONS]", description)))
+    yield "\npresets:"
+    for name, experiment in presets.items():
+        differing = differences(experiment, page).items()
+        text = ", ".join(f"{option.split('.')[-1]} {value}" for option, (value, _) in differing)
+        yield f"  {name:<10} {textwrap.shorten(text, 85, placeholder=' …')}".rstrip()
+    yield "\nother commands:"
+    for line in _commands(page):
+        yield f"  {line.removeprefix(page.command).strip()}"
+    yield f"\noptions, and their values in {preset}:"
+    options = *describe_options(page, _USUAL), *describe_options(Sweep(), ["seeds"])
+    for option, text in options:
+        yield f"  {option:<25} {text}"
+    yield "  --help all                all options, which may be given with or without their group"

@@ -1,24 +1,25 @@
 """Experiment: what a run is, in groups that check themselves and build their own part."""
 
-import dataclasses
-import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Self
 
+import pydantic_core
 from annotated_types import Ge
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from tyro.conf import Fixed, Suppress
 
-from jaxrnn.files import local_path
 from jaxrnn.groups import Count, Group
 from jaxrnn.nn.config import RNNConfig
 from jaxrnn.training.fitting import Hook, TrainerConfig
 from jaxrnn.training.optimizers import Adam, Muon
 from jaxrnn.training.tasks import Classification, LanguageModeling, Regression
+
+_KIND = Field(discriminator="kind")
+Optimizer = Annotated[Adam | Muon, _KIND]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +57,6 @@ class RuntimeConfig(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("workdir", "data_dir", "archives"):
-            path = getattr(self, name)
-            if path is not None:
-                option = name.replace("_", "-")
-                object.__setattr__(self, name, local_path(option, Path(path)))
         told = (self.coordinator, self.processes, self.process)
         if told != (None, None, None):
             if not self.distributed:
@@ -82,18 +78,27 @@ class Experiment:
     fields, that builds its own part: ``data.build()`` returns :class:`jaxrnn.Datasets`,
     ``model.build(outputs)`` a Flax module, ``optimizer.build(steps)`` an optax transformation, and
     ``augment.build()`` a function or None. The identity of a run is everything except ``runtime``.
+
+    Attributes:
+      predict_options: a subclass of :class:`jaxrnn.runs.verbs.Predict` with what the page adds to
+        the verb ``predict``; None for nothing.
+      export_options: the same, a subclass of :class:`jaxrnn.runs.verbs.Export`.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = {"extra": "forbid"}
+    predict_options: ClassVar[Any] = None
+    export_options: ClassVar[Any] = None
 
     data: Any
     model: RNNConfig = RNNConfig()
-    task: Classification | Regression | LanguageModeling = Classification()
-    optimizer: Adam | Muon = Adam()
+    task: Annotated[Classification | Regression | LanguageModeling, _KIND] = Classification()
+    optimizer: Optimizer = Adam()
     augment: Suppress[Fixed[Any]] = None
     trainer: TrainerConfig = TrainerConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
     def hooks(self) -> Sequence[Hook]:
-        """Hooks of this experiment, called after every epoch by the first process."""
+        """Return hooks to call after every epoch, in the first process."""
         return ()
 
     def check(self) -> None:
@@ -102,9 +107,8 @@ class Experiment:
         Raises:
           ValueError: one line for each option that is wrong.
         """
-        lines: list[str] = []
-        for group in groups(self):
-            lines += errors_of(getattr(self, group), group)
+        names = [field.name for field in fields(self)]
+        lines = [line for name in names for line in errors_of(getattr(self, name), name)]
         if getattr(self.optimizer, "average", 0) and self.trainer.train_curve == "last_batch":
             lines.append("--trainer.train-curve last_batch needs --optimizer.average 0")
         if self.trainer.truncate is not None and getattr(self.model, "bidirectional", False):
@@ -115,30 +119,23 @@ class Experiment:
             raise ValueError("\n".join(lines))
 
     def to_json(self) -> dict[str, Any]:
-        """The experiment as JSON, as ``config.json`` contains it."""
-        content: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        """Return the experiment as JSON, the content of ``config.json``."""
+        content: dict[str, Any] = pydantic_core.to_jsonable_python(self, fallback=str)
         return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Read what :meth:`to_json` returned.
+        """Read what :meth:`to_json` returned; options that it lacks have their defaults.
 
         Raises:
-          ValueError: it is something else.
+          ValueError: an option is unknown, or has another type or a value that is not allowed.
         """
-        names = {field.name for field in fields(cls)}
-        if not names - {"runtime"} <= content.keys() <= names:
-            raise ValueError(_ANOTHER)
         try:
-            text = json.dumps(content)
+            text = pydantic_core.to_json(content)
             experiment: Self = TypeAdapter(cls).validate_json(text, strict=True)
-            differing = list(differences(experiment.to_json(), _completed(cls, content)))
-        except ValidationError as error:
-            differing = list(describe_errors(error))
-        except RecursionError:
-            differing = ["it is nested too deeply"]
-        if differing:
-            raise ValueError(f"it is damaged, or of another experiment: {differing[0]}")
+        except ValueError as error:
+            reason = next(_lines(error)) if isinstance(error, ValidationError) else error
+            raise ValueError(f"it is damaged, or of another experiment: {reason}") from error
         return experiment
 
     @property
@@ -161,19 +158,15 @@ class Experiment:
         Raises:
           ValueError: it is another run; the message says what differs.
         """
-        mine, stored = self.identity, _completed(type(self), identity)
-        stored.pop("runtime", None)
-        if mine.keys() != stored.keys():
-            raise ValueError(_ANOTHER)
-        trainer, epochs = stored["trainer"], self.trainer.epochs
-        known = isinstance(trainer, dict) and isinstance(trainer.get("epochs"), int)
-        if known and (any_epochs or (self.can_grow and trainer["epochs"] <= epochs)):
-            stored["trainer"] = {**trainer, "epochs": epochs}
-        differing = ", ".join(differences(mine, stored))
+        stored = type(self).from_json(identity)
+        differing = differences(self, stored)
+        if any_epochs or (self.can_grow and stored.trainer.epochs <= self.trainer.epochs):
+            differing.pop("trainer.epochs", None)
         if differing:
+            values = (f"{name} ({v!r} there, {w!r} here)" for name, (w, v) in differing.items())
             raise ValueError(
-                f"it holds a run of another configuration: {differing}; choose another directory, "
-                "or the same options"
+                f"it holds a run of another configuration: {', '.join(values)}; choose another "
+                "directory, or the same options"
             )
 
     @property
@@ -186,67 +179,37 @@ class Experiment:
         return f"python -m {module}" if module else f"python {sys.argv[0]}"
 
 
-def _completed(kind: type[Experiment], content: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration with the options that it lacks, as runs of older versions do.
-
-    The default of an option is how the library was before it.
-    """
-    completed = dict(content)
-    for name, hint in get_type_hints(kind).items():
-        kinds = [one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one)]
-        value = content.get(name, {} if name == "runtime" else None)
-        if not isinstance(value, dict):
-            continue
-        for one in kinds:
-            defaults = {field.name: field.default for field in fields(one)}
-            if defaults.get("kind") == value.get("kind", defaults.get("kind")):
-                known = {k: v for k, v in defaults.items() if v is not dataclasses.MISSING}
-                completed[name] = {**json.loads(json.dumps(known, default=str)), **value}
-                break
-    return completed
-
-
-_ANOTHER = "it holds a run of another experiment, or of an older version of jaxrnn"
-
-
-def groups(experiment: Experiment) -> list[str]:
-    """The names of the groups that an experiment has."""
-    names = [field.name for field in fields(experiment)]
-    return [name for name in names if getattr(experiment, name) is not None]
+def differences(here: Experiment, there: Experiment) -> dict[str, tuple[Any, Any]]:
+    """Return the options, runtime aside, in which two experiments differ, and both values."""
+    mine, other = (
+        {
+            f"{group}.{name}".rstrip("."): value
+            for group, options in experiment.identity.items()
+            for name, value in (options if isinstance(options, dict) else {"": options}).items()
+        }
+        for experiment in (here, there)
+    )
+    pairs = {name: (mine.get(name), other.get(name)) for name in {**mine, **other}}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def errors_of(value: Any, *group: str) -> Iterator[str]:
-    """One line for each wrong value in a dataclass of options."""
+    """Yield a line for each wrong value in a dataclass of options."""
     try:
-        text = json.dumps(asdict(value), default=str)
+        text = pydantic_core.to_json(value, fallback=str)
         TypeAdapter(type(value)).validate_json(text, strict=True)
     except ValidationError as error:
-        yield from describe_errors(error, *group)
+        yield from _lines(error, *group)
 
 
-def describe_errors(error: ValidationError, *group: str) -> Iterator[str]:
-    """One line for each wrong value, by the name of its option."""
-    for one in error.errors():
-        if one["type"] == "value_error":  # of a group that checks several options together
-            yield one["msg"].removeprefix("Value error, ")
+def _lines(invalid: ValidationError, *group: str) -> Iterator[str]:
+    """Yield a line for each wrong value, by the name of its option."""
+    for error in invalid.errors():
+        if error["type"] == "value_error":  # of a group that checks several options together
+            yield error["msg"].removeprefix("Value error, ")
             continue
-        name = ".".join((*group, *map(str, one["loc"]))).replace("_", "-")
-        message = one["msg"].replace("Input should be", "must be")
-        for long, short in (
-            ("greater than or equal to", "at least"),
-            ("less than or equal to", "at most"),
-            ("less than", "below"),
-        ):
-            message = message.replace(long, short).replace("34" + 37 * "0", "3.4e38")
-        value = repr(one["input"])
-        yield f"--{name}: {message}; got {value if len(value) < 80 else type(one['input'])}"
-
-
-def differences(mine: Any, stored: Any, name: str = "") -> Iterator[str]:
-    """The options in which two JSON values differ, with both of their values."""
-    if isinstance(mine, dict) and isinstance(stored, dict):
-        for key in dict.fromkeys([*mine, *stored]):
-            path = f"{name}.{key}" if name else key
-            yield from differences(mine.get(key, "missing"), stored.get(key, "missing"), path)
-    elif mine != stored:
-        yield f"{name} ({stored!r} there, {mine!r} here)"
+        name = ".".join((*group, *map(str, error["loc"]))).replace("_", "-")
+        message = error["msg"].replace("Input should", "must")
+        message = message.replace("greater than or equal to", "at least")
+        value = repr(error["input"])
+        yield f"--{name}: {message}; got {value if len(value) < 80 else type(error['input'])}"

@@ -1,116 +1,139 @@
-"""Options: those of a dataclass and its groups, parsed by tyro, with short names."""
+"""Options: those of a dataclass and its groups, parsed by tyro, with short names.
 
-import contextlib
+What is wrong with an option, and its docstring, are known to private modules of tyro alone;
+therefore pyproject.toml pins its version.
+"""
+
 import dataclasses
 import difflib
-import io
+import operator
 import os
-import re
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
+from tyro import _docstrings
+from tyro import _errors as errors
 
 Workdir = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="WORKDIR")]]
 
 
-def parse(kind: Any, default: Any, words: list[str], prog: str, description: str = "") -> Any:
-    """Parse options with tyro; errors are raised as ``ValueError`` of one line."""
-    words = _expand(words, kind)
-    printed = io.StringIO()
+def parse(
+    kind: Any, default: Any, words: Sequence[str], prog: str, description: str = "", *markers: Any
+) -> Any:
+    """Parse options of a dataclass, which may be given without their group, as in ``--hidden 64``.
+
+    ``prog`` and ``description`` are what ``--help`` shows; ``markers`` are those of ``tyro.conf``.
+
+    Raises:
+      ValueError: an option is unknown or ambiguous, or its value has another type.
+    """
+    words, chosen = complete(words, kind)
+    for name, group in chosen.items():
+        if type(getattr(default, name)) is not group:
+            default = dataclasses.replace(default, **{name: group()})
+    tyro._experimental_options["ansi_codes"] = not os.environ.get("NO_COLOR")
+    config = (tyro.conf.AvoidSubcommands, *markers)
+    about = description or None
     try:
-        with contextlib.redirect_stderr(printed), _terminal():
+        with errors.on_parse_error(_refuse):
             return tyro.cli(
-                kind,
-                default=default,
-                args=words,
-                prog=prog,
-                description=description or None,
-                config=(tyro.conf.CascadeSubcommandArgs,),
+                kind, default=default, args=words, prog=prog, description=about, config=config
             )
-    except SystemExit as error:
-        if not error.code:
-            raise
-        # tyro draws a box with a title; the message comes first, and then a rule.
-        text = "\n".join(line.strip(" │") for line in printed.getvalue().splitlines())
-        blocks = re.split(r"^(?:╭.*|╰.*|[─-]+)$", text, flags=re.MULTILINE)
-        message = " ".join((blocks[1:] or blocks)[0].split()).removeprefix("Error parsing ")
-        raise ValueError(message) from None
+    except AssertionError as error:
+        raise ValueError(f"options of {prog} have conflicting names: {error}") from error
 
 
-@contextlib.contextmanager
-def _terminal() -> Iterator[None]:
-    """Make tyro respect NO_COLOR, and assume at least 40 columns; with 1 it never returns."""
-    changes = {"TERM": "dumb"} if os.environ.get("NO_COLOR") else {}
-    if shutil.get_terminal_size().columns < 40:
-        changes["COLUMNS"] = "40"
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+def _refuse(event: errors.ParseErrorEvent) -> None:
+    """Raise what tyro is about to print, as an error of one line."""
+    argument = getattr(event, "argument", None)
+    name = f"{argument.display_name()}: " if argument else ""
+    match event:
+        case errors.InvalidChoice(value=value, choices=choices):
+            hint = nearest(value, choices)
+            raise ValueError(f"{name}must be one of {', '.join(choices)}; got {value!r}{hint}")
+        case errors.InstantiationFailure(message=message):
+            raise ValueError(name + message.splitlines()[0] if name else message)
+        case errors.BadValue():
+            raise ValueError(f"{name}the value is missing")
+        case errors.UnrecognizedArgs(tokens=[token, *_]) if token.startswith("--") and "." in token:
+            raise ValueError(f"{token} is an option of another {token.partition('.')[0]}")
+        case errors.UnrecognizedArgs(tokens=tokens):
+            raise ValueError(f"unexpected argument: {' '.join(tokens)}")
 
 
-def _expand(words: list[str], kind: type) -> list[str]:
+def complete(words: Iterable[str], kind: Any) -> tuple[list[str], dict[str, Any]]:
     """Complete options that were given without their group.
+
+    Returns:
+      The words, and the groups that ``--optimizer muon`` or the like choose, by field.
 
     Raises:
       ValueError: there is no such option, or several.
     """
-    names, choices = _option_names(kind)
-    short = [name.rpartition(".")[2] for name in names]
-    expanded: list[str] = []
+    known, completed, chosen = _options(kind), [], {}
     queue = iter(words)
     for word in queue:
         flag, equals, value = word.partition("=")
         name = flag.removeprefix("--").replace("_", "-")
-        if not word.startswith("--") or name in ("help", *names) or name.startswith("tyro-"):
-            expanded.append(word)
-        elif name in choices:
-            choice = value or next(queue, "")
-            if choice not in choices[name]:
-                known = ", ".join(choices[name])
-                hint = nearest(choice, choices[name])
-                raise ValueError(f"unknown {name} {choice!r}{hint}; there are {known}")
-            expanded.insert(0, f"{name}:{choice}")  # tyro's way to choose one of several groups
-        elif short.count(name) == 1:
-            expanded.append(f"--{names[short.index(name)]}{equals}{value}")
-        elif name in short:
-            meant = " or ".join(f"--{known}" for known in names if known.endswith(f".{name}"))
+        found = _find(name, known)
+        if not word.startswith("--") or name == "help" or name.startswith("tyro-"):
+            completed.append(word)
+        elif not found:
+            short = [full.rpartition(".")[2] for full in known]
+            raise ValueError(f"unknown option {flag}{nearest(name, [*short, *known], '--')}")
+        elif len(found) > 1:
+            meant = " or ".join(f"--{full}" for full in found)
             raise ValueError(f"ambiguous option {flag}; it may be {meant}")
+        elif groups := known[found[0]]:
+            choice = value or next(queue, "")
+            if choice not in groups:
+                hint = nearest(choice, groups)
+                raise ValueError(f"unknown {name} {choice!r}{hint}; there are {', '.join(groups)}")
+            chosen[name.replace("-", "_")] = groups[choice]
         else:
-            raise ValueError(f"unknown option {flag}{nearest(name, [*short, *names], '--')}")
-    return expanded
+            completed.append(f"--{found[0]}{equals}{value}")
+    return completed, chosen
 
 
-def _option_names(kind: Any, prefix: str = "") -> tuple[list[str], dict[str, list[str]]]:
-    """The options of a dataclass and its groups, and the choices where there are several groups."""
-    names: dict[str, None] = {}
-    choices: dict[str, list[str]] = {}
-    hints = get_type_hints(kind)
+def describe_options(options: Any, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield each of these options that a dataclass has: name and value, and what it is."""
+    known = _options(type(options))
+    for name in names:
+        for full in _find(name, known):
+            path, _, field = full.replace("-", "_").rpartition(".")
+            group = operator.attrgetter(path)(options) if path else options
+            value, text = getattr(group, field, None), f"One of {', '.join(known[full])}"
+            if known[full]:
+                value = type(value).__name__.lower()
+            else:
+                text = _docstrings.get_field_docstring(type(group), field, ()) or ""
+            yield f"--{name} {value}", text.partition(";")[0].rstrip(".")
+
+
+def _options(kind: Any, prefix: str = "") -> dict[str, dict[str, Any]]:
+    """Return the full names of options and, where a group is chosen, the groups by name."""
+    hints, known = get_type_hints(kind), {}
     for field in dataclasses.fields(kind):
-        hint, name = hints[field.name], prefix + field.name.replace("_", "-")
-        groups: list[Any] = [
-            one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one)
-        ]
-        for group in groups:
-            names |= dict.fromkeys(_option_names(group, f"{name}.")[0])
-        if len(groups) > 1:
-            choices[name] = [str(group.__name__).lower() for group in groups]
-        if not groups:
-            negated = f"{prefix}no-{field.name.replace('_', '-')}"
-            names |= dict.fromkeys([name, negated] if hint is bool else [name])
-    return list(names), choices
+        hint, option = hints[field.name], field.name.replace("_", "-")
+        parts: list[Any] = [p for p in (hint, *get_args(hint)) if dataclasses.is_dataclass(p)]
+        groups = {part.__name__.lower(): part for part in parts}
+        if get_args(hint) if groups else tyro.conf.Suppress not in get_args(field.type):
+            known[prefix + option] = groups
+        if hint is bool:
+            known[f"{prefix}no-{option}"] = {}
+        for group in groups.values():
+            known |= _options(group, f"{prefix}{option}.")
+    return known
 
 
-def nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
-    """A question after the known name that is most like this one; empty if none is."""
+def _find(name: str, known: Iterable[str]) -> list[str]:
+    """Return the options that a name, which may lack its group, stands for."""
+    return [name] if name in known else [full for full in known if full.endswith(f".{name}")]
+
+
+def nearest(name: str, known: Collection[str], prefix: str = "") -> str:
+    """Return a "did you mean" hint for a misspelled name; empty if nothing is similar."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {prefix}{close[0]}?" if close else ""

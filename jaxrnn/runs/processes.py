@@ -31,8 +31,8 @@ def processes(runtime: RuntimeConfig) -> Iterator[None]:
     """Join the other processes of the run, if there are any, and leave them in an orderly way.
 
     JAX finds the address of the first process, their number and the index of this one (SLURM, Open
-    MPI, Kubernetes, TPU pods), or is told. When all are done, they wait for each other. A process
-    that fails ends at once instead, and the connections that it closes end the others.
+    MPI, Kubernetes, TPU pods), or is told. When all are done, they wait for each other. If one
+    fails, it ends at once, which closes its connections and so ends the others.
 
     Raises:
       ValueError: the processes are unknown, or don't find each other.
@@ -46,7 +46,7 @@ def processes(runtime: RuntimeConfig) -> Iterator[None]:
     patience = 3 * runtime.heartbeat  # JAX's own ratio of the two
     try:
         if runtime.coordinator and runtime.process:
-            wait_for(runtime.coordinator, patience)
+            _wait_for(runtime.coordinator, patience)
         jax.distributed.initialize(
             runtime.coordinator,
             runtime.processes,
@@ -64,14 +64,12 @@ def processes(runtime: RuntimeConfig) -> Iterator[None]:
         raise
     except Exception as error:
         # JAX raises either kind, the second when the result of a collective is fetched.
-        if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
-            lost = LostProcessesError(
-                f"process {jax.process_index()} of {jax.process_count()} ends, as it lost the "
-                f"others: {error}"
-            )
-            lost.__notes__ = getattr(error, "__notes__", [])
-            raise lost from error
-        raise
+        if not isinstance(error, jax.errors.JaxRuntimeError) and "Gloo" not in str(error):
+            raise
+        who = f"process {jax.process_index()} of {jax.process_count()}"
+        lost = LostProcessesError(f"{who} ends, as it lost the others: {error}")
+        lost.__notes__ = getattr(error, "__notes__", [])
+        raise lost from error
 
 
 def end_at_once(status: int) -> None:
@@ -84,18 +82,13 @@ def end_at_once(status: int) -> None:
         os._exit(status)
 
 
-def wait_for(address: str, seconds: float) -> None:
-    """Wait until something listens at an address, as JAX aborts the process if nothing does.
-
-    Raises:
-      ValueError: nothing listened in time.
-    """
+def _wait_for(address: str, seconds: float) -> None:
+    """Wait until something listens at an address, as JAX aborts the process if nothing does."""
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + seconds
     while True:
         try:
-            socket.create_connection((host, int(port)), timeout=seconds).close()
-            return
+            return socket.create_connection((host, int(port)), timeout=seconds).close()
         except (OSError, OverflowError) as error:  # not yet, or its name is not known yet
             if time.monotonic() > deadline:
                 raise ValueError(f"nothing listens at {address} ({error})") from error
@@ -103,7 +96,7 @@ def wait_for(address: str, seconds: float) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process writes files and prints."""
+    """Return whether this process writes files and prints."""
     return jax.process_index() == 0
 
 
@@ -117,7 +110,7 @@ def from_first(function: Callable[[], Any]) -> Any:
     """Call a function in the first process; return its result, JSON, in all of them.
 
     Raises:
-      ValueError: in all of them, if the first raises it or an ``OSError``.
+      ValueError: in all of them, if the function raises it or an ``OSError``.
     """
     if jax.process_count() == 1:
         return function()
@@ -127,10 +120,8 @@ def from_first(function: Callable[[], Any]) -> Any:
             answer["value"] = function()
         except (ValueError, OSError) as error:
             answer["error"] = str(error)[: _MESSAGE // 8]
-    message = np.zeros(_MESSAGE, np.uint8)
-    text = json.dumps(answer).encode()
-    message[: len(text)] = np.frombuffer(text, np.uint8)
-    answer = json.loads(bytes(multihost_utils.broadcast_one_to_all(message)).rstrip(b"\0"))
+    message = np.frombuffer(json.dumps(answer).encode().ljust(_MESSAGE), np.uint8)
+    answer = json.loads(bytes(multihost_utils.broadcast_one_to_all(message)))
     if "error" in answer:
         raise ValueError(answer["error"])
     return answer["value"]

@@ -1,8 +1,7 @@
 """Results: what results.json contains, and the lines that a run ends with."""
 
-import math
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ import jaxlib
 import numpy as np
 import optax
 
-from jaxrnn.data.splits import Split, zeros_like_one
+from jaxrnn.data import Datasets, Split
+from jaxrnn.data.splits import zeros_like_one
 from jaxrnn.files import write_atomically, write_figure, write_json
-from jaxrnn.training.evaluation import predict
-from jaxrnn.training.generation import generate
+from jaxrnn.training.evaluation import generate, predict
 from jaxrnn.training.history import History, best_epoch
 from jaxrnn.training.sharding import available_cores
 from jaxrnn.training.state import TrainState
@@ -24,26 +23,28 @@ from jaxrnn.training.tasks import Classification, LanguageModeling, Task
 from jaxrnn.version import __version__
 
 
-def results_of(
-    histories: Sequence[History], task: Task, seeds: Sequence[int], *, epoch: int, **about: Any
-) -> dict[str, Any]:
-    """Everything that ``results.json`` contains.
+def results_of(history: History, task: Task, epoch: int, **about: Any) -> dict[str, Any]:
+    """Return everything that ``results.json`` contains.
 
     Args:
-      histories: the curves of each network.
+      history: the curves.
       task: which metric counts.
-      seeds: the seed of each network.
       epoch: the one whose metrics are reported.
-      about: parameters, seconds, devices and the like.
+      about: seed, parameters, seconds, devices and the like.
     """
-    members = [
-        {"seed": seed, **_metrics_of(history, task, epoch)}
-        for seed, history in zip(seeds, histories, strict=True)
-    ]
+    row = history.rows[epoch - 1]
+    metrics = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
+    best = {
+        f"best_{name}": history.best(name, maximize=task.maximize)[name]
+        for name in metrics
+        if name.endswith(f"_{task.best}") and history.measured(name)
+    }
     return {
-        "epochs": len(histories[0]),
+        "epochs": len(history),
         "epoch": epoch,
-        **(members[0] if len(members) == 1 else _summarize(members, task)),
+        **metrics,
+        **best,
+        "best_epoch": best_epoch(history, task),
         **about,
         "versions": {
             "jaxrnn": __version__,
@@ -56,59 +57,17 @@ def results_of(
     }
 
 
-def _metrics_of(history: History, task: Task, epoch: int) -> dict[str, float]:
-    """The metrics after an epoch, and the best value of the one that counts."""
-    row = history.rows[epoch - 1]
-    metrics = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
-    best = {
-        f"best_{name}": history.best(name, maximize=task.maximize)[name]
-        for name in metrics
-        if name.endswith(f"_{task.best}") and history.measured(name)
-    }
-    best_one = best_epoch(history, task.best, task.maximize)
-    return {**metrics, **best, "best_epoch": best_one}
-
-
-def _summarize(members: list[dict[str, Any]], task: Task) -> dict[str, Any]:
-    """Mean, deviation and the 95 % interval of the mean (Student's t) over several networks."""
-    from scipy.special import stdtrit  # here, as it takes a while to import
-
-    summary: dict[str, Any] = {"seed": members[0]["seed"], "members": members}
-    half_width = stdtrit(len(members) - 1, 0.975) / math.sqrt(len(members))
-    for name in members[0]:
-        values = np.array([member[name] for member in members])
-        if name not in ("seed", "best_epoch"):
-            summary[name] = float(values.mean())
-        if name.endswith(f"_{task.best}") and not name.startswith("best_"):
-            deviation = float(values.std(ddof=1))
-            half = half_width * deviation
-            summary[f"{name}_deviation"] = deviation
-            summary[f"{name}_interval"] = [summary[name] - half, summary[name] + half]
-    return summary
-
-
 def describe_results(results: Mapping[str, Any], evals: Iterable[str], task: Task) -> Iterator[str]:
-    """The lines to print at the end of a run: the metric that counts, of every evaluated split."""
+    """Yield the lines that a run ends with: the metric that counts, of every evaluated split."""
     if results["epoch"] < results["epochs"]:
         yield f"epoch {results['epoch']} of {results['epochs']} was the best and is kept"
-    for name in [f"{split}_{task.best}" for split in (*evals, "train")]:
-        if name not in results or (name.startswith("train_") and evals):
-            continue
-        words = name.replace("_", " ")
-        for member in results.get("members", ()):
-            yield f"seed {member['seed']}: {words} {member[name]:.4f}"
-        line = f"{words}: {results[name]:.4f}"
-        if "members" in results:
-            low, high = results[f"{name}_interval"]
-            line += (
-                f", deviation {results[f'{name}_deviation']:.4f}, 95 % interval of the mean "
-                f"{low:.4f} to {high:.4f}"
-            )
-        yield line
+    for split in [*evals] or ["train"]:
+        if (name := f"{split}_{task.best}") in results:
+            yield f"{name.replace('_', ' ')}: {results[name]:.4f}"
 
 
 def draw_sample(state: TrainState, train: Any, count: int, seed: int) -> str:
-    """What a language model writes.
+    """Generate text with a language model.
 
     Args:
       state: of one network.
@@ -129,7 +88,7 @@ def draw_sample(state: TrainState, train: Any, count: int, seed: int) -> str:
 
 
 def describe_devices(mesh: jax.sharding.Mesh) -> list[str]:
-    """The platform of each device and, if that says more, its kind."""
+    """Return the platform of each device and, if that says more, its kind."""
     devices = mesh.devices.flat
     return [" ".join(dict.fromkeys((device.platform, device.device_kind))) for device in devices]
 
@@ -141,7 +100,7 @@ def describe_mesh(mesh: jax.sharding.Mesh) -> str:
     return f"{len(devices)} × {devices[0]}{cores}"
 
 
-def write_about(workdir: Path, model: nn.Module, train: Any) -> None:
+def write_about(workdir: Path, model: nn.Module, train: Any, *, pictures: bool) -> None:
     """Write the table of parameters and, of labelled images, the first training examples."""
     inputs = train.inputs if isinstance(train, Split) else train.read([0])["inputs"]
     example = zeros_like_one(inputs)
@@ -150,7 +109,7 @@ def write_about(workdir: Path, model: nn.Module, train: Any) -> None:
     lines = (line.rstrip() for line in table.strip("\n").splitlines())
     write_atomically(workdir / "parameters.txt", "\n".join(lines) + "\n")
     images = np.shape(inputs)[2:] > (1,)  # wider than one pixel
-    if isinstance(train, Split) and train.class_names and images:
+    if pictures and isinstance(train, Split) and train.class_names and images:
         from jaxrnn.plotting.samples import plot_samples  # here, as it takes a while to import
 
         write_figure(workdir / "samples.png", plot_samples(train))
@@ -158,37 +117,39 @@ def write_about(workdir: Path, model: nn.Module, train: Any) -> None:
 
 def write_results(
     workdir: Path,
-    histories: Sequence[History],
-    seeds: Sequence[int],
+    state: TrainState,
+    data: Datasets,
+    history: History,
     results: dict[str, Any],
-    baselines: Mapping[str, Mapping[str, float]],
+    *,
+    pictures: bool,
 ) -> None:
-    """Write the results, their curves and, of several networks, the history of each."""
-    from jaxrnn.plotting.curves import plot_history
-
-    write_figure(workdir / "curves.png", plot_history(histories, baselines))
-    if len(histories) > 1:
-        for seed, history in zip(seeds, histories, strict=True):
-            history.to_csv(workdir / f"history-{seed}.csv")
-    write_json(workdir / "results.json", results)
-
-
-def write_confusion(workdir: Path, state: TrainState, evals: Mapping[str, Any]) -> None:
-    """Draw what a classifier confuses in the test split or, without one, the last that there is.
+    """Write the results and, if asked for, the curves and what a classifier confuses.
 
     Args:
       workdir: directory of the run.
-      state: of one network, on the host.
-      evals: the splits that were evaluated; those with a label for each time step are left out.
+      state: to predict with, on the host.
+      data: what was trained and evaluated on.
+      history: the curves.
+      results: from :func:`results_of`.
+      pictures: whether to draw.
     """
+    if pictures:
+        from jaxrnn.plotting import plot_confusion, plot_history  # here, as matplotlib is slow
+
+        write_figure(workdir / "curves.png", plot_history(history, data.baselines))
+        split = _to_confuse(data.evals) if isinstance(state.task, Classification) else None
+        if split is not None:
+            figure = plot_confusion(split, predict(state, split))
+            write_figure(workdir / "confusion.png", figure)
+    write_json(workdir / "results.json", results)
+
+
+def _to_confuse(evals: Mapping[str, Any]) -> Split | None:
+    """Choose the test split or, without one, the last of those with one label an example."""
     splits = {
         name: split
         for name, split in evals.items()
-        if isinstance(split, Split) and np.asarray(split.labels).ndim == 1
+        if isinstance(split, Split) and getattr(split.labels, "ndim", 0) == 1
     }
-    if isinstance(state.task, Classification) and splits:
-        from jaxrnn.plotting.confusion import plot_confusion
-
-        split = splits.get("test", [*splits.values()][-1])
-        logits = predict(state, split)
-        write_figure(workdir / "confusion.png", plot_confusion(split, logits))
+    return splits.get("test", [*splits.values()][-1]) if splits else None

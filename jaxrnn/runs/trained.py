@@ -1,34 +1,43 @@
-"""Run: one or several trained networks and their description, to predict with and export."""
+"""Trained networks, read back from their work directories to predict, evaluate or export."""
 
-import inspect
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from jaxrnn.data import ImageSequences
-from jaxrnn.data.splits import Split, check_examples, check_values
+from jaxrnn.data import ImageSequences, default_places
+from jaxrnn.data.splits import Split, check_examples, check_values, take
+from jaxrnn.files import read_json
+from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
-from jaxrnn.training.evaluation import predict
+from jaxrnn.runs.prepare import initial_state
+from jaxrnn.runs.results import draw_sample
+from jaxrnn.runs.sweeps.summary import runs_of
+from jaxrnn.training.evaluation import evaluate, predict
+from jaxrnn.training.history import History
 from jaxrnn.training.optimizers import averaged
-from jaxrnn.training.sharding import for_each_member, to_host
+from jaxrnn.training.sharding import batch_mesh, replicate, suitable_devices
 from jaxrnn.training.state import TrainState
 
-_AT_ONCE = 1000  # examples, the most that evaluate takes
+_AT_ONCE = 512  # examples
+_NO_OPTIMIZER = optax.identity()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """A stored run, as it was after its last epoch or its best one.
 
     Attributes:
       experiment: the full description of the run, except ``runtime``.
-      model: the network.
       state: parameters, optimizer state and step, to evaluate or to train further.
-      history: its curves; for several networks, a tuple of histories.
+      history: its curves.
       key: root key of the data order; ``fit`` with it and ``history`` continues the run.
       input_shape: (time, features) of what it was trained on, or (time,) for tokens.
       outputs: number of outputs.
@@ -38,20 +47,19 @@ class Run:
     """
 
     experiment: Experiment
-    model: Any
     state: TrainState
-    history: Any
+    history: History
     key: jax.Array
     input_shape: tuple[int, ...]
     outputs: int
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
     channels: int = 1
     pixels: bool = False
 
-    @property
-    def networks(self) -> int:
-        """Number of networks, trained at once with consecutive seeds."""
-        return int(np.size(self.state.step))
+    @cached_property
+    def model(self) -> Any:
+        """The Flax module."""
+        return self.experiment.model.build(self.outputs)
 
     @property
     def tokens(self) -> bool:
@@ -59,16 +67,8 @@ class Run:
         return len(self.input_shape) == 1
 
     @property
-    def takes_lengths(self) -> bool:
-        """Whether the network can be told where each sequence ends."""
-        return "lengths" in inspect.signature(self.model.__call__).parameters
-
-    @property
     def image_shape(self) -> tuple[int, int, int] | None:
-        """(height, width, channels) of the images that it reads; None if it reads something else.
-
-        The class of the experiment must be known, as on the command line.
-        """
+        """(height, width, channels) of the images that it reads, if ``data`` says that it does."""
         data = self.experiment.data
         if not isinstance(data, ImageSequences):
             return None
@@ -78,61 +78,38 @@ class Run:
         side = math.isqrt(time * features // self.channels)  # other images can't be told apart
         return side, side, self.channels
 
-    @property
-    def reads_digits(self) -> bool:
-        """Whether it names the digits of images like those of MNIST."""
-        return self.image_shape == (28, 28, 1) and self.class_names == tuple("0123456789")
+    @cached_property
+    def network(self) -> TrainState:
+        """The state to predict with: its parameters averaged if the run averages them."""
+        # Without the optimizer, runs of the same model share their compiled programs.
+        return averaged(self.state).replace(tx=_NO_OPTIMIZER, opt_state=())
 
-    def network(self, member: int | None = None) -> TrainState:
-        """The state to predict with; its parameters are averaged if the run averages them.
-
-        Args:
-          member: index of one of several networks; None for all of them, stacked.
-
-        Raises:
-          ValueError: there is no such member.
-        """
-        state = averaged(self.state).replace(opt_state=())
-        if member is None:
-            return state
-        if not 0 <= member < self.networks:
-            raise ValueError(f"member must be between 0 and {self.networks - 1}; got {member}")
-        return jax.tree.map(lambda leaf: leaf[member], state) if np.ndim(state.step) else state
-
-    def predict(self, inputs: Any, lengths: Any = None, *, member: int | None = None) -> np.ndarray:
+    def predict(self, inputs: Any, lengths: Any = None) -> np.ndarray:
         """Compute the outputs of the network for any number of examples.
 
         Args:
-          inputs: (N, time, features) uint8 pixels or floats, or (N, time) tokens, as in training; N
-            may be 0.
+          inputs: (N, time, features) uint8 pixels or floats, or (N, time) tokens, as in training.
           lengths: (N,), the number of valid time steps of each sequence; None if all are.
-          member: index of one of several networks. By default their outputs or, in classification,
-            their probabilities are averaged.
 
         Returns:
           (N, outputs), or (N, time, outputs) if there are outputs at each time step. In
           classification they are logits.
 
         Raises:
-          ValueError: inputs of another kind than in training, or an invalid length or member.
+          ValueError: inputs of another kind than in training, or an invalid length.
         """
-        split = self.split_of(inputs, lengths)
-        state = self.network(member)
-        parts = []
-        for start in range(0, max(len(split), 1), _AT_ONCE):
-            part = jax.tree.map(lambda array: array[start : start + _AT_ONCE], split)  # noqa: B023
-            size = min(_AT_ONCE, 1 << max(len(part) - 1, 0).bit_length())  # few compilations
-            padded = jax.tree.map(lambda array: _padded(array, size), part)  # noqa: B023
-            parts.append(np.asarray(to_host(_outputs(state, padded)))[: len(part)])
+        split, parts = self.split_of(inputs, lengths), []
+        if not len(split):
+            return np.asarray(predict(self.network, split))
+        for start in range(0, len(split), _AT_ONCE):
+            count = min(_AT_ONCE, len(split) - start)
+            rows = start + np.arange(1 << (count - 1).bit_length())  # few sizes are compiled
+            part = Split(**take(split, np.minimum(rows, len(split) - 1)))
+            parts.append(np.asarray(predict(self.network, part))[:count])
         return np.concatenate(parts)
 
-    def classify(
-        self, inputs: Any, lengths: Any = None, *, member: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def classify(self, inputs: Any, lengths: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Name the class of each example, or of each of its time steps.
-
-        Args:
-          inputs, lengths, member: see :meth:`predict`.
 
         Returns:
           The names of the most likely classes, (N,) or (N, time), and the probabilities of all
@@ -143,40 +120,131 @@ class Run:
         """
         if not self.class_names:
             raise ValueError("this network predicts numbers instead of classes; use predict")
-        probabilities = np.asarray(jax.nn.softmax(self.predict(inputs, lengths, member=member)))
+        probabilities = np.asarray(jax.nn.softmax(self.predict(inputs, lengths)))
         return np.asarray(self.class_names)[probabilities.argmax(-1)], probabilities
 
     def split_of(self, inputs: Any, lengths: Any = None) -> Split:
-        """The inputs as a split on the host, if they are of the kind that was trained on."""
+        """Return the inputs as a split on the host; raises as :meth:`predict`."""
         split = jax.device_get(Split(inputs, lengths=lengths))
-        shape = np.shape(split.inputs)
-        expected = ("N", *("time" if not self.pixels else n for n in self.input_shape[:1]))
-        expected += self.input_shape[1:]
-        fits = len(shape) == len(expected) and all(
-            isinstance(want, str) or got == want for got, want in zip(shape, expected, strict=True)
-        )
-        if not fits:
+        expected = ("N", self.input_shape[0] if self.pixels else "time", *self.input_shape[1:])
+        shape, fixed = np.shape(split.inputs), 1 if self.pixels else 2
+        if shape[fixed:] != expected[fixed:]:
             raise ValueError(f"inputs must be ({', '.join(map(str, expected))}); got {shape}")
         if self.pixels and split.inputs.dtype != np.uint8 and split.inputs.size:
             least, most = split.inputs.min(), split.inputs.max()
             if not 0 <= least <= most <= 1:
-                raise ValueError(
-                    "this network was trained on pixels: give uint8 or floats from 0 to 1; got "
-                    f"floats from {least:g} to {most:g}"
-                )
+                got = f"floats from {least:g} to {most:g}"
+                raise ValueError(f"inputs must be uint8 pixels or floats from 0 to 1; got {got}")
         check_examples(split)
-        vocabulary = getattr(self.model, "vocabulary", None) or self.outputs
-        check_values(split, self.outputs, vocabulary)
+        check_values(split, self.outputs, getattr(self.model, "vocabulary", None) or self.outputs)
         return split
 
 
-@jax.jit
-def _outputs(state: TrainState, split: Split) -> jax.Array:
-    """The outputs of a network, or the combined outputs of several."""
-    if not jnp.ndim(state.step):
-        return predict(state, split)
-    return state.task.combine(for_each_member(predict, state, split, None))
+@dataclass(frozen=True, kw_only=True)
+class Ensemble(Run):
+    """The ``runs`` of a sweep, which predict together; other attributes are those of the first."""
+
+    runs: tuple[Run, ...]
+
+    def predict(self, inputs: Any, lengths: Any = None) -> np.ndarray:
+        """Average the outputs of all runs, in classification their probabilities, as logits."""
+        outputs = [run.predict(inputs, lengths) for run in self.runs]
+        return np.asarray(self.experiment.task.combine(jnp.stack(outputs)))
 
 
-def _padded(array: np.ndarray, size: int) -> np.ndarray:
-    return np.pad(array, [(0, size - len(array)), *[(0, 0)] * (array.ndim - 1)])
+def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: bool = False) -> Run:
+    """Read back a run from its work directory, or all finished runs of a sweep.
+
+    Args:
+      workdir: directory of the run or the sweep.
+      experiment: the class of the experiment. The default serves every page whose model, task and
+        optimizer are groups of jaxrnn.
+      best: read the best epoch, with which ``history`` then ends, instead of the last. The verbs of
+        a page do so by default where ``--patience`` is set.
+
+    Returns:
+      The :class:`Run`; of a sweep with several finished runs, their :class:`Ensemble`.
+
+    Raises:
+      FileNotFoundError: the directory has no checkpoint.
+      ValueError: every checkpoint is damaged; or the runs of a sweep don't go together.
+    """
+    workdir = Path(workdir).expanduser()
+    runs = [_load(path, experiment, best) for path in runs_of(workdir)]
+    if len(runs) == 1:
+        return runs[0]
+    if len({(run.input_shape, run.outputs, run.class_names, run.pixels) for run in runs}) > 1:
+        raise ValueError(f"the runs in {workdir} read or predict different things; give one run")
+    shared = {field.name: getattr(runs[0], field.name) for field in fields(Run)}
+    return Ensemble(**shared, runs=tuple(runs))
+
+
+def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
+    """Read back a single run."""
+    about: dict[str, Any] = {}
+
+    def template(description: Mapping[str, Any]) -> TrainState:
+        known = {field.name for field in fields(kind)}
+        config = {name: v for name, v in description["config"].items() if name in known}
+        experiment, outputs = kind.from_json(config), description["outputs"]
+        state = initial_state(experiment, description, None)
+        names = description.get("class_names") or map(str, range(outputs))
+        about.update(
+            experiment=experiment,
+            input_shape=tuple(description["input_shape"]),
+            outputs=outputs,
+            class_names=tuple(names) if experiment.task.categorical else (),
+            channels=description.get("channels", 1),
+            pixels=description.get("pixels", False),
+        )
+        return state
+
+    restored = Checkpoints(workdir / "checkpoints").restore(template, best=best)
+    if restored is None:
+        raise FileNotFoundError(f"{workdir} has no checkpoint of a run")
+    state, history, key = restored
+    return Run(state=state, history=history, key=key, **about)
+
+
+def read_experiment(workdir: Path, kind: type[Experiment]) -> Experiment:
+    """Read the experiment of a work directory, with its runtime options.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is another experiment, or its ``config.json`` is damaged.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{workdir} holds no run")
+    try:
+        return kind.from_json(read_json(path))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
+
+
+def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
+    """Measure a stored run on the splits that it was evaluated on.
+
+    Returns:
+      The epoch, and each metric of each split as in ``results.json``.
+
+    Raises:
+      ValueError, OSError: as :func:`load_run`, or the checkpoint is of another configuration.
+    """
+    trainer, runtime = experiment.trainer, experiment.runtime
+    # With patience, the best epoch is the one that the run kept.
+    stored = _load(workdir, type(experiment), best=trainer.patience is not None)
+    experiment.check_same(stored.experiment.identity, any_epochs=True)
+    devices = suitable_devices(stored.state.params, runtime.devices)
+    state = replicate(stored.network, mesh := batch_mesh(trainer.batch_size, devices))
+    results: dict[str, Any] = {"epoch": len(stored.history)}
+    with default_places(runtime.data_dir, runtime.archives):
+        data = experiment.data.build()
+    for name, split in data.evals.items():
+        split = replicate(split, mesh) if isinstance(split, Split) else split
+        means = jax.device_get(evaluate(state, split, mesh=mesh, outputs=data.outputs)).means()
+        for metric, value in experiment.task.summarize(means).items():
+            results[f"{name}_{metric}"] = float(value)
+    if runtime.sample:
+        results["sample"] = draw_sample(stored.network, data.train, runtime.sample, trainer.seed)
+    return results

@@ -1,15 +1,14 @@
 """From a batch to curves: steps, epochs, evaluation, and the loop over epochs."""
 
-from jaxrnn.training.epochs import train_block, train_epoch, train_step
-from jaxrnn.training.evaluation import evaluate, evaluate_each, evaluate_stream, predict
+from jaxrnn.training.epochs import train_block, train_epoch
+from jaxrnn.training.evaluation import evaluate, generate, predict
 from jaxrnn.training.fitting import NonFiniteLossError, Record, TrainerConfig, fit
 from jaxrnn.training.forward import measure
-from jaxrnn.training.generation import generate
-from jaxrnn.training.history import History, mean_history
+from jaxrnn.training.history import History
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.optimizers import Adam, Muon, averaged
 from jaxrnn.training.state import TrainState, create_train_state
-from jaxrnn.training.steps import StepOptions
+from jaxrnn.training.steps import StepOptions, train_step
 from jaxrnn.training.tasks import Classification, LanguageModeling, Regression, Task
 
 __all__ = [
@@ -29,11 +28,8 @@ __all__ = [
     "averaged",
     "create_train_state",
     "evaluate",
-    "evaluate_each",
-    "evaluate_stream",
     "fit",
     "generate",
-    "mean_history",
     "measure",
     "predict",
     "train_block",

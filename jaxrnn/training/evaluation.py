@@ -1,148 +1,100 @@
-"""evaluate and predict: apply a state to a whole split."""
+"""Use a trained network: evaluate, predict, generate."""
 
 import contextlib
+import functools
 import itertools
-from collections.abc import Callable
+import operator
+from collections.abc import Generator
 from functools import partial
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key
 
-from jaxrnn.compiled import compiled
-from jaxrnn.data.splits import Batch, Split, check_examples, take
-from jaxrnn.data.streams import Stream, mesh_of
-from jaxrnn.training.forward import compute_outputs, measure
+from jaxrnn.data.batches import as_key
+from jaxrnn.data.splits import Batch, Split, arrays_of, prepare
+from jaxrnn.data.streams import Stream
+from jaxrnn.training.blocks import Block, blocks_of_stream
+from jaxrnn.training.forward import forward, measure_prepared
 from jaxrnn.training.metrics import Metrics
-from jaxrnn.training.sharding import (
-    batch_mesh,
-    for_each_member,
-    over_devices,
-    own_share,
-    sum_over_devices,
-    to_host,
-)
+from jaxrnn.training.sharding import batch_mesh, over_devices, own_share, sum_over_devices
 from jaxrnn.training.state import TrainState
 
 _STATES = 2**24  # float32 numbers
 
 
-@compiled("batch_size", "mesh")
 def evaluate(
-    state: TrainState, split: Split, *, batch_size: int | None = None, mesh: Mesh | None = None
+    state: TrainState,
+    examples: Split | Stream,
+    *,
+    batch_size: int | None = None,
+    mesh: Mesh | None = None,
+    outputs: int | None = None,
 ) -> Metrics:
-    """Measure a state on a whole split, as its task says, in one XLA program.
+    """Measure a state on all examples of a split, or one pass of a stream, as its task says.
 
     Pure. Every example counts exactly once, whether or not ``batch_size`` divides their number.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
-      split: at least one example.
-      batch_size: examples at a time; it bounds memory and doesn't change the result. By default at
-        most 1000, fewer if sequences are long or the network is wide.
-      mesh: devices that share the work, see :func:`jaxrnn.train_epoch`.
+      examples: at least one. A stream is read while earlier batches are measured.
+      batch_size: examples of a split at a time; it bounds memory and doesn't change the result. By
+        default at most 1000, fewer if sequences are long or the network is wide.
+      mesh: devices that share the work, from :func:`jaxrnn.training.sharding.batch_mesh`; a state
+        and a split must be replicated over them. One device by default.
+      outputs: the labels of a stream must be below; None to leave them unchecked.
 
     Returns:
       The :class:`jaxrnn.Metrics` of all examples; ``.means()`` divides them.
 
     Raises:
-      ValueError: an empty split, a ``batch_size`` below 1, or arrays that don't fit each other.
+      ValueError: an empty split, a ``batch_size`` below 1, a stream that leaves out examples, or
+        arrays that don't fit each other.
 
     >>> import optax
     >>> from jaxrnn import RNNModel, create_train_state, load
     >>> test = load("mnist", split="test[:50]")
-    >>> state = create_train_state(
-    ...     jax.random.key(0), RNNModel(), optax.adam(1e-3), test.inputs
-    ... )
+    >>> state = create_train_state(jax.random.key(0), RNNModel(), optax.adam(1e-3), test.inputs)
     >>> int(evaluate(state, test, batch_size=32).weight)
     50
     """
-    check_examples(split)
-    batch_size = _choose_batch_size(state, split) if batch_size is None else batch_size
-
-    def measure_all(state: TrainState, split: Split) -> Metrics:
-        whole, rest = _map_batches(partial(measure, state), split, batch_size, mesh)
-        metrics = jax.tree.map(lambda sums: sum_over_devices(sums.sum(0), mesh), whole)
-        return sum((one for one in (metrics, rest) if one is not None), Metrics.zero())
-
-    return over_devices(measure_all, mesh)(state, split)
+    measured: list[Metrics] = []
+    with contextlib.closing(blocks_in_order(state, examples, batch_size, mesh, outputs)) as blocks:
+        for block in blocks:
+            jax.block_until_ready(measured[-2:-1])  # blocks that wait to be measured take memory
+            measured.append(measure_block(state, *block))
+    return functools.reduce(operator.add, measured)
 
 
-@partial(jax.jit, static_argnames="mesh")
-def evaluate_block(state: TrainState, block: Batch, *, mesh: Mesh | None = None) -> Metrics:
-    """Measure a state on some batches of a stream, as one XLA program.
+@partial(jax.jit, static_argnames=("mesh", "sharded"))
+def measure_block(
+    state: TrainState,
+    examples: Split | Batch,
+    rows: Int[chex.Array, "steps batch"],
+    mesh: Mesh | None = None,
+    sharded: bool = False,
+) -> Metrics:
+    """Measure a state on some batches, as one XLA program; see :func:`train_block`."""
 
-    Args:
-      state: from :func:`jaxrnn.create_train_state`.
-      block: a batch with a leading axis of steps, from :meth:`jaxrnn.Stream.blocks`.
-      mesh: devices that each have their part of every batch; None if each has all of it.
-    """
+    def block(state: TrainState, arrays: Batch, rows: Int[chex.Array, "steps batch"]) -> Metrics:
+        def measure_row(row: Int[Array, " batch"]) -> Metrics:
+            batch = {name: array[row] for name, array in arrays.items()}
+            return measure_prepared(state, prepare(batch))[0]
 
-    def measure_all(state: TrainState, block: Batch) -> Metrics:
-        metrics = jax.lax.map(partial(measure, state), block)
+        metrics = jax.lax.map(measure_row, rows if sharded else own_share(rows, mesh))
         return jax.tree.map(lambda sums: sum_over_devices(sums.sum(0), mesh), metrics)
 
-    return over_devices(measure_all, mesh, divided=1)(state, block)
+    measure = over_devices(block, mesh, sharded=1 if sharded else None)
+    return measure(state, arrays_of(examples), rows)
 
 
-def evaluate_stream(
-    state: TrainState, stream: Stream, *, mesh: Mesh | None = None, classes: int | None = None
-) -> Metrics:
-    """Measure a state on a split that is read from disk as it is needed.
-
-    Args:
-      state: from :func:`jaxrnn.create_train_state`, or on all devices of ``mesh``.
-      stream: from :func:`jaxrnn.stream`; one pass of it is measured.
-      mesh: devices that share the work, from :func:`batch_mesh`; one by default.
-      classes: raise ``ValueError`` for labels that are not below.
-
-    Returns:
-      The :class:`jaxrnn.Metrics` of all examples, on the host.
-
-    Raises:
-      ValueError: the stream leaves out examples, or a label is not below ``classes``.
-
-    >>> import optax
-    >>> from jaxrnn import RNNModel, Source, create_train_state, stream
-    >>> test = stream(Source(split="test[:50]"), batch_size=20)
-    >>> state = create_train_state(
-    ...     jax.random.key(0), RNNModel(), optax.adam(1e-3), jnp.zeros((1, 28, 28))
-    ... )
-    >>> int(evaluate_stream(state, test).weight)
-    50
-    """
-    stream.check_whole()
-    mesh = batch_mesh(stream.batch_size, 1) if mesh is None else mesh
-    with contextlib.closing(stream.blocks(mesh, classes=classes)) as blocks:
-        metrics: list[Metrics] = []
-        for block in itertools.islice(blocks, stream.blocks_per_epoch):
-            jax.block_until_ready(metrics[-2:-1])  # blocks that wait to be measured take memory
-            metrics.append(evaluate_block(state, block, mesh=mesh_of(block, mesh)))
-    return sum(map(to_host, metrics), Metrics.zero())
-
-
-@partial(jax.jit, static_argnames="mesh")
-def evaluate_each(states: TrainState, split: Split, *, mesh: Mesh | None = None) -> Metrics:
-    """Measure N networks on a split, as one XLA program.
-
-    Args:
-      states: every array with a leading axis of N, as :func:`jaxrnn.fit` returns for N keys.
-      split: at least one example.
-      mesh: devices that share the networks; their number must divide N.
-
-    Returns:
-      :class:`jaxrnn.Metrics` of (N,) arrays.
-
-    Raises:
-      ValueError: as :func:`evaluate`.
-    """
-    return for_each_member(evaluate, states, split, mesh)
-
-
-@compiled("batch_size")
-def predict(state: TrainState, split: Split, *, batch_size: int | None = None) -> jax.Array:
+@partial(jax.jit, static_argnames="batch_size")
+def predict(
+    state: TrainState, split: Split, *, batch_size: int | None = None
+) -> Float[Array, "examples *time outputs"]:
     """Compute the outputs of the network for every example of a split, as one XLA program.
 
     In classification they are logits: ``.argmax(-1)`` gives the predicted classes, and
@@ -158,47 +110,118 @@ def predict(state: TrainState, split: Split, *, batch_size: int | None = None) -
       (N, width) or (N, time, width) outputs, in the order of the split.
 
     Raises:
-      ValueError: a ``batch_size`` below 1, or arrays that don't fit each other.
+      ValueError: a ``batch_size`` below 1.
 
     >>> import optax
     >>> from jaxrnn import RNNModel, create_train_state, load
     >>> test = load("mnist", split="test[:50]")
-    >>> state = create_train_state(
-    ...     jax.random.key(0), RNNModel(), optax.adam(1e-3), test.inputs
-    ... )
+    >>> state = create_train_state(jax.random.key(0), RNNModel(), optax.adam(1e-3), test.inputs)
     >>> predict(state, test, batch_size=32).shape
     (50, 10)
     """
-    check_examples(split)
+    arrays = arrays_of(split)
+
+    def outputs_of(row: Int[chex.Array, " batch"]) -> Float[Array, "batch *time outputs"]:
+        return forward(state, prepare({name: array[row] for name, array in arrays.items()}))[0]
+
     if not len(split):
-        example = jax.tree.map(lambda array: jnp.zeros((1, *array.shape[1:]), array.dtype), split)
-        return compute_outputs(state, take(example, np.arange(1)))[:0]
-    batch_size = _choose_batch_size(state, split) if batch_size is None else batch_size
-    whole, rest = _map_batches(partial(compute_outputs, state), split, batch_size)
-    parts = [] if whole is None else [whole.reshape(-1, *whole.shape[2:])]
-    return jnp.concatenate([*parts, *([] if rest is None else [rest])])
+        arrays = {
+            name: jnp.zeros((1, *array.shape[1:]), array.dtype) for name, array in arrays.items()
+        }
+        return outputs_of(jnp.arange(1))[:0]
+    whole, rest = _rows(state, split, batch_size)
+    parts = []
+    if len(whole):
+        outputs = jax.lax.map(outputs_of, whole)
+        parts.append(outputs.reshape(-1, *outputs.shape[2:]))
+    if len(rest):
+        parts.append(outputs_of(rest))
+    return jnp.concatenate(parts)
 
 
-def _choose_batch_size(state: TrainState, split: Split) -> int:
-    """At most 1000 examples, and as many as keep the states of a layer within 64 MiB."""
-    width = max((leaf.shape[-1] for leaf in jax.tree.leaves(state.params) if leaf.ndim), default=1)
-    return max(1, min(1000, _STATES // max(1, width * split.inputs.shape[1])))
+@partial(jax.jit, static_argnames=("count", "temperature"))
+def generate(
+    state: TrainState,
+    prompt: Int[Array, " time"],
+    key: Key[Array, ""],
+    *,
+    count: int,
+    temperature: float = 1.0,
+) -> Int[Array, " count"]:
+    r"""Sample the tokens that follow a prompt, one after the other.
+
+    Each is drawn from :math:`\mathrm{softmax}(\mathrm{outputs} / \mathrm{temperature})`, where the
+    network has read the prompt and the tokens drawn so far.
+
+    Args:
+      state: that of a network that reads tokens forwards and has an output per time step, as with
+        :class:`jaxrnn.LanguageModeling`.
+      prompt: (time,) tokens, at least one.
+      key: PRNG key of the samples.
+      count: number of tokens to sample.
+      temperature: values below 1 favor likely tokens.
+
+    Returns:
+      (count,) int32 tokens.
+
+    Raises:
+      ValueError: the network is of another kind.
+    """
+    Carried = tuple[Float[Array, " tokens"], chex.ArrayTree]
+
+    def read(tokens: Int[Array, " time"], carry: chex.ArrayTree) -> Carried:
+        outputs, carry = forward(state, {"inputs": tokens[None]}, carry=carry)
+        if outputs.ndim != 3:
+            raise ValueError("generate needs a network with an output per time step")
+        return outputs[0, -1], carry
+
+    def draw(carried: Carried, key: Key[Array, ""]) -> tuple[Carried, Int[Array, ""]]:
+        logits, carry = carried
+        token = jax.random.categorical(key, logits / temperature)
+        return read(token[None], carry), token
+
+    start = read(jnp.asarray(prompt, jnp.int32), ())
+    return jax.lax.scan(draw, start, jax.random.split(as_key(key), count))[1]
 
 
-def _map_batches(
-    function: Callable[[Batch], Any], split: Split, batch_size: int, mesh: Mesh | None = None
-) -> Any:
-    """Apply a function to the whole batches, stacked, and to the short last one; None if none."""
-    if batch_size < 1 or not len(split):
-        raise ValueError(f"cannot evaluate {len(split)} examples in batches of {batch_size}")
-    order = jnp.arange(len(split))
-    devices = 1 if mesh is None else mesh.size
+def blocks_in_order(
+    state: TrainState,
+    examples: Split | Stream,
+    batch_size: int | None = None,
+    mesh: Mesh | None = None,
+    outputs: int | None = None,
+) -> Generator[Block, None, None]:
+    """Divide examples into blocks: all whole batches of a split, and a short last one."""
+    if isinstance(examples, Stream):
+        if not examples.is_whole:
+            raise ValueError(
+                "a stream to evaluate on must be one pass over all examples: leave out "
+                "steps_per_epoch and drop_remainder"
+            )
+        mesh = batch_mesh(examples.batch_size, 1) if mesh is None else mesh
+        blocks = blocks_of_stream(examples, mesh, outputs=outputs)
+        yield from itertools.islice(blocks, examples.blocks_per_epoch)
+        return
+    if not len(examples):
+        raise ValueError("there are no examples to evaluate")
+    whole, rest = _rows(state, examples, batch_size, 1 if mesh is None else mesh.size)
+    if len(whole):
+        yield Block(examples, whole, mesh)
+    if len(rest):  # may not divide among the devices: each of them takes all of it
+        yield Block(examples, rest[None], None)
+
+
+def _rows(
+    state: TrainState, split: Split, batch_size: int | None, devices: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the positions of a split into whole batches and a short last one."""
+    if batch_size is None:  # at most 1000, and as many as keep the states of a layer in 64 MiB
+        leaves = [leaf for leaf in jax.tree.leaves(state.params) if leaf.ndim]
+        width = max((leaf.shape[-1] for leaf in leaves), default=1)
+        batch_size = max(1, min(1000, _STATES // max(1, width * arrays_of(split)["inputs"].shape[1])))
+    if batch_size < 1:
+        raise ValueError(f"batch size must be at least 1; got {batch_size}")
     batch_size = -(-batch_size // devices) * devices  # equal shares
+    order = np.arange(len(split), dtype=np.int32)
     whole = len(split) // batch_size * batch_size
-    results = None
-    if whole:
-        results = jax.lax.map(
-            lambda indices: function(take(split, indices)),
-            own_share(order[:whole].reshape(-1, batch_size), mesh),
-        )
-    return results, function(take(split, order[whole:])) if whole < len(split) else None
+    return order[:whole].reshape(-1, batch_size), order[whole:]

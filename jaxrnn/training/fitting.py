@@ -2,28 +2,33 @@
 
 import contextlib
 import itertools
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import jax
 import numpy as np
 from annotated_types import Ge, Lt
+from jax.sharding import Mesh
+from jaxtyping import Array, Key
 
+from jaxrnn.data.batches import as_key, check_batch_size
 from jaxrnn.data.splits import Split
 from jaxrnn.data.streams import Stream
 from jaxrnn.groups import Count, Group
-from jaxrnn.training.checks import check_fits, data_order, past_epochs
-from jaxrnn.training.clock import Clock
-from jaxrnn.training.epochs import Augment
-from jaxrnn.training.history import History, mean_history
-from jaxrnn.training.loops import ResidentEpochs, StreamedEpochs, compile_all, evaluation_of
+from jaxrnn.training.blocks import Block, fold_in, shuffled_epochs
+from jaxrnn.training.epochs import Augment, train_block
+from jaxrnn.training.evaluation import blocks_in_order, evaluate, measure_block
+from jaxrnn.training.forward import check_fits
+from jaxrnn.training.history import Clock, History, has_stalled
 from jaxrnn.training.metrics import Metrics
-from jaxrnn.training.sharding import in_any_process, place, to_host
+from jaxrnn.training.optimizers import averaged
+from jaxrnn.training.sharding import batch_mesh, in_any_process, replicate, suitable_devices
 from jaxrnn.training.state import TrainState
 from jaxrnn.training.steps import StepOptions
+from jaxrnn.training.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +56,6 @@ class TrainerConfig(Group):
     for no early stopping."""
     seed: Annotated[int, Ge(0), Lt(2**32)] = 0
     """Determines initial weights and data order; results repeat on the same devices."""
-    seeds: Count = 1
-    """Number of networks to train at once, with consecutive seeds."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.seed + self.seeds > 2**32:
-            raise ValueError(f"--seed must be at most {2**32 - self.seeds}; got {self.seed}")
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -78,26 +76,21 @@ class Record:
     """What :func:`fit` passes to every hook after an epoch.
 
     Attributes:
-      state: the state after the epoch; of N networks, with a leading axis of N.
-      history: the curves so far; of N networks, a tuple of N.
+      state: the state after the epoch.
+      history: the curves so far.
       key: root of the data order.
-      examples: number of examples trained on in this epoch, of all networks.
+      examples: number of examples trained on in this epoch.
       seconds: seconds spent by ``fit`` so far, by phase.
     """
 
     state: TrainState
-    history: Any
-    key: jax.Array
+    history: History
+    key: Key[Array, ""]
     examples: int
     seconds: Mapping[str, float]
 
-    @property
-    def mean(self) -> History:
-        """The history; of several networks, its mean."""
-        return mean_history(self.history)
 
-
-Hook = Callable[[Record], Any]
+Hook: TypeAlias = Callable[[Record], Any]
 """Called after each epoch. If it has a method ``during(epoch, fraction)``, that is called while
 an epoch is trained, with its number and the fraction of it that is done."""
 
@@ -105,28 +98,20 @@ an epoch is trained, with its number and the fraction of it that is done."""
 def fit(
     state: TrainState,
     train: Split | Stream,
+    trainer: TrainerConfig = TrainerConfig(),
     *,
-    epochs: int,
-    key: jax.Array | None = None,
-    batch_size: int | None = None,
-    drop_remainder: bool = False,
-    train_curve: Literal["epoch", "last_batch"] = "epoch",
+    key: Key[Array, ""] | int | None = None,
     evals: Mapping[str, Split | Stream] | None = None,
     augment: Augment | None = None,
-    history: Any = None,
+    history: History = History(),  # noqa: B008
     hooks: Sequence[Hook] = (),
     devices: int | None = None,
-    step_options: StepOptions = StepOptions(),  # noqa: B008
-) -> tuple[TrainState, Any]:
+) -> tuple[TrainState, History]:
     """Train for some epochs, and evaluate and record after each.
 
     The data order of an epoch depends on ``fold_in(key, epoch)`` alone, for splits and for streams,
     so a run that continues from ``history`` sees the very batches that come next. If the optimizer
     keeps an average of the parameters, the average is what is evaluated.
-
-    Many networks train at once if ``key`` is an array of N keys and every array of ``state`` has a
-    leading axis of N. To float rounding, each comes out as if trained alone on one device. The
-    devices share the networks instead of the batch.
 
     With several processes, all of them call this with the same arguments. The devices of all
     processes share the batches.
@@ -134,31 +119,27 @@ def fit(
     Args:
       state: from :func:`jaxrnn.create_train_state`; left as it was.
       train: what to train on. A split is put on the devices once. A :func:`jaxrnn.stream` is read
-        as it is needed, for one network.
-      epochs: number of epochs in total, those of ``history`` included.
-      key: root of the data order, or N of them. A stream has its own.
-      batch_size: examples per step. A stream has its own.
-      drop_remainder: train on whole batches only, see :func:`jaxrnn.train_epoch`.
-      train_curve: what the training columns contain. ``epoch``: the mean over the steps of the
-        epoch, each measured before its update, as in Keras. ``last_batch``: the last batch of the
-        epoch, measured after its own update.
-      evals: splits to evaluate after every epoch, by name. A stream is read again each time.
+        as it is needed, and has its own key, batch size, remainder and steps per epoch.
+      trainer: how to train; its ``epochs`` include those of ``history``, and its ``seed`` is not
+        used. With ``patience``, training stops early, and the last state is returned.
+      key: root of the data order of a split.
+      evals: splits to evaluate after every epoch, by name. A stream is read again each time. The
+        first one decides about early stopping.
       augment: see :func:`jaxrnn.train_epoch`.
       history: the epochs that ``state`` was trained for; they are kept and not repeated.
       hooks: functions that are called with a :class:`Record` after each epoch, in this order, such
-        as :class:`jaxrnn.Checkpoints` and :class:`Progress`. Training stops after the epoch
-        for which one of them returns true.
+        as :class:`jaxrnn.Checkpoints` and :class:`jaxrnn.runs.Progress`. Training stops after the
+        epoch for which one of them returns true.
       devices: number of devices that share each batch; by default as many as divide it, but one on
         a CPU if a layer has 512 or more recurrent units. The result is the same to float rounding.
-      step_options: gradient accumulation and truncated backpropagation through time.
 
     Returns:
-      The trained state, and the :class:`jaxrnn.History` of all epochs; of N networks, a tuple of N.
+      The trained state, and the :class:`jaxrnn.History` of all epochs.
 
     Raises:
-      ValueError: ``epochs`` below 1; no ``key``, or one that is not the stream's; a ``batch_size``
-        that is not between 1 and the number of examples or doesn't divide among the processes; a
-        model, task and splits that don't fit each other; a history that lacks an epoch.
+      ValueError: no ``key`` for a split or stream; a batch size that is not between 1 and the
+        number of examples or can't be divided among the processes; a model, task and splits that
+        don't fit each other; a history that lacks an epoch.
       NonFiniteLossError: the loss or a parameter is infinite or not a number. Hooks are not called
         for such an epoch.
 
@@ -167,114 +148,150 @@ def fit(
     >>> train = load("mnist", split="train[:100]")
     >>> init_key, data_key = jax.random.split(jax.random.key(0))
     >>> state = create_train_state(init_key, RNNModel(), optax.adam(1e-3), train.inputs)
-    >>> state, history = fit(state, train, key=data_key, epochs=2, batch_size=50)
+    >>> trainer = TrainerConfig(epochs=2, batch_size=50)
+    >>> state, history = fit(state, train, trainer, key=data_key)
     >>> int(state.step), len(history), history.measured("train_loss")
     (4, 2, True)
     """
-    epochs = operator.index(epochs)
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1; got {epochs}")
-    if train_curve not in ("epoch", "last_batch"):
-        raise ValueError(f"train_curve must be epoch or last_batch; got {train_curve!r}")
-    key, batch_size = data_order(train, key, batch_size, drop_remainder)
-    histories = past_epochs(key, history)
-    many, networks, done = key.ndim > 0, max(1, key.size), len(histories[0])
-    first = jax.tree.map(lambda leaf: leaf[0], state) if many else state
     evals = dict(evals or {})
     if any(name == "train" or not name.isidentifier() for name in evals):
         raise ValueError(f"evals must be named by identifiers other than train; got {[*evals]}")
-    outputs = {name: check_fits(first, on, many) for name, on in {"train": train, **evals}.items()}
-
-    mesh, state, keys = place(state, key, batch_size, devices)
-    options: dict[str, Any] = {"mesh": mesh, "augment": augment, "options": step_options}
-    if isinstance(train, Stream):
-        where = {"epoch": done + 1, "classes": outputs["train"]}
-        training: Any = StreamedEpochs(train, options, train_curve, **where)
-    else:
-        options |= {"batch_size": batch_size, "drop_remainder": drop_remainder}
-        training = ResidentEpochs(train, options, train_curve, many=many)
-    clock = Clock()
-    with contextlib.closing(training):
-        evaluations: dict[str, Any] = {
-            name: evaluation_of(on, mesh, many=many, classes=outputs[name])
-            for name, on in evals.items()
-        }
-        if done < epochs:
-            with clock("compilation"):
-                evaluated = (one.lower(state) for one in evaluations.values())
-                compile_all(itertools.chain(training.lower(state, _fold_in(keys, 1)), *evaluated))
-        for epoch in range(done + 1, epochs + 1):
-            tell = partial(_tell, hooks, epoch)
-            state, measured, seconds = _epoch(
-                training, evaluations, clock, state, keys, tell, epoch
-            )
-            histories = tuple(
-                one.append(epoch=epoch, **_columns(first.task, measured, member), seconds=seconds)
-                for member, one in zip(range(networks) if many else [...], histories, strict=True)
-            )
-            record = Record(
-                jax.tree.map(lambda leaf: leaf[:networks], state) if many else state,
-                histories if many else histories[0],
-                key,
-                networks * training.examples,
-                dict(clock.seconds),
-            )
-            answers = [hook(record) for hook in hooks]
-            if in_any_process(any(answers)):
+    if [row["epoch"] for row in history] != list(range(1, len(history) + 1)):
+        raise ValueError("history must contain every epoch from 1 on, once and in order")
+    if trainer.train_curve not in ("epoch", "last_batch"):
+        raise ValueError(f"train_curve must be epoch or last_batch; got {trainer.train_curve!r}")
+    outputs = {name: check_fits(state, data) for name, data in {"train": train, **evals}.items()}
+    key, order = _data_order(train, trainer, key)
+    mesh = batch_mesh(order["batch_size"], suitable_devices(state.params, devices))
+    state, train = replicate(state, mesh), _place(train, mesh)
+    evals = {name: _place(data, mesh) for name, data in evals.items()}
+    step = {"augment": augment, "options": StepOptions(trainer.accumulate, trainer.truncate)}
+    examples, clock = _examples_per_epoch(train, **order), Clock()
+    total_steps = -(-examples // order["batch_size"])
+    shuffled = shuffled_epochs(
+        train, mesh, key, first=len(history) + 1, outputs=outputs["train"], **order
+    )
+    with contextlib.closing(shuffled) as epochs:
+        for epoch in range(len(history) + 1, trainer.epochs + 1):
+            if has_stalled(history, state.task, trainer.patience):
                 break
-    state = jax.tree.map(lambda leaf: leaf[:networks], state) if many else state
-    return state, histories if many else histories[0]
+            start = clock.seconds.get("training", 0.0)
+            with clock("training"):
+                blocks = next(epochs)
+            if not start and isinstance(blocks, list):
+                with clock("compilation"):
+                    _compile(state, blocks, evals.values(), key, mesh, step)
+            with clock("training"):
+                tell = partial(_tell, hooks, epoch, total_steps)
+                state, steps, last = _train(state, blocks, fold_in(key, epoch), tell, step)
+            _check_finite(state, steps, epoch)
+            with clock("evaluation"):
+                if trainer.train_curve == "last_batch":
+                    measured = {"train": measure_block(state, *last)}
+                else:
+                    measured = {"train": jax.tree.map(np.sum, steps)}
+                for name, data in evals.items():
+                    measured[name] = evaluate(
+                        averaged(state), data, mesh=mesh, outputs=outputs[name]
+                    )
+                row = _columns(state.task, measured)
+            seconds = clock.seconds["training"] - start
+            history = history.append(epoch=epoch, **row, seconds=seconds)
+            record = Record(state, history, key, examples, dict(clock.seconds))
+            if in_any_process(any([hook(record) for hook in hooks])):  # noqa: C419 — each is called
+                break
+    return state, history
 
 
-def _tell(hooks: Sequence[Hook], epoch: int, fraction: float) -> None:
+def _data_order(
+    train: Split | Stream, trainer: TrainerConfig, key: Key[Array, ""] | int | None
+) -> tuple[Key[Array, ""], dict[str, Any]]:
+    """Find the root key, the batch size and what becomes of the remainder; a stream has its own."""
+    if isinstance(train, Stream):
+        if key is not None or train.key is None:
+            raise ValueError("give the key of the data order to the stream: stream(…, key=key)")
+        return train.key, {"batch_size": train.batch_size, "drop_remainder": train.drop_remainder}
+    if key is None:
+        raise ValueError("training on a split needs a key, which determines the data order")
+    check_batch_size(trainer.batch_size, train)
+    order = {"batch_size": trainer.batch_size, "drop_remainder": trainer.drop_remainder}
+    return as_key(key), order
+
+
+def _examples_per_epoch(train: Split | Stream, *, batch_size: int, drop_remainder: bool) -> int:
+    if isinstance(train, Stream):
+        return train.examples_per_epoch
+    return len(train) - (len(train) % batch_size if drop_remainder else 0)
+
+
+def _place(data: Split | Stream, mesh: Mesh) -> Split | Stream:
+    return data if isinstance(data, Stream) else replicate(data, mesh)
+
+
+def _compile(
+    state: TrainState,
+    blocks: Sequence[Block],
+    evals: Iterable[Split | Stream],
+    key: Key[Array, ""],
+    mesh: Mesh,
+    step: Mapping[str, Any],
+) -> None:
+    """Compile what an epoch runs side by side; later calls find it."""
+    distinct = {block.rows.shape: block for block in blocks}.values()
+    measured = [
+        block
+        for data in evals
+        if isinstance(data, Split)
+        for block in blocks_in_order(state, data, mesh=mesh)
+    ]
+    with ThreadPoolExecutor() as pool:
+        lowered = itertools.chain(
+            (train_block.lower(state, *block[:2], key, *block[2:], **step) for block in distinct),
+            (measure_block.lower(averaged(state), *block) for block in measured),
+        )
+        list(pool.map(lambda program: program.compile(), lowered))
+
+
+def _train(
+    state: TrainState,
+    blocks: Iterable[Block],
+    key: Key[Array, ""],
+    tell: Callable[[int], None],
+    step: Mapping[str, Any],
+) -> tuple[TrainState, Metrics, Block]:
+    """Train on the blocks of an epoch; also return the metrics of each step, and the last batch."""
+    measured: list[Metrics] = []
+    done = 0
+    for examples, rows, mesh, sharded in blocks:
+        jax.block_until_ready(measured[-2:-1])  # blocks that wait to be trained on take memory
+        tell(done)
+        done += len(measured[-1].weight) if measured else 0
+        state, metrics = train_block(state, examples, rows, key, mesh, sharded, **step)
+        measured.append(metrics)
+    steps = jax.tree.map(lambda *sums: np.concatenate(sums), *jax.device_get(measured))
+    last = Block(examples, rows[-1:], mesh if sharded else None, sharded)
+    return state, steps, last
+
+
+def _tell(hooks: Sequence[Hook], epoch: int, total_steps: int, done: int) -> None:
     for hook in hooks:
         if during := getattr(hook, "during", None):
-            during(epoch, fraction)
+            during(epoch, done / total_steps)
 
 
-def _epoch(
-    training: Any,
-    evaluations: dict[str, Any],
-    clock: Clock,
-    state: Any,
-    keys: Any,
-    tell: Callable[[float], None],
-    epoch: int,
-) -> tuple[TrainState, dict[str, Metrics], float]:
-    """Train and evaluate for one epoch; the state, metrics on the host, and seconds of training."""
-    before, key, start = state, _fold_in(keys, epoch), clock.seconds.get("training", 0.0)
-    with clock("training"):
-        state, metrics = training.epoch(before, key, tell)
-        metrics = to_host(metrics)  # waits for the epoch to end
-    if not _is_finite((metrics.sums["loss"], state.params)):
-        raise NonFiniteLossError(epoch, _first_bad_step(to_host(training.steps(before, key))))
-    with clock("evaluation"):
-        measured = {"train": metrics} | {name: one(state) for name, one in evaluations.items()}
-        on_host = to_host(measured)
-    return state, {name: on_host[name] for name in measured}, clock.seconds["training"] - start
+def _check_finite(state: TrainState, steps: Metrics, epoch: int) -> None:
+    bad = ~np.isfinite(steps.sums["loss"])
+    params = jax.device_get(state.params)
+    if bad.any() or not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        # If no loss is bad, the last update was.
+        raise NonFiniteLossError(epoch, int(bad.argmax()) + 1 if bad.any() else len(bad))
 
 
-def _is_finite(tree: Any) -> bool:
-    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(to_host(tree)))
-
-
-def _first_bad_step(metrics: Metrics) -> int:
-    """From 1; the last step, if only the parameters after it are not finite."""
-    losses = np.asarray(metrics.sums["loss"])  # (…, steps)
-    bad = ~np.isfinite(losses.reshape(-1, losses.shape[-1])).all(axis=0)
-    return int(bad.argmax()) + 1 if bad.any() else len(bad)
-
-
-@jax.jit
-def _fold_in(key: jax.Array, epoch: int) -> jax.Array:
-    fold_in = jax.random.fold_in
-    return jax.vmap(fold_in, (0, None))(key, epoch) if key.ndim else fold_in(key, epoch)
-
-
-def _columns(task: Any, measured: Mapping[str, Metrics], member: Any) -> dict[str, float]:
-    """A row of the history of one network: every metric of every split."""
-    columns: dict[str, float] = {}
-    for split, metrics in measured.items():
-        means = jax.tree.map(lambda sums: np.asarray(sums)[member], metrics).means()
-        columns |= {f"{split}_{name}": v for name, v in task.summarize(means).items()}
-    return columns
+def _columns(task: Task, measured: Mapping[str, Metrics]) -> dict[str, float]:
+    """Make a row of the history: every metric of every split, in their order."""
+    on_host = jax.device_get(measured)
+    return {
+        f"{split}_{name}": value
+        for split in measured
+        for name, value in task.summarize(on_host[split].means()).items()
+    }

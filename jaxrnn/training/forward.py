@@ -1,15 +1,17 @@
-"""measure: the outputs and the metrics of a state on one batch."""
+"""The forward pass: apply the network of a state to a batch, and measure its outputs."""
 
-import inspect
-from typing import Any
-
+import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.errors import InvalidRngError
+from jaxtyping import Array, Float, Int, Key
 
-from jaxrnn.data.batches import as_key, mask_padding
-from jaxrnn.data.splits import Batch, check_examples, scale
+from jaxrnn.data.batches import as_key
+from jaxrnn.data.readable import Readable
+from jaxrnn.data.splits import Batch, Split, arrays_of, check_values, prepare
+from jaxrnn.data.streams import Stream
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.state import TrainState
 
@@ -20,119 +22,150 @@ _NOT_DETERMINISTIC = (
 
 
 def measure(
-    state: TrainState, batch: Batch, *, train: bool = False, key: jax.Array | None = None
+    state: TrainState,
+    batch: Batch,
+    *,
+    train: bool = False,
+    key: Key[Array, ""] | None = None,
 ) -> Metrics:
-    """The :class:`jaxrnn.Metrics` of a state on one batch, differentiable in ``state.params``.
+    """Measure a state on one batch, differentiably in ``state.params``.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
-      batch: see :func:`train_step`.
+      batch: see :func:`jaxrnn.train_step`.
       train: whether to measure as in training: with dropout, and see :meth:`jaxrnn.Task.measure`.
       key: determines the dropout; needed if there is any.
 
     Raises:
       ValueError: the arrays of the batch, or the outputs of the model, don't fit each other.
     """
-    rows = jnp.arange(jnp.shape(batch["inputs"])[0]) if key is not None else None
+    rows = jnp.arange(np.shape(batch["inputs"])[0])
     keys = None if key is None else keys_of(as_key(key), rows)
-    return measure_part(state, batch, train=train, keys=keys)[0]
+    return measure_prepared(state, prepare(batch), train=train, keys=keys)[0]
 
 
-def keys_of(key: jax.Array, rows: Any) -> jax.Array:
-    """A key for each example of a batch, by its row."""
+def keys_of(key: Key[Array, ""], rows: Int[Array, " batch"]) -> Key[Array, " batch"]:
+    """Derive a key for each example of a batch, from its row."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
 
 
-def measure_part(
+def measure_prepared(
     state: TrainState,
     batch: Batch,
     *,
     train: bool = False,
-    keys: jax.Array | None = None,
-    carry: Any = None,
-) -> tuple[Metrics, Any]:
-    """As :func:`measure`, with a key for each example, beginning at a carry; returns the next."""
-    check_examples(batch)
-    batch = mask_padding(batch)
-    outputs = compute_outputs(state, batch, train=train, keys=keys, carry=carry)
-    outputs, carry = outputs if carry is not None else (outputs, None)
+    keys: Key[Array, " batch"] | None = None,
+    carry: chex.ArrayTree | None = None,
+) -> tuple[Metrics, chex.ArrayTree | None]:
+    """Measure a state on a batch from :func:`prepare`.
+
+    Args:
+      state, train: see :func:`measure`.
+      batch: from :func:`prepare`.
+      keys, carry: see :func:`forward`.
+
+    Returns:
+      The metrics and, if a carry was given, the next one. The loss is NaN if a length is out of
+      range.
+    """
+    outputs, carry = forward(state, batch, train=train, keys=keys, carry=carry)
     metrics = Metrics.of(state.task.measure(outputs, batch, train=train), state.task.weights(batch))
     if "lengths" not in batch:
         return metrics, carry
-    lengths = jnp.asarray(batch["lengths"])
-    known = ((lengths >= 0) & (lengths <= jnp.shape(batch["inputs"])[1])).all()
-    loss = jnp.where(known, metrics.sums["loss"], jnp.nan)
+    lengths, time = batch["lengths"], batch["inputs"].shape[1]
+    loss = jnp.where(((lengths >= 0) & (lengths <= time)).all(), metrics.sums["loss"], jnp.nan)
     return Metrics({**metrics.sums, "loss": loss}, metrics.weight), carry
 
 
-def compute_outputs(
+def forward(
     state: TrainState,
     batch: Batch,
     *,
     train: bool = False,
-    keys: jax.Array | None = None,
-    carry: Any = None,
-) -> Any:
-    """Apply the network to the ``inputs`` and ``lengths`` of a batch: (batch, [time,] width).
+    keys: Key[Array, " batch"] | None = None,
+    carry: chex.ArrayTree | None = None,
+) -> tuple[Float[Array, "batch *time outputs"], chex.ArrayTree | None]:
+    """Compute the outputs of the network for a batch from :func:`prepare`.
 
     Args:
-      state: see :func:`measure`.
-      batch: see :func:`measure`.
+      state: from :func:`jaxrnn.create_train_state`.
+      batch: its ``inputs`` and ``lengths`` are read.
       train: whether dropout is on.
       keys: a key for each example; needed if there is dropout.
-      carry: the state to begin with, ``()`` for that of a new sequence; if given, a tuple of the
-        outputs and the next carry is returned.
+      carry: the state to begin with, ``()`` for that of a new sequence; None if it doesn't matter.
+
+    Returns:
+      The outputs and, if a carry was given, the next one.
 
     Raises:
       ValueError: the network draws random numbers, and there is no key; or it takes no carry.
     """
-    batch = mask_padding(batch)
-    lengths = (jnp.asarray(batch["lengths"]),) if "lengths" in batch else ()
-    inputs = scale(jnp.asarray(batch["inputs"]))
+    lengths = (batch["lengths"],) if "lengths" in batch else ()
     options = _random_options(state, train, keys)
     if carry is not None:
-        if "carry" not in _parameters(state):
+        if "carry" not in state.takes:
             raise ValueError("truncated backpropagation and generation need a model with a carry")
         options |= {"carry": carry, "return_carry": True}
     try:
-        return state.apply_fn({"params": _unboxed(state.params)}, inputs, *lengths, **options)
+        variables = {"params": nn.meta.unbox(state.params)}
+        result = state.apply_fn(variables, batch["inputs"], *lengths, **options)
     except InvalidRngError as error:
         raise ValueError(_NO_KEY if train else _NOT_DETERMINISTIC) from error
+    return (result, None) if carry is None else result
 
 
-def draws(state: TrainState) -> bool:
-    """Whether the network takes keys in training: it draws random numbers then."""
-    return bool(getattr(state.model, "draws", {"train", "deterministic"} & _parameters(state)))
+def check_fits(state: TrainState, data: Split | Stream | Readable) -> int:
+    """Check that model, task and data fit each other, without compiling anything.
+
+    Args:
+      state: its arrays may be shapes, as from ``jax.eval_shape``.
+      data: what to train or evaluate on.
+
+    Returns:
+      The number of outputs of the model.
+
+    Raises:
+      ValueError: they don't fit.
+    """
+    if not isinstance(data, Split | Stream) and not hasattr(data, "read"):
+        raise ValueError(
+            f"expected a Split or a stream; got {type(data).__name__}: Split(inputs, labels) holds "
+            "arrays, and stream(batches, batch_size=…) reads any iterable of (inputs, labels)"
+        )
+    source = data.source if isinstance(data, Stream) else data
+    arrays = arrays_of(source if isinstance(source, Split) else source.read([0]))
+    example = {
+        name: jax.ShapeDtypeStruct((1, *np.shape(array)[1:]), jnp.result_type(array))
+        for name, array in arrays.items()
+    }
+    outputs: int = _outputs.eval_shape(state, example).shape[-1]
+    if isinstance(data, Split):
+        model = getattr(state.apply_fn, "__self__", None)
+        check_values(data, outputs, getattr(model, "vocabulary", None) or outputs)
+    return outputs
 
 
-def _random_options(state: TrainState, train: bool, keys: jax.Array | None) -> dict[str, Any]:
-    """The options of the network that turn dropout on or off, by what its call takes."""
-    taken = _parameters(state)
-    if "keys" in taken:
-        if not train or not draws(state):
+@jax.jit  # which remembers the shapes that it has seen
+def _outputs(state: TrainState, batch: Batch) -> Float[Array, "batch *time outputs"]:
+    """Return the outputs of the network, if they fit the task."""
+    batch = prepare(batch)
+    outputs, _ = forward(state, batch)
+    state.task.measure(outputs, batch, train=True)
+    return outputs
+
+
+def _random_options(
+    state: TrainState, train: bool, keys: Key[Array, " batch"] | None
+) -> dict[str, object]:
+    """Choose the arguments that turn dropout on or off, among those that the network takes."""
+    if "keys" in state.takes:  # a network of jaxrnn, with a key for each example
+        if not train or not state.draws:
             return {}
         if keys is None:
             raise ValueError(_NO_KEY)
         return {"keys": keys}
-    options: dict[str, Any] = {}
-    if "train" in taken:
-        options["train"] = train
-    elif "deterministic" in taken:
-        options["deterministic"] = not train
+    flags: dict[str, object] = {"train": train, "deterministic": not train}
+    options = {name: flag for name, flag in flags.items() if name in state.takes}
     if options and train and keys is not None:
         options["rngs"] = {"dropout": keys[0]}
     return options
-
-
-def _parameters(state: TrainState) -> set[str]:
-    """The names of what the call of the network takes; none for a function of the user's own."""
-    return set() if state.model is None else {*inspect.signature(state.model.__call__).parameters}
-
-
-def _unboxed(params: Any) -> Any:
-    """Parameters out of the boxes of ``nn.with_partitioning``: every device has all of them."""
-
-    def is_box(leaf: Any) -> bool:
-        return isinstance(leaf, nn.Partitioned)
-
-    return jax.tree.map(lambda leaf: leaf.value if is_box(leaf) else leaf, params, is_leaf=is_box)

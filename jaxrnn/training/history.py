@@ -1,16 +1,21 @@
-"""History: the curves of a run, in memory and on disk."""
+"""The curves of a run, in memory and on disk, and the seconds of its phases."""
 
 import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxrnn.files import write_atomically
+from jaxrnn.training.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class History:
         return ("epoch", *metrics, *(["seconds"] if "seconds" in names else []))
 
     def __getitem__(self, column: str) -> np.ndarray:
-        """One curve, (epochs,) float64; NaN for epochs that didn't measure it.
+        """Return one curve, (epochs,) float64; NaN for epochs that didn't measure it.
 
         Raises:
           ValueError: no epoch measured it.
@@ -53,11 +58,11 @@ class History:
         return np.array([row.get(column, math.nan) for row in self.rows], float)
 
     def measured(self, column: str) -> bool:
-        """Whether any epoch measured this column."""
+        """Return whether any epoch measured this column."""
         return column in self.columns and not np.isnan(self[column]).all()
 
     def best(self, column: str, *, maximize: bool = True) -> dict[str, float]:
-        """The row of the first epoch with the highest value of ``column``, or the lowest.
+        """Return the row of the first epoch with the highest value of ``column``, or the lowest.
 
         Raises:
           ValueError: no epoch measured it.
@@ -100,62 +105,39 @@ class History:
           ValueError: the file is not a history.
         """
         with open(path, newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, strict=True)
             rows: list[dict[str, float]] = []
-            names = list(reader.fieldnames or ())
-            if names[:1] != ["epoch"] or len(set(names)) < len(names):
-                raise ValueError(f"{path}: expected a header of distinct columns, epoch first")
-            for row in _readable(reader, path):
-                try:
+            try:
+                names = list(reader.fieldnames or ())
+                if names[:1] != ["epoch"] or len(set(names)) < len(names):
+                    raise ValueError("expected a header of distinct columns, epoch first")
+                for row in reader:
                     if None in row or None in row.values():
                         raise ValueError(f"expected {len(names)} fields")
                     rows.append(_check_row({name: text for name, text in row.items() if text}))
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+            except (csv.Error, TypeError, ValueError) as error:
+                raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
         return cls(tuple(rows))
 
 
-def mean_history(histories: History | Sequence[History]) -> History:
-    """The mean of each curve over several runs of the same length.
+def best_epoch(history: History, task: Task) -> int:
+    """Return the best epoch by the metric that counts, on the first evaluated split.
 
-    >>> a, b = (History().append(epoch=1, train_loss=loss) for loss in (0.5, 1.0))
-    >>> mean_history([a, b]).rows
-    ({'epoch': 1, 'train_loss': 0.75},)
+    That of the training split, if none is evaluated; the last epoch, if nothing was measured.
     """
-    if isinstance(histories, History):
-        return histories
-    mean = History()
-    for rows in zip(*histories, strict=True):
-        mean = mean.append(**{name: np.mean([row[name] for row in rows]) for name in rows[0]})
-    return mean
-
-
-def best_epoch(history: History | Sequence[History], metric: str, maximize: bool) -> int:
-    """The best epoch by a metric of the first evaluated split; of the training split, if none is.
-
-    Of several networks, the best epoch of their mean. The last epoch if nothing was measured.
-    """
-    history = mean_history(history)
-    columns = [name for name in history.columns if name.endswith(f"_{metric}")]
+    columns = [name for name in history.columns if name.endswith(f"_{task.best}")]
     columns.sort(key=lambda name: name.startswith("train_"))
     for column in columns:
         if history.measured(column):
-            return int(history.best(column, maximize=maximize)["epoch"])
+            return int(history.best(column, maximize=task.maximize)["epoch"])
     return len(history)
 
 
-def has_stalled(history: Any, metric: str, maximize: bool, patience: int | None) -> bool:
-    """Whether the last ``patience`` epochs brought none that is better; see :func:`best_epoch`."""
-    epochs = len(mean_history(history)) if history else 0
-    stalled = epochs - best_epoch(history, metric, maximize) if epochs else 0
-    return patience is not None and stalled >= patience
-
-
-def _readable(reader: Any, path: Any) -> Iterator[dict[str, str]]:
-    try:
-        yield from reader
-    except csv.Error as error:  # a field that is too long, a NUL
-        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+def has_stalled(history: History, task: Task, patience: int | None) -> bool:
+    """Return whether the last ``patience`` epochs brought none that is better."""
+    if patience is None or not history:
+        return False
+    return len(history) - best_epoch(history, task) >= patience
 
 
 def _check_row(row: Mapping[str, Any]) -> dict[str, float]:
@@ -165,3 +147,45 @@ def _check_row(row: Mapping[str, Any]) -> dict[str, float]:
     if "epoch" not in row or float(row["epoch"]) % 1:
         raise ValueError(f"a row needs its epoch, a whole number; got {row.get('epoch')}")
     return {name: float(value) for name, value in row.items()} | {"epoch": int(row["epoch"])}
+
+
+class Clock:
+    """Seconds by phase; the time that JAX spends on compiling is counted as ``compilation``.
+
+    Only the thread that entered the phase counts: other threads compile without delaying it.
+
+    >>> clock = Clock()
+    >>> with clock("training"):
+    ...     _ = jax.jit(lambda x: x + 1)(1.0)
+    >>> sorted(clock.seconds)
+    ['compilation', 'training']
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {"compilation": 0.0}
+        self._running = False
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Add the time that the ``with`` block takes to ``seconds[phase]``."""
+        if self._running:
+            raise RuntimeError("the clock is running already: phases do not nest")
+        self._running, self._thread = True, threading.get_ident()
+        compiled, start = self.seconds["compilation"], time.perf_counter()
+        listening = phase != "compilation"  # all of which is compilation
+        if listening:
+            jax.monitoring.register_event_duration_secs_listener(self._listen)
+        try:
+            yield
+        finally:
+            if listening:
+                jax.monitoring.unregister_event_duration_listener(self._listen)
+            self._running = False
+            compiling = self.seconds["compilation"] - compiled
+            elapsed = time.perf_counter() - start - compiling
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + elapsed
+
+    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
+        compiling = event.startswith("/jax/core/compile/")  # tracing, lowering, XLA
+        if compiling and threading.get_ident() == self._thread:
+            self.seconds["compilation"] += duration_secs

@@ -1,12 +1,12 @@
 """Metrics: sums and a weight, which add up over batches, devices and hosts."""
 
 from collections.abc import Mapping
-from typing import Any
 
-import jax
+import chex
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jaxtyping import Array, Num, Shaped
 
 
 @struct.dataclass
@@ -26,16 +26,20 @@ class Metrics:
     (0.5, 0.6667)
     """
 
-    sums: dict[str, Any]
-    weight: Any
+    sums: dict[str, chex.Numeric]
+    weight: chex.Numeric
 
     @classmethod
     def zero(cls) -> "Metrics":
-        """Metrics of no elements, the start of a sum."""
+        """Return the metrics of no elements, the start of a sum."""
         return cls({}, 0)
 
     @classmethod
-    def of(cls, values: Mapping[str, jax.Array], weights: jax.Array | None = None) -> "Metrics":
+    def of(
+        cls,
+        values: Mapping[str, Shaped[Array, "*elements"]],
+        weights: Shaped[Array, "*elements"] | None = None,
+    ) -> "Metrics":
         """Sum the values of each element.
 
         Args:
@@ -52,12 +56,14 @@ class Metrics:
         sums = {name: self.sums.get(name, 0) + other.sums.get(name, 0) for name in names}
         return Metrics(sums, self.weight + other.weight)
 
-    def means(self) -> dict[str, Any]:
-        """The weighted mean of each metric."""
+    def means(self) -> dict[str, chex.Numeric]:
+        """Divide the sum of each metric by the weight."""
         return {name: value / self.weight for name, value in self.sums.items()}
 
 
-def _sum(values: jax.Array, weights: jax.Array | None) -> jax.Array:
+def _sum(
+    values: Shaped[Array, "*elements"], weights: Shaped[Array, "*elements"] | None
+) -> Num[Array, ""]:
     counts = _counts(values) and (weights is None or _counts(weights))
     dtype = jnp.int32 if counts else jnp.float32
     values = values.astype(dtype)
@@ -67,5 +73,5 @@ def _sum(values: jax.Array, weights: jax.Array | None) -> jax.Array:
     return values.sum(dtype=dtype)
 
 
-def _counts(values: jax.Array) -> bool:
+def _counts(values: Shaped[Array, "*elements"]) -> bool:
     return bool(values.dtype == bool or jnp.issubdtype(values.dtype, jnp.integer))

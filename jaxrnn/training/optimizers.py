@@ -11,16 +11,19 @@ Muon replaces the momentum of a matrix by a nearby one whose singular values are
 updates the recurrent kernels alone: they are applied at every time step, so what a step does to
 their largest directions decides whether long sequences stay stable.
 
-Source: D. P. Kingma and J. Ba, "Adam: a method for stochastic optimization" (2015), the end of
-section 2, which gives both orders of computation; K. Jordan and others, "Muon: an optimizer for
-hidden layers in neural networks" (2024); T. Boissin and others, "Turbo-Muon: accelerating
-orthogonality-based optimization with pre-conditioning" (2025).
+References:
+  D. P. Kingma and J. Ba, "Adam: a method for stochastic optimization" (2015), the end of section 2,
+  which gives both orders of computation.
+  K. Jordan and others, "Muon: an optimizer for hidden layers in neural networks" (2024).
+  T. Boissin and others, "Turbo-Muon: accelerating orthogonality-based optimization with
+  pre-conditioning" (2025).
 """
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -75,7 +78,9 @@ class _Optimizer(Group):
             raise ValueError("a schedule or warm-up needs the number of steps of the training")
         return _build(self, steps if self.scheduled else None)
 
-    def _update(self, rate: Any, steps: int | None) -> optax.GradientTransformation:
+    def _update(
+        self, rate: optax.ScalarOrSchedule, steps: int | None
+    ) -> optax.GradientTransformation:
         raise NotImplementedError
 
 
@@ -85,7 +90,9 @@ class Adam(_Optimizer):
 
     kind: Suppress[Literal["adam"]] = "adam"
 
-    def _update(self, rate: Any, steps: int | None) -> optax.GradientTransformation:
+    def _update(
+        self, rate: optax.ScalarOrSchedule, steps: int | None
+    ) -> optax.GradientTransformation:
         adam = optax.inject_hyperparams(optax.adamw if self.weight_decay else optax.adam)
         decay = {"weight_decay": self.weight_decay} if self.weight_decay else {}
         epsilon = self.epsilon
@@ -106,7 +113,9 @@ class Muon(_Optimizer):
     muon_learning_rate: Positive = 5e-3
     """Peak learning rate of Muon."""
 
-    def _update(self, rate: Any, steps: int | None) -> optax.GradientTransformation:
+    def _update(
+        self, rate: optax.ScalarOrSchedule, steps: int | None
+    ) -> optax.GradientTransformation:
         return contrib.muon(
             _schedule(self, self.muon_learning_rate, steps),
             weight_decay=self.weight_decay,
@@ -137,23 +146,25 @@ def _with_promotion(optimizer: optax.GradientTransformation) -> optax.GradientTr
     ``jax_enable_x64`` its constants become float64, unlike those of stored runs.
     """
 
-    def init(params: Any) -> Any:
+    def init(params: chex.ArrayTree) -> chex.ArrayTree:
         state = optimizer.init(params)
         double = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(params))
         return state if double else jax.tree.map(_single, state)
 
-    def update(updates: Any, state: Any, params: Any = None) -> Any:
+    def update(  # type: ignore[no-untyped-def]
+        updates, state, params=None
+    ):
         with jax.numpy_dtype_promotion("standard"):
             return optimizer.update(updates, state, params)
 
     return optax.GradientTransformation(init, update)
 
 
-def _single(leaf: jax.Array) -> jax.Array:
+def _single(leaf: chex.Array) -> chex.Array:
     return leaf.astype(jnp.float32) if leaf.dtype == jnp.float64 else leaf
 
 
-def _schedule(optimizer: _Optimizer, peak: float, steps: int | None) -> Any:
+def _schedule(optimizer: _Optimizer, peak: float, steps: int | None) -> optax.ScalarOrSchedule:
     if steps is None:
         return peak
     rising = round(optimizer.warmup * steps)
@@ -168,10 +179,10 @@ def _schedule(optimizer: _Optimizer, peak: float, steps: int | None) -> Any:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, rising), then], [rising])
 
 
-def _recurrent_kernels(params: Any) -> Any:
+def _recurrent_kernels(params: chex.ArrayTree) -> chex.ArrayTree:
     """Select the parameters for Muon."""
 
-    def is_recurrent(path: Any, leaf: jax.Array) -> Any:
+    def is_recurrent(path, leaf):  # type: ignore[no-untyped-def]
         recurrent = leaf.ndim == 2 and is_recurrent_kernel(path, leaf)
         return contrib.MuonDimensionNumbers() if recurrent else None
 
@@ -179,17 +190,17 @@ def _recurrent_kernels(params: Any) -> Any:
 
 
 class _Average(NamedTuple):
-    steps: jax.Array
-    average: Any
+    steps: chex.Array
+    average: chex.ArrayTree
 
 
 def _keep_average(decay: float) -> optax.GradientTransformation:
     """Keep a moving average of the parameters: the last of a chain, it changes no update."""
 
-    def init(params: Any) -> _Average:
+    def init(params: chex.ArrayTree) -> _Average:
         return _Average(jnp.zeros((), jnp.int32), params)
 
-    def update(updates: Any, state: _Average, params: Any = None) -> tuple[Any, _Average]:
+    def update(updates, state, params=None):  # type: ignore[no-untyped-def]
         # A shorter memory in the first steps, so that the initial parameters are soon forgotten.
         new_share = jnp.maximum(1 - decay, 10.0 / (state.steps.astype(jnp.float32) + 11.0))
         new_params = optax.apply_updates(params, updates)
@@ -204,11 +215,6 @@ def averaged(state: TrainState) -> TrainState:
 
     Evaluate and predict with the result; continue training from ``state`` itself.
     """
-    found = [
-        part
-        for part in jax.tree.leaves(
-            state.opt_state, is_leaf=lambda part: isinstance(part, _Average)
-        )
-        if isinstance(part, _Average)
-    ]
-    return state.replace(params=found[0].average) if found else state
+    parts = jax.tree.leaves(state.opt_state, is_leaf=lambda part: isinstance(part, _Average))
+    averages = [part.average for part in parts if isinstance(part, _Average)]
+    return state.replace(params=averages[0]) if averages else state

@@ -1,15 +1,17 @@
 """TrainState: everything that training changes, and what it needs to do so."""
 
-import copy
+import inspect
 from functools import lru_cache, partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax import struct
 from flax.training import train_state
+from jaxtyping import Array, Key, Shaped
 
 from jaxrnn.data.batches import as_key
 from jaxrnn.data.splits import zeros_like_one
@@ -17,36 +19,24 @@ from jaxrnn.training.tasks import Classification, Task
 
 
 class TrainState(train_state.TrainState):
-    """Flax's ``TrainState``, with the task beside ``apply_fn`` and ``tx``."""
+    """Flax's ``TrainState``, with the task and what the network's call takes.
+
+    Attributes:
+      task: what is minimized and measured.
+      takes: names of the arguments of the network's call; none for a function of the user's own.
+      draws: whether training needs PRNG keys.
+    """
 
     task: Task = struct.field(pytree_node=False, default=Classification())
-
-    @property
-    def model(self) -> nn.Module | None:
-        """The module whose ``apply`` is ``apply_fn``; None for a function of the user's own."""
-        model = getattr(self.apply_fn, "__self__", None)
-        return model if isinstance(model, nn.Module) else None
-
-    def __copy__(self) -> "TrainState":
-        return self.replace()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "TrainState":
-        return jax.tree.map(
-            lambda leaf: copy.deepcopy(leaf, memo), self
-        )  # the functions are shared
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise TypeError(
-            "a TrainState holds functions, which cannot be pickled; save it with "
-            "jaxrnn.Checkpoints, or pickle its params"
-        )
+    takes: frozenset[str] = struct.field(pytree_node=False, default=frozenset())
+    draws: bool = struct.field(pytree_node=False, default=False)
 
 
 def create_train_state(
-    key: jax.Array | None,
+    key: Key[Array, ""] | int | None,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    example: Any,
+    example: Shaped[chex.Array, "_ time *features"] | jax.ShapeDtypeStruct,
     task: Task = Classification(),  # noqa: B008
 ) -> TrainState:
     """Initialize parameters and optimizer state, at step 0.
@@ -79,10 +69,11 @@ def create_train_state(
     inputs = jnp.asarray(zeros_like_one(example))
     if key is not None:
         key = as_key(key)
-    static: Any = model, optimizer
-    init: Any = _init_on_cpu if jax.default_backend() == "cpu" else _init_compiled
-    if not _is_hashable(model):  # with an attribute that is a list, say
-        init, static = jax.jit(partial(_init, *static)), ()
+    hashable = _is_hashable(model)
+    static = (model, optimizer) if hashable else ()
+    init = _init_on_cpu if jax.default_backend() == "cpu" else _init_compiled
+    if not hashable:  # with an attribute that is a list, say
+        init = jax.jit(partial(_init, model, optimizer))
     # An array: from a Python integer, whose type differs from that of every later step, the second
     # call of a jitted function would compile again.
     step: Any = jnp.zeros((), jnp.int32)
@@ -93,19 +84,25 @@ def create_train_state(
         params, opt_state = _init(model, optimizer, key, inputs)
     else:
         params, opt_state = init(*static, key, inputs)
+    takes = frozenset(inspect.signature(model.__call__).parameters)
     return TrainState(
         step=step,
-        apply_fn=_apply_fn(model) if _is_hashable(model) else model.apply,
+        apply_fn=_apply_fn(model) if hashable else model.apply,
         params=params,
         tx=optimizer,
         opt_state=opt_state,
         task=task,
+        takes=takes,
+        draws=bool(getattr(model, "draws", takes & {"train", "deterministic", "keys"})),
     )
 
 
 def _init(
-    model: nn.Module, optimizer: optax.GradientTransformation, key: jax.Array, inputs: jax.Array
-) -> tuple[Any, Any]:
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    key: Key[Array, ""],
+    inputs: Shaped[Array, "1 time *features"],
+) -> tuple[chex.ArrayTree, chex.ArrayTree]:
     variables = model.init(key, inputs)
     if others := ", ".join(sorted(set(variables) - {"params"})):
         raise ValueError(f"the model has variables other than params, which are not kept: {others}")
@@ -130,5 +127,5 @@ def _is_hashable(model: nn.Module) -> bool:
 
 @lru_cache
 def _apply_fn(model: nn.Module) -> Any:
-    """One bound method for equal models, so that their states share compiled functions."""
+    """Return one bound method for equal models, so that their states share compiled functions."""
     return model.apply

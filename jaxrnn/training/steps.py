@@ -1,18 +1,25 @@
 """One optimizer step, with gradient accumulation and truncated backpropagation through time."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TypeAlias
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import Array, Int, Key
 
-from jaxrnn.data.splits import Batch
-from jaxrnn.training.forward import compute_outputs, draws, keys_of, measure_part
+from jaxrnn.data.batches import as_key
+from jaxrnn.data.splits import Batch, prepare
+from jaxrnn.training.forward import forward, keys_of, measure_prepared
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import own_row_numbers, sum_over_devices
 from jaxrnn.training.state import TrainState
+
+_Part: TypeAlias = tuple[Batch, Key[Array, " batch"] | None, chex.ArrayTree | None]
+_Measured: TypeAlias = tuple[Metrics, chex.ArrayTree | None]
 
 _DROPOUT = 0x64726F70  # "drop"; unlike what data order and augmentation fold in
 
@@ -31,8 +38,9 @@ class StepOptions:
     Raises:
       ValueError: a number is below 1.
 
-    Source: R. J. Williams and J. Peng, "An efficient gradient-based algorithm for on-line training
-    of recurrent network trajectories" (1990), for the chunks.
+    References:
+      R. J. Williams and J. Peng, "An efficient gradient-based algorithm for on-line training
+      of recurrent network trajectories" (1990), for the chunks.
     """
 
     accumulate: int = 1
@@ -44,22 +52,70 @@ class StepOptions:
                 raise ValueError(f"{name} must be at least 1; got {value}")
 
 
+@jax.jit
+def train_step(
+    state: TrainState, batch: Batch, key: Key[Array, ""] | None = None
+) -> tuple[TrainState, Metrics]:
+    """Take one optimizer step on the mean loss of a batch.
+
+    Pure: ``state`` is left as it was and may be used again.
+
+    Args:
+      state: from :func:`jaxrnn.create_train_state`.
+      batch: ``inputs`` (batch, time, features) uint8 or float, or (batch, time) tokens; what the
+        task compares with, ``labels`` or ``targets``; and optionally ``lengths`` (batch,).
+      key: determines, together with ``state.step``, what dropout drops; needed if there is dropout.
+        It may be the same in every step.
+
+    Returns:
+      The next state, and the :class:`jaxrnn.Metrics` of the batch under the parameters before the
+      step. The loss is NaN if a label or a length is out of range.
+
+    Raises:
+      ValueError: the arrays of the batch, or the outputs of the model, don't fit each other.
+
+    >>> import optax
+    >>> from jaxrnn import RNNModel, create_train_state
+    >>> state = create_train_state(
+    ...     jax.random.key(0), RNNModel(), optax.adam(1e-3), jnp.zeros((1, 28, 28))
+    ... )
+    >>> batch = {"inputs": jnp.zeros((3, 28, 28)), "labels": jnp.array([1, 2, 3])}
+    >>> new_state, metrics = train_step(state, batch)
+    >>> int(new_state.step), int(state.step), int(metrics.weight)
+    (1, 0, 3)
+    """
+    return step(state, prepare(batch), None if key is None else as_key(key))
+
+
 def step(
     state: TrainState,
     batch: Batch,
-    key: jax.Array | None,
-    mesh: Mesh | None,
+    key: Key[Array, ""] | None,
+    mesh: Mesh | None = None,
     options: StepOptions = StepOptions(),
 ) -> tuple[TrainState, Metrics]:
-    """One step, or one for each chunk of long sequences, on this device's share of a batch."""
+    """Take a step, or one for each chunk of long sequences, on this device's share of a batch.
+
+    Args:
+      state: from :func:`jaxrnn.create_train_state`.
+      batch: from :func:`jaxrnn.training.forward.prepare`.
+      key: see :func:`train_step`.
+      mesh: devices that share the batch; None if this one has all of it.
+      options: gradient accumulation and truncated backpropagation.
+
+    Returns:
+      The next state and the metrics of this device's share.
+    """
     update = partial(_update, key=key, mesh=mesh, parts=options.accumulate)
-    time, chunk = jnp.shape(batch["inputs"])[1], options.truncate
+    time, chunk = batch["inputs"].shape[1], options.truncate
     if chunk is None or time <= chunk:
         state, metrics, _ = update(state, batch, None)
         return state, metrics
     check_truncation(batch)
 
-    def advance(carried: Any, start: jax.Array) -> Any:
+    def advance(
+        carried: tuple[TrainState, chex.ArrayTree], start: Int[Array, ""]
+    ) -> tuple[tuple[TrainState, chex.ArrayTree], Metrics]:
         state, carry = carried
         state, metrics, carry = update(state, _cut(batch, start, chunk), carry)
         return (state, carry), metrics
@@ -81,8 +137,8 @@ def check_truncation(batch: Batch) -> None:
         raise ValueError("--truncate needs a label or target for each time step")
 
 
-def _cut(batch: Batch, start: Any, size: int) -> Batch:
-    """``size`` time steps of a batch, from ``start`` on."""
+def _cut(batch: Batch, start: Int[Array, ""] | int, size: int) -> Batch:
+    """Take ``size`` time steps of a batch, from ``start`` on."""
     cut = {
         name: jax.lax.dynamic_slice_in_dim(array, start, size, axis=1)
         for name, array in batch.items()
@@ -93,67 +149,78 @@ def _cut(batch: Batch, start: Any, size: int) -> Batch:
     return cut
 
 
-def _first_carry(state: TrainState, batch: Batch) -> Any:
-    """The carry of zeros with which every network of jaxrnn begins."""
-
-    def outputs(state: TrainState, batch: Batch) -> Any:
-        return compute_outputs(state, batch, carry=())
-
-    carry = jax.eval_shape(outputs, state, _cut(batch, 0, 1))[1]
+def _first_carry(state: TrainState, batch: Batch) -> chex.ArrayTree:
+    """Return the zero initial carry."""
+    read = partial(forward, carry=())
+    _, carry = jax.eval_shape(read, state, _cut(batch, 0, 1))
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), carry)
 
 
 def _update(
-    state: TrainState, batch: Batch, carry: Any, *, key: Any, mesh: Mesh | None, parts: int
-) -> tuple[TrainState, Metrics, Any]:
-    r"""One update.
+    state: TrainState,
+    batch: Batch,
+    carry: chex.ArrayTree | None,
+    *,
+    key: Key[Array, ""] | None,
+    mesh: Mesh | None,
+    parts: int,
+) -> tuple[TrainState, Metrics, chex.ArrayTree | None]:
+    r"""Update the parameters once.
 
     The gradient is that of :math:`\sum_i w_i \ell_i / \sum_i w_i` over the whole batch: each share
     is divided by the total weight, and the gradients are summed.
     """
-    weights = state.task.weights(batch)
-    total: Any = None
+    weights, total = state.task.weights(batch), None
     if weights is not None:
         weight = sum_over_devices(weights.sum(dtype=jnp.float32), mesh)
         total = jnp.where(weight > 0, weight, 1)
     rows, keys = len(batch["inputs"]), None
-    if key is not None and draws(state):
+    if key is not None and state.draws:
         key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), state.step)
         keys = keys_of(key, own_row_numbers(rows, mesh))
 
-    def loss_fn(params: Any, part: Any) -> tuple[jax.Array, Any]:
+    def loss_fn(params: chex.ArrayTree, part: _Part) -> tuple[Array, _Measured]:
         batch, keys, carry = part
-        now = state.replace(params=params)
-        metrics, carry = measure_part(now, batch, train=True, keys=keys, carry=carry)
-        divisor = total
-        if weights is None:  # each element counts once, and the other parts have as many
-            devices = 1 if mesh is None else mesh.size
-            divisor = devices * int(metrics.weight) * rows // len(batch["inputs"])
-        return metrics.sums["loss"] / divisor, (metrics, carry)
+        metrics, carry = measure_prepared(
+            state.replace(params=params), batch, train=True, keys=keys, carry=carry
+        )
+        loss = metrics.sums["loss"]
+        if total is not None:
+            return loss / total, (metrics, carry)
+        # Each element counts once, and the other parts and devices have as many.
+        devices = 1 if mesh is None else mesh.size
+        return loss / (devices * int(metrics.weight) * rows // len(batch["inputs"])), (
+            metrics,
+            carry,
+        )
 
     gradient = partial(jax.grad(loss_fn, has_aux=True), state.params)
     grads, (metrics, carry) = _in_parts(gradient, (batch, keys, carry), rows, parts)
     return state.apply_gradients(grads=sum_over_devices(grads, mesh)), metrics, carry
 
 
-def _in_parts(gradient: Any, whole: Any, rows: int, parts: int) -> Any:
-    """The sum of the gradients and metrics of parts of a batch, and the carries concatenated."""
+def _in_parts(
+    gradient: Callable[[_Part], tuple[chex.ArrayTree, _Measured]],
+    whole: _Part,
+    rows: int,
+    parts: int,
+) -> tuple[chex.ArrayTree, _Measured]:
+    """Sum the gradients and metrics of the parts of a batch, and concatenate their carries."""
     size = -(-rows // parts)
     if size == rows:
         return gradient(whole)
     many = rows // size * size
 
-    def add(sums: Any, part: Any) -> Any:
+    def add(sums: tuple[chex.ArrayTree, Metrics], part: _Part):  # type: ignore[no-untyped-def]
         grads, (metrics, carry) = gradient(part)
         return jax.tree.map(jnp.add, sums, (grads, metrics)), carry
 
-    first = jax.tree.map(lambda array: array[:size], whole)
-    shapes = jax.eval_shape(gradient, first)
-    zeros = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), (shapes[0], shapes[1][0]))
-    stacked = jax.tree.map(lambda array: array[:many].reshape(-1, size, *array.shape[1:]), whole)
+    grads, (metrics, _) = jax.eval_shape(gradient, jax.tree.map(lambda leaf: leaf[:size], whole))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (grads, metrics))
+    stacked = jax.tree.map(lambda leaf: leaf[:many].reshape(-1, size, *leaf.shape[1:]), whole)
     sums, carry = jax.lax.scan(add, zeros, stacked)
-    carry = jax.tree.map(lambda array: array.reshape(many, *array.shape[2:]), carry)
+    carry = jax.tree.map(lambda leaf: leaf.reshape(many, *leaf.shape[2:]), carry)
     if many < rows:
-        sums, rest = add(sums, jax.tree.map(lambda array: array[many:], whole))
+        sums, rest = add(sums, jax.tree.map(lambda leaf: leaf[many:], whole))
         carry = jax.tree.map(lambda *both: jnp.concatenate(both), carry, rest)
     return sums[0], (sums[1], carry)

@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Int, Shaped
 from tyro.conf import Suppress
 
-from jaxrnn.data.batches import valid_steps
-from jaxrnn.data.splits import Batch
+from jaxrnn.data.splits import Batch, valid_steps
 from jaxrnn.groups import Fraction, Group
+
+Outputs: TypeAlias = Float[Array, "batch *time width"]
+Means: TypeAlias = Mapping[str, chex.Numeric]
 
 
 class Task(Group):
@@ -31,8 +35,8 @@ class Task(Group):
     categorical: ClassVar[bool] = False
 
     def measure(
-        self, outputs: jax.Array, batch: Batch, *, train: bool = False
-    ) -> dict[str, jax.Array]:
+        self, outputs: Outputs, batch: Batch, *, train: bool = False
+    ) -> dict[str, Shaped[Array, " batch *time"]]:
         """Compare the outputs of the network with a batch.
 
         Args:
@@ -49,8 +53,8 @@ class Task(Group):
         """
         raise NotImplementedError
 
-    def weights(self, batch: Batch) -> jax.Array | None:
-        """The weight of each element, of the shape of ``loss``; None if each counts once.
+    def weights(self, batch: Batch) -> Shaped[Array, " batch *time"] | None:
+        """Return the weight of each element, of the shape of ``loss``; None if each counts once.
 
         By default time steps count up to ``lengths``, if there is a label or a target for each.
         """
@@ -59,13 +63,19 @@ class Task(Group):
             return None
         return valid_steps(batch)
 
-    def summarize(self, means: Mapping[str, Any]) -> dict[str, Any]:
-        """The metrics to report, in order, from the means of those that were measured."""
+    def summarize(self, means: Means) -> dict[str, chex.Numeric]:
+        """Return the metrics to report, in order, from the means of those that were measured."""
         return {"loss": means["loss"], **means}
 
-    def combine(self, outputs: jax.Array) -> jax.Array:
-        """The outputs of several networks, along the first axis, as those of one: their mean."""
-        return outputs.mean(0)
+    def combine(self, outputs: Float[Array, " networks *outputs"]) -> Float[Array, "*outputs"]:
+        """Combine the outputs of several networks into those of one.
+
+        That is their mean or, of logits, the logarithm of the mean of their probabilities.
+        """
+        if not self.categorical:
+            return outputs.mean(0)
+        each = jax.nn.log_softmax(outputs.astype(jnp.float32), axis=-1)
+        return jax.nn.logsumexp(each, axis=0) - np.log(len(outputs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +91,9 @@ class Classification(Task):
     categorical: ClassVar[bool] = True
 
     def measure(
-        self, outputs: jax.Array, batch: Batch, *, train: bool = False
-    ) -> dict[str, jax.Array]:
-        r"""Cross entropy and accuracy of each element; see :meth:`Task.measure`.
+        self, outputs: Outputs, batch: Batch, *, train: bool = False
+    ) -> dict[str, Shaped[Array, " batch *time"]]:
+        r"""Compute the cross entropy and accuracy of each element; see :meth:`Task.measure`.
 
         .. math:: \mathrm{loss} = -\sum_c p_c \log \mathrm{softmax}(\mathrm{outputs})_c
 
@@ -98,10 +108,6 @@ class Classification(Task):
         losses = _cross_entropy(outputs, labels, self.label_smoothing if train else 0.0)
         return {"loss": losses, "accuracy": outputs.argmax(-1) == labels}
 
-    def combine(self, outputs: jax.Array) -> jax.Array:
-        """Logits whose probabilities are the means of those of several networks."""
-        return _mean_of_probabilities(outputs)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Regression(Task):
@@ -112,9 +118,9 @@ class Regression(Task):
     best: ClassVar[str] = "rmse"
 
     def measure(
-        self, outputs: jax.Array, batch: Batch, *, train: bool = False
-    ) -> dict[str, jax.Array]:
-        r"""Squared error of each element, over its K numbers; see :meth:`Task.measure`.
+        self, outputs: Outputs, batch: Batch, *, train: bool = False
+    ) -> dict[str, Shaped[Array, " batch *time"]]:
+        r"""Compute the squared error of each element, of K numbers; see :meth:`Task.measure`.
 
         .. math::
             \mathrm{loss} = \frac{1}{K} \sum_k (\mathrm{outputs}_k - \mathrm{targets}_k)^2
@@ -134,7 +140,7 @@ class Regression(Task):
         errors = outputs.astype(jnp.float32) - targets.astype(jnp.float32)
         return {"loss": jnp.square(errors).mean(-1)}
 
-    def summarize(self, means: Mapping[str, Any]) -> dict[str, Any]:
+    def summarize(self, means: Means) -> dict[str, chex.Numeric]:
         """Report ``loss`` and ``rmse``, the square root of the loss."""
         return {**means, "rmse": np.sqrt(means["loss"])}
 
@@ -149,9 +155,9 @@ class LanguageModeling(Task):
     categorical: ClassVar[bool] = True
 
     def measure(
-        self, outputs: jax.Array, batch: Batch, *, train: bool = False
-    ) -> dict[str, jax.Array]:
-        """Cross entropy of each next token, in nats; see :meth:`Task.measure`.
+        self, outputs: Outputs, batch: Batch, *, train: bool = False
+    ) -> dict[str, Shaped[Array, " batch *time"]]:
+        """Compute the cross entropy of each next token, in nats; see :meth:`Task.measure`.
 
         Labels (batch, time) are the tokens that follow each time step: the sequence, shifted by
         one. Only the first ``lengths`` time steps count.
@@ -161,24 +167,14 @@ class LanguageModeling(Task):
             raise ValueError(f"LanguageModeling expects labels (batch, time); got {labels.shape}")
         return {"loss": _cross_entropy(outputs, labels, 0.0)}
 
-    def summarize(self, means: Mapping[str, Any]) -> dict[str, Any]:
+    def summarize(self, means: Means) -> dict[str, chex.Numeric]:
         """Report ``loss``, ``perplexity``, which is its exponential, and ``bits`` per token."""
         loss = means["loss"]
         return {"loss": loss, "perplexity": np.exp(loss), "bits": loss / np.log(2)}
 
-    def combine(self, outputs: jax.Array) -> jax.Array:
-        """Logits whose probabilities are the means of those of several networks."""
-        return _mean_of_probabilities(outputs)
 
-
-def _mean_of_probabilities(logits: jax.Array) -> jax.Array:
-    """As logits: (networks, …, classes) → (…, classes)."""
-    each = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    return jax.nn.logsumexp(each, axis=0) - np.log(len(logits))
-
-
-def _labels(outputs: jax.Array, batch: Batch, task: str) -> jax.Array:
-    """The labels of a batch, if the outputs fit them."""
+def _labels(outputs: Outputs, batch: Batch, task: str) -> Int[Array, " batch *time"]:
+    """Return the labels of a batch, if the outputs fit them."""
     if "labels" not in batch:
         raise ValueError(f"{task} needs labels; the batch has {', '.join(batch)}")
     labels = jnp.asarray(batch["labels"]).astype(jnp.int32)
@@ -191,8 +187,10 @@ def _labels(outputs: jax.Array, batch: Batch, task: str) -> jax.Array:
     return labels
 
 
-def _cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
-    """In nats; NaN where a label is not a class, which JAX would clamp."""
+def _cross_entropy(
+    logits: Float[Array, "*elements classes"], labels: Int[Array, "*elements"], smoothing: float
+) -> Float[Array, "*elements"]:
+    """Compute it in nats; NaN where a label is not a class, which JAX would clamp."""
     logits, classes = logits.astype(jnp.float32), logits.shape[-1]
     labels = jnp.where(labels < 0, classes, labels)  # indexing counts negative ones from the end
     if not smoothing:

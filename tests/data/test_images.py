@@ -1,6 +1,7 @@
 """Loading by name and split string, and images read as sequences."""
 
 import os
+import pickle
 import re
 
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow_datasets as tfds
 import jaxrnn
 from jaxrnn.data.convert import as_sequences
 from jaxrnn.data.images import default_places
+from tests.conftest import assert_identical
 
 
 def test_protocol_splits_meet_without_overlap():
@@ -23,9 +25,23 @@ def test_protocol_splits_meet_without_overlap():
 
 
 def test_dtypes_and_names(digits):
-    assert digits.inputs.dtype == np.uint8
-    assert digits.labels.dtype == np.int32
+    assert (digits.inputs.dtype, digits.labels.dtype) == (np.uint8, np.int32)
     assert digits.class_names == tuple("0123456789")
+    assert digits.inputs.flags.writeable
+
+
+def test_names_of_the_family_in_any_case(digits):
+    assert_identical(jaxrnn.load("MNIST", split="train[:500]"), digits)
+
+
+def test_sources_are_pickled(digits):
+    source = pickle.loads(pickle.dumps(jaxrnn.Source("mnist", split="train[7:500]", rows=14)))
+    assert (len(source), source.channels, source.class_names) == (493, 1, digits.class_names)
+    batch = source.read(np.array([3, 0, 3]))
+    np.testing.assert_array_equal(batch["labels"], digits.labels[[10, 7, 10]])
+    np.testing.assert_array_equal(batch["inputs"].reshape(3, 28, 28), digits.inputs[[10, 7, 10]])
+    with pytest.raises(IndexError):
+        source.read([493])
 
 
 def test_rows(digits):
@@ -41,18 +57,27 @@ def test_channels_become_features():
     assert as_sequences(np.zeros((2, 32, 30, 3))).shape == (2, 32, 90)
 
 
+def test_permutation_is_fixed_and_shuffles_pixels(digits):
+    shuffled = jaxrnn.load("mnist", split="train[:500]", rows=784, permute=True)
+    assert shuffled.inputs.shape == (500, 784, 1)
+    order = np.random.RandomState(0).permutation(784)
+    np.testing.assert_array_equal(
+        shuffled.inputs[:, :, 0], digits.inputs.reshape(500, -1)[:, order]
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "split", "message"),
     [
         ("mnst", "train", "there is no dataset 'mnst'; did you mean mnist"),
         ("qqqqqqqq", "train", "there is no dataset 'qqqqqqqq'; try mnist"),
-        ("../mnist", "train", "'../mnist' is not the name of a dataset"),
-        ("", "train", "'' is not the name of a dataset"),
-        ("mnist", "trian", "split 'trian' of 'mnist': "),
+        ("../mnist", "train", "'../mnist' could not be prepared in "),
+        ("", "train", "'' could not be prepared in "),
+        ("mnist", "trian", "split 'trian' of 'mnist': Unknown split 'trian'. Should be one of"),
         ("mnist", "train[", "split 'train[' of 'mnist': "),
         ("mnist", "train[:70000]", "split 'train[:70000]' of 'mnist': "),
-        ("mnist", "train[5:3]", "split 'train[5:3]' of 'mnist'"),
-        ("mnist", "train[10:10]", "split 'train[10:10]' of 'mnist' has no examples"),
+        ("mnist", "train[5:3]", "split 'train[5:3]' of 'mnist' has no examples"),
+        ("mnist", "all[:5]", "split 'all[:5]' of 'mnist': "),
     ],
 )
 def test_bad_names_and_splits(name, split, message):
@@ -73,18 +98,14 @@ def test_data_dir_that_cannot_be_written(tmp_path):
             jaxrnn.load(split="train", data_dir=data_dir)
 
 
-def test_names_of_the_family_in_any_case(digits):
-    np.testing.assert_array_equal(jaxrnn.load("MNIST", split="train[:500]").labels, digits.labels)
-
-
 class Flags(tfds.core.GeneratorBasedBuilder):
-    """A dataset of somebody else's, registered with tfds: 7 images of 4 × 5 × 3."""
+    """A dataset of somebody else's, registered with tfds: 7 images of 4 × 5 × 3, and 2 others."""
 
     VERSION = tfds.core.Version("1.0.0")
     LABEL = tfds.features.ClassLabel(names=["stripes", "cross"])
 
     def _info(self):
-        image = tfds.features.Tensor(shape=(4, 5, 3), dtype=np.uint8)
+        image = tfds.features.Tensor(shape=(None, 5, 3), dtype=np.uint8)
         features = tfds.features.FeaturesDict({"image": image, "label": self.LABEL})
         return tfds.core.DatasetInfo(
             builder=self, features=features, supervised_keys=("image", "label"),
@@ -92,11 +113,11 @@ class Flags(tfds.core.GeneratorBasedBuilder):
         )  # fmt: skip
 
     def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples()}
+        return {"train": self._generate_examples([4] * 7), "odd": self._generate_examples([4, 3])}
 
-    def _generate_examples(self):
-        for index in range(7):
-            yield index, {"image": np.full((4, 5, 3), index, np.uint8), "label": index % 2}
+    def _generate_examples(self, heights):
+        for index, height in enumerate(heights):
+            yield index, {"image": np.full((height, 5, 3), index, np.uint8), "label": index % 2}
 
 
 class Numbers(Flags):
@@ -106,29 +127,23 @@ class Numbers(Flags):
 
 
 def test_a_dataset_of_tfds(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxrnn.data.images._READ_AT_ONCE", 3)
-    flags = jaxrnn.load("flags", split="train[1:]", data_dir=tmp_path)
-    assert flags.inputs.shape == (6, 4, 15)
-    np.testing.assert_array_equal(flags.inputs[:, 0, 0], range(1, 7))
-    assert flags.labels.tolist() == [1, 0, 1, 0, 1, 0]
-    assert flags.class_names == ("stripes", "cross")
+    monkeypatch.setattr("jaxrnn.data.readers.builders._AT_ONCE", 3)
+    for split, expected in (("train[1:]", range(1, 7)), ("train[5:]+train[:2]", (5, 6, 0, 1))):
+        flags = jaxrnn.load("flags", split=split, data_dir=tmp_path)
+        np.testing.assert_array_equal(flags.inputs[:, 0, 0], expected)
+        np.testing.assert_array_equal(flags.labels, np.array(expected) % 2)
+    assert flags.inputs.shape == (4, 4, 15)
+    assert (flags.class_names, flags.channels) == (("stripes", "cross"), 3)
+    (kept,) = (tmp_path / "jaxrnn").iterdir()
+    assert kept.name.startswith("flags-train-")
+    with pytest.raises(ValueError, match=r"images differ in size: \[\(3, 5, 3\), \(4, 5, 3\)\]"):
+        jaxrnn.load("flags", split="odd", data_dir=tmp_path)
 
 
 def test_a_dataset_without_classes_is_refused_before_it_is_prepared(tmp_path):
     with pytest.raises(ValueError, match="'numbers' is not a dataset of labelled images"):
         jaxrnn.load("numbers", split="train", data_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_permutation_is_fixed_and_shuffles_pixels(digits):
-    shuffled = jaxrnn.load("mnist", split="train[:500]", rows=784, permute=True)
-    assert shuffled.inputs.shape == (500, 784, 1)
-    order = np.random.RandomState(0).permutation(784)
-    np.testing.assert_array_equal(
-        shuffled.inputs[:, :, 0], digits.inputs.reshape(500, -1)[:, order]
-    )
-    again = jaxrnn.Source("mnist", split="train[:500]", rows=784, permute=True).read([3, 1])
-    np.testing.assert_array_equal(again["inputs"], shuffled.inputs[[3, 1]])
 
 
 def test_default_places_are_used_unless_others_are_given(tmp_path, digits):
@@ -147,8 +162,7 @@ def test_image_sequences_build_datasets():
     group = jaxrnn.ImageSequences(train="train[:50]", validation="train[50:70]", rows=14)
     data = group.build()
     assert isinstance(data.train, jaxrnn.Source)
-    assert list(data.evals) == ["validation", "test"]
-    assert data.outputs == 10
+    assert (list(data.evals), data.outputs) == (["validation", "test"], 10)
     assert data.train.load().inputs.shape == (50, 14, 56)
     assert data.evals["validation"].inputs.shape == (20, 14, 56)
     assert list(jaxrnn.ImageSequences(train="train[:50]", test=None).build().evals) == []

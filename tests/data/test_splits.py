@@ -6,50 +6,60 @@ import pytest
 
 import jaxrnn
 from jaxrnn.data.batches import epoch_indices
-from jaxrnn.data.splits import check_values, scale, take
+from jaxrnn.data.splits import check_values, prepare, take
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"labels": np.zeros(499, np.int32)}, r"got inputs \(500, 28, 28\), labels \(499,\)"),
+        ({"labels": np.zeros((500, 27), np.int32)}, r"labels \(500, 27\); Split.from_arrays reads"),
+        ({"labels": np.full(500, 0.5)}, "labels must be integers; real numbers are targets; got f"),
+        ({"inputs": None}, r"got labels \(500,\)"),
         ({"inputs": np.zeros((500, 28), np.float32)}, r"inputs of shape \(500, 28\) must be int"),
         ({"inputs": np.zeros((500, 28, 28, 1), np.uint8)}, r"got inputs \(500, 28, 28, 1\), la"),
         ({"lengths": np.zeros(5, np.int32)}, r"lengths \(5,\)"),
-        ({"labels": np.full(500, 0.5)}, "labels must be integers; real numbers are targets; got f"),
-        ({"labels": np.zeros((500, 27), np.int32)}, r"labels \(500, 27\)"),
+        ({"lengths": np.ones((500, 28), bool)}, r"lengths \(500, 28\)"),
+        ({"lengths": np.full(500, 0.5)}, "lengths must be integers; got float"),
         ({"targets": np.zeros((499, 1))}, r"targets \(499, 1\)"),
         ({"targets": np.zeros((500, 27, 1))}, r"targets \(500, 27, 1\)"),
-        ({"lengths": np.full(500, 0.5)}, "lengths must be integers; got float"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused_everywhere(state, digits, change, message):
-    split, key = digits.replace(**change), jax.random.key(0)
-    batch = {name: array for name, array in vars(split).items() if np.ndim(array)}
-    batch.pop("class_names")
-    for use in (
-        lambda: next(jaxrnn.batches(split, key, batch_size=10)),
-        lambda: jaxrnn.train_epoch(state, split, key, batch_size=10),
-        lambda: jaxrnn.evaluate(state, split),
-        lambda: jaxrnn.predict(state, split),
-        lambda: jaxrnn.fit(state, split, key=key, epochs=1, batch_size=10),
-        lambda: jaxrnn.train_step(state, batch),
+def test_arrays_that_do_not_fit_are_refused(digits, change, message):
+    with pytest.raises(ValueError, match=message):
+        digits.replace(**change)
+
+
+def test_batches_that_do_not_fit_are_refused(state, digits):
+    labels = digits.labels[:5]
+    for batch, message in (
+        ({"inputs": np.zeros((5, 28, 28), np.int32), "labels": labels}, "must be uint8 pixels or"),
+        ({"inputs": digits.inputs[:4], "labels": labels}, r"got inputs \(4, 28, 28\), labels \(5,"),
     ):
         with pytest.raises(ValueError, match=message):
-            use()
+            jaxrnn.train_step(state, batch)
 
 
-def test_batches_of_other_types_are_refused(state, digits):
-    batch = {"inputs": np.zeros((5, 28, 28), np.int32), "labels": digits.labels[:5]}
-    with pytest.raises(ValueError, match="must be uint8 pixels or floats; got int32"):
-        jaxrnn.train_step(state, batch)
+def test_splits_are_not_checked_inside_transformations(digits):
+    def double(split):
+        return split.replace(inputs=split.inputs * 2)
+
+    doubled = jax.vmap(double)(digits.replace(inputs=digits.inputs / np.float32(255)))
+    assert doubled.inputs.shape == digits.inputs.shape
+    shapes = jax.eval_shape(lambda: digits)
+    assert shapes.replace(inputs=shapes.labels).inputs.shape == (500,)
 
 
-def test_scale():
-    pixels = np.arange(256, dtype=np.uint8)
-    np.testing.assert_allclose(scale(jax.numpy.asarray(pixels)), pixels / 255, rtol=1e-7)
-    floats = jax.numpy.array([0.5, 3.0])
-    assert scale(floats) is floats
+def test_pixels_are_scaled_and_padding_is_zero():
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 256, 1)
+    scaled = prepare({"inputs": pixels})["inputs"]
+    np.testing.assert_allclose(scaled, pixels / 255, rtol=1e-7)
+    batch = {"inputs": pixels, "labels": pixels[..., 0], "lengths": np.array([3])}
+    padded = prepare(batch)
+    np.testing.assert_array_equal(padded["inputs"][0, 3:], 0)
+    np.testing.assert_array_equal(padded["labels"][0], [0, 1, 2, *[0] * 253])
+    floats = np.full((1, 2, 1), 3.0, np.float32)
+    np.testing.assert_array_equal(prepare({"inputs": floats})["inputs"], floats)
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(100, 30), (100, 50), (100, 100), (7, 1)])
@@ -87,13 +97,6 @@ def test_take_keeps_examples_together(digits):
 def test_bad_batch_size(digits, batch_size):
     with pytest.raises(ValueError, match=f"between 1 and the 500 examples.*got {batch_size}"):
         next(jaxrnn.batches(digits, jax.random.key(0), batch_size=batch_size))
-
-
-def test_split_is_a_pytree(digits):
-    doubled = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), digits)
-    assert len(doubled) == 1000
-    assert doubled.class_names == digits.class_names
-    assert doubled.lengths is None
 
 
 def test_labels_beyond_the_lengths_are_not_checked():

@@ -1,14 +1,32 @@
 """Runs drawn side by side."""
 
-import shutil
-
 import pytest
 from PIL import Image
 
 from experiments import compare
-from tests.conftest import SLICE, mnist_rnn
+from jaxrnn import History
 
-pytestmark = pytest.mark.program
+
+def store(workdir, *, finished=True):
+    """Write what compare reads of a run of two epochs."""
+    (workdir / "checkpoints").mkdir(parents=True)
+    history = History()
+    for epoch in (1, 2):
+        history = history.append(epoch=epoch, test_accuracy=1 - 0.1 / epoch, seconds=2.0)
+    history.to_csv(workdir / "history.csv")
+    if finished:
+        (workdir / "results.json").touch()
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for run in ("a", "seeds/seed-0", "seeds/seed-1", "widths/hidden=8/seed-0"):
+        store(tmp_path / "runs" / run)
+    store(tmp_path / "runs" / "unfinished" / "b", finished=False)
+    for sweep in ("seeds", "widths"):
+        (tmp_path / "runs" / sweep / "sweep.json").touch()
+    return tmp_path / "runs"
 
 
 def run(monkeypatch, *arguments):
@@ -16,32 +34,33 @@ def run(monkeypatch, *arguments):
     compare.main()
 
 
-def test_stored_runs(tmp_path, monkeypatch, capsys):
-    small = ["keras", "--epochs", "2", *SLICE, "--workdir"]
-    mnist_rnn(*small, tmp_path / "a")
-    mnist_rnn(*small, tmp_path / "b", "--seeds", "2")
-    shutil.copytree(tmp_path / "a", tmp_path / "unfinished" / "c")
-    (tmp_path / "unfinished" / "c" / "results.json").unlink()
-    output = ["--output", tmp_path / "runs.png"]
-    run(monkeypatch, tmp_path, *output, "--metric", "validation_loss")
-    assert capsys.readouterr().out.endswith(f"drew 2 runs in {tmp_path / 'runs.png'}\n")
-    with Image.open(tmp_path / "runs.png") as picture:
+def test_seeds_of_a_sweep_are_one_line(runs):
+    lines = compare.read([runs, runs / "seeds"])
+    assert {name: len(histories) for name, histories in lines.items()} == {
+        "a": 1, "seeds": 2, "hidden=8": 1,
+    }  # fmt: skip
+    assert compare.read([runs / "unfinished" / "b"]).keys() == {"b"}  # as it was asked for
+
+
+def test_figure(runs, monkeypatch, capsys):
+    run(monkeypatch, "runs", "--metric", "test_accuracy")
+    assert capsys.readouterr().out == "drew 4 runs in runs.png\n"
+    with Image.open("runs.png") as picture:
         assert picture.size == (1000, 625)
-    refuse(tmp_path / "unfinished", "holds no finished run", monkeypatch, capsys)
-    run(monkeypatch, tmp_path / "unfinished" / "c", *output)  # as it was asked for
-    with pytest.raises(SystemExit):
-        run(monkeypatch, tmp_path / "a", *output, "--metric", "f1")
-    assert "f1 was not measured after every epoch of each" in capsys.readouterr().err
 
 
-def refuse(directory, message, monkeypatch, capsys):
-    capsys.readouterr()
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["runs/unfinished"], "/runs/unfinished holds no finished run"),
+        (["runs/a", "--metric", "f1"], "f1 was not measured after every epoch of each"),
+    ],
+)
+def test_errors_are_one_line(runs, monkeypatch, capsys, words, message):
     with pytest.raises(SystemExit) as exit_:
-        run(monkeypatch, directory, "--output", directory / "refused.png")
+        run(monkeypatch, *words)
     assert exit_.value.code == 2
-    assert capsys.readouterr().err == f"error: {directory} {message}\n"
-    assert not (directory / "refused.png").exists()
-
-
-def test_no_run(tmp_path, monkeypatch, capsys):
-    refuse(tmp_path, "holds no finished run", monkeypatch, capsys)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not (runs.parent / "runs.png").exists()

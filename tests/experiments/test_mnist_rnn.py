@@ -19,11 +19,6 @@ from tests.conftest import SLICE, as_users_do, mnist_rnn
 
 pytestmark = pytest.mark.program
 
-COLUMNS = (
-    "epoch,train_loss,train_accuracy,validation_loss,validation_accuracy,"
-    "test_loss,test_accuracy,seconds"
-)
-
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
@@ -34,10 +29,9 @@ def folder(tmp_path, monkeypatch):
 
 def test_keras_preset_end_to_end(folder):
     """As a user types it, in a process of its own."""
-    options = ["--epochs", "2", *SLICE]
-    command = [sys.executable, "-m", "experiments.mnist_rnn", "keras", *options]
+    words = ["keras", "--epochs", "2", *SLICE, "--workdir", str(folder / "run")]
     done = subprocess.run(
-        [*command, "--workdir", str(folder / "run")],
+        [sys.executable, "-m", "experiments.mnist_rnn", *words],
         cwd=Path(__file__).parents[2],
         env=as_users_do(),
         capture_output=True,
@@ -45,7 +39,6 @@ def test_keras_preset_end_to_end(folder):
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-
     run = folder / "run"
     assert sorted(path.name for path in run.iterdir()) == [
         "checkpoints", "config.json", "confusion.png", "curves.png", "history.csv",
@@ -54,28 +47,27 @@ def test_keras_preset_end_to_end(folder):
     config = json.loads((run / "config.json").read_text())
     assert (config["trainer"]["epochs"], config["model"]["hidden"]) == (2, 12)
 
-    assert (run / "history.csv").read_text().startswith(COLUMNS + "\n")
     history = History.from_csv(run / "history.csv")
+    splits = ("train", "validation", "test")
+    measured = [f"{split}_{metric}" for split in splits for metric in ("loss", "accuracy")]
+    assert history.columns == ("epoch", *measured, "seconds")
     assert len(history) == 2
-    assert all(history.measured(f"{on}_accuracy") for on in ("train", "validation", "test"))
 
     results = json.loads((run / "results.json").read_text())
-    assert results["seed"] == 0
-    assert results["parameters"] == 12 * (28 + 1 + 12) + 10 * (12 + 1)
+    parameters = 12 * (28 + 1 + 12) + 10 * (12 + 1)
+    assert (results["seed"], results["parameters"], parameters) == (0, 622, 622)
+    assert "622" in (run / "parameters.txt").read_text()
     assert results["best_test_accuracy"] == history["test_accuracy"].max()
     assert results["best_epoch"] == history["validation_accuracy"].argmax() + 1
+    assert all(results[name] == history[name][-1] for name in measured)
     assert set(results["seconds"]) == {"preparation", "compilation", "training", "evaluation"}
     assert all(seconds > 0 for seconds in results["seconds"].values())
     assert results["versions"]["jax"] == jax.__version__
     assert results["devices"][0].startswith("cpu")
-    assert results["validation_accuracy"] == history["validation_accuracy"][-1]
-    assert results["test_loss"] == history["test_loss"][-1]
 
     lines = done.stdout.splitlines()
-    assert re.fullmatch(
-        r"mnist_rnn/keras: 622 parameters, 640 training examples, on .* × cpu; files in .*/run",
-        lines[0],
-    )
+    start = r"mnist_rnn/keras: 622 parameters, 640 training examples, on .* × cpu; files in .*/run"
+    assert re.fullmatch(start, lines[0])
     assert lines[1].startswith("epoch 1/2: loss ")
     assert f"test accuracy: {results['test_accuracy']:.4f}" in lines
     command = "python -m experiments.mnist_rnn"
@@ -84,8 +76,6 @@ def test_keras_preset_end_to_end(folder):
         f"to evaluate: {command} evaluate {run}",
         f"to continue: {command} resume {run} --epochs 4",
     ]
-    assert "622" in (run / "parameters.txt").read_text()
-
     sizes = {"curves": (2000, 600), "samples": (1500, 1500), "confusion": (1200, 790)}
     for name, size in sizes.items():
         with Image.open(run / f"{name}.png") as picture:
@@ -97,16 +87,11 @@ def test_tf1_preset_end_to_end(folder, capsys):
     (run,) = (folder / "runs" / "mnist_rnn").iterdir()
     assert re.fullmatch(r"tf1-\d{8}-\d{6}", run.name)
     history = History.from_csv(run / "history.csv")
-    assert history.measured("test_accuracy")
-    assert not history.measured("validation_accuracy")
     correct = history["train_accuracy"] * 150  # of one batch of 150
     np.testing.assert_allclose(correct, correct.round(), atol=1e-9)
 
     results = json.loads((run / "results.json").read_text())
-    assert results["best_test_accuracy"] == history["test_accuracy"].max()
     assert results["best_epoch"] == history["test_accuracy"].argmax() + 1
-    assert results["test_accuracy"] == history["test_accuracy"][-1]
-
     train, test = history["train_accuracy"][-1], history["test_accuracy"][-1]
     out = capsys.readouterr().out
     assert f"\n10 Train Accuracy: {train:0.4f}, Test Accuracy: {test:0.4f}\n" in out
@@ -121,36 +106,6 @@ def test_same_seed_same_curves(folder):
     assert losses["a"] != losses["c"]
 
 
-def test_several_seeds_at_once(folder, capsys):
-    arguments = ["keras", "--epochs", "2", *SLICE]
-    mnist_rnn(*arguments, "--seeds", "3", "--devices", "2", "--seed", "4", "--workdir", "many")
-    out = capsys.readouterr().out
-    results = json.loads((folder / "many" / "results.json").read_text())
-    members = results["members"]
-    assert [member["seed"] for member in members] == [4, 5, 6]
-    accuracies = [member["test_accuracy"] for member in members]
-    assert results["test_accuracy"] == pytest.approx(np.mean(accuracies))
-    assert results["test_accuracy_deviation"] == pytest.approx(np.std(accuracies, ddof=1))
-    low, high = results["test_accuracy_interval"]
-    # Student's t for two degrees of freedom.
-    half = 4.30265273 * np.std(accuracies, ddof=1) / np.sqrt(3)
-    assert (low, high) == pytest.approx((np.mean(accuracies) - half, np.mean(accuracies) + half))
-    assert "seed 5: test accuracy" in out
-    assert results["parameters"] == 12 * (28 + 1 + 12) + 10 * (12 + 1)
-
-    histories = [History.from_csv(folder / "many" / f"history-{seed}.csv") for seed in (4, 5, 6)]
-    assert jaxrnn.training.mean_history(histories)["train_loss"].shape == (2,)
-    mnist_rnn(*arguments, "--seed", "5", "--devices", "1", "--workdir", "one")
-    alone = History.from_csv(folder / "one" / "history.csv")
-    for column in ("train_loss", "validation_loss"):
-        np.testing.assert_allclose(histories[1][column], alone[column], rtol=1e-4)
-
-    capsys.readouterr()
-    mnist_rnn("evaluate", "many")
-    printed = capsys.readouterr().out.split()
-    assert printed[-3:] == [str(accuracy) for accuracy in accuracies]
-
-
 def test_two_runs_in_one_second_get_two_directories(folder, monkeypatch):
     monkeypatch.setattr("time.strftime", lambda format: "20260101-000000")
     for _ in range(2):
@@ -160,39 +115,26 @@ def test_two_runs_in_one_second_get_two_directories(folder, monkeypatch):
     assert names == {"fast-20260101-000000", "fast-20260101-000000-2"}
 
 
-def test_default_preset_draws_test_curves(folder, monkeypatch):
-    """Loss and accuracy of both splits after every epoch, with no option asking for them."""
-    drawn = []
-    draw = jaxrnn.plotting.plot_history
-    keep = lambda *args: drawn.append(draw(*args)) or drawn[0]  # noqa: E731
-    monkeypatch.setattr("jaxrnn.plotting.curves.plot_history", keep)
-    mnist_rnn(
-        "--train", "train[:640]", "--test", "test[:200]", "--hidden", "12", "--workdir", "run"
-    )
+def test_default_preset_measures_the_test_set():
+    """After every epoch, with no option asking for it."""
+    splits = ["--train", "train[:640]", "--test", "test[:200]"]
+    mnist_rnn(*splits, "--hidden", "12", "--workdir", "run")
     history = History.from_csv("run/history.csv")
-    assert history.columns == (
-        "epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds",
-    )  # fmt: skip
-    assert np.isfinite([history[name] for name in history.columns]).all()
-    lines = {line.get_label() for axes in drawn[0].axes for line in axes.lines}
-    assert lines == {"Train Set", "Test Set"}
-    assert all(len(axes.lines) == 2 for axes in drawn[0].axes)
+    assert np.isfinite([history[f"test_{metric}"] for metric in ("loss", "accuracy")]).all()
 
 
 def test_presets_are_their_notebooks_protocols():
     tf1, keras = PRESETS["tf1"], PRESETS["keras"]
     assert tf1.data == ImageSequences(train="train[5000:]", test="test")
-    assert keras.data == ImageSequences(
-        train="train[:48000]", validation="train[48000:]", test="test"
-    )
+    splits = {"train": "train[:48000]", "validation": "train[48000:]", "test": "test"}
+    assert keras.data == ImageSequences(**splits)
     assert (tf1.model, keras.model) == (RNNConfig(initializers="tf1"), RNNConfig())
     assert RNNConfig() == RNNConfig(hidden=150, cell="simple", layers=1, bidirectional=False)
     assert (tf1.optimizer, keras.optimizer) == (
         Adam(learning_rate=1e-3, epsilon=1e-8), Adam(learning_rate=1e-3, epsilon=1e-7),
     )  # fmt: skip
-    assert tf1.trainer == TrainerConfig(
-        epochs=100, batch_size=150, drop_remainder=True, train_curve="last_batch"
-    )
+    of_batches = {"drop_remainder": True, "train_curve": "last_batch"}
+    assert tf1.trainer == TrainerConfig(epochs=100, batch_size=150, **of_batches)
     assert keras.trainer == TrainerConfig(epochs=5, batch_size=150)
     assert (tf1.augment.build(), keras.augment.build()) == (None, None)
     assert 55_000 // tf1.trainer.batch_size == 366
@@ -200,28 +142,24 @@ def test_presets_are_their_notebooks_protocols():
 
 
 def test_groups_build_what_they_say():
-    config = RNNConfig(
-        hidden=7, cell="gru", layers=2, bidirectional=True, initializers="identity",
-        recurrent_gain=0.5, recurrence="flax", pooling="none",
-    )  # fmt: skip
-    assert config.build(3) == jaxrnn.RNNModel(
-        hidden=7, outputs=3, cell="gru", layers=2, bidirectional=True, initializers="identity",
-        recurrent_gain=0.5, recurrence="flax", pooling="none",
-    )  # fmt: skip
+    options = {
+        **{"hidden": 7, "cell": "gru", "layers": 2, "bidirectional": True, "pooling": "none"},
+        **{"initializers": "identity", "recurrent_gain": 0.5, "recurrence": "flax"},
+    }
+    assert RNNConfig(**options).build(3) == jaxrnn.RNNModel(outputs=3, **options)
     for preset in ("keras", "fast", "record"):
         assert PRESETS[preset].model.build(10) == jaxrnn.RNNModel()
     assert PRESETS["tf1"].model.build(10) == jaxrnn.RNNModel(initializers="tf1")
 
 
-def test_every_option_reaches_the_run(folder, monkeypatch):
-    """What run passes to fit is the configuration's, not a default."""
+def test_every_option_reaches_fit(monkeypatch):
     seen = {}
 
-    def record(state, train, **options):
-        seen.update(options, state=state, train=train)
+    def record(state, train, trainer, **options):
+        seen.update(options, state=state, train=train, trainer=trainer)
         raise ValueError("seen")
 
-    monkeypatch.setattr("jaxrnn.runs.run.fit", record)
+    monkeypatch.setattr(sys.modules["jaxrnn.runs.run"], "fit", record)
     words = [
         *("record", "--epochs", "3", "--batch-size", "20", "--devices", "2", "--drop-remainder"),
         *("--shift", "2", "--rotation", "0", "--zoom", "0", "--shear", "0", "--elastic", "0.5"),
@@ -238,10 +176,8 @@ def test_every_option_reaches_the_run(folder, monkeypatch):
     )  # fmt: skip
     assert seen["state"].tx is optimizer.build(3 * 32)
     assert seen["state"].params["head"]["kernel"].shape == (7, 10)
-    assert (seen["epochs"], seen["batch_size"], seen["devices"]) == (3, 20, 2)
-    assert (seen["drop_remainder"], seen["train_curve"]) == (True, "epoch")
+    assert seen["trainer"] == TrainerConfig(epochs=3, batch_size=20, drop_remainder=True, seed=9)
+    assert seen["devices"] == 2
     assert seen["key"] == jax.random.split(jax.random.key(9))[1]
-    assert {name: len(split) for name, split in seen["evals"].items()} == {
-        "validation": 260, "test": 200,
-    }  # fmt: skip
-    assert len(seen["train"]) == 650
+    sizes = {name: len(split) for name, split in seen["evals"].items()}
+    assert (len(seen["train"]), sizes) == (650, {"validation": 260, "test": 200})

@@ -1,45 +1,40 @@
 """Every page, small: it crashes after its first epoch, resumes, and ends as if it never had."""
 
-import dataclasses
 import importlib
 import json
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn import History, RNNConfig, TrainerConfig, load_run
-from jaxrnn.data.splits import scale
-from jaxrnn.runs.stored import evaluate_run
-from tests.conftest import assert_identical
+from jaxrnn import History, Regression, RNNConfig, TrainerConfig, load_run
+from jaxrnn.data.splits import prepare
+from jaxrnn.runs.trained import evaluate_run
 from tests.data.test_datasets import sunspots, vowels
-from tests.experiments.noise import NoisyRNN
 
 pytestmark = pytest.mark.program
 
-SMALL_DATA = {
-    "sequential_mnist": {
+PAGES = {
+    ("sequential_mnist", "permuted"): {
         **{"train": "train[:60]", "validation": "train[60:80]", "test": "test[:20]", "rows": 28},
         "permute": True,
     },
-    "adding": {"length": 12, "examples": 60, "held_out": 20},
-    "copying": {"delay": 5, "examples": 60, "held_out": 20},
-    "language": {"rows": 20},
-    "japanese_vowels": {},
-    "sunspots": {"window": 5},
+    ("adding", "elman"): {"length": 12, "examples": 60, "held_out": 20},
+    ("copying", "long"): {"delay": 5, "examples": 60, "held_out": 20},
+    ("language", "lstm"): {"rows": 20},
+    ("japanese_vowels", "gru"): {},
+    ("sunspots", "gru"): {"window": 5},
 }
-PAGES = [
-    *(("sequential_mnist", "permuted"), ("adding", "elman"), ("copying", "long")),
-    *(("language", "lstm"), ("japanese_vowels", "gru"), ("sunspots", "gru")),
-]
 
 
 def small(page, preset, folder):
-    """The experiment of a page, made to take a second."""
-    data = dict(SMALL_DATA[page])
+    """Make the experiment of a page take a second."""
+    data = dict(PAGES[page, preset])
     if page == "language":
         text = "".join(np.random.default_rng(0).choice(list("abc \n"), 2000))
         (folder / "text").write_text(text)
@@ -51,11 +46,11 @@ def small(page, preset, folder):
     whole = importlib.import_module(f"experiments.{page}").PRESETS[preset]
     model = {"hidden": 4, "embedding": 3 if whole.model.embedding else None}
     trainer = {"epochs": 2, "batch_size": 10, "truncate": 30 if whole.trainer.truncate else None}
-    return dataclasses.replace(
+    return replace(
         whole,
-        data=dataclasses.replace(whole.data, **data),
-        model=dataclasses.replace(whole.model, **model),
-        trainer=dataclasses.replace(whole.trainer, **trainer),
+        data=replace(whole.data, **data),
+        model=replace(whole.model, **model),
+        trainer=replace(whole.trainer, **trainer),
     )
 
 
@@ -64,8 +59,8 @@ def crash(record):
 
 
 def run(experiment, workdir):
-    there = dataclasses.replace(experiment.runtime, workdir=Path(workdir))
-    return jaxrnn.run(dataclasses.replace(experiment, runtime=there))
+    runtime = replace(experiment.runtime, workdir=Path(workdir))
+    return jaxrnn.run(replace(experiment, runtime=runtime))
 
 
 @pytest.mark.parametrize(("page", "preset"), PAGES)
@@ -81,66 +76,68 @@ def test_a_crash_and_a_resumption(page, preset, tmp_path, monkeypatch, capsys):
     assert "resuming after epoch 1" not in capsys.readouterr().out
     again = run(experiment, "crashed")
     assert "resuming after epoch 1" in capsys.readouterr().out
-    runs = [load_run(name, type(experiment)) for name in ("whole", "crashed")]
-    assert_identical(*(one.state for one in runs))
-    for one, other in zip(*(one.history.rows for one in runs), strict=True):
-        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    whole, crashed = (load_run(name, type(experiment)) for name in ("whole", "crashed"))
+    chex.assert_trees_all_equal(whole.state, crashed.state)
+    for row, other in zip(whole.history.rows, crashed.history.rows, strict=True):
+        assert {**row, "seconds": 0} == {**other, "seconds": 0}
     best = experiment.task.best
     assert again[f"validation_{best}"] == results[f"validation_{best}"]
     assert Path("whole/curves.png").exists()
     if page == "language":
-        drawing = dataclasses.replace(experiment.runtime, sample=5)
-        drawn = evaluate_run(dataclasses.replace(experiment, runtime=drawing), Path("whole"))
+        runtime = replace(experiment.runtime, sample=5)
+        drawn = evaluate_run(replace(experiment, runtime=runtime), Path("whole"))
         assert len(drawn["sample"]) == 5
     check_predictions(experiment, tmp_path, capsys)
 
 
 def check_predictions(experiment, folder, capsys):
-    """The run called whole answers in Python, to files, and exported, and always the same."""
+    """Check that the run called whole predicts the same in Python, for files, and exported."""
     verbs = partial(jaxrnn.main, {"small": experiment}, default="small")
-    kept = load_run("whole", type(experiment), best=experiment.trainer.patience is not None)
+    stored = load_run("whole", type(experiment), best=experiment.trainer.patience is not None)
     split = experiment.data.build().evals["validation"]
-    outputs = kept.predict(split.inputs, split.lengths)
+    outputs = stored.predict(split.inputs, split.lengths)
 
     verbs(arguments=["export", "whole", "out"])
     exported = jax.export.deserialize(bytearray(Path("out/model.stablehlo").read_bytes()))
     lengths = split.lengths
     if lengths is None:
         lengths = np.full(len(split), split.inputs.shape[1], np.int32)
-    inputs = split.inputs.astype(np.int32) if kept.tokens else np.float32(scale(split.inputs))
-    got = exported.call(inputs, lengths)
-    shown = np.arange(outputs.shape[1]) < lengths[:, None] if outputs.ndim == 3 else ...
-    np.testing.assert_allclose(got[shown], outputs[shown], atol=1e-5)
+    inputs = (
+        split.inputs.astype(np.int32)
+        if stored.tokens
+        else np.float32(prepare({"inputs": split.inputs})["inputs"])
+    )
+    valid = np.arange(outputs.shape[1]) < lengths[:, None] if outputs.ndim == 3 else ...
+    np.testing.assert_allclose(exported.call(inputs, lengths)[valid], outputs[valid], atol=1e-5)
 
     capsys.readouterr()
-    files = [write_example(kept, split, index, folder) for index in range(min(2, len(split)))]
+    files = [write_example(stored, split, index, folder) for index in range(min(2, len(split)))]
     verbs(arguments=["predict", "whole", *files, "--json"])
-    for file, line, output in zip(files, capsys.readouterr().out.splitlines(), outputs):  # noqa: B905
-        answer = json.loads(line)
+    answers = map(json.loads, capsys.readouterr().out.splitlines())
+    for file, answer, output, length in zip(files, answers, outputs, lengths, strict=False):
         assert answer.pop("file") == file
-        length = lengths[files.index(file)]
-        check_answer(kept, answer, output[:length] if output.ndim == 2 else output)
+        check_answer(stored, answer, output[:length] if output.ndim == 2 else output)
 
 
-def write_example(kept, split, index, folder):
-    """Write an example of a split as a file that is read as the same; returns its path."""
+def write_example(stored, split, index, folder):
+    """Write an example of a split to a file that is read as the same; returns its path."""
     inputs = split.inputs[index]
     if split.lengths is not None:
         inputs = inputs[: split.lengths[index]]
     path = folder / f"{index}.npy"
-    if isinstance(kept.experiment.task, jaxrnn.LanguageModeling):
+    if isinstance(stored.experiment.task, jaxrnn.LanguageModeling):
         path = path.with_suffix(".txt")
-        path.write_text("".join(kept.class_names[token] for token in inputs))
-    elif kept.pixels:
+        path.write_text("".join(stored.class_names[token] for token in inputs))
+    elif stored.pixels:
         np.save(path, jaxrnn.load("mnist", split="train[60:80]").inputs[index])
     else:
         np.save(path, inputs)
     return str(path)
 
 
-def check_answer(kept, answer, output):
-    """What the predict verb says is what the outputs say."""
-    if isinstance(kept.experiment.task, jaxrnn.Regression):
+def check_answer(stored, answer, output):
+    """Check what the predict verb prints against the outputs of the network."""
+    if isinstance(stored.experiment.task, jaxrnn.Regression):
         np.testing.assert_allclose(answer["outputs"], output, atol=1e-5)
         return
     probabilities = np.asarray(jax.nn.softmax(output))
@@ -148,37 +145,50 @@ def check_answer(kept, answer, output):
         np.testing.assert_allclose(answer["probabilities"], probabilities.max(-1), atol=1e-5)
         return
     last = probabilities[-1] if probabilities.ndim == 2 else probabilities
-    assert answer["class"] == kept.class_names[last.argmax()]
+    assert answer["class"] == stored.class_names[last.argmax()]
     # Pictures are fitted to the form of MNIST again, which changes some a little.
-    np.testing.assert_allclose(
-        answer["probability"], last.max(), atol=0.02 if kept.pixels else 1e-5
-    )
+    tolerance = 0.02 if stored.pixels else 1e-5
+    np.testing.assert_allclose(answer["probability"], last.max(), atol=tolerance)
 
 
-def experiment_on_noise(**trainer):
-    """A network that learns noise by heart, so that validation gets worse."""
-    return NoisyRNN(
-        model=RNNConfig(hidden=32),
-        optimizer=jaxrnn.Adam(learning_rate=0.03),
-        trainer=TrainerConfig(**{"epochs": 60, "batch_size": 20, **trainer}),
-    )
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Random sequences and random targets."""
+
+    def build(self):
+        draw = np.random.default_rng(0).normal
+        train, validation = (
+            jaxrnn.Split(np.float32(draw(size=(40, 5, 2))), targets=np.float32(draw(size=(40, 1))))
+            for _ in range(2)
+        )
+        return jaxrnn.Datasets(train, {"validation": validation}, outputs=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyRNN(jaxrnn.Experiment):
+    """A network that learns noise by heart, so that its validation error soon rises."""
+
+    data: Noise = Noise()
+    model: RNNConfig = RNNConfig(hidden=32)
+    task: Regression = Regression()
+    optimizer: jaxrnn.Adam = jaxrnn.Adam(learning_rate=0.03)
 
 
 def test_patience_keeps_the_best_epoch(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    experiment = experiment_on_noise(patience=3, seeds=2)
+    experiment = NoisyRNN(trainer=TrainerConfig(epochs=60, batch_size=20, patience=3))
     results = run(experiment, "run")
     epochs, best = results["epochs"], results["epoch"]
     assert (best, results["stopped_early"]) == (epochs - 3, True)
     assert epochs < 60
     history = History.from_csv("run/history.csv")
     assert best == 1 + np.argmin(history["validation_rmse"])
-    assert results["validation_rmse"] == pytest.approx(history["validation_rmse"][best - 1], 1e-6)
+    assert results["validation_rmse"] == history["validation_rmse"][best - 1]
     assert f"epoch {best} of {epochs} was the best and is kept" in capsys.readouterr().out
-    there = dataclasses.replace(experiment.runtime, workdir=Path("run"))
-    stored = evaluate_run(dataclasses.replace(experiment, runtime=there), Path("run"))
+    runtime = replace(experiment.runtime, workdir=Path("run"))
+    stored = evaluate_run(replace(experiment, runtime=runtime), Path("run"))
     assert stored["epoch"] == best
-    assert np.mean(stored["validation_rmse"]) == pytest.approx(results["validation_rmse"], 1e-6)
+    assert stored["validation_rmse"] == pytest.approx(results["validation_rmse"], 1e-6)
     with pytest.raises(ValueError, match=f"which --patience stopped after epoch {epochs}"):
         run(experiment, "run")
     Path("run/results.json").unlink()  # as if killed before it was written
@@ -187,16 +197,13 @@ def test_patience_keeps_the_best_epoch(tmp_path, monkeypatch, capsys):
 
 
 def test_patience_without_a_stop_keeps_the_best_epoch(tmp_path):
-    results = run(experiment_on_noise(patience=14, epochs=15), tmp_path / "run")
+    trainer = TrainerConfig(epochs=15, batch_size=20, patience=14)
+    results = run(NoisyRNN(trainer=trainer), tmp_path / "run")
     assert (results["epochs"], results["stopped_early"]) == (15, False)
     assert results["epoch"] == results["best_epoch"] < 15
 
 
-def test_runs_of_before_an_option_are_resumed(tmp_path):
-    experiment = experiment_on_noise(epochs=1)
-    run(experiment, tmp_path / "run")
-    config = json.loads((tmp_path / "run/config.json").read_text())
-    for group, name in (("model", "dropout"), ("trainer", "patience"), ("model", "chrono")):
-        del config[group][name]
-    (tmp_path / "run/config.json").write_text(json.dumps(config))
-    assert run(experiment_on_noise(epochs=2), tmp_path / "run")["epochs"] == 2
+def test_sequential_mnist_reads_one_pixel_per_step():
+    data = importlib.import_module("experiments.sequential_mnist").PRESETS["elman"].data.build()
+    assert data.train.read([0])["inputs"].shape == (1, 784, 1)
+    assert (len(data.train), len(data.evals["validation"])) == (50_000, 10_000)

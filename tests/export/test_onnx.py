@@ -1,4 +1,4 @@
-"""onnx_model: ONNX Runtime computes what the network does."""
+"""ONNX Runtime computes what the network does."""
 
 import sys
 from functools import partial
@@ -118,54 +118,36 @@ def test_the_model_says_what_it_takes():
     assert (whole.ir_version, whole.opset_import[0].version) == (8, 17)
 
 
-@pytest.mark.parametrize("cell", ["simple", "lstm"])
-def test_a_file_is_as_small_as_its_weights(cell):
-    model = small(cell=cell, hidden=64, layers=2, bidirectional=True, layer_norm=True)
+def test_conversion_is_reproducible_and_small():
+    model = small(cell="lstm", hidden=64, layers=2, bidirectional=True, layer_norm=True)
     params = params_of(model, TIME, 4)
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    assert len(to_onnx(model, params, (TIME, 4))) <= 4 * count + 8000
+    contents = to_onnx(model, params, (TIME, 4))
+    assert to_onnx(model, jax.tree.map(jnp.asarray, params), [TIME, 4]) == contents
+    assert len(contents) <= 4 * sum(map(np.size, jax.tree.leaves(params))) + 8000
 
 
-def test_conversion_is_reproducible_and_takes_arrays_of_jax():
-    params = params_of(small(), TIME, 4)
-    contents = to_onnx(small(), params, (TIME, 4))
-    assert to_onnx(small(), jax.tree.map(jnp.asarray, params), [TIME, 4]) == contents
+PARAMS = params_of(small(), TIME, 4)
 
 
-def test_cells_without_an_operator_are_refused():
-    for cell, name in (("mgu", "mgu"), ("mingru", "mingru"), (nn.GRUCell(5), "object GRUCell")):
-        with pytest.raises(ValueError, match=f"no operator for cell {name}, only for simple, gru"):
-            to_onnx(small(cell=cell), {}, (TIME, 4))
-
-
-def test_other_types_are_refused():
-    with pytest.raises(ValueError, match="this network computes in bfloat16"):
-        to_onnx(small(dtype="bfloat16"), {}, (TIME, 4))
-
-
-def test_other_modules_are_refused():
-    with pytest.raises(ValueError, match="needs an RNNModel; got Dense"):
-        to_onnx(nn.Dense(3), {}, (TIME, 4))  # type: ignore[arg-type]
-
-
-def test_other_params_are_refused():
-    params = params_of(small(), TIME, 4)
-    several = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), params)
-    for wrong, shape in (
-        (params, (TIME, 5)),
-        (params, (TIME,)),
-        (several, (TIME, 4)),
-        ({}, (1, 4)),
-    ):
-        with pytest.raises(ValueError, match="params must be those of one network for inputs"):
-            to_onnx(small(), wrong, shape)
-    with pytest.raises(ValueError, match=r"\(time, features\) or \(time,\); got \(2, 3, 4\)"):
-        to_onnx(small(), params, (2, 3, 4))
+@pytest.mark.parametrize(
+    ("model", "params", "shape", "message"),
+    [
+        (small(cell="mgu"), {}, (TIME, 4), "no operator for cell mgu, only for simple, gru"),
+        (small(cell=nn.GRUCell(5)), {}, (TIME, 4), "no operator for cell object GRUCell"),
+        (small(dtype="bfloat16"), {}, (TIME, 4), "this network computes in bfloat16"),
+        (nn.Dense(3), {}, (TIME, 4), "needs an RNNModel; got Dense"),
+        (small(), PARAMS, (TIME, 5), r"for inputs \(6, 5\) params must be of shapes"),
+        (small(), PARAMS, (TIME,), r"for inputs \(6,\) params must be of shapes"),
+        (small(), {}, (TIME, 4), "params must be of shapes .*; got {}"),
+        (small(), PARAMS, (2, 3, 4), "inputs must be"),
+    ],
+)
+def test_what_can_not_be_converted_is_refused(model, params, shape, message):
+    with pytest.raises(ValueError, match=message):
+        to_onnx(model, params, shape)
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(
-        ImportError, match=r"^ONNX needs the package onnx: pip install 'jaxrnn\[onnx"
-    ):
-        to_onnx(small(), params_of(small(), TIME, 4), (TIME, 4))
+    with pytest.raises(ImportError, match=r"^ONNX needs the package onnx: pip install 'jaxrnn\[on"):
+        to_onnx(small(), PARAMS, (TIME, 4))

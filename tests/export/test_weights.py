@@ -11,84 +11,74 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import safetensors.numpy
+from chex import assert_trees_all_equal
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from jaxrnn import RNNModel, create_train_state
-from jaxrnn.export.weights import load_weights, save_weights
-from tests.conftest import assert_identical
+from jaxrnn import RNNModel
+from jaxrnn.export import load_weights, save_weights
 
 FOREIGN = Path(__file__).with_name("foreign.safetensors")
 HIDDEN, FEATURES, CLASSES, VOCABULARY = 3, 2, 4, 6
 SHAPES = [*itertools.product(("simple", "gru", "lstm"), (1, 2), (False, True))]
-STORED = [
-    *(
-        (cell, *shape, None)
-        for cell in ("simple", "gru", "lstm")
-        for shape in ((1, False), (2, True))
-    ),
-    ("gru", 1, False, 5),
-]
 ALL = [*((*shape, None) for shape in SHAPES), ("gru", 1, False, 5)]
+STORED = [case for case in ALL if case[1:3] in ((1, False), (2, True))]
 NAMES = {"rnn": "net.encoder", "head": "fc", "embedding": "words"}
 
 
-def keras_network(cell, layers, bidirectional, embedding):
-    """A network of Keras with random weights, and a function that applies it."""
+def keras_network(cell, layers, bidirectional, embedding, names=NAMES):
+    """Build a network of Keras with random weights, and a function that applies it."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
     keras = pytest.importorskip("keras", reason="keras is in the extra bench")
-    kind = {"simple": "SimpleRNN", "gru": "GRU", "lstm": "LSTM"}[cell]
-    model = keras.Sequential()
-
-    def apply(inputs):
-        with jax.numpy_rank_promotion("allow"):  # which Keras needs, here and below
-            return np.asarray(model(inputs))
-
-    with jax.numpy_rank_promotion("allow"):
-        model.add(keras.layers.Input((None,) if embedding else (None, FEATURES)))
+    kind = getattr(keras.layers, {"simple": "SimpleRNN", "gru": "GRU", "lstm": "LSTM"}[cell])
+    with jax.numpy_rank_promotion("allow"):  # which Keras needs, here and below
+        model = keras.Sequential([keras.layers.Input((None,) if embedding else (None, FEATURES))])
         if embedding:
             model.add(keras.layers.Embedding(VOCABULARY, embedding))
         for layer in range(layers):
-            one = getattr(keras.layers, kind)(HIDDEN, return_sequences=layer < layers - 1)
-            model.add(keras.layers.Bidirectional(one) if bidirectional else one)
+            recurrent = kind(HIDDEN, return_sequences=layer < layers - 1)
+            model.add(keras.layers.Bidirectional(recurrent) if bidirectional else recurrent)
         model.add(keras.layers.Dense(CLASSES))
     rng = np.random.default_rng(1)
     model.set_weights([rng.normal(size=array.shape) for array in model.get_weights()])
+
+    def apply(inputs):
+        with jax.numpy_rank_promotion("allow"):
+            return np.asarray(model(inputs))
+
     return model, apply
 
 
 def torch_network(cell, layers, bidirectional, embedding, names=NAMES):
-    """A network of PyTorch, and a function that applies it."""
+    """Build a network of PyTorch, and a function that applies it."""
     torch = pytest.importorskip("torch", reason="torch is in the extra bench")
     torch.manual_seed(0)
-    kind = {"simple": "RNN", "gru": "GRU", "lstm": "LSTM"}[cell]
-    rnn = getattr(torch.nn, kind)(
-        embedding or FEATURES, HIDDEN, layers, batch_first=True, bidirectional=bidirectional
-    )
-    head = torch.nn.Linear(HIDDEN * (1 + bidirectional), CLASSES)
-    words = {"embedding": torch.nn.Embedding(VOCABULARY, embedding)} if embedding else {}
-    layers_by_name = {"rnn": rnn, "head": head, **words}
+    kind = getattr(torch.nn, {"simple": "RNN", "gru": "GRU", "lstm": "LSTM"}[cell])
+    options = {"batch_first": True, "bidirectional": bidirectional}
+    parts = {
+        "rnn": kind(embedding or FEATURES, HIDDEN, layers, **options),
+        "head": torch.nn.Linear(HIDDEN * (1 + bidirectional), CLASSES),
+        **({"embedding": torch.nn.Embedding(VOCABULARY, embedding)} if embedding else {}),
+    }
     network = torch.nn.Module()
-    for what, layer in layers_by_name.items():
-        owner, _, name = names[what].rpartition(".")
-        if owner:
-            network.add_module(owner, torch.nn.ModuleDict({name: layer}))
-        else:
-            network.add_module(name, layer)
+    for part, layer in parts.items():
+        owner, _, name = names[part].rpartition(".")
+        network.add_module(owner or name, torch.nn.ModuleDict({name: layer}) if owner else layer)
 
     def apply(inputs):
         with torch.no_grad():
             vectors = torch.from_numpy(inputs)
-            states = words["embedding"](vectors) if words else vectors
-            last = rnn(states)[1]
+            last = parts["rnn"](parts["embedding"](vectors) if embedding else vectors)[1]
             last = last[0] if cell == "lstm" else last
             read = torch.cat([last[-2], last[-1]], dim=-1) if bidirectional else last[-1]
-            return head(read).numpy()
+            return parts["head"](read).numpy()
 
     return network, apply
+
+
+LIBRARIES = {"keras": keras_network, "torch": torch_network}
 
 
 def weights_of(library, network):
@@ -124,7 +114,7 @@ def logits(model, params, inputs):
 
 def random_params(model, features=FEATURES):
     example = np.zeros((1, 1), np.int32) if model.embedding else np.zeros((1, 1, features))
-    shapes = create_train_state(None, model, optax.identity(), example).params
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.asarray(example))["params"]
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)
 
@@ -132,7 +122,7 @@ def random_params(model, features=FEATURES):
 def make_foreign():
     """Write the file of stored networks, with the real libraries."""
     stored = {}
-    for library, build in (("keras", keras_network), ("torch", torch_network)):
+    for library, build in LIBRARIES.items():
         for case in STORED:
             network, apply = build(*case)
             for name, array in weights_of(library, network).items():
@@ -155,17 +145,15 @@ def stored_network(library, case):
     return arrays, outputs
 
 
-@pytest.mark.parametrize("library", ["keras", "torch"])
+@pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("case", STORED, ids=str)
 def test_logits_of_stored_networks(library, case, tmp_path):
     arrays, outputs = stored_network(library, case)
     model = model_of(*case)
     params = load_weights(model, [*arrays.values()] if library == "keras" else arrays)
-    np.testing.assert_allclose(
-        logits(model, params, inputs_of(case[-1])), outputs, rtol=0, atol=1e-5
-    )
+    got, file = logits(model, params, inputs_of(case[-1])), tmp_path / "weights"
+    np.testing.assert_allclose(got, outputs, rtol=0, atol=1e-5)
 
-    file = tmp_path / "weights"
     save_weights(model, params, file, layout=library)
     saved = np.load(file) if library == "keras" else safetensors.numpy.load_file(file)
     for what, theirs in NAMES.items():
@@ -178,107 +166,82 @@ def test_logits_of_stored_networks(library, case, tmp_path):
         saved.close()
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("case", ALL, ids=str)
-def test_logits_of_keras_itself(case, tmp_path):
-    network, apply = keras_network(*case)
-    inputs = inputs_of(case[-1])
+def test_logits_of_the_libraries_themselves(library, case, tmp_path):
+    network, apply = LIBRARIES[library](*case)
+    inputs, model, file = inputs_of(case[-1]), model_of(*case), tmp_path / "weights"
     outputs = apply(inputs)
-    model = model_of(*case)
-    params = load_weights(model, network.get_weights())
+    weights = network.get_weights() if library == "keras" else network.state_dict()
+    params = load_weights(model, weights)
     np.testing.assert_allclose(logits(model, params, inputs), outputs, rtol=0, atol=1e-5)
 
-    save_weights(model, params, tmp_path / "weights.npz", layout="keras")
-    network.set_weights([0 * array for array in network.get_weights()])
-    assert np.abs(apply(inputs) - outputs).max() > 0.01
-    with np.load(tmp_path / "weights.npz") as arrays:
-        network.set_weights([*arrays.values()])
+    save_weights(model, params, file, layout=library)
+    other, apply = LIBRARIES[library](*case, names={name: name for name in NAMES})
+    if library == "keras":
+        other.set_weights([0 * array for array in other.get_weights()])
+        with np.load(file) as arrays:
+            other.set_weights([*arrays.values()])
+    else:
+        from safetensors.torch import load_file
+
+        for parameter in other.parameters():
+            parameter.data.zero_()
+        other.load_state_dict(load_file(file))
     np.testing.assert_allclose(apply(inputs), outputs, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ALL, ids=str)
-def test_logits_of_torch_itself(case, tmp_path):
-    network, apply = torch_network(*case)
-    inputs = inputs_of(case[-1])
-    model = model_of(*case)
-    params = load_weights(model, network.state_dict())
-    np.testing.assert_allclose(logits(model, params, inputs), apply(inputs), rtol=0, atol=1e-5)
-
-    from safetensors.torch import load_file
-
-    save_weights(model, params, tmp_path / "weights.safetensors", layout="torch")
-    other, apply_other = torch_network(*case, names={name: name for name in NAMES})
-    for parameter in other.parameters():
-        parameter.data.zero_()
-    other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
-    np.testing.assert_allclose(apply_other(inputs), apply(inputs), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(("cell", "layers", "bidirectional"), SHAPES)
-def test_round_trips_are_bit_exact(cell, layers, bidirectional, tmp_path):
-    model = model_of(cell, layers, bidirectional)
+@pytest.mark.parametrize(
+    "model",
+    [*itertools.starmap(model_of, SHAPES), RNNModel(cell=nn.LSTMCell(3), outputs=4)],
+    ids=[*map(str, SHAPES), "cell object"],
+)
+def test_round_trips_are_bit_exact(model, tmp_path):
     params = random_params(model)
     for layout in ("flax", "keras", "torch"):
         save_weights(model, params, tmp_path / layout, layout=layout)
-        assert_identical(load_weights(model, tmp_path / layout), params)
+        assert_trees_all_equal(load_weights(model, tmp_path / layout), params)
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "lacking"),
     [
-        {"cell": "mgu", "layers": 2},
-        {"cell": "mingru", "bidirectional": True},
-        {"cell": "lstm", "layer_norm": True, "embedding": 2},
-        {"cell": nn.MGUCell(5)},
+        ({"cell": "mgu", "layers": 2}, "cell mgu"),
+        ({"cell": "mingru", "bidirectional": True}, "cell mingru"),
+        ({"cell": "lstm", "layer_norm": True, "embedding": 2}, "layer_norm"),
+        ({"cell": nn.MGUCell(5)}, "cell MGUCell"),
     ],
-    ids=["mgu", "mingru", "layer norm", "cell object"],
 )
-def test_every_network_has_a_flax_file_and_some_no_other(options, tmp_path):
+def test_every_network_has_a_flax_file_and_some_no_other(options, lacking, tmp_path):
     model = model_of(**options)
     params = random_params(model)
     save_weights(model, params, tmp_path / "flax")
-    assert_identical(load_weights(model, tmp_path / "flax"), params)
-    names = {"mgu": "cell mgu", "mingru": "cell mingru", "lstm": "layer_norm"}
-    name = names.get(options["cell"], "cell MGUCell")
+    assert_trees_all_equal(load_weights(model, tmp_path / "flax"), params)
     for layout in ("keras", "torch"):
-        with pytest.raises(ValueError, match=f"no counterpart of {name}; use the flax layout$"):
+        with pytest.raises(ValueError, match=f"no counterpart of {lacking}; use the flax layout$"):
             save_weights(model, params, tmp_path / layout, layout=layout)
         assert not (tmp_path / layout).exists()
-    with pytest.raises(ValueError, match=f"no counterpart of {name}"):
+    with pytest.raises(ValueError, match=f"no counterpart of {lacking}"):
         load_weights(model, stored_network("torch", STORED[2])[0])
 
 
-def test_cells_of_flax_by_their_parameters(tmp_path):
-    model = RNNModel(cell=nn.LSTMCell(3), outputs=4)
-    params = random_params(model)
-    for layout in ("keras", "torch"):
-        save_weights(model, params, tmp_path / layout, layout=layout)
-        assert_identical(load_weights(model, tmp_path / layout), params)
+def test_any_module_has_a_flax_file(tmp_path):
+    save_weights(nn.Dense(2), {"kernel": np.ones((3, 2))}, tmp_path / "flax")
+    assert safetensors.numpy.load_file(tmp_path / "flax")["kernel"].dtype == np.float32
 
 
 class Tensor:
-    """As much of a PyTorch tensor as is needed; NumPy can't read it while it has a gradient."""
+    """A PyTorch tensor that NumPy can't read before ``detach().cpu().float().numpy()``."""
 
-    dtype = "torch.bfloat16"
+    def __init__(self, array, calls=()):
+        self.array, self.calls = array, calls
 
-    def __init__(self, array, state="attached"):
-        self.array, self.state = array, state
-
-    def _then(self, before, after):
-        assert self.state == before
-        return Tensor(self.array, after)
-
-    def detach(self):
-        return self._then("attached", "detached")
-
-    def cpu(self):
-        return self._then("detached", "on the host")
-
-    def float(self):
-        return self._then("on the host", "float32")
-
-    def numpy(self):
-        assert self.state == "float32"
-        return self.array
+    def __getattr__(self, name):
+        if name not in ("detach", "cpu", "float", "numpy"):
+            raise AttributeError(name)
+        calls = (*self.calls, name)
+        done = calls == ("detach", "cpu", "float", "numpy")
+        return lambda: self.array if done else Tensor(self.array, calls)
 
     def __array__(self, *args, **kwargs):
         raise TypeError("can't convert")
@@ -289,13 +252,13 @@ def test_tensors_and_names_of_any_prefix():
     model = model_of("gru", 2, True)
     expected = load_weights(model, arrays)
     tensors = {name: Tensor(array) for name, array in arrays.items()}
-    assert_identical(load_weights(model, tensors), expected)
+    assert_trees_all_equal(load_weights(model, tensors), expected)
     for rnn, head in (("", "out."), ("module.a.weights.", "module.b."), ("rnn.", "rnn.fc.")):
         renamed = {
             name.replace("net.encoder.", rnn).replace("fc.", head): array
             for name, array in reversed(arrays.items())
         }
-        assert_identical(load_weights(model, renamed), expected)
+        assert_trees_all_equal(load_weights(model, renamed), expected)
 
 
 def test_two_biases_are_summed_and_saved_as_one(tmp_path):
@@ -312,15 +275,15 @@ def test_two_biases_are_summed_and_saved_as_one(tmp_path):
 def test_sources_are_told_apart_by_content(tmp_path):
     model = model_of("gru")
     params = random_params(model, features=7)  # as many as the weights have
-    assert_identical(load_weights(model, params), params)
-    assert_identical(load_weights(model, flatten_dict(params, sep="/")), params)
+    assert_trees_all_equal(load_weights(model, params), params)
+    assert_trees_all_equal(load_weights(model, flatten_dict(params, sep="/")), params)
     double = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    assert_identical(load_weights(model, double), params)
+    assert_trees_all_equal(load_weights(model, double), params)
     save_weights(model, params, tmp_path / "no.suffix", layout="keras")
     with np.load(tmp_path / "no.suffix") as arrays:
-        assert_identical(load_weights(model, arrays), params)
-        assert_identical(load_weights(model, tuple(arrays.values())), params)
-    assert_identical(load_weights(model, str(tmp_path / "no.suffix")), params)
+        assert_trees_all_equal(load_weights(model, arrays), params)
+        assert_trees_all_equal(load_weights(model, tuple(arrays.values())), params)
+    assert_trees_all_equal(load_weights(model, str(tmp_path / "no.suffix")), params)
 
 
 def keras_list(**changes):
@@ -335,62 +298,41 @@ def state_dict(drop="", **more):
 
 
 @pytest.mark.parametrize(
-    ("source", "message"),
+    ("weights", "message"),
     [
+        (keras_list()[:-1], "has 5 arrays, the weights 4; missing: arr_4; .* model: none$"),
+        (keras_list(more=()), "has 5 arrays, the weights 6; .*not in the model: arr_5$"),
+        (keras_list(arr_1=(3, 12)), r"^arr_1 \(layer0/hz/kernel, layer0/hr/kernel, layer0/hn/kern"),
+        (keras_list(arr_1=(3, 12)), r"must be of shape \(3, 9\); got \(3, 12\)$"),
+        (keras_list(arr_2=(9,)), r"arr_2 .*must be of shape \(2, 9\); got \(9,\)$"),
+        (keras_list(arr_0=(9,)), r"arr_0 .*must be of shape \(9, 9\); got \(9,\)$"),
+        (keras_list(arr_4=(5,)), r"arr_4 \(head/bias\) must be of shape \(4,\); got \(5,\)$"),
+        ([], "the weights 0; missing: .* …; not in the model: none$"),
+        ([array.astype(int) for array in keras_list()], "arr_0 must .* of floats; got int64$"),
+        (state_dict("net.encoder.bias_hh_l0"), "missing: net.encoder.bias_hh_l0; .*: none$"),
         (
-            lambda: keras_list()[:-1],
-            "model has 5 arrays, the weights 4; missing: arr_4; .* model: none$",
-        ),
-        (
-            lambda: keras_list(more=()),
-            "model has 5 arrays, the weights 6; .*not in the model: arr_5$",
-        ),
-        (
-            lambda: keras_list(arr_1=(3, 12)),
-            r"^arr_1 \(layer0/hz/kernel, layer0/hr/kernel, layer0/hn/ke",
-        ),
-        (lambda: keras_list(arr_1=(3, 12)), r"must be of shape \(3, 9\); got \(3, 12\)$"),
-        (lambda: keras_list(arr_2=(9,)), r"arr_2 .*must be of shape \(2, 9\); got \(9,\)$"),
-        (lambda: keras_list(arr_0=(9,)), r"arr_0 .*must be of shape \(9, 9\); got \(9,\)$"),
-        (
-            lambda: keras_list(arr_4=(5,)),
-            r"arr_4 \(head/bias\) must be of shape \(4,\); got \(5,\)$",
-        ),
-        (lambda: [], "the weights 0; missing: .* and 8 more; not in the model: none$"),
-        (
-            lambda: [array.astype(int) for array in keras_list()],
-            "arr_0 must be an array of floats; got int64$",
-        ),
-        (
-            lambda: state_dict("net.encoder.bias_hh_l0"),
-            "missing: net.encoder.bias_hh_l0; not in the model: none$",
-        ),
-        (
-            lambda: state_dict(**{"fc2.weight": np.zeros(2), "fc2.bias": np.zeros(2)}),
+            state_dict(**{"fc2.weight": np.zeros(2), "fc2.bias": np.zeros(2)}),
             "missing: none; not in the model: fc2.weight, fc2.bias$",
         ),
         (
-            lambda: stored_network("torch", ("gru", 2, True, None))[0],
-            "missing: none; not in the model: .*_l0_reverse.* and 8 more$",
+            stored_network("torch", ("gru", 2, True, None))[0],
+            "missing: none; not in the model: .*_l0_reverse.* …$",
         ),
         (
-            lambda: stored_network("torch", ("lstm", 1, False, None))[0],
+            stored_network("torch", ("lstm", 1, False, None))[0],
             r"^net.encoder.weight_ih_l0 \(.*\) must be of shape \(9, 2\); got \(12, 2\)$",
         ),
         (
-            lambda: state_dict(**{"net.encoder.weight_ih_l0": np.zeros(9)}),
+            state_dict(**{"net.encoder.weight_ih_l0": np.zeros(9)}),
             r"must be of shape \(9, None\); got \(9,\)$",
         ),
-        (
-            lambda: {"layer0": {"i": {"kernel": np.zeros((2, 3))}}},
-            "not in the model: layer0/i/kernel$",
-        ),
-        (lambda: np.zeros(3), "weights are a file, a list of arrays .*; got ndarray$"),
+        ({"layer0": {"i": {"kernel": np.zeros((2, 3))}}}, "not in the model: layer0/i/kernel$"),
+        (np.zeros(3), "weights must be a file, a list of arrays .*; got ndarray$"),
     ],
 )
-def test_weights_of_another_network(source, message):
+def test_weights_of_another_network(weights, message):
     with pytest.raises(ValueError, match=message) as raised:
-        load_weights(model_of("gru"), source())
+        load_weights(model_of("gru"), weights)
     assert "\n" not in str(raised.value)
 
 
@@ -405,58 +347,40 @@ def test_arrays_of_flax_of_another_shape():
 
 def test_files_that_hold_no_weights(tmp_path):
     model, file = model_of("gru"), tmp_path / "file"
-    save_weights(model, random_params(model), file)
-    safe = file.read_bytes()
-    save_weights(model, random_params(model), file, layout="keras")
-    npz = file.read_bytes()
-    for content in (b"", b"text", safe[:-1], npz[:-1], npz.replace(b"NUMPY", b"MUMPY")):
+    contents = []
+    for layout in ("flax", "keras"):
+        save_weights(model, random_params(model), file, layout=layout)
+        contents.append(file.read_bytes())
+    safe, npz = contents
+    np.savez(file.with_suffix(".npz"), kernel=np.zeros(3))
+    named, half = file.with_suffix(".npz").read_bytes(), {"a": np.zeros(3, jnp.bfloat16)}
+    damaged = (safe[:-1], npz[:-1], npz.replace(b"NUMPY", b"MUMPY"))
+    for content in (b"", b"text", *damaged, named, safetensors.numpy.save(half)):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match="file is not a safetensors file, nor an npz file of"):
+        with pytest.raises(ValueError, match="not a safetensors file of floats, nor an npz"):
             load_weights(model, file)
-    np.savez(tmp_path / "named.npz", kernel=np.zeros(3))
-    with pytest.raises(ValueError, match=r"named.npz is not .* nor an npz file of arr_0, arr_1"):
-        load_weights(model, tmp_path / "named.npz")
-    file.write_bytes(safetensors.numpy.save({"a": np.zeros(3, jnp.bfloat16)}))
-    with pytest.raises(ValueError, match="has arrays of type 'BF16'; save them as float32"):
-        load_weights(model, file)
     with pytest.raises(FileNotFoundError):
         load_weights(model, tmp_path / "missing.npz")
 
 
-def test_parameters_that_can_not_be_saved(tmp_path):
-    model = model_of("simple")
-    params = random_params(model)
-    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params)
-    for bad, options, message in (
-        (stacked, {}, r"several networks; choose one: jax.tree.map\(lambda leaf: leaf\[0\]"),
-        ({"head": params["head"]}, {}, "missing: layer0/h/kernel, layer0/i/bias, layer0/i/kernel;"),
+@pytest.mark.parametrize(
+    ("params", "options", "message"),
+    [
+        ({"head": {}}, {}, "missing: .*layer0/h/kernel, layer0/i/bias, layer0/i/kernel;"),
         (random_params(model_of("gru")), {}, "the model has 5 arrays, the weights 12; missing"),
         (
             random_params(RNNModel(hidden=5, outputs=4)),
             {},
-            r"head/kernel must be of shape \(3, 4\); got",
+            r"head/kernel must be of shape \(3, 4\)",
         ),
-        (params["head"]["bias"], {}, "params must be a tree such as state.params; got ArrayImpl"),
-        (params, {"layout": "onnx"}, "layout must be one of flax, keras, torch; got 'onnx'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            save_weights(model, bad, tmp_path / "file", **options)
+        (np.zeros(3), {}, "weights must be .*; got ndarray"),
+        ({}, {"layout": "onnx"}, "layout must be one of flax, keras, torch; got 'onnx'"),
+    ],
+)
+def test_parameters_that_can_not_be_saved(params, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        save_weights(model_of("simple"), params, tmp_path / "file", **options)
     assert not any(tmp_path.iterdir())
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    model, file = model_of("simple"), tmp_path / "file"
-    params = random_params(model)
-    save_weights(model, params, file)
-
-    def fail(*args):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        save_weights(model, jax.tree.map(jnp.zeros_like, params), file)
-    assert_identical(load_weights(model, file), params)
-    assert [*tmp_path.iterdir()] == [file]
 
 
 if __name__ == "__main__":

@@ -9,18 +9,29 @@ import pytest
 from PIL import Image
 
 from jaxrnn import History, Split
-from jaxrnn.plotting import plot_confusion, plot_history, plot_runs, plot_samples
+from jaxrnn.plotting import plot_confusion, plot_history, plot_runs, plot_samples, plot_sweep
+
+
+def curves(epochs=3, **columns):
+    """Return a history whose columns are functions of the epoch."""
+    return History.from_rows(
+        {"epoch": epoch} | {name: column(epoch) for name, column in columns.items()}
+        for epoch in range(1, epochs + 1)
+    )
 
 
 @pytest.fixture
 def history():
-    history = History()
-    for epoch in range(1, 4):
-        history = history.append(
-            epoch=epoch, train_loss=1 / epoch, train_accuracy=1 - 1 / epoch / 2,
-            test_loss=2 / epoch, test_accuracy=1 - 1 / epoch, seconds=1.0,
-        )  # fmt: skip
-    return history
+    return curves(
+        train_loss=lambda epoch: 1 / epoch, train_accuracy=lambda epoch: 1 - 1 / epoch / 2,
+        test_loss=lambda epoch: 2 / epoch, test_accuracy=lambda epoch: 1 - 1 / epoch,
+        seconds=lambda epoch: 1.0,
+    )  # fmt: skip
+
+
+def with_accuracies(*values):
+    accuracy = lambda epoch: values[epoch - 1]  # noqa: E731
+    return curves(len(values), test_accuracy=accuracy, seconds=lambda epoch: 2.0)
 
 
 def pixels(figure):
@@ -29,7 +40,11 @@ def pixels(figure):
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
-def test_two_labelled_panels(history):
+def texts_of(artists):
+    return [artist.get_text() for artist in artists]
+
+
+def test_history_has_a_labelled_panel_for_each_metric(history):
     figure = plot_history(history)
     assert figure.get_size_inches().tolist() == [20, 6]
     assert [axes.get_xlabel() for axes in figure.axes] == ["Epochs", "Epochs"]
@@ -37,15 +52,14 @@ def test_two_labelled_panels(history):
     for axes, metric in zip(figure.axes, ("accuracy", "loss"), strict=True):
         lines = {line.get_label(): line for line in axes.lines}
         assert list(lines) == ["Train Set", "Test Set"]  # validation was not measured
-        assert [text.get_text() for text in axes.get_legend().get_texts()] == list(lines)
+        assert texts_of(axes.get_legend().get_texts()) == list(lines)
         np.testing.assert_array_equal(lines["Test Set"].get_xdata(), [1, 2, 3])
         np.testing.assert_array_equal(lines["Test Set"].get_ydata(), history[f"test_{metric}"])
+    assert (pixels(figure) < 200).any(-1).mean() > 0.01
 
 
 def test_baselines_are_drawn_with_their_values():
-    history = History()
-    for epoch, loss in enumerate((1.0, 0.1, 0.01), 1):
-        history = history.append(epoch=epoch, train_loss=loss, train_accuracy=loss)
+    history = curves(train_loss=lambda epoch: 10.0 ** (1 - epoch), train_accuracy=float)
     accuracy, loss = plot_history(history, {"loss": {"gzip": 0.5, "xz": 0.25}}).axes
     labels = {line.get_label(): line.get_ydata()[0] for line in loss.lines}
     assert labels == {"Train Set": 1.0, "gzip, 0.5": 0.5, "xz, 0.25": 0.25}
@@ -53,23 +67,17 @@ def test_baselines_are_drawn_with_their_values():
     assert len(accuracy.lines) == 1
 
 
-def test_curves_are_drawn(history):
-    image = pixels(plot_history(history))
-    assert image.shape == (300, 1000, 3)
-    for color in ((31, 119, 180), (255, 127, 14)):  # matplotlib's first two
-        drawn = (np.abs(image.astype(int) - color) < 8).all(-1)
-        assert drawn[:, :500].sum() > 10
-        assert drawn[:, 500:].sum() > 10
-
-
-def test_one_epoch_is_visible():
-    history = History().append(epoch=1, train_loss=0.5, train_accuracy=0.9)
-    assert plot_history(history).axes[0].lines[0].get_marker() == "o"
-
-
-def test_empty_history():
-    with pytest.raises(ValueError, match="nothing to plot"):
-        plot_history(History())
+@pytest.mark.parametrize("epochs", [1, 3, 100])
+def test_epochs_are_marked_by_whole_numbers(epochs):
+    figure = plot_history(curves(epochs, train_loss=lambda epoch: 1 / epoch))
+    pixels(figure)
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert ticks
+    assert all(tick == round(tick) for tick in ticks)
+    assert (low, high) == (0.5, epochs + 0.5)
+    assert (axes.lines[0].get_marker() == "o") == (epochs == 1)
 
 
 def test_sample_grid(digits):
@@ -77,16 +85,13 @@ def test_sample_grid(digits):
     assert figure.get_size_inches().tolist() == [15, 15]
     (axes,) = figure.axes
     assert not axes.axison
-    assert len(axes.images) == len(axes.texts) == 36
-    for index, (image, text) in enumerate(zip(axes.images, axes.texts, strict=True)):
-        assert text.get_text() == str(digits.labels[index])
+    assert texts_of(axes.texts) == list(map(str, digits.labels[:36]))
+    for index, image in enumerate(axes.images):
         np.testing.assert_array_equal(image.get_array(), digits.inputs[index])
         left, right, bottom, top = image.get_extent()
         assert (left, top) == (35 * (index % 6), 35 * (index // 6))
         assert (right - left, bottom - top) == (28, 28)
-    image = pixels(figure)
-    assert image.shape == (750, 750, 3)
-    assert (image < 40).all(-1).mean() > 0.3  # the black of the images
+    assert (pixels(figure) < 40).all(-1).mean() > 0.3  # the black of the images
 
 
 @pytest.mark.parametrize("shape", [(8, 200), (64, 2)])
@@ -100,87 +105,98 @@ def test_titles_of_samples_do_not_overlap(shape):
         assert not first.overlaps(second)
 
 
-def test_sample_grid_of_few_examples(digits):
+def test_sample_grid_of_few_examples_and_of_titles(digits):
     few = digits.replace(inputs=digits.inputs[:4], labels=digits.labels[:4], class_names=())
-    figure = plot_samples(few, rows=2, columns=3)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["5", "0", "4", "1"]
-
-
-def test_nothing_opens_a_window(history, digits):
-    plot_history(history)
-    plot_samples(digits)
-    assert plt.get_fignums() == []
-
-
-def test_bad_samples(digits):
-    with pytest.raises(ValueError, match="3 images need as many titles; got 1"):
-        plot_samples(digits, rows=1, columns=3, titles=["a"])
-    with pytest.raises(ValueError, match=r"to be drawn; got shape \(500, 784\)"):
-        plot_samples(digits.replace(inputs=digits.inputs.reshape(500, -1)))
-
-
-def test_titles_replace_labels(digits):
+    assert texts_of(plot_samples(few, rows=2, columns=3).axes[0].texts) == ["5", "0", "4", "1"]
     figure = plot_samples(digits, rows=1, columns=2, titles=["a", "b"])
-    assert [text.get_text() for text in figure.axes[0].texts] == ["a", "b"]
+    assert texts_of(figure.axes[0].texts) == ["a", "b"]
     assert figure.get_size_inches().tolist() == [5, 2.5]
 
 
-def test_notebooks_display_figures_by_themselves(history):
-    picture = plot_history(history)._repr_png_()
-    with Image.open(io.BytesIO(picture)) as image:
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda digits: plot_samples(digits, rows=1, columns=3, titles=["a"]), "titles; got 1"),
+        (
+            lambda digits: plot_samples(digits.replace(inputs=digits.inputs[:, 0])),
+            r"shape \(36, 28\)",
+        ),
+        (lambda digits: plot_confusion(digits, np.zeros((5, 10))), r"got \(500,\) and \(5, 10\)"),
+        (lambda digits: plot_history(History()), "nothing to plot"),
+        (lambda digits: plot_runs({}), "no run to plot"),
+        (lambda digits: plot_runs({"a": with_accuracies(0.5).append(epoch=2)}), "measured .*: a"),
+        (lambda digits: plot_runs({"a": with_accuracies(0.5)}, "test_loss"), "test_loss was not"),
+    ],
+)
+def test_pictures_that_cannot_be_drawn(digits, draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw(digits)
+
+
+def test_notebooks_display_figures_that_open_no_window(history):
+    with Image.open(io.BytesIO(plot_history(history)._repr_png_())) as image:
         assert image.size == (2000, 600)
+    assert plt.get_fignums() == []
 
 
-def with_accuracies(*accuracies, seconds=2.0):
-    return History.from_rows(
-        {"epoch": epoch, "test_accuracy": accuracy, "seconds": seconds}
-        for epoch, accuracy in enumerate(accuracies, 1)
-    )
-
-
-def test_runs_by_seconds():
-    """Two networks at once: each counts half the seconds; the band is their deviation."""
-    many = (with_accuracies(0.9, 0.96), with_accuracies(0.8, 0.98))
-    axes = plot_runs({"one": with_accuracies(0.5, 0.7, 0.9), "two": many}).axes[0]
+def test_several_runs_are_a_mean_in_a_band():
+    """Of the epochs that all of them have."""
+    several = (with_accuracies(0.9, 0.96), with_accuracies(0.8, 0.98, 1.0))
+    axes = plot_runs({"one": with_accuracies(0.5, 0.7, 0.9), "two": several}).axes[0]
     one, two = axes.lines
     np.testing.assert_allclose(one.get_xydata(), [[2, 0.5], [4, 0.7], [6, 0.9]])
-    np.testing.assert_allclose(two.get_xydata(), [[1, 0.85], [2, 0.97]])
-    (band,) = axes.collections
-    edges = band.get_paths()[0].vertices[:, 1]
-    assert edges.min() == pytest.approx(0.85 - 0.1 / 2**0.5)
-    assert edges.max() == pytest.approx(0.97 + 0.02 / 2**0.5)
-    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["one", "two"]
+    np.testing.assert_allclose(two.get_xydata(), [[2, 0.85], [4, 0.97]])
+    assert texts_of(axes.figure.legends[0].get_texts()) == ["one", "two"]
+    (history,) = plot_history(several).axes
+    np.testing.assert_allclose(history.lines[0].get_ydata(), [0.85, 0.97])
+    for band in (*axes.collections, *history.collections):
+        edges = band.get_paths()[0].vertices[:, 1]
+        assert edges.min() == pytest.approx(0.85 - 0.1 / 2**0.5)
+        assert edges.max() == pytest.approx(0.97 + 0.02 / 2**0.5)
 
 
-@pytest.mark.parametrize("runs", [{}, {"untested": with_accuracies(0.5).append(epoch=2)}])
-def test_runs_that_cannot_be_drawn(runs):
-    with pytest.raises(ValueError, match=r"no run to plot|not measured after .*: untested"):
-        plot_runs(runs)
-
-
-def test_many_runs_of_another_task():
-    """Every one has a color of its own; what all of them have measured is drawn."""
+def test_many_runs_have_distinct_colors_and_the_metric_that_all_measured():
     history = History().append(epoch=1, train_loss=3, held_out_loss=2, held_out_rmse=1, seconds=1)
     axes = plot_runs({f"run {n}": history for n in range(30)}).axes[0]
     assert axes.get_ylabel() == "Held Out Rmse"
     assert len({tuple(line.get_color()) for line in axes.lines}) == 30
-    axes = plot_runs({"a": history}, "held_out_loss").axes[0]
-    assert axes.lines[0].get_ydata() == [2]
-    with pytest.raises(ValueError, match="test_loss was not measured"):
-        plot_runs({"a": history}, "test_loss")
+    assert plot_runs({"a": history}, "held_out_loss").axes[0].lines[0].get_ydata() == [2]
 
 
-@pytest.mark.parametrize("epochs", [1, 3, 100])
-def test_epochs_are_marked_by_whole_numbers(epochs):
-    history = History.from_rows({"epoch": n, "train_loss": 1 / n} for n in range(1, epochs + 1))
-    figure = plot_history(history)
-    pixels(figure)
-    (axes,) = figure.axes
-    low, high = axes.get_xlim()
-    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
-    assert ticks
-    assert all(tick == round(tick) for tick in ticks)
-    assert (low, high) == (0.5, epochs + 0.5)
+def test_accuracies_of_zero_and_one_are_drawn():
+    figure = plot_runs({"perfect": with_accuracies(0.0, 0.9, 1.0)})
+    figure.draw_without_rendering()
+    (line,) = figure.axes[0].lines
+    assert np.isfinite(figure.axes[0].transData.transform(line.get_xydata())).all()
+    low, high = figure.axes[0].get_ylim()
+    assert low <= min(line.get_ydata()) < max(line.get_ydata()) <= high
+
+
+def axes_of_sweep(varied, *values):
+    """Draw a sweep whose metric is 0, 1, 2, …"""
+    metrics = ({"test_rmse": mean, "test_rmse_deviation": 0.5} for mean in range(len(values)))
+    rows = [dict(zip(varied, row, strict=True)) | next(metrics) for row in values]
+    return plot_sweep(rows, varied, "test_rmse").axes[0]
+
+
+def test_sweep_of_a_number_is_a_curve_in_a_band():
+    axes = axes_of_sweep("a", [1e-3], [1e-2], [0.1])
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[1e-3, 0], [1e-2, 1], [0.1, 2]])
+    assert axes.collections[0].get_paths()[0].vertices[:, 1].max() == 2.5
+    assert (axes.get_xscale(), axes.get_xlabel(), axes.get_ylabel()) == ("log", "a", "test rmse")
+
+
+def test_sweep_of_two_options_is_a_grid():
+    axes = axes_of_sweep("ab", [1, "x"], [1, "y"], [2, "y"])
+    np.testing.assert_array_equal(axes.images[0].get_array().filled(-1), [[0, 1], [-1, 2]])
+    assert texts_of(axes.get_xticklabels()) == ["x", "y"]
+    assert texts_of(axes.get_yticklabels()) == ["1", "2"]
+
+
+def test_other_sweeps_are_points_with_error_bars():
+    axes = axes_of_sweep("a", ["x"], [None])
+    assert texts_of(axes.get_yticklabels()) == ["x", "None"]
+    assert axes.lines[0].get_xdata().tolist() == [0, 1]
 
 
 def test_confusion(digits):
@@ -195,11 +211,10 @@ def test_confusion(digits):
     assert {(*text.get_position(), text.get_text()) for text in matrix.texts} == {
         (0, 0, "1"), (9, 4, "2"), (4, 4, "1"), (9, 9, "1"),
     }  # fmt: skip
-    assert [label.get_text() for label in pairs.get_yticklabels()] == ["4 → 9"]
+    assert texts_of(pairs.get_yticklabels()) == ["4 → 9"]
     assert [bar.get_width() for bar in pairs.patches] == [2]
-    assert [text.get_text() for text in mistakes.texts] == ["4 → 9, 100%", "4 → 9, 69%"]
+    assert texts_of(mistakes.texts) == ["4 → 9, 100%", "4 → 9, 69%"]
     np.testing.assert_array_equal(mistakes.images[0].get_array(), split.inputs[1])
-    assert len(mistakes.images) == 2
     assert pixels(figure).shape == (395, 600, 3)
 
 
@@ -210,18 +225,3 @@ def test_confusion_without_mistakes_or_images(digits):
     pixels(perfect)
     numbers = digits.replace(inputs=np.zeros((500, 3, 1), np.float32))
     assert len(plot_confusion(numbers, np.eye(10)[digits.labels - 1]).axes) == 2
-    with pytest.raises(ValueError, match=r"got \(500,\) and \(5, 10\)"):
-        plot_confusion(digits, np.zeros((5, 10)))
-
-
-def test_an_accuracy_of_one_is_drawn():
-    history = History()
-    for epoch, accuracy in enumerate((0.0, 0.9, 1.0), 1):
-        history = history.append(epoch=epoch, test_accuracy=accuracy, seconds=1.0)
-    figure = plot_runs({"perfect": history})
-    figure.draw_without_rendering()
-    (line,) = figure.axes[0].lines
-    shown = figure.axes[0].transData.transform(line.get_xydata())
-    assert np.isfinite(shown).all()
-    low, high = figure.axes[0].get_ylim()
-    assert low <= min(line.get_ydata()) < max(line.get_ydata()) <= high

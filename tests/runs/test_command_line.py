@@ -1,5 +1,6 @@
 """The command line of a page: presets, options, verbs, and what it refuses in one line."""
 
+import contextlib
 import dataclasses
 import re
 import runpy
@@ -15,8 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import experiments
 import jaxrnn
 from experiments.mnist_rnn import PRESETS
-from jaxrnn import Adam, Experiment, ImageSequences, Muon
-from jaxrnn.runs.command_line import _configured
+from jaxrnn import Adam, Experiment, ImageSequences, LanguageModeling, Muon, WarpConfig
+from jaxrnn.runs.command_line import configured
 from tests.conftest import SLICE, mnist_rnn
 
 
@@ -41,31 +42,40 @@ def refuse(words, capsys, run=mnist_rnn):
     return err
 
 
-def parse(*words, preset="fast", presets=PRESETS):
-    return _configured(presets, preset, list(words), "")
+def parse(*words, page=PRESETS["fast"]):
+    return configured(page, words)[0]
 
 
 def test_presets_and_options():
     assert parse() == PRESETS["fast"]
-    assert parse(preset="tf1") == PRESETS["tf1"]
-    config = parse("--learning-rate", "0.01", "--model.cell", "gru", "--seed=4", preset="tf1")
-    assert config.optimizer == dataclasses.replace(PRESETS["tf1"].optimizer, learning_rate=0.01)
-    assert config.model == dataclasses.replace(PRESETS["tf1"].model, cell="gru")
-    assert config.trainer == dataclasses.replace(PRESETS["tf1"].trainer, seed=4)
-    assert not parse("--no-drop-remainder", preset="tf1").trainer.drop_remainder
+    tf1 = PRESETS["tf1"]
+    config = parse("--learning-rate", "0.01", "--model.cell", "gru", "--seed=4", page=tf1)
+    assert config == dataclasses.replace(
+        tf1,
+        optimizer=dataclasses.replace(tf1.optimizer, learning_rate=0.01),
+        model=dataclasses.replace(tf1.model, cell="gru"),
+        trainer=dataclasses.replace(tf1.trainer, seed=4),
+    )
+    assert not parse("--no-drop-remainder", page=tf1).trainer.drop_remainder
+    assert not parse("--trainer.no_drop_remainder", page=tf1).trainer.drop_remainder
     assert parse("--batch_size", "10").trainer.batch_size == 10
-    assert parse("--validation", "None", preset="keras").data.validation is None
-    for name in ("epochs", "batch-size", "seed", "seeds", "hidden", "devices"):
+    assert parse("--validation", "None", page=PRESETS["keras"]).data.validation is None
+    for name in ("epochs", "batch-size", "seed", "hidden", "devices"):
         parse(f"--{name}", "3")
     parse("--workdir", "x", "--cell", "lstm")
 
 
-def test_optimizer_can_be_chosen():
-    assert isinstance(parse("--optimizer", "adam").optimizer, Adam)
-    muon = parse("--optimizer=muon", "--muon-learning-rate", "0.5", preset="keras").optimizer
+def test_groups_can_be_chosen():
+    keras = PRESETS["keras"]
+    assert parse("--optimizer", "adam", page=keras) == keras
+    assert parse("--optimizer", "adam").optimizer == Adam()
+    muon = parse("--optimizer=muon", "--muon-learning-rate", "0.5", page=keras).optimizer
     assert muon == Muon(muon_learning_rate=0.5)
     words = ["--learning-rate", "0.5", "--optimizer", "muon"]
-    assert parse(*words, preset="keras").optimizer == Muon(learning_rate=0.5)
+    assert parse(*words, page=keras).optimizer == Muon(learning_rate=0.5)
+    words = ["--warp", "warpconfig", "--warp.shift", "2", "--task", "languagemodeling"]
+    page = parse(*words, page=Page())
+    assert (page.warp, page.task) == (WarpConfig(shift=2.0), LanguageModeling())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,50 +91,109 @@ class Page(Experiment):
 
     data: ImageSequences = ImageSequences(test=None)
     extra: Extra = Extra()
+    warp: WarpConfig | None = None
+
+
+def run_page(*words, page=Page()):
+    jaxrnn.main({"page": page}, default="page", description="About it.", arguments=words)
 
 
 def test_ambiguous_options_need_their_group(capsys):
-    page = {"page": Page()}
-    assert parse("--extra.hidden", "7", preset="page", presets=page).extra.hidden == 7
-
-    def run(*words):
-        jaxrnn.main(page, default="page", arguments=words)
-
-    err = refuse(["--hidden", "7"], capsys, run)
+    assert parse("--extra.hidden", "7", page=Page()).extra.hidden == 7
+    err = refuse(["--hidden", "7"], capsys, run_page)
     assert "ambiguous option --hidden; it may be --model.hidden or --extra.hidden" in err
 
 
-def test_help_has_a_box_for_each_group(capsys):
-    with pytest.raises(SystemExit) as exit_:
-        mnist_rnn("--help")
-    assert exit_.value.code == 0
-    text = capsys.readouterr().out
-    for group in ("data", "model", "task", "augment", "trainer", "runtime", "optimizer"):
+def test_options_with_conflicting_names_are_refused(capsys):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Conflict(Page):
+        shade: bool = False
+        no_shade: int = 0
+
+    err = refuse([], capsys, lambda: run_page(page=Conflict()))
+    assert "[PRESET] have conflicting names" in err
+
+
+def show(capsys, *words, run=mnist_rnn):
+    with contextlib.suppress(SystemExit):
+        run(*words)
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def test_short_help(capsys):
+    text = show(capsys, "keras", "--help")
+    assert text.count("\n") <= 42
+    assert text.startswith("usage: python -m experiments.mnist_rnn [PRESET] [OPTIONS]\n")
+    assert re.search(r"^  tf1 +train train\[5000:\], validation None, initializers tf1", text, re.M)
+    for line in ("--epochs 5 ", "--optimizer adam ", "--hidden 150 ", "--seeds 1 ", "keras\n",
+                 "resume WORKDIR", "evaluate WORKDIR", "sweep [PRESET]"):  # fmt: skip
+        assert f"\n  {line}" in text
+    text = show(capsys, "-h", run=run_page)
+    assert "About it." in text
+    assert "--hidden 150 " in text
+
+
+def test_whole_help_has_a_box_for_each_group(capsys):
+    text = show(capsys, "--help", "all")
+    for group in ("data", "model", "task", "augment", "trainer", "runtime", "optimizer", "sweep"):
         assert len(re.findall(rf"^.{{0,3}}{group} options", text, re.MULTILINE)) == 1
-    for option in ("epochs", "batch-size", "learning-rate", "hidden", "cell", "name", "seed",
-                   "data-dir", "workdir", "archives", "seeds", "schedule", "shift"):  # fmt: skip
+    for option in ("epochs", "learning-rate", "name", "data-dir", "seeds", "vary", "shift"):
         assert f".{option} " in text
-    for word in ("fast", "record", "tf1", "keras", "resume WORKDIR", "evaluate WORKDIR"):
-        assert word in text
-    assert ":math:" not in text
-    assert ">>>" not in text
+    for hidden in (":math:", ">>>", "kind"):
+        assert hidden not in text
 
 
-@pytest.mark.parametrize("verb", ["resume", "evaluate"])
-def test_help_of_verbs(verb, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        mnist_rnn(verb, "--help")
-    assert exit_.value.code == 0
-    text = capsys.readouterr().out
-    assert "--runtime.devices" in text
-    assert ("--epochs" in text) == (verb == "resume")
-    assert "--model" not in text
+def test_help_of_verbs(capsys):
+    for verb in ("resume", "evaluate"):
+        text = show(capsys, verb, "--help")
+        assert "--runtime.devices" in text
+        assert ("--epochs" in text) == (verb == "resume")
+        assert "--model" not in text
 
 
-def test_description_of_the_page_is_shown(capsys):
-    with pytest.raises(SystemExit):
-        jaxrnn.main({"page": Page()}, default="page", description="About it.", arguments=["-h"])
-    assert "About it." in capsys.readouterr().out
+@pytest.fixture
+def sweeps(monkeypatch):
+    """What the command line asks :func:`jaxrnn.sweep` for, which trains nothing here."""
+    asked = []
+    record = lambda experiment, **options: asked.append((experiment, options))  # noqa: E731
+    monkeypatch.setattr("jaxrnn.runs.command_line.sweep", record)
+    return asked
+
+
+def test_sweep_has_typed_values_by_full_name(sweeps):
+    vary = ["--vary", "learning_rate=1e-3,3e-3", "model.hidden=64", "--vary", "patience=None,5"]
+    mnist_rnn("sweep", "keras", "--seeds", "3", *vary, "layer-norm=True,False", "--epochs", "2")
+    mnist_rnn("--seeds", "4", "--jobs", "2", "--pictures")
+    (keras, options), (fast, several) = sweeps
+    assert keras == parse("--epochs", "2", page=PRESETS["keras"])
+    values = {
+        "optimizer.learning_rate": [1e-3, 3e-3],
+        "model.hidden": [64],
+        "trainer.patience": [None, 5],
+        "model.layer_norm": [True, False],
+    }
+    name = "mnist_rnn/keras"
+    assert options == {"seeds": 3, "vary": values, "jobs": 1, "pictures": False, "name": name}
+    assert fast == PRESETS["fast"]
+    name = "mnist_rnn/fast"
+    assert several == {"seeds": 4, "vary": {}, "jobs": 2, "pictures": True, "name": name}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["hidden"], "--vary expects OPTION=VALUE,VALUE,…; got 'hidden'"),
+        (["hiden=3"], "unknown option --hiden; did you mean --hidden?"),
+        (["hidden=64,many"], "--model.hidden: invalid literal for int() with base 10: 'many'"),
+        (["layer_norm=yes"], "--model.layer-norm: must be one of True, False; got 'yes'"),
+        (["optimizer=adam,muon"], "unknown optimizer 'adam,muon'"),
+    ],
+)
+def test_bad_values_of_a_sweep_get_one_line(words, message, sweeps, capsys):
+    assert message in refuse(["sweep", "--vary", *words], capsys)
+    assert not sweeps
 
 
 @pytest.mark.parametrize(
@@ -133,49 +202,32 @@ def test_description_of_the_page_is_shown(capsys):
         (["kears"], "unknown preset 'kears'; did you mean keras?; there are fast, sprint, record"),
         (["resme", "run"], "unknown preset 'resme'; did you mean resume?"),
         (["--hiden", "3"], "unknown option --hiden; did you mean --hidden?"),
-        (["--model.hiden", "3"], "unknown option --model.hiden; did you mean --model.hidden?"),
-        (["--epoch-count", "3"], "unknown option --epoch-count; did you mean --"),
         (["--optimizer", "adm"], "unknown optimizer 'adm'; did you mean adam?; there are adam, mu"),
         (["--optimizer"], "unknown optimizer ''; there are adam, muon"),
-        (["--name", "mnst"], "there is no dataset 'mnst'; did you mean mnist"),
+        (["keras", "--muon-learning-rate", "1"],
+         "--optimizer.muon-learning-rate is an option of another --optimizer"),
         (["--train", "trian"], "split 'trian' of 'mnist': "),
-        (["--train", "trian"], "did you mean 'train'?"),
-        (["--cell", "elman"], "invalid choice 'elman' for argument '--model.cell'"),
-        (["--cell", "elman"], "Expected one of ('simple', 'gru', 'lstm', 'mgu', 'mingru').\n"),
+        (["--cell", "x"], "--model.cell: must be one of simple, gru, lstm, mgu, mingru; got 'x'\n"),
+        (["--cell", "lstn"], "got 'lstn'; did you mean lstm?"),
+        (["--patience", "x"], "--trainer.patience: no type matching {None}|INT could be instantia"),
+        (["--chrono", "9"], "error: --chrono needs a --cell with gates: gru, lstm, mgu or mingru"),
         (["--epochs", "many"], "error: --trainer.epochs: invalid literal for int() with base 10"),
-        (["--epochs"], "Missing value for argument '--trainer.epochs'"),
-        (["keras", "x"], "error: Unrecognized options: x\n"),
+        (["--epochs"], "--trainer.epochs: the value is missing"),
+        (["keras", "x"], "error: unexpected argument: x\n"),
         (["--epochs", "0"], "--trainer.epochs: must be at least 1; got 0"),
-        (["--epochs", "-3"], "--trainer.epochs: must be at least 1; got -3"),
-        (["--batch-size", "0"], "--trainer.batch-size: must be at least 1; got 0"),
-        (["--hidden", "-1"], "--model.hidden: must be at least 1; got -1"),
-        (["--layers", "0"], "--model.layers: must be at least 1; got 0"),
-        (["--seeds", "0"], "--trainer.seeds: must be at least 1; got 0"),
-        (["--warmup", "1"], "--optimizer.warmup: must be below 1; got 1.0"),
+        (["--warmup", "1"], "--optimizer.warmup: must be less than 1; got 1.0"),
         (["--average", "-0.1"], "--optimizer.average: must be at least 0; got -0.1"),
-        (["--label-smoothing", "nan"], "--task.label-smoothing: must be a finite number; got nan"),
-        (["--shift", "-1"], "--augment.shift: must be at least 0; got -1.0"),
-        (["--weight-decay", "inf"], "--optimizer.weight-decay: must be a finite number; got inf"),
-        (["--clip-norm", "0"], "--optimizer.clip-norm: must be greater than 0; got 0.0"),
         (["tf1", "--average", "0.9"], "--trainer.train-curve last_batch needs --optimizer.average"),
-        (["--learning-rate", "0"], "--optimizer.learning-rate: must be greater than 0; got 0.0"),
         (["--learning-rate", "-1e-3"], "--optimizer.learning-rate: must be greater than 0"),
-        (["--learning-rate", "nan"], "--optimizer.learning-rate: must be a finite number; got nan"),
-        (["--learning-rate", "1e39"], "--optimizer.learning-rate: must be at most 3.4e38"),
-        (["--devices", "0"], "--runtime.devices: must be at least 1; got 0"),
+        (["--truncate", "7", "--bidirectional"], "--trainer.truncate needs a network that reads f"),
+        (["--sample", "3"], "--runtime.sample needs a language model"),
         (["--devices", "99"], "devices must be between 1 and 4; got 99"),
         (["--workdir", "x" * 300], "cannot be used: File name too long"),
-        (["--seed", "-1"], "--trainer.seed: must be at least 0; got -1"),
-        (["--seed", "4294967295", "--seeds", "2"], "--seed must be at most 4294967294"),
         (["--batch-size", "101", "--train", "train[:100]"],
          "--batch-size 101 is larger than the training split of 100 examples"),
-        (["--archives", "nowhere"], "nowhere is not a directory"),
-        (["--archives", ".", "--name", "kmnist"], "lacks train-images-idx3-ubyte.gz"),
         (["--pooling", "none"], "expects outputs (1, classes) for labels (1,); the model gives"),
         (["resume"], "give the directory of a run first: resume WORKDIR"),
-        (["evaluate", "--devices", "2"], "give the directory of a run first: evaluate WORKDIR"),
         (["resume", "nowhere"], "nowhere holds no run"),
-        (["evaluate", "nowhere"], "nowhere holds no run"),
     ],
 )  # fmt: skip
 def test_bad_input_gets_one_line(words, message, capsys):
@@ -212,24 +264,11 @@ def test_full_workdir(capsys, monkeypatch):
         assert err == "error: [Errno 28] No space left on device\n"
 
 
-def test_data_dir_without_permission(folder, capsys, monkeypatch):
-    def forbidden(self, **kwargs):
-        raise PermissionError(13, "Permission denied", str(folder / "data"))
-
-    builder = jaxrnn.data.readers.FAMILY["mnist"]
-    with monkeypatch.context() as changed:
-        changed.setattr(builder, "download_and_prepare", forbidden)
-        err = refuse(["--data-dir", "data"], capsys)
-    assert err.startswith("error: 'mnist' could not be prepared in data: Permission denied; ")
-    err = refuse(["--data-dir", "/proc/data"], capsys)
-    assert "'mnist' could not be prepared in /proc/data: " in err
-
-
 def test_damaged_archive(folder, capsys):
-    from jaxrnn.data.readers.mnist import BUNDLED_ARCHIVES
+    from jaxrnn.data.readers.builders import Mnist
 
     (folder / "archives").mkdir()
-    for path in BUNDLED_ARCHIVES.iterdir():
+    for path in Mnist.ARCHIVES.iterdir():
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         (folder / "archives" / path.name).write_bytes(content)

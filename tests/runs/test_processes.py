@@ -9,7 +9,7 @@ import yaml
 
 import experiments
 from experiments.mnist_rnn import PRESETS
-from jaxrnn.runs.command_line import _configured
+from jaxrnn.runs.command_line import configured
 from tests.conftest import mnist_rnn
 
 
@@ -25,7 +25,7 @@ def python(*arguments, timeout=400):
     "scenarios",
     [
         ("launchers", "two_are_one", "weights"),
-        ("no_others", "many_networks"),  # and stopped_and_resumed in make kills
+        ("no_others", "finished"),  # and stopped_and_resumed in make kills
     ],
 )
 def test_several_processes(scenarios, tmp_path):
@@ -55,7 +55,6 @@ def arguments(**told):
         (["--heartbeat", "0"], "--runtime.heartbeat: must be at least 1; got 0"),
         (["--workers", "-1"], "--runtime.workers: must be at least 0; got -1"),
         (["--steps-per-epoch", "3"], "--steps-per-epoch is an option of streams; use --stream"),
-        (["--stream", "--seeds", "2"], "--stream trains one network"),
         (["--stream", "--steps-per-epoch", "0"], "--trainer.steps-per-epoch: must be at least 1"),
         (
             ["--stream", "--steps-per-epoch", "5", "--batch-size", "64"],
@@ -78,7 +77,7 @@ def test_kubernetes_manifest_matches_the_command_line():
     pods = job["template"]["spec"]
     (container,) = pods["template"]["spec"]["containers"]
     words = [word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in container["args"]]
-    experiment = _configured(PRESETS, words[0], words[1:], "")
+    experiment, _ = configured(PRESETS[words[0]], words[1:])
     experiment.check()
     runtime = experiment.runtime
     assert container["command"] == ["python", "-m", "experiments.mnist_rnn"]

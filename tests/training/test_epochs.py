@@ -1,7 +1,6 @@
-"""Steps and epochs: pure, reproducible, compiled once."""
+"""Blocks and epochs: pure, reproducible, compiled once, and the same however they are divided."""
 
-import itertools
-
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,209 +9,124 @@ import pytest
 
 import jaxrnn
 from jaxrnn import Metrics, RNNModel, create_train_state, train_epoch, train_step
-from jaxrnn.data.splits import take
+from jaxrnn.data.batches import epoch_indices
+from jaxrnn.data.splits import prepare, take
+from jaxrnn.training import train_block
 from jaxrnn.training.epochs import augmented
-from tests.conftest import assert_identical, compilations, leaves
+from jaxrnn.training.sharding import batch_mesh, put_examples, replicate
+from tests.conftest import compilations
 
 KEY = jax.random.key(7)
-
-
-@pytest.fixture(scope="module")
-def batch(digits):
-    return take(digits, np.arange(50))
-
-
-def cross_entropy(logits, labels):
-    """By definition, in float64."""
-    logits = np.asarray(logits, float)
-    log_sum = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
-    return log_sum - logits[np.arange(len(labels)), labels]
-
-
-def test_metrics_are_those_of_the_parameters_before_the_step(state, batch):
-    _, metrics = train_step(state, batch)
-    logits = state.apply_fn({"params": state.params}, batch["inputs"].astype(np.float32) / 255)
-    losses = cross_entropy(logits, batch["labels"])
-    np.testing.assert_allclose(metrics.sums["loss"], losses.sum(), rtol=1e-5)
-    np.testing.assert_allclose(metrics.means()["loss"], losses.mean(), rtol=1e-5)
-    assert metrics.sums["accuracy"] == (np.argmax(logits, 1) == batch["labels"]).sum()
-    assert metrics.weight == 50
+WARP = jaxrnn.WarpConfig(shift=2.0).build()
 
 
 @pytest.mark.program
-def test_the_step_descends_the_mean_loss(digits, batch):
-    """With plain gradient descent, a step is the learning rate times the gradient of the mean."""
-    state = create_train_state(KEY, RNNModel(hidden=8), optax.sgd(0.1), digits.inputs)
-
-    def mean_loss(params):
-        logits = state.apply_fn({"params": params}, jnp.asarray(batch["inputs"], float) / 255)
-        return -jax.nn.log_softmax(logits)[jnp.arange(50), batch["labels"]].mean()
-
-    new, _ = train_step(state, batch)
-    expected = jax.tree.map(
-        lambda p, g: p - 0.1 * g, state.params, jax.grad(mean_loss)(state.params)
-    )
-    for a, b in zip(leaves(new.params), leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6)
-
-
-def test_every_leaf_changes_and_the_old_state_does_not(state, batch):
-    before = leaves(state)
-    new, _ = train_step(state, batch)
-    for old, changed in zip(before, leaves(new), strict=True):
-        assert (old != changed).any()
-    for old, kept in zip(before, leaves(state), strict=True):
-        np.testing.assert_array_equal(old, kept)
-
-
-def test_pixels_are_scaled_inside_the_step(state, batch):
-    floats = {**batch, "inputs": batch["inputs"].astype(np.float32) / 255}
-    for a, b in zip(
-        leaves(train_step(state, batch)), leaves(train_step(state, floats)), strict=True
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-
-
-def test_lengths_reach_the_model(state, batch):
-    full = {**batch, "lengths": np.full(50, 28, np.int32)}
-    half = {**batch, "lengths": np.full(50, 14, np.int32)}
-    cut = {**batch, "inputs": batch["inputs"][:, :14]}
-    batches = {"all": batch, "full": full, "half": half, "cut": cut}
-    loss = {
-        name: float(train_step(state, batch)[1].means()["loss"]) for name, batch in batches.items()
-    }
-    assert loss["full"] == pytest.approx(loss["all"], rel=1e-5)
-    assert loss["half"] == pytest.approx(loss["cut"], rel=1e-5)
-    assert loss["half"] != pytest.approx(loss["all"], rel=1e-2)
-
-
-@pytest.mark.program
-@pytest.mark.parametrize("drop_remainder", [False, True])
-@pytest.mark.parametrize("batch_size", [64, 100])  # 500 = 7 × 64 + 52 = 5 × 100
-def test_an_epoch_is_its_steps(state, digits, batch_size, drop_remainder):
+@pytest.mark.parametrize(
+    ("batch_size", "drop_remainder", "augment", "devices"),
+    [(100, False, None, 2), (64, False, WARP, 4), (64, True, None, 1)],  # 500 = 7 × 64 + 52
+)
+def test_epoch_equals_its_steps(state, digits, batch_size, drop_remainder, augment, devices):
     options = {"batch_size": batch_size, "drop_remainder": drop_remainder}
-    by_epoch, metrics = train_epoch(state, digits, KEY, **options)
+    mesh = batch_mesh(batch_size, devices)
+    assert mesh.size == devices
+    shared = replicate((state, digits), mesh)
+    by_epoch, metrics = train_epoch(*shared, KEY, augment=augment, mesh=mesh, **options)
 
     by_step, total = state, Metrics.zero()
-    for batch in jaxrnn.batches(digits, KEY, **options):
+    numbered = digits.replace(labels=np.arange(500, dtype=np.int32))
+    for batch in jaxrnn.batches(numbered, KEY, **options):
+        places = batch["labels"]
+        batch = take(digits, places)
+        if augment:
+            batch["inputs"] = augmented(augment, prepare(batch)["inputs"], places, KEY)
         by_step, of_batch = train_step(by_step, batch)
         total += of_batch
 
-    assert metrics.weight == total.weight == (448 if drop_remainder and batch_size == 64 else 500)
+    assert metrics.weight == total.weight == (448 if drop_remainder else 500)
     assert metrics.sums["accuracy"] == total.sums["accuracy"]
     np.testing.assert_allclose(metrics.sums["loss"], total.sums["loss"], rtol=1e-5)
     assert by_epoch.step == by_step.step == -(-int(total.weight) // batch_size)
-    for a, b in zip(leaves(by_epoch.params), leaves(by_step.params), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)
+    chex.assert_trees_all_close(by_epoch.params, by_step.params, atol=1e-4)
 
 
 @pytest.mark.program
-@pytest.mark.parametrize("batch_size", [100, 64])
-def test_parts_of_an_epoch_are_the_epoch(state, digits, batch_size):
-    """The same bits, metrics included, and one program for all parts."""
-    options = {"batch_size": batch_size, "report": "steps"}
-    whole, expected = train_epoch(state, digits, KEY, **options)
-    steps = -(-500 // batch_size)
-    edges = [np.int32(edge) for edge in (0, 1, steps - 1, steps)]
-
-    def parts(state, total=Metrics.zero()):  # noqa: B008
-        for part in itertools.pairwise(edges):
-            state, metrics = train_epoch(state, digits, KEY, part=part, **options)
-            total += metrics
-        return state, total
-
-    in_parts, total = parts(state)
-    assert_identical((whole.params, whole.opt_state), (in_parts.params, in_parts.opt_state))
-    assert_identical(expected, total)
-    with compilations() as names:
-        parts(state)
-    assert names == []
-
-
-def test_same_seed_same_bits_other_seed_others(digits):
-    def run(seed):
-        init_key, data_key = jax.random.split(jax.random.key(seed))
-        model = RNNModel(hidden=8)
-        state = create_train_state(init_key, model, optax.adam(1e-3), digits.inputs)
-        return train_epoch(state, digits, data_key, batch_size=50)[0].params
-
-    assert_identical(run(0), run(0))
-    assert all((a != b).any() for a, b in zip(leaves(run(0)), leaves(run(1)), strict=True))
+@pytest.mark.parametrize("devices", [1, 2])
+def test_blocks_are_bit_identical_to_the_epoch(state, digits, devices):
+    """Of a whole split, and of examples as a stream reads them, divided among the devices."""
+    mesh = batch_mesh(64, devices)
+    state, split = replicate((state, digits), mesh)
+    whole, total = train_epoch(state, split, KEY, batch_size=64, mesh=mesh, augment=WARP)
+    order, rest = jax.device_get(epoch_indices(KEY, 500, batch_size=64))
+    sharded = devices > 1
+    for streamed in (False, True):
+        trained, parts = state, []
+        for rows, shared_by in ((order[:3], mesh), (order[3:], mesh), (rest[None], None)):
+            examples, divided = split, sharded and streamed and len(rows) > 1
+            if streamed:  # by device, then by step; with the places that the rows were
+                places = rows.reshape(len(rows), devices if divided else 1, -1).swapaxes(0, 1)
+                read = {**take(digits, places.ravel()), "places": places.ravel()}
+                examples = put_examples(read, mesh, sharded=divided)
+                rows = np.arange(places[0].size).reshape(len(rows), -1)
+            trained, metrics = train_block(
+                trained, examples, rows, KEY, shared_by, divided, augment=WARP
+            )
+            parts.append(metrics)
+        chex.assert_trees_all_equal(whole, trained)
+        steps = jax.tree.map(lambda *sums: np.concatenate(sums), *parts)
+        assert steps.weight.tolist() == [64] * 7 + [52]
+        chex.assert_trees_all_close(jax.tree.map(np.sum, steps), total)
 
 
-def test_the_order_alone_changes_the_result(state, digits):
-    a, b = (train_epoch(state, digits, jax.random.key(seed), batch_size=50)[0] for seed in (0, 1))
-    assert (leaves(a.params)[0] != leaves(b.params)[0]).any()
+def test_seed_determines_the_bits_and_order_matters(digits):
+    def run(init, order):
+        state = create_train_state(init, RNNModel(hidden=8), jaxrnn.Adam().build(), digits.inputs)
+        return train_epoch(state, digits, jax.random.key(order), batch_size=50)[0].params
+
+    chex.assert_trees_all_equal(run(0, 0), run(0, 0))
+    for other in (run(1, 0), run(0, 1)):
+        differ = jax.tree.map(lambda a, b: (a != b).any(), run(0, 0), other)
+        assert all(jax.tree.leaves(differ))
 
 
 @pytest.mark.program
-def test_the_second_call_compiles_nothing(digits, batch):
-    device_digits, key = jax.device_put(digits), jax.random.fold_in(KEY, 1)
+def test_second_call_compiles_nothing(digits):
+    batch, optimizer, digits = take(digits, np.arange(50)), optax.adam(1e-3), jax.device_put(digits)
 
     def one_of_each(seed):
-        # An equal model and a new state, as a notebook cell that is run again makes them.
-        state = create_train_state(jax.random.key(seed), RNNModel(hidden=9), optimizer, SHAPE)
-        state, _ = train_step(state, batch)
-        state, _ = train_step(state, batch)
-        state, _ = train_epoch(state, device_digits, key, batch_size=64)
-        state, _ = train_epoch(state, device_digits, key, batch_size=64)
-        return jaxrnn.evaluate(state, device_digits)
+        # An equal model, task and a new state, as a notebook cell that is run again makes them.
+        model, task = RNNModel(hidden=9), jaxrnn.Classification(label_smoothing=0.25)
+        state = create_train_state(seed, model, optimizer, digits.inputs, task)
+        for _ in range(2):
+            state, _ = train_step(state, batch)
+            state, _ = train_epoch(state, digits, KEY, batch_size=64)
+        jaxrnn.evaluate(state, digits)
 
-    optimizer = optax.adam(1e-3)
     with compilations() as first:
         one_of_each(0)
-    assert [first.count(f"jit({name})") for name in ("train_step", "train_epoch", "evaluate")] == [
-        1, 1, 1,
-    ]  # fmt: skip
+    assert [first.count(f"jit({name})") for name in ("train_step", "train_epoch")] == [1, 1]
     with compilations() as second:
         one_of_each(1)
     assert second == []
 
 
-SHAPE = np.zeros((1, 28, 28))
-
-
-@pytest.mark.parametrize("batch_size", [0, 501])
-def test_bad_batch_size(state, digits, batch_size):
-    with pytest.raises(ValueError, match="batch size must be between 1 and the 500 examples"):
-        train_epoch(state, digits, KEY, batch_size=batch_size)
-
-
 @pytest.mark.program
-def test_a_whole_run_under_jit_and_vmap(digits):
-    """What pure functions buy: three seeds trained as one program."""
-    model, optimizer = RNNModel(hidden=8), optax.adam(1e-2)
+def test_vmap_over_keys_states_and_learning_rates(digits):
+    """Three networks in one program are those that are trained alone."""
+    model, optimizer = RNNModel(hidden=8), jaxrnn.Adam().build()
 
-    def run(key):
+    def run(key, rate):
         init_key, data_key = jax.random.split(key)
         state = create_train_state(init_key, model, optimizer, digits.inputs)
-        return train_epoch(state, digits, data_key, batch_size=100)[1].means()["loss"]
+        state = state.replace(opt_state=optax.tree.set(state.opt_state, learning_rate=rate))
+        state, metrics = train_epoch(state, digits, data_key, batch_size=100)
+        return state.params, metrics
 
-    keys = jax.random.split(KEY, 3)
-    together = jax.jit(jax.vmap(run))(keys)
-    np.testing.assert_allclose(together, [run(key) for key in keys], rtol=1e-4)
-
-
-@pytest.mark.program
-def test_augmentation_gives_every_example_its_own_key(state, digits):
-    """By hand: the order of the epoch, and a key for each place in the split."""
-
-    def augment(key, image):
-        return image * jax.random.uniform(key)
-
-    key = jax.random.key(3)
-    fitted, metrics = jaxrnn.train_epoch(
-        state, digits, key, batch_size=100, augment=augment, report="steps"
-    )
-    numbered = digits.replace(labels=np.arange(500, dtype=np.int32))
-    for step, batch in enumerate(jaxrnn.batches(numbered, key, batch_size=100)):
-        places = batch["labels"]
-        batch = augmented(augment, take(digits, places), places, key)
-        state, by_hand = jaxrnn.train_step(state, batch)
-        assert metrics.sums["loss"][step] == pytest.approx(float(by_hand.sums["loss"]), rel=1e-5)
-        assert metrics.sums["accuracy"][step] == by_hand.sums["accuracy"]
-    for a, b in zip(leaves(fitted.params), leaves(state.params), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+    keys, rates = jax.random.split(KEY, 3), jnp.array([1e-3, 3e-3, 1e-2])
+    together = jax.jit(jax.vmap(run))(keys, rates)
+    alone = [jax.jit(run)(key, rate) for key, rate in zip(keys, rates, strict=True)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
+    chex.assert_trees_all_close(together, stacked, rtol=1e-4, atol=1e-5)
+    assert len({float(metrics.sums["loss"]) for _, metrics in alone}) == 3
 
 
 def test_augmentation_uses_no_key_twice():
@@ -222,31 +136,16 @@ def test_augmentation_uses_no_key_twice():
     def augment(key, image):
         return image + jax.random.key_data(key).astype(jnp.float32)[0]
 
-    batch = {"inputs": np.zeros((100, 1, 1), np.float32)}
-    of_examples = augmented(augment, batch, np.arange(100), key)["inputs"]
-    assert len(set(np.ravel(of_examples).tolist())) == 100
+    of_examples = augmented(augment, jnp.zeros((100, 1, 1)), jnp.arange(100), key)
+    assert len(np.unique(of_examples)) == 100
     rest, first = jax.random.split(key)
     of_order = jnp.stack([key, rest, first, *jax.random.split(rest)])
     drawn = jax.vmap(lambda key: jax.random.split(key, 100))(of_order)  # what their bits come from
-    keys = jnp.concatenate([of_order, drawn.ravel()])
-    words = jax.random.key_data(keys)[:, 0].astype(jnp.float32)
-    assert not set(np.ravel(of_examples).tolist()) & set(words.tolist())
+    words = jax.random.key_data(jnp.concatenate([of_order, drawn.ravel()]))[:, 0]
+    assert not np.isin(of_examples, words.astype(jnp.float32)).any()
 
 
-def test_per_step_metrics_add_up(state, digits):
-    key = jax.random.key(3)
-    _, total = jaxrnn.train_epoch(state, digits, key, batch_size=64)
-    _, steps = jaxrnn.train_epoch(state, digits, key, batch_size=64, report="steps")
-    assert steps.weight.tolist() == [64] * 7 + [52]
-    assert steps.sums["accuracy"].sum() == total.sums["accuracy"]
-    assert float(steps.sums["loss"].sum()) == pytest.approx(float(total.sums["loss"]), rel=1e-6)
-
-
-def test_label_smoothing(state, digits):
-    batch = {"inputs": digits.inputs[:7], "labels": digits.labels[:7]}
-    logits = jaxrnn.predict(state, jaxrnn.Split(**batch))
-    targets = 0.8 * np.eye(10)[batch["labels"]] + 0.2 / 10
-    expected = -(targets * np.asarray(jax.nn.log_softmax(logits))).sum()
-    state = state.replace(task=jaxrnn.Classification(label_smoothing=0.2))
-    measured = jaxrnn.training.measure(state, batch, train=True)
-    assert float(measured.sums["loss"]) == pytest.approx(expected, rel=1e-5)
+def test_bad_batch_size(state, digits):
+    for batch_size in (0, 501):
+        with pytest.raises(ValueError, match="batch size must be between 1 and the 500 examples"):
+            train_epoch(state, digits, KEY, batch_size=batch_size)

@@ -1,53 +1,79 @@
-"""evaluate against numpy, at batch sizes that divide nothing."""
+"""evaluate, predict and generate, at batch sizes that divide nothing."""
 
+import chex
 import jax
 import numpy as np
+import optax
 import pytest
+from scipy.special import log_softmax
 
 import jaxrnn
-from tests.training.test_epochs import cross_entropy
+from jaxrnn import RNNModel, Split, create_train_state, stream
+from jaxrnn.training.sharding import batch_mesh, replicate
+
+KEY = jax.random.key(3)
 
 
 @pytest.fixture(scope="module")
-def expected(state, digits):
+def logits(state, digits):
     inputs = digits.inputs.astype(np.float32) / 255
-    logits = np.asarray(state.apply_fn({"params": state.params}, inputs))
-    return cross_entropy(logits, digits.labels).sum(), (logits.argmax(1) == digits.labels).sum()
+    return np.asarray(state.apply_fn({"params": state.params}, inputs))
 
 
 @pytest.mark.program
-@pytest.mark.parametrize("batch_size", [1, 7, 64, 499, 500, 501, 10_000])
-def test_exact_sums_at_any_batch_size(state, digits, expected, batch_size):
-    metrics = jaxrnn.evaluate(state, digits, batch_size=batch_size)
-    np.testing.assert_allclose(metrics.sums["loss"], expected[0], rtol=1e-5)
-    assert metrics.sums["accuracy"] == expected[1]
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(("batch_size", "devices"), [(1, 1), (64, 1), (7, 4), (500, 4)])
+def test_sums_are_exact_at_any_batch_size(state, digits, logits, batch_size, devices, streamed):
+    mesh = batch_mesh(devices)
+    state, split = replicate((state, digits), mesh)
+    data = stream(digits, batch_size=batch_size) if streamed else split
+    metrics = jaxrnn.evaluate(state, data, batch_size=batch_size, mesh=mesh)
+    loss = -log_softmax(logits.astype(float), -1)[np.arange(500), digits.labels].sum()
+    np.testing.assert_allclose(metrics.sums["loss"], loss, rtol=1e-5)
+    assert metrics.sums["accuracy"] == (logits.argmax(-1) == digits.labels).sum()
     assert metrics.weight == 500
-    assert metrics.means()["accuracy"] == pytest.approx(expected[1] / 500)
-    assert metrics.means()["loss"] == pytest.approx(expected[0] / 500, rel=1e-5)
 
 
-def test_the_whole_test_set_counts_ten_thousand(state):
-    metrics = jaxrnn.evaluate(state, jaxrnn.load(split="test"), batch_size=333)
-    assert metrics.weight == 10_000
-
-
-def test_lengths_reach_the_model(state, digits):
-    lengths = np.full(500, 14, np.int32)
-    short = jaxrnn.evaluate(state, digits.replace(lengths=lengths))
-    cut = jaxrnn.evaluate(state, digits.replace(inputs=digits.inputs[:, :14]))
-    np.testing.assert_allclose(short.sums["loss"], cut.sums["loss"], rtol=1e-5)
+def test_evaluating_a_stream_gives_the_bits_of_the_split(state, digits):
+    in_memory = jaxrnn.evaluate(state, digits, batch_size=100)
+    streamed = jaxrnn.evaluate(state, stream(digits, batch_size=100))
+    chex.assert_trees_all_equal(streamed, in_memory)
 
 
 def test_bad_input(state, digits):
-    with pytest.raises(ValueError, match="cannot evaluate 500 examples in batches of 0"):
-        jaxrnn.evaluate(state, digits, batch_size=0)
-    with pytest.raises(ValueError, match="cannot evaluate 0 examples"):
-        jaxrnn.evaluate(state, jax.tree.map(lambda leaf: leaf[:0], digits))
+    empty = jax.tree.map(lambda leaf: leaf[:0], digits)
+    chex.assert_shape(jaxrnn.predict(state, empty), (0, 10))
+    partial = ({"drop_remainder": True}, {"steps_per_epoch": 2})
+    streams = [stream(digits, batch_size=50, **options) for options in partial]
+    for data, batch_size, message in (
+        (digits, 0, "batch size must be at least 1; got 0"),
+        (empty, None, "there are no examples to evaluate"),
+        *((data, None, "one pass over all examples") for data in streams),
+        ((digits.inputs, digits.labels), 50, "expected a Split, such as .*; got tuple"),
+        (digits.inputs, 50, "expected a Split, such as .*; got"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jaxrnn.evaluate(state, data, batch_size=batch_size)
 
 
-@pytest.mark.parametrize("batch_size", [7, 500, 10_000])
-def test_predict_gives_the_logits_in_order(state, digits, batch_size):
-    logits = jaxrnn.predict(state, digits, batch_size=batch_size)
-    inputs = digits.inputs.astype(np.float32) / 255
-    expected = state.apply_fn({"params": state.params}, inputs)
-    np.testing.assert_allclose(logits, expected, atol=1e-5)
+@pytest.mark.parametrize("batch_size", [7, 500, None])
+def test_predict_gives_the_logits_in_order(state, digits, logits, batch_size):
+    found = jaxrnn.predict(state, digits.replace(labels=None), batch_size=batch_size)
+    np.testing.assert_allclose(found, logits, atol=1e-5)
+
+
+@pytest.mark.program
+def test_generation_draws_what_the_network_expects():
+    """A text in which each token follows from the one before is continued without an error."""
+    text = np.resize(np.arange(5, dtype=np.uint8), (20, 9))
+    split, task = Split(text, (text + 1) % 5), jaxrnn.LanguageModeling()
+    state, of_whole_sequences = (
+        create_train_state(0, RNNModel(16, 5, pooling=pooling), optax.adam(0.05), text, task)
+        for pooling in ("none", "last")
+    )
+    trainer = jaxrnn.TrainerConfig(epochs=40, batch_size=20)
+    state, _ = jaxrnn.fit(state, split, trainer, key=KEY)
+    drawn = jaxrnn.generate(state, np.array([2, 3]), KEY, count=12, temperature=0.2)
+    np.testing.assert_array_equal(drawn, (np.arange(12) + 4) % 5)
+    with pytest.raises(ValueError, match="an output per time step"):
+        jaxrnn.generate(of_whole_sequences, np.array([2]), KEY, count=3)

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxrnn import History
-from jaxrnn.training.history import best_epoch
+from jaxrnn import Classification, History, Regression
+from jaxrnn.training.history import best_epoch, has_stalled
 
 COLUMNS = ("train_loss", "train_accuracy", "test_loss", "held_out_rmse", "seconds")
-numbers = st.floats(allow_nan=False)
+numbers = st.floats(allow_nan=False)  # infinity included
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -25,27 +25,13 @@ def test_csv_gives_every_number_back_bit_for_bit(tmp_path, rows):
 
 
 def test_csv_layout(tmp_path):
-    history = History().append(epoch=1, train_loss=0.5, seconds=1.5, test_rmse=0.25)
-    history.append(epoch=2, train_loss=0.125).to_csv(tmp_path / "history.csv")
+    history = History().append(epoch=1, train_loss=0.5, seconds=1.5, test_rmse=math.inf)
+    longer = history.append(epoch=2, train_loss=0.125)
+    assert (len(longer), len(history)) == (2, 1)
+    longer.to_csv(tmp_path / "history.csv")
     assert (tmp_path / "history.csv").read_text() == (
-        "epoch,train_loss,test_rmse,seconds\n1,0.5,0.25,1.5\n2,0.125,,\n"
+        "epoch,train_loss,test_rmse,seconds\n1,0.5,inf,1.5\n2,0.125,,\n"
     )
-
-
-def test_curves_and_best():
-    history = History()
-    for epoch, accuracy in enumerate((0.5, 0.9, 0.9, 0.7), start=1):
-        history = history.append(epoch=epoch, test_accuracy=accuracy)
-    np.testing.assert_array_equal(history["test_accuracy"], [0.5, 0.9, 0.9, 0.7])
-    assert history.best("test_accuracy")["epoch"] == 2
-    assert not history.measured("train_loss")
-    with pytest.raises(ValueError, match="no epoch measured train_accuracy"):
-        history.best("train_accuracy")
-
-
-def test_append_leaves_the_old_one():
-    one = History().append(epoch=1)
-    assert (len(one.append(epoch=2)), len(one)) == (2, 1)
 
 
 def test_best_epoch_is_chosen_by_the_first_evaluated_split():
@@ -55,18 +41,27 @@ def test_best_epoch_is_chosen_by_the_first_evaluated_split():
         {"epoch": 3, "train_rmse": 1.0, "validation_rmse": 4.0, "test_rmse": 3.0},
     ]
     history = History.from_rows(rows)
+    np.testing.assert_array_equal(history["train_rmse"], [3, 2, 1])
     assert history.best("test_rmse", maximize=False)["epoch"] == 1
-    assert best_epoch(history, "rmse", maximize=False) == 2  # the first of two
-    assert best_epoch(history, "rmse", maximize=True) == 2
+    assert history.best("test_rmse")["epoch"] == 3
+    assert best_epoch(history, Regression()) == 2  # the first of two
     train_only = History.from_rows({n: row[n] for n in ("epoch", "train_rmse")} for row in rows)
-    assert best_epoch(train_only, "rmse", maximize=False) == 3
-    assert best_epoch(train_only, "rmse", maximize=True) == 1
-    assert best_epoch(train_only, "accuracy", maximize=True) == 3  # not measured: the last
-    assert best_epoch((train_only, train_only), "rmse", maximize=True) == 1
+    assert best_epoch(train_only, Regression()) == 3
+    assert best_epoch(train_only, Classification()) == 3  # not measured: the last
+    stalling, rising = (
+        History.from_rows({"epoch": n, "test_accuracy": a} for n, a in enumerate(values, start=1))
+        for values in ([0.5, 0.9, 0.9, 0.7], [0.5, 0.9, 0.9, 1.0])
+    )
+    assert [best_epoch(history, Classification()) for history in (stalling, rising)] == [2, 4]
+    cases = ((stalling, 2), (stalling, None), (rising, 2))
+    assert [has_stalled(curves, Classification(), n) for curves, n in cases] == [True, False, False]
 
 
 def test_unknown_columns():
     history = History().append(epoch=1, train_loss=0.5)
+    assert not history.measured("train_accuracy")
+    with pytest.raises(ValueError, match="no epoch measured train_accuracy"):
+        history.best("train_accuracy")
     with pytest.raises(ValueError, match="no column 'loss', only epoch, train_loss"):
         history["loss"]
     with pytest.raises(ValueError, match=r"'../../evil' is not a column name"):
@@ -76,25 +71,16 @@ def test_unknown_columns():
             History().append(**row)
 
 
+BAD_ROWS = ("1,x", ",1", "1", "1,2,9", "1.5,", "1" * 200_000)  # the last: a field that is too long
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "loss,epoch\n1,2\n", "epoch,a,a\n1,2,3\n", "epoch,a b\n1,2\n"]
-    + [f"epoch,train_loss\n{row}\n" for row in ("1,x", ",1", "1", "1,2,9", "1.5,")],
+    + [f"epoch,train_loss\n{row}\n" for row in BAD_ROWS],
+    ids=range(10),
 )
 def test_damaged_csv(tmp_path, text):
     (tmp_path / "history.csv").write_text(text)
     with pytest.raises(ValueError, match=r"history\.csv"):
         History.from_csv(tmp_path / "history.csv")
-
-
-def test_non_finite_numbers_survive(tmp_path):
-    History().append(epoch=1, train_loss=math.inf).to_csv(tmp_path / "history.csv")
-    assert History.from_csv(tmp_path / "history.csv")["train_loss"][0] == math.inf
-
-
-def test_a_field_that_is_too_long_is_refused(tmp_path):
-    path = tmp_path / "long.csv"
-    History().append(epoch=1).to_csv(path)
-    path.write_text(path.read_text() + "1" * 200_000 + "\n")
-    with pytest.raises(ValueError, match="field larger than field limit"):
-        History.from_csv(path)

@@ -1,7 +1,7 @@
 """The export verb: a stored run as a directory of files that other programs read."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,9 +9,7 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import tyro
-from annotated_types import Ge
 
-from experiments.digits.page import drawing_page
 from jaxrnn import export
 from jaxrnn.data.splits import zeros_like_one
 from jaxrnn.export.onnx import to_onnx
@@ -22,7 +20,7 @@ from jaxrnn.groups import Group
 from jaxrnn.nn.model import RNNModel
 from jaxrnn.runs.options import Workdir
 from jaxrnn.runs.trained import Run
-from jaxrnn.training.forward import compute_outputs
+from jaxrnn.training.forward import forward
 from jaxrnn.version import __version__
 
 
@@ -32,44 +30,38 @@ class Export(Group):
 
     workdir: Workdir
     """Directory of the run."""
-    out: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
+    out: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]] = Path()
     """New directory for model.stablehlo, model.onnx, weights.safetensors, model.json, load.py."""
-    page: bool = False
-    """Also write digit.html, a page on which to draw digits for the network."""
     best: bool = False
     """Export the best epoch instead of the last."""
-    member: Annotated[int, Ge(0)] | None = None
-    """Index of the network to export, from 0, if there are several."""
+
+    def more_files(self, run: Run) -> Mapping[str, str | bytes]:
+        """Make further files, by name; a page may override this.
+
+        Raises:
+          ValueError: an option doesn't fit the run.
+        """
+        return {}
 
 
 def export_run(run: Run, options: Export) -> Iterator[str]:
-    """Write a network of a run for other programs; yields a line to print for each file.
+    """Write the network of a run for other programs; yields a line to print for each file.
 
     Raises:
-      ValueError: the directory isn't empty, the run has several networks and none is chosen, or the
-        page can't show the network.
+      ValueError: the directory isn't empty, or an option doesn't fit the run.
       OSError: files can't be written.
     """
     out = local_path("out", options.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not an empty directory; choose another")
-    if run.networks > 1 and options.member is None:
-        raise ValueError(
-            f"the run has {run.networks} networks; choose one with --member 0 … {run.networks - 1}"
-        )
-    member = options.member or 0
-    state = jax.device_get(run.network(member))
-    files: dict[str, str | bytes] = {}
-    if options.page:
-        files["digit.html"] = _page(run, state.params)
-    missing = ""
+    files, missing = {**options.more_files(run)}, ""
+    state = jax.device_get(run.network)
     try:
         files["model.onnx"] = to_onnx(run.model, state.params, run.input_shape)
     except (ValueError, ImportError) as error:
         missing = f"no model.onnx: {error}"
-    lengths = run.takes_lengths
-    files["model.stablehlo"] = to_stablehlo(state, exported_shape(run), lengths=lengths)
-    files["model.json"] = json.dumps(finite(describe(run, member)), indent=2) + "\n"
+    files["model.stablehlo"] = to_stablehlo(state, exported_shape(run))
+    files["model.json"] = json.dumps(finite(describe(run)), indent=2) + "\n"
     files["load.py"] = Path(export.__file__).with_name("load.py").read_text("utf-8")
     out.mkdir(parents=True, exist_ok=True)
     save_weights(run.model, state.params, out / "weights.safetensors")
@@ -82,31 +74,24 @@ def export_run(run: Run, options: Export) -> Iterator[str]:
 
 
 def exported_shape(run: Run) -> tuple[int | str, ...]:
-    """The shape of an input, with ``"time"`` if any number of time steps can be read."""
+    """Return the shape of an input, with ``"time"`` if any number of time steps can be read."""
     if run.pixels or not isinstance(run.model, RNNModel):
         return run.input_shape
     return "time", *run.input_shape[1:]
 
 
-def describe(run: Run, member: int) -> dict[str, Any]:
-    """What ``model.json`` contains: what the network reads and returns, and how it was trained.
-
-    Args:
-      run: the run.
-      member: index of one of its networks.
-    """
-    history = run.history[member] if run.networks > 1 else run.history
-    row = history.rows[-1]
-    state = run.network(member)
+def describe(run: Run) -> dict[str, Any]:
+    """Describe what the network reads and returns, and how it was trained, for ``model.json``."""
+    row, state = run.history.rows[-1], run.network
     example = zeros_like_one(np.empty((1, *run.input_shape)))
-    outputs = jax.eval_shape(lambda: compute_outputs(state, {"inputs": example}))
+    outputs = jax.eval_shape(lambda: forward(state, {"inputs": example})[0])
     return {
         "input": {
             "shape": ["batch", *exported_shape(run)],
             "dtype": "int32" if run.tokens else "float32",
             "scale": 1 / 255 if run.pixels else 1,
         },
-        "lengths": run.takes_lengths,
+        "lengths": "lengths" in state.takes,
         "output": {
             "shape": ["batch", *exported_shape(run)[:1] * (outputs.ndim - 2), outputs.shape[-1]],
             "meaning": "logits" if run.experiment.task.categorical else "numbers",
@@ -120,13 +105,3 @@ def describe(run: Run, member: int) -> dict[str, Any]:
         "jaxrnn": __version__,
         "jax": jax.__version__,
     }
-
-
-def _page(run: Run, params: Any) -> str:
-    """The page to draw on, for a network that reads digits."""
-    if not run.reads_digits:
-        raise ValueError("--page needs a network that reads digits of 28 × 28 pixels")
-    data, order = run.experiment.data, None
-    if data.permute:
-        order = data.as_inputs(np.arange(784).reshape(1, 28, 28)).ravel()
-    return drawing_page(run.model, params, run.input_shape, run.class_names, order)

@@ -2,23 +2,26 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 import tyro
 from annotated_types import Ge
 
-from jaxrnn.data.files import Reader, array_reader, picture_reader, read_files, text_reader
+from jaxrnn.data.pictures import fit_picture
 from jaxrnn.groups import Count, Group
 from jaxrnn.runs.options import Workdir
-from jaxrnn.runs.trained import Run
-from jaxrnn.training.generation import generate
+from jaxrnn.runs.trained import Ensemble, Run
+from jaxrnn.runs.verbs.reading import Example, Reader, array_reader, image_reader, read_files
+from jaxrnn.training.evaluation import generate
 from jaxrnn.training.tasks import LanguageModeling
 
-_STEPS = 100_000  # time steps of a batch; bounds memory
+Answer = Mapping[str, Any] | ValueError  # what the network predicts, as JSON, or why it can't
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Predict(Group):
     """Predict with a stored run, and print a line for each example."""
 
     workdir: Workdir
-    """Directory of the run."""
-    files: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE…")]]
+    """Directory of the run, or of a sweep, whose runs answer together."""
+    files: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE…")]] = ()
     """Pictures, texts, .npy or IDX files, directories of them, or - for standard input."""
     json: bool = False
     """Print one JSON object for each example."""
@@ -35,16 +38,28 @@ class Predict(Group):
     """Number of classes to print, most likely first."""
     best: bool = False
     """Use the best epoch instead of the last."""
-    member: Annotated[int, Ge(0)] | None = None
-    """Index of one of several networks, from 0; None to average over all of them."""
-    ink: Literal["auto", "bright", "dark"] = "auto"
-    """Digits: whether ink is brighter or darker than the paper; auto decides by the border."""
     as_is: bool = False
     """Pictures: read them unchanged; they must have the size of the training images."""
     sample: Annotated[int, Ge(0)] = 0
     """Language modeling: number of tokens to continue each text by."""
     seed: Annotated[int, Ge(0)] = 0
     """Seed of the sampled tokens."""
+
+    def reader(self, run: Run) -> Reader:
+        """Choose how files become inputs of the network; a page may override this.
+
+        Raises:
+          ValueError: an option doesn't fit the run.
+        """
+        if shape := run.image_shape:
+            fit = partial(fit_picture, shape=shape, resize=not self.as_is)
+            return image_reader(shape, fit, run.experiment.data.as_inputs)
+        if self.as_is:
+            raise ValueError("--as-is needs a network that reads images")
+        is_text = isinstance(run.experiment.task, LanguageModeling) and all(
+            len(name) == 1 for name in run.class_names
+        )
+        return array_reader(len(run.input_shape), run.class_names if is_text else ())
 
 
 def predict_files(run: Run, options: Predict) -> bool:
@@ -53,122 +68,64 @@ def predict_files(run: Run, options: Predict) -> bool:
     Raises:
       ValueError: an option doesn't fit the run.
     """
-    _check_options(run, options)
-    whole = True
-    for examples in _in_batches(
-        _checked(run, read_files(options.files, choose_reader(run, options)))
-    ):
-        for name, answer in _answers(run, examples, options):
-            name = quoted(name)
-            if isinstance(answer, ValueError):
-                whole = False
-                print(f"error: {name}: {' '.join(str(answer).split())}", file=sys.stderr)
-            elif options.json:
-                print(json.dumps({"file": name, **answer}))
-            else:
-                print(f"{name}: {_in_words(answer)}")
-        print(end="", flush=True)
-    return whole
-
-
-def _check_options(run: Run, options: Predict) -> None:
-    """Raise ``ValueError`` for options that can't have an effect on this run."""
-    run.network(options.member)  # raises if there is no such member
     if options.sample and not isinstance(run.experiment.task, LanguageModeling):
         raise ValueError("--sample needs a language model")
-    if options.sample and run.networks > 1 and options.member is None:
-        raise ValueError(f"--sample needs one network: --member 0 … {run.networks - 1}")
-    if options.as_is and run.image_shape is None:
-        raise ValueError("--as-is needs a network that reads images")
-    if options.ink != "auto" and not run.reads_digits:
-        raise ValueError("--ink needs a network that reads digits of 28 × 28 pixels")
+    if options.sample and isinstance(run, Ensemble):
+        raise ValueError("--sample needs one network; give the directory of one run of the sweep")
+    reader = options.reader(run)
+
+    def convert(item: Path | np.ndarray) -> np.ndarray:
+        inputs = reader.convert(item)
+        run.split_of(inputs[None])  # raises if the network can't read it
+        return inputs
+
+    complete = True
+    for examples in read_files(options.files, Reader(convert, reader.is_one)):
+        answers = _answers(run, [*examples.values()], options)
+        for name, answer in zip(map(quoted, examples), answers, strict=True):
+            if isinstance(answer, ValueError):
+                complete = False
+                print(f"error: {name}: {' '.join(str(answer).split())}", file=sys.stderr)
+            elif options.json:
+                print(json.dumps({"file": name, **answer}), flush=True)
+            else:
+                print(f"{name}: {_in_words(answer)}", flush=True)
+    return complete
 
 
-def choose_reader(run: Run, options: Predict) -> Reader:
-    """Choose how to read files as inputs of the network."""
-    names_are_text = all(len(name) == 1 for name in run.class_names)
-    if isinstance(run.experiment.task, LanguageModeling) and names_are_text:
-        return text_reader(run.class_names)
-    if run.image_shape is None:
-        return array_reader(len(run.input_shape))
-    return picture_reader(
-        run.image_shape,
-        digits=run.reads_digits,
-        ink=options.ink,
-        as_is=options.as_is,
-        as_inputs=run.experiment.data.as_inputs,
-    )
+def _answers(run: Run, examples: list[Example], options: Predict) -> Iterator[Answer]:
+    """Yield what the network predicts for the examples of a file, or why it can't."""
+    good = [example for example in examples if not isinstance(example, ValueError)]
+    outputs = iter([] if options.sample or not good else _outputs(run, np.stack(good)))
+    for example in examples:
+        if isinstance(example, ValueError):
+            yield example
+        elif options.sample:
+            yield _continue(run, example, options)
+        else:
+            yield _answer(run, next(outputs), options.top)
 
 
-def _checked(run: Run, examples: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """The examples, with an error in place of those that the network can't read."""
-    for name, example in examples:
-        try:
-            if not isinstance(example, ValueError):
-                run.split_of(example[None])
-            yield name, example
-        except ValueError as error:
-            yield name, error
-
-
-def _in_batches(examples: Iterator[tuple[str, Any]]) -> Iterator[list[tuple[str, Any]]]:
-    """Lists of examples that have at most ``_STEPS`` time steps when padded to the longest."""
-    batch: list[tuple[str, Any]] = []
-    longest = 1
-    for name, example in examples:
-        length = 1 if isinstance(example, ValueError) else len(example)
-        if batch and (len(batch) + 1) * max(longest, length) > _STEPS:
-            yield batch
-            batch, longest = [], 1
-        batch.append((name, example))
-        longest = max(longest, length)
-    if batch:
-        yield batch
-
-
-def _answers(
-    run: Run, examples: Sequence[tuple[str, Any]], options: Predict
-) -> Iterator[tuple[str, Any]]:
-    """The name of each example, and what the network predicts for it or a ``ValueError``."""
-    good = [example for _, example in examples if not isinstance(example, ValueError)]
-    if options.sample:
-        outputs: Iterator[Any] = (_continue(run, example, options) for example in good)
-    else:
-        outputs = (_answer(run, output, options) for output in _outputs(run, good, options.member))
-    for name, example in examples:
-        yield name, example if isinstance(example, ValueError) else next(outputs)
-
-
-def _outputs(run: Run, examples: Sequence[np.ndarray], member: int | None) -> Iterator[np.ndarray]:
-    """The outputs for each example, computed together if the network can be told their lengths."""
-    lengths = np.array([len(example) for example in examples], np.int32)
-    if len({*lengths.tolist()}) == 1:
-        yield from run.predict(np.stack(examples), member=member)
-    elif run.takes_lengths and examples:
-        time = 1 << int(lengths.max() - 1).bit_length()  # few sizes, so that few are compiled
-        inputs = np.stack([_padded(example, time) for example in examples])
-        for output, length in zip(
-            run.predict(inputs, lengths, member=member), lengths, strict=True
-        ):
-            yield output[:length] if output.ndim > 1 else output
-    else:
-        for example in examples:
-            yield run.predict(example[None], member=member)[0]
-
-
-def _padded(example: np.ndarray, time: int) -> np.ndarray:
-    return np.pad(example, [(0, time - len(example)), *[(0, 0)] * (example.ndim - 1)])
+def _outputs(run: Run, inputs: np.ndarray) -> np.ndarray:
+    """Compute the outputs for a batch, padded to one of few lengths, so that few are compiled."""
+    if run.pixels or "lengths" not in run.state.takes:
+        return run.predict(inputs)
+    count, time = inputs.shape[:2]
+    padding = (1 << (time - 1).bit_length()) - time
+    padded = np.pad(inputs, [(0, 0), (0, padding), *[(0, 0)] * (inputs.ndim - 2)])
+    outputs = run.predict(padded, np.full(count, time, np.int32))
+    return outputs[:, :time] if outputs.ndim > 2 else outputs
 
 
 def _continue(run: Run, example: np.ndarray, options: Predict) -> dict[str, Any]:
-    """How a language model continues a text."""
-    key, state = jax.random.key(options.seed), run.network(options.member or 0)
-    tokens = np.asarray(generate(state, example, key, count=options.sample))
+    """Continue a text by sampling from a language model."""
+    key = jax.random.key(options.seed)
+    tokens = np.asarray(generate(run.network, example, key, count=options.sample))
     return {"continuation": "".join(run.class_names[token] for token in tokens)}
 
 
-def _answer(run: Run, output: np.ndarray, options: Predict) -> Any:
-    """What the outputs for one example say, as JSON, or a ``ValueError``."""
+def _answer(run: Run, output: np.ndarray, count: int) -> Answer:
+    """Describe the outputs for one example as JSON, with the ``count`` likeliest classes."""
     if not np.isfinite(output).all():
         return ValueError("the outputs of the network are not finite")
     if not run.class_names:
@@ -177,16 +134,15 @@ def _answer(run: Run, output: np.ndarray, options: Predict) -> Any:
         output = output[-1]
     probabilities = np.asarray(jax.nn.softmax(output))
     if probabilities.ndim > 1:  # a class for each time step
-        likeliest = probabilities.argmax(-1)
-        classes = [run.class_names[one] for one in likeliest]
+        classes = [run.class_names[label] for label in probabilities.argmax(-1)]
         return {"classes": classes, "probabilities": probabilities.max(-1).tolist()}
-    top = np.argsort(-probabilities, kind="stable")[: options.top]
-    named = [[run.class_names[one], float(probabilities[one])] for one in top]
-    return {"class": named[0][0], "probability": named[0][1], "top": named}
+    likeliest = np.argsort(-probabilities, kind="stable")[:count]
+    top = [[run.class_names[label], float(probabilities[label])] for label in likeliest]
+    return {"class": top[0][0], "probability": top[0][1], "top": top}
 
 
 def _in_words(answer: Mapping[str, Any]) -> str:
-    """An answer as one line."""
+    """Write an answer as one line."""
     if "outputs" in answer:
         return " ".join(f"{number:.6g}" for number in np.ravel(answer["outputs"]))
     if "continuation" in answer:
@@ -197,5 +153,5 @@ def _in_words(answer: Mapping[str, Any]) -> str:
 
 
 def quoted(name: str) -> str:
-    """A name in one line, as itself if all of it can be seen."""
+    """Return a name in one line, as itself if all of it can be seen."""
     return name if name.isprintable() and name.strip() else repr(name)

@@ -1,4 +1,4 @@
-"""The IDX reader against files that lie."""
+"""The IDX reader, also against files whose headers lie."""
 
 import contextlib
 import gzip
@@ -38,26 +38,19 @@ def test_reads_back_what_was_written(tmp_path, code, shape, seed):
     dtype = ELEMENT_TYPES[code]
     data = np.random.default_rng(seed).integers(-100, 100, shape).astype(dtype)
     path = write(tmp_path / "a.gz", header(code, *shape) + data.tobytes())
-    array, _ = read_idx(path, dtype=dtype.newbyteorder("="))
+    array, _ = read_idx(path)
     assert array.dtype.isnative
     np.testing.assert_array_equal(array, data)
 
 
 @reuse_tmp_path
-@given(cut=st.integers(0, 4 + 8 + 20 - 1))
-def test_truncated_content(tmp_path, cut):
+@given(data=st.data(), compressed=st.booleans())
+def test_truncated_files(tmp_path, data, compressed):
     content = header(0x08, 4, 5) + bytes(range(20))
-    with pytest.raises(ValueError, match="truncated"):
-        read_idx(write(tmp_path / "a.gz", content[:cut]))
-
-
-@reuse_tmp_path
-@given(data=st.data())
-def test_truncated_archive(tmp_path, data):
-    archive = gzip.compress(header(0x08, 4, 5) + bytes(range(20)))
+    content = gzip.compress(content) if compressed else content
     path = tmp_path / "a.gz"
-    path.write_bytes(archive[: data.draw(st.integers(0, len(archive) - 1))])
-    with pytest.raises(ValueError, match=r"truncated|not a sound gzip"):
+    path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+    with pytest.raises(ValueError, match="truncated"):
         read_idx(path)
 
 
@@ -88,22 +81,12 @@ def test_fuzz_content_reads_or_raises_value_error(tmp_path, content):
 
 
 @reuse_tmp_path
-@given(zeros=st.binary(min_size=2, max_size=2), code=st.integers(0, 255))
-def test_wrong_magic(tmp_path, zeros, code):
-    path = write(tmp_path / "a.gz", header(code, 1, zeros=zeros) + bytes(8))
-    if zeros != b"\0\0" or code not in ELEMENT_TYPES:
+@given(zeros=st.binary(min_size=2, max_size=2), code=st.integers(0, 255), rank=st.integers(0, 255))
+def test_wrong_magic(tmp_path, zeros, code, rank):
+    path = write(tmp_path / "a.gz", header(code, zeros=zeros, rank=rank) + bytes(4 * rank))
+    if zeros != b"\0\0" or code not in ELEMENT_TYPES or rank > 4:
         with pytest.raises(ValueError, match="not an IDX file"):
             read_idx(path)
-
-
-def test_wrong_type_and_rank(tmp_path):
-    path = write(tmp_path / "a.gz", header(0x0B, 2) + bytes(4))
-    with pytest.raises(ValueError, match="holds int16 elements; expected uint8"):
-        read_idx(path)
-    with pytest.raises(ValueError, match="has 1 axes; expected 3"):
-        read_idx(path, dtype=np.int16, rank=3)
-    with pytest.raises(ValueError, match="has 255 axes; expected at most 4"):
-        read_idx(write(tmp_path / "b.gz", header(0x08, rank=255)))
 
 
 @reuse_tmp_path
@@ -120,23 +103,22 @@ def test_trailing_bytes(tmp_path):
         read_idx(write(tmp_path / "a.gz", header(0x08, 4) + bytes(5)))
 
 
-@pytest.mark.parametrize("declared", [16, 200 * 2**20])
-def test_bomb_is_not_decompressed(tmp_path, declared):
-    """64 MiB of zeros in 64 KiB: memory follows neither the bomb nor what the header claims."""
-    path = write(tmp_path / "bomb.gz", header(0x08, declared) + bytes(64 * 2**20 * (declared < 99)))
+def test_bomb_is_not_decompressed(tmp_path):
+    """64 MiB of zeros in 64 KiB."""
+    path = write(tmp_path / "bomb.gz", header(0x08, 16) + bytes(64 * 2**20))
     tracemalloc.start()
-    with pytest.raises(ValueError, match=r"continues after|truncated"):
+    with pytest.raises(ValueError, match="continues after"):
         read_idx(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * 2**20
 
 
-def test_cap(tmp_path):
-    path = write(tmp_path / "a.gz", header(0x08, 1000) + bytes(1000))
-    assert read_idx(path, max_bytes=1000)[0].shape == (1000,)
-    with pytest.raises(ValueError, match="declares 1000 bytes"):
-        read_idx(path, max_bytes=999)
+def test_files_that_are_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxrnn.data.readers.idx.MAX_BYTES", 1000)
+    assert read_idx(write(tmp_path / "a.gz", header(0x08, 1000) + bytes(1000)))[0].shape == (1000,)
+    with pytest.raises(ValueError, match="declares 1001 bytes"):
+        read_idx(write(tmp_path / "a.gz", header(0x08, 1001) + bytes(1001)))
 
 
 def test_sha256_is_that_of_the_content(tmp_path):

@@ -7,56 +7,47 @@ draws a sheet of 100, with what the run in WORKDIR reads in each, and prints its
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from scipy.interpolate import make_interp_spline
 
+import jaxrnn
+from experiments.digits.pictures import normalize_digit
+from jaxrnn.data.pictures import read_picture
+
 # Strokes of the pen in a unit square, y downwards: curves through their points, and polylines.
 CURVE, LINE = 3, 1
-SKELETONS = {
-    0: [
-        (CURVE, [(0.55, 0), (0.2, 0.25), (0.15, 0.7), (0.5, 1), (0.85, 0.7), (0.8, 0.2), (0.5, 0)])
+SKELETONS = [
+    [(CURVE, "0.55,0 0.2,0.25 0.15,0.7 0.5,1 0.85,0.7 0.8,0.2 0.5,0")],
+    [(LINE, "0.5,0 0.47,0.5 0.45,1")],
+    [(CURVE, "0.15,0.25 0.4,0 0.78,0.15 0.7,0.5 0.4,0.8 0.1,1"), (LINE, "0.1,1 0.9,0.97")],
+    [
+        (CURVE, "0.15,0.1 0.5,0 0.78,0.2 0.65,0.4 0.38,0.47"),
+        (CURVE, "0.38,0.47 0.7,0.52 0.85,0.75 0.55,1 0.1,0.9"),
     ],
-    1: [(LINE, [(0.5, 0), (0.47, 0.5), (0.45, 1)])],
-    2: [
-        (CURVE, [(0.15, 0.25), (0.4, 0), (0.78, 0.15), (0.7, 0.5), (0.4, 0.8), (0.1, 1)]),
-        (LINE, [(0.1, 1), (0.9, 0.97)]),
+    [(LINE, "0.3,0 0.12,0.55 0.9,0.52"), (LINE, "0.75,0.05 0.68,1")],
+    [
+        (LINE, "0.85,0 0.3,0.03 0.22,0.42"),
+        (CURVE, "0.22,0.42 0.6,0.38 0.83,0.65 0.6,0.95 0.12,0.95"),
     ],
-    3: [
-        (CURVE, [(0.15, 0.1), (0.5, 0), (0.78, 0.2), (0.65, 0.4), (0.38, 0.47)]),
-        (CURVE, [(0.38, 0.47), (0.7, 0.52), (0.85, 0.75), (0.55, 1), (0.1, 0.9)]),
-    ],
-    4: [(LINE, [(0.3, 0), (0.12, 0.55), (0.9, 0.52)]), (LINE, [(0.75, 0.05), (0.68, 1)])],
-    5: [
-        (LINE, [(0.85, 0), (0.3, 0.03), (0.22, 0.42)]),
-        (CURVE, [(0.22, 0.42), (0.6, 0.38), (0.83, 0.65), (0.6, 0.95), (0.12, 0.95)]),
-    ],
-    6: [
+    [(CURVE, "0.7,0 0.35,0.3 0.15,0.7 0.4,1 0.78,0.8 0.55,0.55 0.2,0.7")],
+    [(LINE, "0.12,0.05 0.85,0.02 0.6,0.5 0.4,1")],
+    [
         (
             CURVE,
-            [(0.7, 0), (0.35, 0.3), (0.15, 0.7), (0.4, 1), (0.78, 0.8), (0.55, 0.55), (0.2, 0.7)],
+            "0.75,0.12 0.45,0 0.25,0.2 0.5,0.45 0.8,0.75 0.5,1 0.2,0.8 0.45,0.5 0.78,0.22 0.72,0.1",
         )
     ],
-    7: [(LINE, [(0.12, 0.05), (0.85, 0.02), (0.6, 0.5), (0.4, 1)])],
-    8: [
-        (
-            CURVE,
-            [
-                *[(0.75, 0.12), (0.45, 0), (0.25, 0.2), (0.5, 0.45), (0.8, 0.75)],
-                *[(0.5, 1), (0.2, 0.8), (0.45, 0.5), (0.78, 0.22), (0.72, 0.1)],
-            ],
-        )
+    [
+        (CURVE, "0.78,0.15 0.5,0 0.2,0.22 0.4,0.48 0.72,0.35 0.78,0.1"),
+        (LINE, "0.78,0.1 0.75,0.5 0.68,1"),
     ],
-    9: [
-        (CURVE, [(0.78, 0.15), (0.5, 0), (0.2, 0.22), (0.4, 0.48), (0.72, 0.35), (0.78, 0.1)]),
-        (LINE, [(0.78, 0.1), (0.75, 0.5), (0.68, 1)]),
-    ],
-}
+]
 DETAIL = 240  # pixels of the height of a digit when it is drawn
 FONTS = [
     *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
@@ -66,19 +57,13 @@ FONTS = [
 ]
 
 
-def drawn_digits(seed: int, count: int = 100) -> list[tuple[int, Image.Image, str]]:
+def drawn_digits(seed: int, count: int = 100) -> Iterator[tuple[int, Image.Image, str, np.ndarray]]:
     """Draw digits, 0 to 9 in turn, ten with a pen after ten of a font.
 
-    Returns:
-      The label, the picture, and how it was drawn, of each.
+    Yields:
+      The label, the picture, how it was drawn, and its ink before it was put on paper: floats from
+      0 to 1 of the same size.
     """
-    return [(label, picture, words) for label, picture, words, _ in drawn_with_ink(seed, count)]
-
-
-def drawn_with_ink(
-    seed: int, count: int = 100
-) -> Iterator[tuple[int, Image.Image, str, np.ndarray]]:
-    """The same, each with its ink before it was put on paper: floats 0…1 of the same size."""
     for index in range(count):
         rng = np.random.default_rng([seed, index])
         label, pen = index % 10, index // 10 % 2 == 1
@@ -113,10 +98,12 @@ def _draw_pen(rng: np.random.Generator, label: int, tall: float) -> tuple[Image.
     size = np.array([DETAIL * rng.uniform(0.5, 0.85), DETAIL - pen])
     mask = Image.new("L", (2 * DETAIL, 2 * DETAIL))
     draw = ImageDraw.Draw(mask)
-    wobble = dict[tuple[float, float], np.ndarray]()  # strokes that meet still do
-    for degree, points in SKELETONS[label]:
+    wobble = dict[str, np.ndarray]()  # strokes that meet still do
+    for degree, stroke in SKELETONS[label]:
+        points = stroke.split()
         for point in points:
-            wobble.setdefault(point, np.asarray(point) - 0.5 + rng.normal(0, 0.05, 2))
+            place = np.array([float(number) for number in point.split(",")])
+            wobble.setdefault(point, place - 0.5 + rng.normal(0, 0.05, 2))
         through = np.array([wobble[point] for point in points]) * size + DETAIL
         spline = make_interp_spline(np.arange(len(points)), through, k=min(degree, len(points) - 1))
         for x, y in spline(np.linspace(0, len(points) - 1, 20 * DETAIL // pen)):
@@ -184,34 +171,33 @@ def _light(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return gradient * (1 - rng.uniform(0, 0.35) / (1 + np.exp(-edge)))
 
 
+def gray(picture: Image.Image) -> np.ndarray:
+    """Return what is read from a file of a picture, in grayscale."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return read_picture(file)
+
+
 def main(workdir: str, out: str, seed: str = "0") -> None:
     """Draw the sheet: each picture, and beside it what the network sees and reads."""
-    import jaxrnn
-    from experiments.digits.pictures import normalize_digit, read_picture
-
-    labels, pictures, words = zip(*drawn_digits(int(seed)), strict=True)
-    files = [io.BytesIO() for _ in pictures]
-    for picture, file in zip(pictures, files, strict=True):
-        picture.save(file, "PNG")
-    seen = np.stack([normalize_digit(read_picture(file.getvalue())) for file in files])
-    state = jaxrnn.training.averaged(jaxrnn.load_run(workdir).state)
-    read = np.asarray(jaxrnn.predict(state, jaxrnn.Split(seen)).argmax(-1))
+    labels, pictures, words, _ = zip(*drawn_digits(int(seed)), strict=True)
+    seen = np.stack([normalize_digit(gray(picture)) for picture in pictures])
+    read = jaxrnn.load_run(workdir).predict(seen).argmax(-1)
     right, pen = read == labels, np.array(["pen" in line for line in words])
     fonts, pens = right[~pen].mean(), right[pen].mean()
     print(f"accuracy: {right.mean():.2f}; fonts {fonts:.2f}, pens {pens:.2f}")
     for index in np.flatnonzero(~right):
         print(f"{index}: {labels[index]} read as {read[index]}: {words[index]}")
-    draw_sheet(list(labels), list(pictures), seen, read).savefig(out)
+    draw_sheet(labels, pictures, seen, read).savefig(out)
 
 
 def draw_sheet(
-    labels: list[int], pictures: list[Image.Image], seen: np.ndarray, read: np.ndarray
-) -> Any:
-    """A figure of ten digits a row, twice: as given, and as the network sees it."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(16, 0.95 * -(-len(labels) // 10)), dpi=100)
-    axes = figure.subplots(-(-len(labels) // 10), 20, squeeze=False).reshape(-1)
+    labels: Sequence[int], pictures: Sequence[Image.Image], seen: np.ndarray, read: np.ndarray
+) -> Figure:
+    """Draw a figure of ten digits a row, twice: as given, and as the network sees it."""
+    rows = -(-len(labels) // 10)
+    figure = Figure(figsize=(16, 0.95 * rows), dpi=100)
+    axes = figure.subplots(rows, 20, squeeze=False).reshape(-1)
     for axis in axes:
         axis.set_axis_off()
     for index, label in enumerate(labels):

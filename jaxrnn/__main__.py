@@ -1,0 +1,33 @@
+"""List the experiments and show how to write one: ``python -m jaxrnn``."""
+
+import importlib.util
+import runpy
+
+PAGE = '''\
+"""Classify images that are read row by row."""
+
+from dataclasses import dataclass
+
+from jaxrnn import Experiment, ImageSequences, RNNConfig, main
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Experiment):
+    """A recurrent network that reads images."""
+
+    data: ImageSequences = ImageSequences(name="mnist")
+    model: RNNConfig = RNNConfig(hidden=64)
+
+
+if __name__ == "__main__":
+    main({"small": Images()}, default="small", description=__doc__)
+'''
+
+if __name__ == "__main__":
+    # The experiments come with the repository, not with the package.
+    if importlib.util.find_spec("experiments") and importlib.util.find_spec(
+        "experiments.mnist_rnn"
+    ):
+        runpy.run_module("experiments", run_name="__main__")
+        print()
+    print(f"A page of your own, which python FILE.py trains and --help explains:\n\n{PAGE}", end="")

@@ -1,0 +1,213 @@
+"""tfds builders: ours of the MNIST family, and how any is prepared and read without TensorFlow."""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
+
+from jaxrnn.data.readers.arrays import Arrays, Images
+from jaxrnn.data.readers.files import IDX_NAMES, read_idx_files
+from jaxrnn.files import first_line
+
+_AT_ONCE = 4096  # examples; bounds what is in memory while they are decoded
+
+
+class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Labelled images of the MNIST family, which tfds reads without TensorFlow.
+
+    Examples are stored as ArrayRecord, in the order of the files, which the protocols of the
+    ``tf1`` and ``keras`` presets rely on. The builders are not registered with tfds, whose own
+    builders of these names stay unchanged.
+
+    Args:
+      images: what to prepare; by default what tfds downloads, which is then found here.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    URL: str
+    CLASS_NAMES: tuple[str, ...]
+    ARCHIVES: Path | None = None
+    CONTENT_SHA256: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(skip_registration=True, **kwargs)
+
+    def __init__(self, *, images: Images | None = None, **kwargs: Any):
+        self.images = images
+        super().__init__(file_format="array_record", **kwargs)
+
+    @classmethod
+    def checksums(cls) -> dict[str, str]:
+        """Return the SHA-256 of each published file: decompressed or, if unknown, as it is."""
+        as_is = (cls.url_infos[cls.URL + name].checksum for name in IDX_NAMES.values())
+        return dict(zip(IDX_NAMES, cls.CONTENT_SHA256 or as_is, strict=True))
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        image = tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8, encoding="bytes")
+        label = tfds.features.ClassLabel(names=self.CLASS_NAMES)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            features=tfds.features.FeaturesDict({"image": image, "label": label}),
+            supervised_keys=("image", "label"),
+            disable_shuffling=True,
+        )
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
+        """Write one file per split, much faster than tfds, which encodes example by example."""
+        if self.images is None:  # tfds verifies what it downloads by checksums.tsv
+            urls = {role: self.URL + name for role, name in IDX_NAMES.items()}
+            self.images = read_idx_files(dl_manager.download(urls), self.CLASS_NAMES)
+        splits = []
+        for name, read_pieces in self.images.splits.items():
+            (piece,) = read_pieces()
+            template = self._get_filename_template(name)
+            path = template.sharded_filepath(shard_index=0, num_shards=1)
+            size = _write_records(path, self._serialize(piece))
+            splits.append(tfds.core.SplitInfo(name, [len(piece.labels)], size, template))
+        self.info.set_splits(tfds.core.SplitDict(splits))
+
+    def _serialize(self, piece: Arrays) -> Iterator[bytes]:
+        """Serialize examples; those of one label differ in their pixels alone."""
+        white, around = np.full((28, 28, 1), 255, np.uint8), []
+        for label in range(len(self.CLASS_NAMES)):
+            record = self.info.features.serialize_example({"image": white, "label": label})
+            around.append(record.split(white.tobytes()))
+        for image, label in zip(piece.images, piece.labels.tolist(), strict=True):
+            yield image.tobytes().join(around[label])
+
+
+def _write_records(path: Path, records: Iterable[bytes]) -> int:
+    """Write an ArrayRecord file; return the total size of the records in bytes."""
+    from array_record.python.array_record_module import ArrayRecordWriter  # not on Windows
+
+    writer, size = ArrayRecordWriter(str(path), "group_size:16"), 0  # small records in groups
+    for record in records:
+        writer.write(record)
+        size += len(record)
+    writer.close()
+    return size
+
+
+class Mnist(LabelledImages):
+    """MNIST handwritten digits, Yann LeCun, Corinna Cortes, Christopher Burges (CC BY-SA 3.0)."""
+
+    name = "mnist"
+    URL = "http://yann.lecun.com/exdb/mnist/"
+    CLASS_NAMES = tuple("0123456789")
+    ARCHIVES = Path(__file__).parent / "archives"
+    CONTENT_SHA256 = (
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    )
+
+
+class FashionMnist(LabelledImages):
+    """Fashion-MNIST articles of clothing, Han Xiao, Kashif Rasul, Roland Vollgraf (MIT licence)."""
+
+    name = "fashion_mnist"
+    URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+    # fmt: off
+    CLASS_NAMES = (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+        "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    )
+    # fmt: on
+    CONTENT_SHA256 = (
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    )
+
+
+class Kmnist(LabelledImages):
+    """Kuzushiji-MNIST cursive hiragana, Tarin Clanuwat and others (CC BY-SA 4.0)."""
+
+    name = "kmnist"
+    URL = "http://codh.rois.ac.jp/kmnist/dataset/kmnist/"
+    CLASS_NAMES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+
+
+FAMILY = {builder.name: builder for builder in (Mnist, FashionMnist, Kmnist)}
+
+
+def open_builder(name: str, data_dir: Path, images: Images | None = None) -> Any:
+    """Find the tfds builder of a dataset of labelled images, and prepare it as ArrayRecord.
+
+    Two processes may prepare a dataset at once: tfds renames a temporary directory at the end.
+
+    Args:
+      name: of the MNIST family or, as tfds writes it, ``name``, ``name/config``, ``name:version``.
+      data_dir: directory of prepared datasets.
+      images: of a dataset of the MNIST family, in place of a download.
+    """
+    kind = partial(FAMILY[name], images=images) if name in FAMILY else partial(tfds.builder, name)
+    with _one_line_errors(name, data_dir):
+        builder = kind(data_dir=data_dir)
+    match builder.info.supervised_keys, builder.info.features:
+        case (str(key), str(label)), features if len(features[key].shape) >= 2 and isinstance(
+            features[label], tfds.features.ClassLabel
+        ):
+            pass
+        case _:
+            raise ValueError(f"{name!r} is not a dataset of labelled images")
+    with _one_line_errors(name, data_dir):
+        if not builder.data_path.exists():
+            with contextlib.redirect_stdout(io.StringIO() if images else sys.stdout):
+                try:
+                    builder.download_and_prepare(file_format="array_record")
+                except Exception:
+                    if not builder.data_path.exists():  # else another process was faster
+                        raise
+        builder.info.read_from_directory(builder.data_dir)
+    return builder
+
+
+def decode(builder: Any, *splits: str) -> Images:
+    """Open some splits of prepared data."""
+    names = builder.info.features[builder.info.supervised_keys[1]].names
+    return Images({split: partial(_decode, builder, split) for split in splits}, tuple(names))
+
+
+def _decode(builder: Any, split: str) -> Iterator[Arrays]:
+    """Decode a split piece by piece."""
+    with _one_line_errors(builder.name, builder.data_dir):
+        source, shapes = builder.as_data_source(split), set()
+        for start in range(0, len(source), _AT_ONCE):
+            examples = source.__getitems__(range(start, min(start + _AT_ONCE, len(source))))
+            images, labels = ([ex[key] for ex in examples] for key in builder.info.supervised_keys)
+            shapes |= {image.shape for image in images}
+            if len(shapes) > 1:
+                raise ValueError(f"images differ in size: {sorted(shapes)[:2]}")
+            yield Arrays(np.stack(images), np.array(labels, np.int32))
+
+
+@contextlib.contextmanager
+def _one_line_errors(name: str, directory: object) -> Iterator[None]:
+    """Say what went wrong; tfds and the packages below it raise errors of many kinds."""
+    try:
+        yield
+    except tfds.core.DatasetNotFoundError as error:  # whose message fills a screen
+        meant = re.search(r"Did you mean: .* -> (\w+)", str(error))
+        hint = f"did you mean {meant[1]}?" if meant else f"try {', '.join(FAMILY)}"
+        raise ValueError(f"there is no dataset {name!r}; {hint}") from None
+    except ImportError as error:
+        package = error.name or first_line(error)
+        raise ImportError(f"{name!r} needs a package that is not installed: {package}") from error
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise (OSError if isinstance(error, OSError) else ValueError)(
+            f"{name!r} could not be prepared in {directory}: {reason}; choose another data_dir "
+            "(--data-dir) or, if the data there is damaged, delete it"
+        ) from error

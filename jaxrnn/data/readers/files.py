@@ -1,0 +1,156 @@
+"""Labelled images in IDX files, ``.npz`` files and directories of images."""
+
+import hashlib
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from jaxrnn.data.convert import as_column, convert
+from jaxrnn.data.readers.arrays import Arrays, Images
+from jaxrnn.data.readers.idx import read_idx
+
+IDX_NAMES = {
+    "train images": "train-images-idx3-ubyte.gz",
+    "train labels": "train-labels-idx1-ubyte.gz",
+    "test images": "t10k-images-idx3-ubyte.gz",
+    "test labels": "t10k-labels-idx1-ubyte.gz",
+}
+_ROLE = re.compile(r"(?:^|[-_.])(train|t10k|test)[-_.]?(images|labels)[-_.]")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+_Pairs = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+def identify(paths: Iterable[Path]) -> str:
+    """Return a text that changes when one of the files does, without reading them.
+
+    A file that is replaced by one of the same size and modification time has another ctime.
+    """
+    stats = ((path.resolve(), path.stat()) for path in paths)
+    return "\n".join(f"{path} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}" for path, s in stats)
+
+
+def find_idx(folder: Path) -> dict[str, Path]:
+    """Find the IDX file of each role, such as ``train images``, whatever the naming scheme."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a directory; it should contain the archives")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if (match := _ROLE.search(path.name.lower())) and path.is_file():
+            role = f"{match[1].replace('t10k', 'test')} {match[2]}"
+            other = found.setdefault(role, path)
+            if other.name.removesuffix(".gz") != path.name.removesuffix(".gz"):
+                raise ValueError(
+                    f"{folder} has several files of {role}: {other.name}, {path.name}; keep one "
+                    "set of files in a directory"
+                )
+    for role, name in IDX_NAMES.items():
+        if role not in found and (role.startswith("train") or any("test" in r for r in found)):
+            raise FileNotFoundError(f"{folder} lacks {name}")
+    return found
+
+
+def read_idx_files(paths: Mapping[str, Path], class_names: tuple[str, ...] = ()) -> Images:
+    """Read the IDX file of each role; the names of the classes are the labels by default."""
+    arrays, sha256 = {}, {}
+    for role, path in paths.items():
+        array, of_content = read_idx(path)
+        sha256[role] = of_content, hashlib.sha256(path.read_bytes()).hexdigest()
+        if array.ndim == 3 and path.name.lower().startswith("emnist"):  # stored transposed
+            array = array.transpose(0, 2, 1)
+        arrays[role] = array[:, 0] if array.ndim == 2 else array  # QMNIST's labels: the class
+    splits = [split for split in ("train", "test") if f"{split} images" in arrays]
+    pairs = {split: (arrays[f"{split} images"], arrays[f"{split} labels"]) for split in splits}
+    return _check(next(iter(paths.values())).parent, pairs, class_names, sha256)
+
+
+def read_npz(path: Path) -> Images:
+    """Read ``x_train, y_train, x_test, y_test`` of a ``.npz`` file, as Keras stores data sets."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if missing := {"x_train", "y_train"} - set(file.files):
+                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+            splits = [split for split in ("train", "test") if f"x_{split}" in file.files]
+            pairs = {split: (file[f"x_{split}"], file[f"y_{split}"]) for split in splits}
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read as Keras stores data sets: {error}") from error
+    return _check(path, pairs)
+
+
+def find_images(folder: Path) -> dict[str, dict[str, list[Path]]]:
+    """Find the images of each split and class, below ``train`` and ``test`` or without these."""
+    splits = {name: folder / name for name in ("train", "test") if (folder / name).is_dir()}
+    splits = splits or {"train": folder}
+    classes = sorted({path.name for split in splits.values() for path in split.glob("*/")})
+    return {
+        name: {
+            kind: sorted(p for p in (split / kind).glob("*") if p.suffix.lower() in _SUFFIXES)
+            for kind in classes
+        }
+        for name, split in splits.items()
+    }
+
+
+def read_images(found: Mapping[str, Mapping[str, list[Path]]], folder: Path) -> Images:
+    """Read the images that :func:`find_images` has found in a folder."""
+    pairs = {}
+    for split, classes in found.items():
+        images = [_read_image(path) for paths in classes.values() for path in paths]
+        if not images:
+            raise ValueError(f"{folder} has no {split} images in directories named by class")
+        if any(image.ndim == 3 for image in images):  # some are in color
+            images = [im if im.ndim == 3 else np.stack([im] * 3, -1) for im in images]
+        if len(sizes := {image.shape[:2] for image in images}) > 1:
+            raise ValueError(f"the {split} images of {folder} differ in size: {sorted(sizes)[:2]}")
+        labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes.values()])
+        pairs[split] = np.stack(images), labels
+    return _check(folder, pairs, tuple(next(iter(found.values()))))
+
+
+def _read_image(path: Path) -> np.ndarray:
+    """Read an image as (height, width) gray or (height, width, 3) color."""
+    from PIL import Image  # here, as it takes a while to import
+
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would clip them to 255
+                raise ValueError(f"its pixels are of mode {image.mode}; expected 8 bits")
+            return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+
+
+def _check(
+    where: Path,
+    pairs: _Pairs,
+    class_names: tuple[str, ...] = (),
+    sha256: Mapping[str, tuple[str, str]] | None = None,
+) -> Images:
+    """Check images and labels; labels that have no names are counted from the least of 0 and 1."""
+    arrays = {}
+    for split, (images, labels) in pairs.items():
+        labels = as_column(convert("labels", labels))
+        if images.dtype.kind in "iuf" and (images.astype(np.uint8) == images).all():
+            images = images.astype(np.uint8, copy=False)
+        if (
+            (images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size)
+            or (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu")
+            or not 0 <= labels.min() <= labels.max() < 2**16
+        ):
+            raise ValueError(
+                f"{where}: expected {split} images (N, height, width) uint8 and labels (N,), class "
+                f"indices from 0; got {images.shape} {images.dtype} and {labels.shape} "
+                f"{labels.dtype} from {labels.min(initial=0)} to {labels.max(initial=0)}"
+            )
+        arrays[split] = Arrays(images, labels.astype(np.int32))
+    least = min(labels.min() for _, labels in arrays.values())
+    most = max(labels.max() for _, labels in arrays.values())
+    first = 0 if most < len(class_names) else min(int(least), 1)
+    names = class_names if most < len(class_names) else map(str, range(first, most + 1))
+    splits = {
+        split: partial(iter, [Arrays(ims, ls - first)]) for split, (ims, ls) in arrays.items()
+    }
+    return Images(splits, tuple(names), sha256 or {})

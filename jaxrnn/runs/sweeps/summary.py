@@ -1,0 +1,203 @@
+"""Summary: what the runs of a sweep say together, in its files and in print."""
+
+import csv
+import functools
+import io
+import itertools
+import math
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrnn.files import read_json, write_atomically, write_figure, write_json
+from jaxrnn.runs.config import Experiment
+from jaxrnn.training.history import History
+from jaxrnn.training.tasks import Task
+
+SEED = "trainer.seed"
+
+
+def is_sweep(directory: Path) -> bool:
+    """Return whether a directory holds a sweep."""
+    return (directory / "sweep.json").exists()
+
+
+def read_sweep(directory: Path) -> dict[str, Any]:
+    """Return the contents of ``sweep.json``."""
+    return read_json(directory / "sweep.json")
+
+
+def runs_of(directory: Path) -> list[Path]:
+    """Return the directories of the finished runs of a sweep, in order.
+
+    Args:
+      directory: of the sweep; or of a single run, which is returned alone.
+
+    Raises:
+      FileNotFoundError: no run of the sweep is finished.
+    """
+    if not is_sweep(directory):
+        return [directory]
+    runs = [directory / row["directory"] for row in _rows(directory)]
+    if not runs:
+        raise FileNotFoundError(f"{directory} holds a sweep without a finished run")
+    return runs
+
+
+def results_if_finished(workdir: Path, epochs: int) -> dict[str, Any] | None:
+    """Return the results of a run of so many epochs; None if it is not finished."""
+    path = workdir / "results.json"
+    results = read_json(path) if path.exists() else {}
+    return results if results.get("stopped_early") or results.get("epochs") == epochs else None
+
+
+def _rows(directory: Path) -> list[dict[str, Any]]:
+    """Return directory, options and metrics of each finished run of a sweep."""
+    content, rows = read_sweep(directory), []
+    for run in content["runs"]:
+        epochs = run.get("trainer.epochs", content["experiment"]["trainer"]["epochs"])
+        if results := results_if_finished(directory / run["directory"], epochs):
+            numbers = {name: v for name, v in results.items() if isinstance(v, int | float | None)}
+            rows.append({**run, **numbers, "seconds": sum(results["seconds"].values())})
+    return rows
+
+
+def option_of(content: Mapping[str, Any], key: str) -> Any:
+    """Return an option by its dotted name, from an experiment as JSON."""
+    return functools.reduce(operator.getitem, key.split("."), content)
+
+
+def short_names(keys: Iterable[str]) -> list[str]:
+    """Return the last part of each dotted name, or all of it if two of them end alike."""
+    keys = list(keys)
+    last = [key.rpartition(".")[2] for key in keys]
+    return last if len({*last}) == len(last) else keys
+
+
+def write_plan(
+    directory: Path, experiment: Experiment, varied: Sequence[str], plan: Mapping[str, Experiment]
+) -> None:
+    """Write ``sweep.json`` with the runs that are planned, and those of earlier plans."""
+    stored = read_sweep(directory)["runs"] if is_sweep(directory) else []
+    runs = {run["directory"]: run for run in stored}
+    keys = [*varied, SEED]
+    for name, planned in plan.items():
+        content = planned.to_json()
+        runs[name] = {"directory": name} | {key: option_of(content, key) for key in keys}
+    # Numbers in ascending order, after other values in the order in which they were given.
+    ranks = {key: sorted((run[key] for run in runs.values()), key=_number) for key in keys}
+    order = sorted(runs.values(), key=lambda run: [ranks[key].index(run[key]) for key in keys])
+    content = {"experiment": experiment.identity, "varied": [*varied], "runs": order}
+    write_json(directory / "sweep.json", content)
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, int | float) else -math.inf
+
+
+def write_summary(directory: Path, task: Task, failed: Mapping[str, str]) -> None:
+    """Add to ``sweep.json`` what the finished runs say; write ``sweep.csv`` and ``sweep.png``."""
+    content, rows = read_sweep(directory), _rows(directory)
+    varied: list[str] = content["varied"]
+    columns = evaluated(rows[0], task) if rows else []
+    grouped = itertools.groupby(rows, lambda row: {key: row[key] for key in varied})
+    configurations = [values | _statistics([*members], columns) for values, members in grouped]
+    content |= {"columns": columns, "configurations": configurations, "failed": failed}
+    if rows:
+        measured = [row for row in configurations if not math.isnan(row[columns[0]])]
+        choose = max if task.maximize else min
+        best = choose(measured or configurations, key=operator.itemgetter(columns[0]))
+        content["best"] = {key: best[key] for key in varied}
+        table = io.StringIO()
+        names = dict.fromkeys(itertools.chain(*rows))
+        writer = csv.DictWriter(table, [*names], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(directory / "sweep.csv", table.getvalue())
+        _draw(directory, content, rows)
+    write_json(directory / "sweep.json", content)
+
+
+def _draw(directory: Path, content: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+    from jaxrnn.plotting import plot_history, plot_sweep  # here, as they take a while to import
+
+    if content["varied"]:
+        figure = plot_sweep(content["configurations"], content["varied"], content["columns"][0])
+    else:
+        paths = [directory / row["directory"] / "history.csv" for row in rows]
+        figure = plot_history([History.from_csv(path) for path in paths])
+    write_figure(directory / "sweep.png", figure)
+
+
+def evaluated(results: Mapping[str, Any], task: Task) -> list[str]:
+    """Return the columns of the metric that counts, of every evaluated split or of training."""
+    columns = [name for name in results if name.endswith(f"_{task.best}")]
+    own = ("best_", "train_")
+    return [name for name in columns if not name.startswith(own)] or [f"train_{task.best}"]
+
+
+def _statistics(members: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, Any]:
+    """Return mean, deviation and the 95 % interval of the mean (Student's t) over seeds."""
+    from scipy.special import stdtrit  # here, as it takes a while to import
+
+    statistics: dict[str, Any] = {"seeds": len(members)}
+    for column in columns:
+        values = np.array([member.get(column) for member in members], float)
+        mean = statistics[column] = float(values.mean())
+        if len(members) > 1:
+            deviation = statistics[f"{column}_deviation"] = float(values.std(ddof=1))
+            half = deviation * stdtrit(len(members) - 1, 0.975) / math.sqrt(len(members))
+            statistics[f"{column}_interval"] = [mean - half, mean + half]
+    return statistics
+
+
+def describe_run(name: str, outcome: Mapping[str, Any] | str, task: Task) -> str:
+    """Return the line that says how a run has ended."""
+    if isinstance(outcome, str):
+        return f"{name}: failed, as {outcome}"
+    metrics = (f"{_words(each)} {_digits(outcome[each])}" for each in evaluated(outcome, task))
+    return f"{name}: {', '.join(metrics)}, {sum(outcome['seconds'].values()):.1f} s"
+
+
+def describe_sweep(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a table with a row for each configuration, or one line for each split."""
+    varied, columns, rows = content["varied"], content["columns"], content["configurations"]
+    if content["failed"]:
+        yield f"runs that failed: {', '.join(content['failed'])}"
+    if rows and not varied:
+        for column in columns:
+            value, deviation, interval = _cells(rows[0], column)
+            spread = f", deviation {deviation}, 95 % interval of the mean {interval}"
+            yield f"{_words(column)}: {value}" + spread * (rows[0]["seeds"] > 1)
+    elif rows:
+        titles = [(_words(column), "deviation", "95 % interval") for column in columns]
+        table = [[*short_names(varied), "seeds", *itertools.chain(*titles)]]
+        for row in rows:
+            cells = (_cells(row, column) for column in columns)
+            table.append([*(str(row[key]) for key in (*varied, "seeds")), *itertools.chain(*cells)])
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for line in table:
+            yield "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        best = zip(short_names(varied), content["best"].values(), strict=True)
+        text = ", ".join(f"{name} {value}" for name, value in best)
+        yield f"best by {_words(columns[0])}: {text}"
+
+
+def _cells(row: Mapping[str, Any], column: str) -> tuple[str, str, str]:
+    """Return mean, deviation and interval as text."""
+    low_and_high = row.get(f"{column}_interval", ())
+    deviation = _digits(row.get(f"{column}_deviation"))
+    return _digits(row[column]), deviation, " to ".join(map(_digits, low_and_high))
+
+
+def _words(column: str) -> str:
+    return column.replace("_", " ")
+
+
+def _digits(value: float | None) -> str:
+    if value is None:  # not measured, or not finite
+        return ""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"

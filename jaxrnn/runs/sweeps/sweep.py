@@ -1,0 +1,176 @@
+"""sweep: several runs of one experiment, one after the other or side by side."""
+
+import contextlib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jaxrnn.runs.config import Experiment
+from jaxrnn.runs.interruptions import interruption
+from jaxrnn.runs.prepare import session
+from jaxrnn.runs.processes import Stopped, from_first, is_first
+from jaxrnn.runs.sweeps.jobs import train_each
+from jaxrnn.runs.sweeps.summary import (
+    SEED,
+    describe_run,
+    describe_sweep,
+    is_sweep,
+    option_of,
+    read_sweep,
+    results_if_finished,
+    short_names,
+    write_plan,
+    write_summary,
+)
+from jaxrnn.runs.workdir import open_workdir
+from jaxrnn.training.sharding import available_cores
+
+
+def sweep(
+    experiment: Experiment,
+    *,
+    seeds: int = 1,
+    vary: Mapping[str, Sequence[Any]] = {},
+    jobs: int = 1,
+    pictures: bool = False,
+    name: str | None = None,
+) -> dict[str, Any]:
+    """Train an experiment with several seeds and values of its options, each in a run of its own.
+
+    The directory of the sweep gets one for each run, such as ``hidden=64/seed-0``, ``sweep.json``,
+    ``sweep.csv`` with a row for each run, and ``sweep.png``. The same call continues a sweep that
+    was stopped; more seeds or values extend it. A run that diverges is reported, and the others go
+    on.
+
+    Args:
+      experiment: what the runs share. Its seed is the first one, and ``runtime.workdir`` is the
+        directory of the sweep.
+      seeds: number of runs of each configuration, with consecutive seeds.
+      vary: values by dotted name, such as ``{"optimizer.learning_rate": [1e-3, 3e-3]}``; every
+        combination of them is a configuration.
+      jobs: number of processes that train runs side by side, each on its share of the cores.
+      pictures: write the pictures of each run, too.
+      name: what to call the sweep and, without ``runtime.workdir``, its directory; by default the
+        name of the experiment's class.
+
+    Returns:
+      The contents of ``sweep.json``: for each of ``configurations`` the mean, standard deviation
+      and 95 % interval of the mean of every metric in ``columns``; the ``best`` of them by the
+      first column; and the runs that ``failed``.
+
+    Raises:
+      ValueError: an option is wrong, or the directory holds something else.
+      OSError, LostProcessesError: see :func:`jaxrnn.run`.
+      Stopped: a signal stopped the sweep; a subclass of ``SystemExit``.
+    """
+    runtime, name = experiment.runtime, name or type(experiment).__name__
+    most = 1 if runtime.distributed else available_cores()
+    if not 1 <= jobs <= most:
+        raise ValueError(
+            f"--jobs must be between 1 and {most}, the number of cores or, with --distributed, 1; "
+            f"got {jobs}"
+        )
+    # Runs on the same data come one after the other.
+    vary = dict(sorted(vary.items(), key=lambda item: (not item[0].startswith("data."), item[0])))
+    plan = _plan(experiment, seeds, vary)
+    with contextlib.ExitStack() as held:
+        if jobs == 1:  # otherwise the devices are left to the processes that train
+            held.enter_context(session(runtime))
+        agree: Any = from_first if jobs == 1 else lambda function: function()
+        first = jobs > 1 or is_first()
+
+        def say(line: str) -> None:
+            if first:
+                print(line, flush=True)
+
+        def begin() -> str:
+            check = partial(_check, experiment=experiment, varied=[*vary])
+            workdir = held.enter_context(open_workdir(runtime.workdir, name, check))
+            write_plan(workdir, experiment, [*vary], plan)
+            return str(workdir)
+
+        workdir = Path(agree(begin))
+        say(f"{name}: {len(plan)} runs; files in {workdir}")
+        missing = {}
+        for directory, planned in plan.items():
+            path = workdir / directory
+            if results := agree(partial(results_if_finished, path, planned.trainer.epochs)):
+                say(describe_run(directory, results, planned.task))
+            else:
+                missing[directory] = replace(planned, runtime=replace(runtime, workdir=path))
+        failed = {}
+        with interruption() as interrupted:
+            outcomes = train_each(missing, pictures=pictures, jobs=jobs, interrupted=interrupted)
+            try:
+                for directory, outcome in outcomes:
+                    if isinstance(outcome, str):
+                        failed[directory] = outcome
+                    say(describe_run(directory, outcome, experiment.task))
+            except Stopped:
+                say(f"stopped; to continue, give the same command with --workdir {workdir}")
+                raise
+        agree(partial(write_summary, workdir, experiment.task, failed))
+        content = read_sweep(workdir)
+        for line in describe_sweep(content):
+            say(line)
+        return content
+
+
+def _plan(
+    experiment: Experiment, seeds: int, vary: Mapping[str, Sequence[Any]]
+) -> dict[str, Experiment]:
+    """Return the runs by their directories."""
+    plan = {}
+    for key in vary:
+        if key == SEED or key.startswith("runtime"):
+            raise ValueError(f"{key} cannot be varied; for seeds, there are --seed and --seeds")
+    for values in itertools.product(*vary.values()):
+        varied: Any = experiment
+        for key, value in zip(vary, values, strict=True):
+            varied = _replaced(varied, key, key.split("."), value)
+        content = varied.to_json()
+        options = zip(short_names(vary), vary, strict=True)
+        label = ",".join(quote(f"{name}={option_of(content, key)}", "=+") for name, key in options)
+        for seed in range(experiment.trainer.seed, experiment.trainer.seed + seeds):
+            planned = replace(varied, trainer=replace(varied.trainer, seed=seed))
+            planned.check()
+            plan[str(Path(label, f"seed-{seed}"))] = planned
+    if not plan:
+        raise ValueError("a sweep needs a seed, and a value of each option that it varies")
+    return plan
+
+
+def _replaced(group: Any, key: str, names: Sequence[str], value: Any) -> Any:
+    """Return a configuration with another value of one of its fields."""
+    name, *rest = names
+    if not is_dataclass(group) or name not in {field.name for field in fields(group)}:
+        raise ValueError(f"there is no option {key} to vary")
+    value = _replaced(getattr(group, name), key, rest, value) if rest else value
+    return replace(group, **{name: value})  # type: ignore[type-var]
+
+
+def _check(workdir: Path, experiment: Experiment, varied: Sequence[str]) -> None:
+    """Check that a directory holds this sweep or nothing."""
+    if not is_sweep(workdir):
+        if (workdir / "config.json").exists():
+            raise ValueError(f"--workdir {workdir} holds a single run; choose another directory")
+        return
+    stored = read_sweep(workdir)
+    if stored["varied"] != varied:
+        there, here = (", ".join(each) or "only the seed" for each in (stored["varied"], varied))
+        raise ValueError(
+            f"--workdir {workdir} holds a sweep that varies {there} instead of {here}; choose "
+            "another directory"
+        )
+    identity, mine = stored["experiment"], experiment.identity
+    for key in (*varied, SEED):
+        group, _, option = key.rpartition(".")
+        option_of(identity, group)[option] = option_of(mine, key)
+    try:
+        experiment.check_same(identity)
+    except ValueError as error:
+        raise ValueError(f"--workdir {workdir}: {error}") from error

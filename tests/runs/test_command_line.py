@@ -246,7 +246,7 @@ def test_several_wrong_options_get_a_line_each(capsys):
 def test_workdir_that_is_a_file(folder, capsys):
     (folder / "file").write_text("mine")
     assert "--workdir file is a file; give a directory" in refuse(["--workdir", "file"], capsys)
-    assert "cannot be written" in refuse(["--workdir", "file/run"], capsys)
+    assert "cannot be used" in refuse(["--workdir", "file/run"], capsys)
     assert (folder / "file").read_text() == "mine"
 
 

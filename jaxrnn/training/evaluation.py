@@ -218,7 +218,9 @@ def _rows(
     if batch_size is None:  # at most 1000, and as many as keep the states of a layer in 64 MiB
         leaves = [leaf for leaf in jax.tree.leaves(state.params) if leaf.ndim]
         width = max((leaf.shape[-1] for leaf in leaves), default=1)
-        batch_size = max(1, min(1000, _STATES // max(1, width * arrays_of(split)["inputs"].shape[1])))
+        batch_size = max(
+            1, min(1000, _STATES // max(1, width * arrays_of(split)["inputs"].shape[1]))
+        )
     if batch_size < 1:
         raise ValueError(f"batch size must be at least 1; got {batch_size}")
     batch_size = -(-batch_size // devices) * devices  # equal shares

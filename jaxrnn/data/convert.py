@@ -100,6 +100,12 @@ def as_sequences(
     return images.reshape(len(images), rows, size // rows)
 
 
+def channels_last(images: np.ndarray) -> np.ndarray:
+    """Return images (N, height, width, channels); those of (N, channels, height, width) move."""
+    first = images.shape[1] in (1, 3, 4) and images.shape[3] not in (1, 3, 4)
+    return np.moveaxis(images, 1, 3) if first else images
+
+
 def pad(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Pad sequences of different lengths with zeros; return their lengths too."""
     arrays = [_to_numpy("inputs", sequence) for sequence in sequences]
@@ -122,10 +128,10 @@ def read_inputs(inputs: Any, rows: int | None, notes: list[str]) -> tuple[Any, A
         notes.append(f"sequences of {lengths.min()} to {lengths.max()} steps were padded")
     array = np.asarray(convert("inputs", inputs))
     if array.ndim == 4:
-        if array.shape[1] in (1, 3, 4) and array.shape[3] not in (1, 3, 4):
+        moved = channels_last(array)
+        if moved is not array:
             notes.append(f"the second axis of inputs {array.shape} was read as channels")
-            array = np.moveaxis(array, 1, 3)
-        channels = array.shape[3]
+        array, channels = moved, moved.shape[3]
     elif array.ndim == 2 and rows is None:
         side = math.isqrt(array.shape[1])
         rows = side if side * side == array.shape[1] and side >= 7 else array.shape[1]

@@ -97,7 +97,8 @@ def _wait_for(address: str, seconds: float) -> None:
 
 def is_first() -> bool:
     """Return whether this process writes files and prints."""
-    return jax.process_index() == 0
+    # Without others JAX isn't asked, as that would start its devices.
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def say(message: str) -> None:
@@ -112,7 +113,7 @@ def from_first(function: Callable[[], Any]) -> Any:
     Raises:
       ValueError: in all of them, if the function raises it or an ``OSError``.
     """
-    if jax.process_count() == 1:
+    if not jax.distributed.is_initialized():
         return function()
     answer: dict[str, Any] = {}
     if is_first():

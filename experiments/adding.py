@@ -13,8 +13,9 @@ References:
 
 from dataclasses import dataclass, replace
 
-from jaxrnn import Adam, Experiment, Muon, Regression, RNNConfig, TrainerConfig, main
+from jaxrnn import Experiment, Muon, Regression, RNNConfig, TrainerConfig, main
 from jaxrnn.data import Adding
+from jaxrnn.runs import Optimizer
 
 _MUON = Muon(muon_learning_rate=1e-3, schedule="linear", warmup=0.05, clip_norm=1.0)
 
@@ -26,7 +27,7 @@ class AddingRNN(Experiment):
     data: Adding = Adding()
     model: RNNConfig = RNNConfig(hidden=128, activation="relu", initializers="identity")
     task: Regression = Regression()
-    optimizer: Adam | Muon = _MUON
+    optimizer: Optimizer = _MUON
     trainer: TrainerConfig = TrainerConfig(epochs=5, batch_size=50)
 
 

@@ -12,8 +12,9 @@ References:
 
 from dataclasses import dataclass, replace
 
-from jaxrnn import Adam, Classification, Experiment, Muon, RNNConfig, TrainerConfig, main
+from jaxrnn import Classification, Experiment, Muon, RNNConfig, TrainerConfig, main
 from jaxrnn.data import Copying
+from jaxrnn.runs import Optimizer
 
 _MUON = Muon(muon_learning_rate=3e-4, schedule="linear", warmup=0.05, clip_norm=1.0)
 
@@ -27,7 +28,7 @@ class CopyingRNN(Experiment):
         hidden=128, activation="relu", initializers="permutation", pooling="none", vocabulary=10
     )
     task: Classification = Classification()
-    optimizer: Adam | Muon = _MUON
+    optimizer: Optimizer = _MUON
     trainer: TrainerConfig = TrainerConfig(epochs=5, batch_size=50)
 
 

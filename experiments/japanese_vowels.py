@@ -11,8 +11,9 @@ References:
 
 from dataclasses import dataclass
 
-from jaxrnn import Adam, Classification, Experiment, Muon, RNNConfig, TrainerConfig, main
+from jaxrnn import Adam, Classification, Experiment, RNNConfig, TrainerConfig, main
 from jaxrnn.data import JapaneseVowels
+from jaxrnn.runs import Optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class JapaneseVowelsRNN(Experiment):
         hidden=64, cell="gru", bidirectional=True, pooling="mean", dropout=0.5, input_dropout=0.1
     )
     task: Classification = Classification()
-    optimizer: Adam | Muon = Adam(learning_rate=3e-3)
+    optimizer: Optimizer = Adam(learning_rate=3e-3)
     trainer: TrainerConfig = TrainerConfig(epochs=100, batch_size=25, patience=30)
 
 

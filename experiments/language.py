@@ -13,8 +13,9 @@ References:
 
 from dataclasses import dataclass
 
-from jaxrnn import Adam, Experiment, LanguageModeling, Muon, RNNConfig, TrainerConfig, main
+from jaxrnn import Adam, Experiment, LanguageModeling, RNNConfig, TrainerConfig, main
 from jaxrnn.data import Text
+from jaxrnn.runs import Optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Language(Experiment):
     data: Text = Text()
     model: RNNConfig = RNNConfig(hidden=256, cell="lstm", pooling="none", embedding=64, dropout=0.2)
     task: LanguageModeling = LanguageModeling()
-    optimizer: Adam | Muon = Adam(learning_rate=3e-3, schedule="cosine", warmup=0.02, clip_norm=1.0)
+    optimizer: Optimizer = Adam(learning_rate=3e-3, schedule="cosine", warmup=0.02, clip_norm=1.0)
     trainer: TrainerConfig = TrainerConfig(epochs=20, batch_size=64, truncate=100)
 
 

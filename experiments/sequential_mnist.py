@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 from experiments.digits.verbs import ExportDigits, PredictDigits
 from jaxrnn import (
-    Adam,
     Classification,
     Experiment,
     ImageSequences,
@@ -23,6 +22,7 @@ from jaxrnn import (
     TrainerConfig,
     main,
 )
+from jaxrnn.runs import Optimizer
 
 _MUON = Muon(muon_learning_rate=3e-4, schedule="linear", warmup=0.05, clip_norm=1.0)
 
@@ -36,7 +36,7 @@ class SequentialMNIST(Experiment):
     )
     model: RNNConfig = RNNConfig(hidden=128, activation="relu", initializers="identity")
     task: Classification = Classification()
-    optimizer: Adam | Muon = _MUON
+    optimizer: Optimizer = _MUON
     trainer: TrainerConfig = TrainerConfig(epochs=20, batch_size=50)
 
     predict_options = PredictDigits

@@ -13,8 +13,9 @@ References:
 
 from dataclasses import dataclass
 
-from jaxrnn import Adam, Experiment, Muon, Regression, RNNConfig, TrainerConfig, main
+from jaxrnn import Adam, Experiment, Regression, RNNConfig, TrainerConfig, main
 from jaxrnn.data import Sunspots
+from jaxrnn.runs import Optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class SunspotsRNN(Experiment):
     data: Sunspots = Sunspots()
     model: RNNConfig = RNNConfig(hidden=32, cell="gru", dropout=0.2)
     task: Regression = Regression()
-    optimizer: Adam | Muon = Adam(learning_rate=3e-3, weight_decay=0.01)
+    optimizer: Optimizer = Adam(learning_rate=3e-3, weight_decay=0.01)
     trainer: TrainerConfig = TrainerConfig(epochs=300, batch_size=32, patience=60)
 
 

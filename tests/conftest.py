@@ -24,10 +24,10 @@ os.environ["XLA_FLAGS"] = (
     " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
 
+import chex  # noqa: E402
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import matplotlib  # noqa: E402
-import numpy as np  # noqa: E402
 import optax  # noqa: E402
 import pytest  # noqa: E402
 
@@ -92,16 +92,7 @@ def as_users_do() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
 
 
-def leaves(tree: object) -> list[np.ndarray]:
-    """The arrays of a pytree, PRNG keys aside, for bit-wise comparison."""
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-
-
-def assert_identical(a: object, b: object) -> None:
-    """The same structure and the same bits."""
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for left, right in zip(leaves(a), leaves(b), strict=True):
-        np.testing.assert_array_equal(left, right)
+assert_identical = chex.assert_trees_all_equal
 
 
 @contextmanager

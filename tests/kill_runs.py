@@ -16,12 +16,12 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
-import numpy as np
 import orbax.checkpoint  # noqa: F401
 
 import jaxrnn
@@ -34,52 +34,61 @@ RUN = [
 ]
 
 
+def forked(function: Callable[..., object], *arguments: Any) -> int:
+    """Call a function in a process of its own; returns its id."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        function(*arguments)
+        status = 0
+    except SystemExit as error:
+        status = int(error.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def run_page(arguments: list[str], log: Path) -> None:
+    """Run the command line; what it prints is added to ``log``."""
+    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    jaxrnn.main(PRESETS, default="fast", arguments=arguments)
+    if "--distributed" in arguments:
+        jax.distributed.shutdown()  # waits for the others, as leaving Python does
+
+
+def unused_address() -> str:
+    """An address where nothing listens yet."""
+    with socket.create_server(("localhost", 0)) as unused:
+        return f"localhost:{unused.getsockname()[1]}"
+
+
 def start(
     workdir: Path, processes: int = 1, arguments: Sequence[str] = RUN, devices: int = 2
 ) -> list[int]:
     """Run the experiment in processes that share the devices; returns their ids."""
-    each = ["--devices", str(devices // processes or 1)]
-    told: list[list[str]] = [[]]
+    words = [*arguments, "--devices", str(devices // processes or 1), "--workdir", str(workdir)]
     if processes > 1:
-        with socket.create_server(("localhost", 0)) as unused:
-            coordinator = f"localhost:{unused.getsockname()[1]}"
-        common = ["--distributed", "--coordinator", coordinator, "--heartbeat", str(HEARTBEAT)]
-        common += ["--processes", str(processes), "--process"]
-        told = [[*common, str(process)] for process in range(processes)]
-    return [
-        fork([*arguments, *each, *those, "--workdir", str(workdir)], log_of(workdir, n))
-        for n, those in enumerate(told)
-    ]
-
-
-def fork(arguments: list[str], log: Path) -> int:
-    """Run the command line in a process of its own; what it prints is added to ``log``."""
-    log.touch()
-    child = os.fork()
-    if not child:
-        file = os.open(log, os.O_WRONLY | os.O_APPEND)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-        status = 1
-        try:
-            jaxrnn.main(PRESETS, default="fast", arguments=arguments)
-            status = 0
-        except SystemExit as error:
-            status = int(error.code or 0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            if not status and "--distributed" in arguments:
-                jax.distributed.shutdown()  # waits for the others, as leaving Python does
-            os._exit(status)
-    return child
+        words += ["--distributed", "--coordinator", unused_address(), "--heartbeat", str(HEARTBEAT)]
+        words += ["--processes", str(processes), "--process"]
+    each = [[*words, str(number)] if processes > 1 else words for number in range(processes)]
+    return [forked(run_page, each[number], log_of(workdir, number)) for number in range(processes)]
 
 
 def log_of(workdir: Path, process: int = 0) -> Path:
     """What a process of a run has printed."""
     return Path(f"{workdir}.{process}.log")
+
+
+def logs(workdir: Path) -> str:
+    """What all processes of a run have printed."""
+    return "\n".join(path.read_text() for path in sorted(workdir.parent.glob(f"{workdir.name}.*")))
 
 
 def end_of(children: list[int], workdir: Path, seconds: float) -> list[int]:
@@ -98,11 +107,6 @@ def end_of(children: list[int], workdir: Path, seconds: float) -> list[int]:
     return [statuses[child] for child in children]
 
 
-def logs(workdir: Path) -> str:
-    """What all processes of a run have printed."""
-    return "\n".join(path.read_text() for path in sorted(workdir.parent.glob(f"{workdir.name}.*")))
-
-
 def run_to_the_end(workdir: Path, *how: Any) -> None:
     """Raise ``RuntimeError``, with what it printed, unless the run ends well."""
     statuses = end_of(start(workdir, *how), workdir, 300)
@@ -116,7 +120,6 @@ def kill_after(seconds: float, workdir: Path, processes: int, victim: int) -> No
     time.sleep(seconds)
     os.kill(children[victim], signal.SIGKILL)
     statuses = end_of(children, workdir, 3 * HEARTBEAT + 30)
-    statuses.pop(victim)
     if (workdir / "results.json").exists():
         return
     assert all(statuses), f"{workdir.name}: others ended with {statuses}:\n{logs(workdir)}"
@@ -132,16 +135,11 @@ def check_lost(workdir: Path, process: int) -> None:
     assert any(words in said for words in clear), said
 
 
-def curves(run: jaxrnn.runs.Run) -> list[dict[str, float]]:
-    """The history but for the timings."""
-    return [{name: row[name] for name in row if name != "seconds"} for row in run.history]
-
-
-def assert_same_bits(a: jaxrnn.runs.Run, b: jaxrnn.runs.Run) -> None:
-    """The same state and the same curves."""
-    pairs = zip(*map(jax.tree.leaves, (a.state, b.state)), strict=True)
-    assert all(np.array_equal(left, right) for left, right in pairs)
-    assert curves(a) == curves(b)
+def assert_same_bits(a: Any, b: Any) -> None:
+    """The same state and, but for the timings, the same curves of two stored runs."""
+    chex.assert_trees_all_equal(jax.tree.leaves(a.state), jax.tree.leaves(b.state))
+    for row, other in zip(a.history, b.history, strict=True):
+        assert {**row, "seconds": 0} == {**other, "seconds": 0}
 
 
 def main(kills: int = 20, seed: int = 0, processes: int = 1) -> None:
@@ -159,13 +157,13 @@ def main(kills: int = 20, seed: int = 0, processes: int = 1) -> None:
         for workdir in workdirs:
             victim = generator.randrange(processes)
             kill_after(generator.uniform(0, duration), workdir, processes, victim)
-            newest = max(
-                (int(path.stem) for path in workdir.glob("checkpoints/*.sha256")), default=0
-            )
+            checkpoints = workdir.glob("checkpoints/[1-9]*")
+            newest = max((int(path.name) for path in checkpoints), default=0)
             if (workdir / "results.json").exists():
                 saved["after the end"] += 1
                 continue
             saved["before the first checkpoint" if not newest else "with checkpoints"] += 1
+            saved["while saving"] += (workdir / "checkpoints" / ".partial").exists()
             run_to_the_end(workdir, processes)
             said = f"resuming after epoch {newest}\n" in log_of(workdir).read_text()
             assert said == (newest > 0), f"{workdir.name} did not resume from epoch {newest}"
@@ -173,9 +171,7 @@ def main(kills: int = 20, seed: int = 0, processes: int = 1) -> None:
         whole = jaxrnn.load_run(folder / "whole")
         for workdir in workdirs:
             assert_same_bits(jaxrnn.load_run(workdir), whole)
-            left = [path.name for path in workdir.rglob("*") if "tmp" in path.name]
-            left += [path.name for path in workdir.glob(".*")]
-            assert not left, left
+            assert not [*workdir.rglob(".*")], workdir.name
     where = ", ".join(f"{count} {what}" for what, count in sorted(saved.items()))
     print(f"{kills} of {kills} killed runs ended with the same bits; killed {where}")
 

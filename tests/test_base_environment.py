@@ -86,10 +86,10 @@ def test_every_verb(environment, tmp_path):
 
 
 def test_list_of_experiments_and_its_page(environment, tmp_path):
-    assert "python -m experiments.mnist_rnn " in output_of(environment, environment, "-m", "jaxrnn")
     printed = output_of(environment, tmp_path, "-m", "jaxrnn")
+    assert "python -m experiments.mnist_rnn " in printed
     (tmp_path / "images.py").write_text(printed[printed.index('"""') :])
-    assert "--model.hidden" in output_of(environment, tmp_path, "images.py", "--help")
+    assert "presets:\n  small\n" in output_of(environment, tmp_path, "images.py", "--help")
 
 
 def test_page_in_the_readme(environment, tmp_path):
@@ -101,14 +101,16 @@ def test_page_in_the_readme(environment, tmp_path):
     assert (tmp_path / "run" / "results.json").exists()
 
 
-def test_blocks_in_the_readme(environment, tmp_path):
-    """The second one continues from the first."""
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len([line for line in blocks[0].splitlines() if line]) <= 25
-    code = "".join(blocks)
-    assert code.count("train[:48000]") == 1
-    code = code.replace("train[:48000]", "train[:9000]")
-    *epochs, last = output_of(environment, tmp_path, "-c", code).splitlines()
+def test_blocks_in_the_readmes(environment, tmp_path):
+    """That of the experiments continues from the first."""
+    both = README + (ROOT / "experiments" / "README.md").read_text()
+    first, second = re.findall(r"```python\n(.*?)```", both, re.DOTALL)
+    assert len([line for line in first.splitlines() if line]) <= 25
+    assert (first.count("train[:48000]"), second.count('"train"')) == (1, 1)
+    code = first.replace("train[:48000]", "train[:9000]")
+    code += second.replace('"train"', '"train[:1500]"') + "print(int(state.step))"
+    *epochs, last, steps = output_of(environment, tmp_path, "-c", code).splitlines()
     assert len(epochs) == 3
     assert float(last.removeprefix("test accuracy ")) > 0.85
+    assert int(steps) == 3 * 60 + 10
     assert (tmp_path / "curves.png").stat().st_size > 10_000

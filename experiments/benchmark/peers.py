@@ -25,7 +25,7 @@ def wanted(only: Sequence[str]) -> list[str]:
     """Return jaxrnn and the contenders that are asked for and installed; sgemm comes last."""
     names = []
     for name, (_, packages, _) in CONTENDERS.items():
-        if name in PRESETS_EPOCHS or not (not only or name in (*only, "jaxrnn", "sgemm")):
+        if name in PRESETS_EPOCHS or (only and name not in (*only, "jaxrnn", "sgemm")):
             continue
         if all(importlib.util.find_spec(package) for package in packages):
             names.append(name)

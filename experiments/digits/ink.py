@@ -94,7 +94,7 @@ def _subtract_surface(gray: np.ndarray) -> np.ndarray:
 
 
 def _subtract_paper(level: np.ndarray) -> tuple[np.ndarray, float]:
-    """What ink adds to the paper, and the standard deviation of the paper's noise."""
+    """Return what ink adds to the paper, and the standard deviation of the paper's noise."""
     side = level.size**0.5  # of a square of the same area
     smooth = ndimage.gaussian_filter(level, _SMOOTH * side)
     if np.quantile(np.abs(level - smooth), _PAPER) > _ROUNDING:

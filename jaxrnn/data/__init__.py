@@ -3,8 +3,9 @@
 from jaxrnn.data.augment import WarpConfig
 from jaxrnn.data.batches import batches
 from jaxrnn.data.images import ImageSequences, Source, default_places, load
+from jaxrnn.data.readable import Datasets
 from jaxrnn.data.series import JapaneseVowels, Sunspots
-from jaxrnn.data.splits import Batch, Datasets, Split
+from jaxrnn.data.splits import Batch, Split
 from jaxrnn.data.streams import Stream, stream
 from jaxrnn.data.synthetic import Adding, Copying
 from jaxrnn.data.text import Text

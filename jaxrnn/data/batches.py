@@ -19,25 +19,6 @@ def as_key(key: Any) -> jax.Array:
     return key
 
 
-def valid_steps(batch: Batch) -> jax.Array:
-    """Return whether each time step is before the end of its sequence: (batch, time) booleans."""
-    time, lengths = jnp.shape(batch["inputs"])[1], jnp.asarray(batch["lengths"])
-    return jnp.arange(time, dtype=lengths.dtype)[None] < lengths[:, None]
-
-
-def mask_padding(batch: Batch) -> Batch:
-    """Zero the padding of each sequence."""
-    if "lengths" not in batch:
-        return batch
-    fewest = {"inputs": 2, "labels": 2, "targets": 3}  # axes of what has time steps
-    masked = dict(batch)
-    for name, array in batch.items():
-        if np.ndim(array) >= fewest.get(name, np.inf):
-            valid = valid_steps(batch)
-            masked[name] = jnp.where(valid if array.ndim == 2 else valid[..., None], array, 0)
-    return masked
-
-
 def epoch_indices(
     key: jax.Array, size: int, *, batch_size: int, drop_remainder: bool = False
 ) -> tuple[jax.Array, jax.Array]:

@@ -171,6 +171,15 @@ def read_labels(
             raise ValueError(f"labels {array.shape} are neither indices nor one-hot")
         notes.append(f"labels were read as one-hot rows of {array.shape[-1]} classes")
         array = array.argmax(-1).astype(np.int32)
+    if array.size and array.min() >= 1:
+        if not names or array.max() > len(names):
+            raise ValueError(
+                f"labels run from {array.min()} to {array.max()}, not from 0; subtract 1, or give "
+                "class_names"
+            )
+        if array.max() == len(names):
+            notes.append("labels were shifted to start at 0 instead of 1")
+            array = array - 1
     return array, names
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from annotated_types import Ge, Lt
 
 from jaxrnn.data.convert import as_sequences
+from jaxrnn.data.readable import Datasets
 from jaxrnn.data.readers import read_split
-from jaxrnn.data.splits import Batch, Datasets, Split
+from jaxrnn.data.splits import Batch, Split
 from jaxrnn.groups import Count, Group
 
 _Path = str | os.PathLike[str] | None

@@ -1,14 +1,44 @@
 """What can be streamed: sources, splits, and the data sets and loaders of other libraries."""
 
-import dataclasses
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from jaxrnn.data.convert import as_sequences
-from jaxrnn.data.splits import Batch, Readable, Split, arrays_of, take
+from jaxrnn.data.splits import Batch, Split, arrays_of
+
+
+class Readable(Protocol):
+    """What can be streamed: :class:`jaxrnn.Source`, or anything with the same two methods."""
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+
+    def read(self, indices: Any) -> Batch:
+        """Read the examples at these positions, in this order."""
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """The data of an experiment, returned by ``build()`` of its data group.
+
+    Attributes:
+      train: what to train on: a :class:`jaxrnn.Split`, or a :class:`jaxrnn.Source` or anything like
+        it, which can be streamed.
+      evals: what to evaluate after every epoch, by name, in the order in which they are reported.
+        The first one chooses the best checkpoint.
+      outputs: the number of outputs of the network: of classes, or of numbers to predict.
+      baselines: values to draw beside the curves, by metric and name, as in ``{"loss": {"always the
+        mean": 0.1}}``.
+    """
+
+    train: Split | Readable
+    evals: Mapping[str, Any] = field(default_factory=dict)
+    outputs: int = 1
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def readable(source: Any) -> Readable:
@@ -18,7 +48,7 @@ def readable(source: Any) -> Readable:
       ValueError: it is nothing that can be streamed.
     """
     if isinstance(source, Split):
-        return _InMemory(jax.device_get(source))
+        return jax.device_get(source)
     if hasattr(source, "read") and hasattr(source, "__len__"):
         return source
     source = getattr(source, "dataset", source)  # of a DataLoader, which has its own order
@@ -30,25 +60,14 @@ def readable(source: Any) -> Readable:
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return _Examples(source)
     if isinstance(source, Iterable):
-        return _InMemory(_collect(source))
+        return _collect(source)
     raise ValueError(
         f"a stream reads a Source, a Split or an iterable of (inputs, labels); got "
         f"{type(source).__name__}"
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _InMemory:
-    split: Split
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def read(self, indices: Any) -> Batch:
-        return take(self.split, np.asarray(indices))
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Examples:
     """A sequence of examples (inputs, label)."""
 
@@ -63,7 +82,7 @@ class _Examples:
 
 
 def _collect(examples: Iterable[Any]) -> Split:
-    """All examples, or all batches, of an iterable."""
+    """Join all examples, or all batches, of an iterable."""
     pairs = [_pair(example) for example in examples]
     if not pairs:
         raise ValueError("there is nothing to stream: the iterable is empty")
@@ -82,7 +101,7 @@ def _pair(example: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _split(arrays: list[np.ndarray]) -> Split:
-    """Inputs and labels, or inputs and targets, which are not whole numbers."""
+    """Make a split of inputs and labels, or of targets, which are not whole numbers."""
     inputs, labels = arrays
     if inputs.ndim == 4:  # images, as torchvision has them: (batch, channels, height, width)
         channels_first = inputs.shape[1] in (1, 3, 4) and inputs.shape[3] not in (1, 3, 4)

@@ -11,7 +11,8 @@ import numpy as np
 from annotated_types import Ge
 
 from jaxrnn.data.convert import pad
-from jaxrnn.data.splits import Datasets, Split
+from jaxrnn.data.readable import Datasets
+from jaxrnn.data.splits import Split
 from jaxrnn.groups import Count, Group
 
 
@@ -54,19 +55,19 @@ class JapaneseVowels(Group):
         """
         name = "datasets/data/JapaneseVowels"
         folder = self.folder or find_in_packages(name, ("sktime", "aeon"))
-        train, train_names = read_ts(folder / "JapaneseVowels_TRAIN.ts")
-        test, test_names = read_ts(folder / "JapaneseVowels_TEST.ts")
-        inputs, lengths = pad(train + test)
-        classes, labels = np.unique(train_names + test_names, return_inverse=True)
+        sequences, names = read_ts(folder / "JapaneseVowels_TRAIN.ts")
+        to_test, their_names = read_ts(folder / "JapaneseVowels_TEST.ts")
+        inputs, lengths = pad(sequences + to_test)
+        classes, labels = np.unique(names + their_names, return_inverse=True)
         place = np.arange(len(labels))
-        is_train, is_sixth = place < len(train), place % 6 == 0
-        split, *held_out = (
-            Split(inputs[rows], labels[rows], lengths[rows], class_names=tuple(classes.tolist()))
+        is_train, is_sixth = place < len(sequences), place % 6 == 0
+        train, validation, test = (
+            Split(inputs[rows], labels[rows], lengths[rows], class_names=classes.tolist())
             for rows in (is_train & ~is_sixth, is_train & is_sixth, ~is_train)
         )
         return Datasets(
-            split,
-            dict(zip(("validation", "test"), held_out, strict=True)),
+            train,
+            {"validation": validation, "test": test},
             outputs=len(classes),
             baselines={"accuracy": {"chance": 1 / len(classes)}},
         )

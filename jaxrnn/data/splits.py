@@ -2,9 +2,9 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ optionally ``lengths``."""
 
 _ARRAYS = ("inputs", "labels", "lengths", "targets")
 _FIELDS = (*_ARRAYS, "class_names", "channels")
+_TIMED = {"inputs": 2, "labels": 2, "targets": 3}  # axes of arrays that have time steps
 _DTYPES = {
     "labels": (jnp.integer, "integers; real numbers are targets"),
     "lengths": (jnp.integer, "integers"),
@@ -104,6 +105,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def read(self, indices: Any) -> Batch:
+        """Return the examples at these positions, in this order."""
+        return take(self, np.asarray(indices))
+
     def replace(self, **changes: Any) -> Self:
         """Return a split with some fields changed."""
         return dataclasses.replace(self, **changes)
@@ -119,36 +124,6 @@ class Split:
         split = object.__new__(cls)
         split.__dict__.update(zip(_FIELDS, (*arrays, *fields), strict=True))
         return split
-
-
-class Readable(Protocol):
-    """What can be streamed: :class:`jaxrnn.Source`, or anything with the same two methods."""
-
-    def __len__(self) -> int:
-        """Return the number of examples."""
-
-    def read(self, indices: Any) -> Batch:
-        """Read the examples at these positions, in this order."""
-
-
-@dataclass(frozen=True)
-class Datasets:
-    """The data of an experiment, returned by ``build()`` of its data group.
-
-    Attributes:
-      train: what to train on: a :class:`jaxrnn.Split`, or a :class:`jaxrnn.Source` or anything like
-        it, which can be streamed.
-      evals: what to evaluate after every epoch, by name, in the order in which they are reported.
-        The first one chooses the best checkpoint.
-      outputs: the number of outputs of the network: of classes, or of numbers to predict.
-      baselines: values to draw beside the curves, by metric and name, as in ``{"loss": {"always the
-        mean": 0.1}}``.
-    """
-
-    train: Split | Readable
-    evals: Mapping[str, Any] = field(default_factory=dict)
-    outputs: int = 1
-    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def arrays_of(examples: Any) -> Batch:
@@ -169,10 +144,29 @@ def take(split: Split, indices: jax.Array | np.ndarray) -> Batch:
     return {name: array[indices] for name, array in arrays_of(split).items()}
 
 
-def scale(inputs: jax.Array) -> jax.Array:
-    """Scale uint8 pixels from 0 … 255 to float32 0 … 1; floats and tokens stay as they are."""
-    pixels = inputs.dtype == jnp.uint8 and inputs.ndim != 2
-    return inputs.astype(jnp.float32) / 255 if pixels else inputs
+def prepare(batch: Batch) -> Batch:
+    """Check a batch, zero the padding of its sequences, and scale uint8 pixels to [0, 1].
+
+    Every batch passes here once, when it enters; what follows relies on it.
+    """
+    check_examples(batch)
+    batch = {name: jnp.asarray(array) for name, array in arrays_of(batch).items()}
+    if "lengths" in batch:
+        valid = valid_steps(batch)
+        for name, axes in _TIMED.items():
+            if name in batch and batch[name].ndim >= axes:
+                mask = valid if batch[name].ndim == 2 else valid[..., None]
+                batch[name] = jnp.where(mask, batch[name], 0)
+    inputs = batch["inputs"]
+    if inputs.dtype == jnp.uint8 and inputs.ndim == 3:
+        batch["inputs"] = inputs.astype(jnp.float32) / 255
+    return batch
+
+
+def valid_steps(batch: Batch) -> jax.Array:
+    """Return whether each time step is before the end of its sequence: (batch, time) booleans."""
+    time, lengths = jnp.shape(batch["inputs"])[1], jnp.asarray(batch["lengths"])
+    return jnp.arange(time, dtype=lengths.dtype)[None] < lengths[:, None]
 
 
 def zeros_like_one(inputs: Any) -> np.ndarray:

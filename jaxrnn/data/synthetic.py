@@ -7,7 +7,8 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
-from jaxrnn.data.splits import Datasets, Split
+from jaxrnn.data.readable import Datasets
+from jaxrnn.data.splits import Split
 from jaxrnn.groups import Count, Group
 
 SYMBOLS, RECALLED, MARKER = 8, 10, 9  # of the copy-memory task

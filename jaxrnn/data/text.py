@@ -10,7 +10,8 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Gt, Lt
 
-from jaxrnn.data.splits import Datasets, Split
+from jaxrnn.data.readable import Datasets
+from jaxrnn.data.splits import Split
 from jaxrnn.groups import Count, Group
 
 

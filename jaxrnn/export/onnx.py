@@ -29,13 +29,10 @@ def to_onnx(model: nn.Module, params: chex.ArrayTree, input_shape: Sequence[int]
     """Convert a network to an ONNX model, which runs without JAX or Python.
 
     Its inputs are ``inputs``, (batch, time, features) float32 or (batch, time) int32 tokens, and
-    ``lengths``, (batch,) int32. Its output is ``outputs``, (batch, classes), or (batch, time,
-    classes) with ``pooling="none"``. Batch and time may be of any size.
-
-    To float rounding, the outputs are those of ``model.apply({"params": params}, inputs,
-    lengths)``, without dropout, up to the end of each sequence. Tokens must be from 0 to the size
-    of the vocabulary - 1, and lengths at most the number of time steps. The model does not scale
-    its inputs: divide pixels of 0 to 255 by 255 first, as :func:`jaxrnn.predict` does.
+    ``lengths``, (batch,) int32; its output is ``outputs``, (batch, [time,] classes). Batch and time
+    may be of any size. The outputs are those of ``model.apply({"params": params}, inputs,
+    lengths)`` up to the end of each sequence. Tokens and lengths must be in range, and pixels of 0
+    to 255 divided by 255, as :func:`jaxrnn.predict` does.
 
     Args:
       model: an :class:`jaxrnn.RNNModel` of cell ``simple``, ``gru`` or ``lstm``.
@@ -47,8 +44,7 @@ def to_onnx(model: nn.Module, params: chex.ArrayTree, input_shape: Sequence[int]
 
     Raises:
       ImportError: the package onnx is not installed.
-      ValueError: ONNX has no operators for the model, or the parameters don't fit it and its
-        inputs.
+      ValueError: ONNX has no operators for the model, or the arguments don't fit each other.
 
     References:
       The operators RNN, GRU and LSTM in https://onnx.ai/onnx/operators.

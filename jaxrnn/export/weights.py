@@ -42,22 +42,19 @@ def load_weights(
 
     Keras: ``Embedding`` if the model has ``embedding``, ``SimpleRNN``, ``GRU`` (with the default
     ``reset_after=True``) or ``LSTM`` layers, in ``Bidirectional`` or not, and ``Dense``. PyTorch:
-    ``nn.Embedding``, ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM``, and ``nn.Linear``, under any names; the
-    two biases of a gate are summed where Flax has one. All layers must have biases. Arrays of the
-    same shape in the wrong order go unnoticed. Activation, skip connections and pooling have no
-    weights: set them in the model.
+    ``nn.Embedding``, ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM``, and ``nn.Linear``, under any names. All
+    layers must have biases; two for one of Flax are summed. Arrays of the same shape in the wrong
+    order go unnoticed. Activation, skip connections and pooling have no weights.
 
     Args:
       model: the network that the weights are for.
       weights: a ``.safetensors`` file of a PyTorch state dict or from :func:`save_weights`, a
         ``.npz`` file from ``np.savez(file, *model.get_weights())``, the list that Keras's
-        ``model.get_weights()`` returns, a PyTorch state dict, or Flax parameters. The kind is
-        recognized by the content.
+        ``model.get_weights()`` returns, a PyTorch state dict, or Flax parameters.
 
     Returns:
       The parameters of ``model``, float32; the number of input features is that of the weights.
-      To train them further, put them into a new state, its optimizer's averages included:
-      ``state.replace(params=params, opt_state=state.tx.init(params))``.
+      To train on: ``state.replace(params=params, opt_state=state.tx.init(params))``.
 
     Raises:
       ValueError: the weights are of another network, or the file is of another kind.
@@ -91,7 +88,7 @@ def save_weights(
 
     Args:
       model: the network; any module for the layout ``flax``.
-      params: its parameters, such as ``state.params``.
+      params: its parameters.
       file: the path; an existing file is replaced.
       layout: ``flax``, a safetensors file of any network; ``torch``, a safetensors file of the
         state dict of a module with ``embedding``, ``rnn`` and ``head``, for ``load_state_dict``,

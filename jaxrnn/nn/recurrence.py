@@ -115,7 +115,7 @@ class RNN(nn.RNN):
         steps = jnp.moveaxis(flip(inputs) if reverse else inputs, time_axis, 0)
         valid = None
         if self.mask and seq_lengths is not None:
-            places = jnp.arange(len(steps), dtype=seq_lengths.dtype)
+            places = jnp.arange(steps.shape[0], dtype=seq_lengths.dtype)
             valid = jnp.expand_dims(places, range(1, seq_lengths.ndim + 1)) < seq_lengths[None]
         steps = where_valid(valid, steps)
         carry = initial_carry

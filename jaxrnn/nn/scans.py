@@ -109,11 +109,11 @@ def _scan_forward(
 
 
 def _scan_backward(
-    activation: Activation, residual: bool, unroll: int, kept: chex.ArrayTree, of: chex.ArrayTree
+    activation: Activation, residual: bool, unroll: int, kept: chex.ArrayTree, grads: chex.ArrayTree
 ) -> tuple[States, State, Kernel, None, None]:
     carry, states, kernel, valid = kept
     derivative, transposed, hidden = DERIVATIVES[activation], kernel.T, kernel.shape[0]
-    of_last, of_states = of
+    of_last, of_states = grads
     # If only the last state is read, no array of zeros is created for the others.
     of_states = None if isinstance(of_states, SymbolicZero) else of_states
     of_last = jnp.zeros_like(carry) if isinstance(of_last, SymbolicZero) else of_last

@@ -20,10 +20,11 @@ import jax
 import tyro
 
 from jaxrnn.runs.config import Experiment, differences
-from jaxrnn.runs.errors import Advice, NonFiniteLossError
+from jaxrnn.runs.interruptions import Advice, NonFiniteLossError
 from jaxrnn.runs.options import complete, describe_options, nearest, parse
 from jaxrnn.runs.processes import LostProcessesError, Stopped, end_at_once
 from jaxrnn.runs.run import run
+from jaxrnn.runs.sweeps import sweep
 from jaxrnn.runs.verbs import VERBS, describe_verbs, page_name
 from jaxrnn.version import __version__
 
@@ -141,8 +142,6 @@ def _train(
     if not sweeping and options == Sweep():
         run(experiment, name=name)
         return
-    from jaxrnn.runs.sweep import sweep
-
     sweep(experiment, name=name, **{**vars(options), "vary": values(experiment, *options.vary)})
 
 

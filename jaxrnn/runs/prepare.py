@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import platformdirs
 
-from jaxrnn.data import Datasets, Source, Split, default_places
+from jaxrnn.data import Datasets, Source, Split, Stream, default_places, stream
 from jaxrnn.data.splits import arrays_of
 from jaxrnn.runs.config import Experiment, RuntimeConfig
+from jaxrnn.runs.hooks import check_tensorboard
 from jaxrnn.runs.processes import processes
-from jaxrnn.runs.tensorboard import check_tensorboard
 from jaxrnn.training.epochs import Augment
 from jaxrnn.training.fitting import TrainerConfig
 from jaxrnn.training.forward import check_fits
@@ -64,6 +64,7 @@ class Prepared(NamedTuple):
 
     Attributes:
       data: what it trains and evaluates on.
+      train: the split to train on, or a stream of it.
       augment: what changes the training examples; None if nothing does.
       description: what its checkpoints say of it, in JSON.
       state: at step 0.
@@ -72,6 +73,7 @@ class Prepared(NamedTuple):
     """
 
     data: Datasets
+    train: Split | Stream
     augment: Augment | None
     description: dict[str, Any]
     state: TrainState
@@ -101,7 +103,17 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
     state = initial_state(experiment, description, init_key)
     mesh = batch_mesh(trainer.batch_size, suitable_devices(state.params, runtime.devices))
     augment = _augmentation(experiment.augment, data.train)
-    return Prepared(data, augment, description, state, key, mesh)
+    train: Any = data.train
+    if runtime.stream or not isinstance(train, Split):
+        train = stream(
+            train,
+            key=key,
+            batch_size=trainer.batch_size,
+            drop_remainder=trainer.drop_remainder,
+            steps_per_epoch=trainer.steps_per_epoch,
+            workers=runtime.workers,
+        )
+    return Prepared(data, train, augment, description, state, key, mesh)
 
 
 def build_data(group: Any, runtime: RuntimeConfig) -> Datasets:

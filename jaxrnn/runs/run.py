@@ -12,14 +12,14 @@ from typing import Any
 
 import jax
 
-from jaxrnn.data import Datasets, Split, stream
+from jaxrnn.data import Datasets, Split
 from jaxrnn.files import write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
-from jaxrnn.runs.errors import explained, reading
+from jaxrnn.runs.hooks import Events, Progress
+from jaxrnn.runs.interruptions import explained, interruption, reading
 from jaxrnn.runs.prepare import Prepared, prepare, session
 from jaxrnn.runs.processes import Stopped, from_first, is_first, say
-from jaxrnn.runs.progress import Progress
 from jaxrnn.runs.results import (
     describe_devices,
     describe_mesh,
@@ -29,8 +29,6 @@ from jaxrnn.runs.results import (
     write_about,
     write_results,
 )
-from jaxrnn.runs.signals import interruption
-from jaxrnn.runs.tensorboard import Events
 from jaxrnn.runs.workdir import check_workdir, open_workdir, restore, rewrite_history
 from jaxrnn.training.fitting import Hook, Record, fit
 from jaxrnn.training.history import Clock, History, best_epoch, has_stalled
@@ -111,7 +109,7 @@ def run_one(
             checkpoints,
         ):
             hooks: list[Hook] = [checkpoints, lambda record: interrupted.received is not None]
-            past = restored or (state, History(), prepared.key)
+            past = restored[:2] if restored else (state, History())
             state, history = _train(
                 experiment, prepared, past, workdir, hooks, clock, pictures=pictures
             )
@@ -138,7 +136,7 @@ def run_one(
 def _train(
     experiment: Experiment,
     prepared: Prepared,
-    past: tuple[TrainState, History, jax.Array],
+    past: tuple[TrainState, History],
     workdir: Path,
     hooks: Sequence[Hook],
     clock: Clock,
@@ -146,28 +144,15 @@ def _train(
     pictures: bool,
 ) -> tuple[TrainState, History]:
     """Train up to the last epoch, or until a hook stops it."""
-    trainer, runtime, (state, history, key) = experiment.trainer, experiment.runtime, past
-    data = prepared.data
-    in_memory = isinstance(data.train, Split) and not runtime.stream
-    train: Any = (
-        data.train
-        if in_memory
-        else stream(
-            data.train,
-            key=key,
-            batch_size=trainer.batch_size,
-            drop_remainder=trainer.drop_remainder,
-            steps_per_epoch=trainer.steps_per_epoch,
-            workers=runtime.workers,
-        )
-    )
+    trainer, runtime, (state, history) = experiment.trainer, experiment.runtime, past
+    data, done = prepared.data, len(history)
     seconds: dict[str, float] = {}
 
     def write_history(record: Record) -> None:
+        seconds.update(record.seconds)
         if is_first():
             record.history.to_csv(workdir / "history.csv")
 
-    done = len(history)
     with (
         contextlib.ExitStack() as opened,
         ThreadPoolExecutor() as pool,
@@ -184,19 +169,13 @@ def _train(
                 own.append(opened.enter_context(Events(workdir / "events", [*data.evals], done)))
         state, history = fit(
             state,
-            train,
+            prepared.train,
             trainer,
-            key=key if in_memory else None,
+            key=prepared.key if isinstance(prepared.train, Split) else None,
             evals=data.evals,
             augment=prepared.augment,
             history=history,
-            hooks=[
-                write_history,
-                *hooks,
-                progress,
-                *own,
-                lambda record: seconds.update(record.seconds),
-            ],
+            hooks=[write_history, *hooks, progress, *own],
             devices=runtime.devices,
         )
         if is_first():

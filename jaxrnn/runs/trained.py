@@ -19,7 +19,7 @@ from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.prepare import initial_state
 from jaxrnn.runs.results import draw_sample
-from jaxrnn.runs.summary import runs_of
+from jaxrnn.runs.sweeps.summary import runs_of
 from jaxrnn.training.evaluation import evaluate, predict
 from jaxrnn.training.history import History
 from jaxrnn.training.optimizers import averaged
@@ -88,8 +88,7 @@ class Run:
         """Compute the outputs of the network for any number of examples.
 
         Args:
-          inputs: (N, time, features) uint8 pixels or floats, or (N, time) tokens, as in training; N
-            may be 0.
+          inputs: (N, time, features) uint8 pixels or floats, or (N, time) tokens, as in training.
           lengths: (N,), the number of valid time steps of each sequence; None if all are.
 
         Returns:
@@ -134,10 +133,8 @@ class Run:
         if self.pixels and split.inputs.dtype != np.uint8 and split.inputs.size:
             least, most = split.inputs.min(), split.inputs.max()
             if not 0 <= least <= most <= 1:
-                raise ValueError(
-                    "this network was trained on pixels: give uint8 or floats from 0 to 1; got "
-                    f"floats from {least:g} to {most:g}"
-                )
+                got = f"floats from {least:g} to {most:g}"
+                raise ValueError(f"inputs must be uint8 pixels or floats from 0 to 1; got {got}")
         check_examples(split)
         check_values(split, self.outputs, getattr(self.model, "vocabulary", None) or self.outputs)
         return split
@@ -159,11 +156,11 @@ def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: b
     """Read back a run from its work directory, or all finished runs of a sweep.
 
     Args:
-      workdir: the directory of the run or the sweep.
+      workdir: directory of the run or the sweep.
       experiment: the class of the experiment. The default serves every page whose model, task and
         optimizer are groups of jaxrnn.
-      best: read the best epoch instead of the last, see :class:`jaxrnn.Checkpoints`. ``history``
-        then ends with that epoch. The verbs of a page do so by default where ``--patience`` is set.
+      best: read the best epoch, with which ``history`` then ends, instead of the last. The verbs of
+        a page do so by default where ``--patience`` is set.
 
     Returns:
       The :class:`Run`; of a sweep with several finished runs, their :class:`Ensemble`.
@@ -232,15 +229,14 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
       The epoch, and each metric of each split as in ``results.json``.
 
     Raises:
-      ValueError, OSError: as :func:`load_run`; or the checkpoint is of another configuration.
+      ValueError, OSError: as :func:`load_run`, or the checkpoint is of another configuration.
     """
     trainer, runtime = experiment.trainer, experiment.runtime
     # With patience, the best epoch is the one that the run kept.
     stored = _load(workdir, type(experiment), best=trainer.patience is not None)
     experiment.check_same(stored.experiment.identity, any_epochs=True)
-    params = stored.state.params
-    mesh = batch_mesh(trainer.batch_size, suitable_devices(params, runtime.devices))
-    state = replicate(stored.network, mesh)
+    devices = suitable_devices(stored.state.params, runtime.devices)
+    state = replicate(stored.network, mesh := batch_mesh(trainer.batch_size, devices))
     results: dict[str, Any] = {"epoch": len(stored.history)}
     with default_places(runtime.data_dir, runtime.archives):
         data = experiment.data.build()

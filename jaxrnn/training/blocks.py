@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
-from jaxrnn.data.batches import epoch_indices
+from jaxrnn.data.batches import as_key, check_batch_size, epoch_indices
 from jaxrnn.data.splits import Batch, Split
 from jaxrnn.data.streams import Stream, equal_parts
 from jaxrnn.training.sharding import own_part, put_examples
@@ -69,24 +69,56 @@ def blocks_of_stream(
         yield from blocks
 
 
+class DataOrder(NamedTuple):
+    """What determines the batches of all epochs, and the number of examples of each."""
+
+    key: Key[Array, ""]
+    batch_size: int
+    drop_remainder: bool
+    examples: int
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of an epoch."""
+        return -(-self.examples // self.batch_size)
+
+
+def data_order(
+    data: Split | Stream,
+    key: Key[Array, ""] | int | None,
+    batch_size: int,
+    drop_remainder: bool,
+) -> DataOrder:
+    """Return the data order of a split, as given, or that of a stream, which has its own.
+
+    Raises:
+      ValueError: there is no key, or one for a stream; or ``batch_size`` doesn't fit the split.
+    """
+    if isinstance(data, Stream):
+        if key is not None or data.key is None:
+            raise ValueError("give the key of the data order to the stream: stream(…, key=key)")
+        return DataOrder(data.key, data.batch_size, data.drop_remainder, data.examples_per_epoch)
+    if key is None:
+        raise ValueError("training on a split needs a key, which determines the data order")
+    check_batch_size(batch_size, data)
+    rest = len(data) % batch_size if drop_remainder else 0
+    return DataOrder(as_key(key), batch_size, drop_remainder, len(data) - rest)
+
+
 def shuffled_epochs(
     data: Split | Stream,
     mesh: Mesh,
-    key: Key[Array, ""],
+    order: DataOrder,
     *,
-    batch_size: int,
-    drop_remainder: bool,
     first: int = 1,
     outputs: int | None = None,
 ) -> Generator[Iterable[Block], None, None]:
-    """Yield the blocks of each epoch from ``first`` on, endlessly.
+    """Yield the blocks of each epoch from ``first`` on, endlessly; those of a split as a list.
 
     Args:
-      data: a split that is replicated over the mesh, or a stream, which has its own key, batch size
-        and remainder.
+      data: a split that is replicated over the mesh, or a stream.
       mesh, outputs: see :func:`blocks_of_stream`.
-      key: root of the order; that of an epoch is ``fold_in(key, epoch)``.
-      batch_size, drop_remainder: see :func:`jaxrnn.train_epoch`.
+      order: from :func:`data_order`; the key of an epoch is ``fold_in(order.key, epoch)``.
       first: the first epoch, from 1.
     """
     if isinstance(data, Stream):
@@ -94,16 +126,14 @@ def shuffled_epochs(
         with contextlib.closing(stream) as blocks:
             while True:
                 yield itertools.islice(blocks, data.blocks_per_epoch)
+    sizes = {"batch_size": order.batch_size, "drop_remainder": order.drop_remainder}
     for epoch in itertools.count(first):
-        order = _order(
-            fold_in(key, epoch), len(data), batch_size=batch_size, drop_remainder=drop_remainder
-        )
-        whole, rest = jax.device_get(order)
+        whole, rest = jax.device_get(_indices(fold_in(order.key, epoch), len(data), **sizes))
         yield [*blocks_of_split(data, whole, rest, mesh)]
 
 
 fold_in = jax.jit(jax.random.fold_in)
-_order = jax.jit(epoch_indices, static_argnames=("size", "batch_size", "drop_remainder"))
+_indices = jax.jit(epoch_indices, static_argnames=("size", "batch_size", "drop_remainder"))
 
 
 def _place(batch: Batch, steps: int, whole: bool, *, mesh: Mesh, sharded: bool) -> Block:

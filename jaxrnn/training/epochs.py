@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrnn.data.batches import as_key, check_batch_size, epoch_indices
-from jaxrnn.data.splits import Batch, Split, arrays_of
-from jaxrnn.training.forward import keys_of, prepare
+from jaxrnn.data.splits import Batch, Split, arrays_of, prepare
+from jaxrnn.training.forward import keys_of
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import over_devices, own_share, sum_over_devices
 from jaxrnn.training.state import TrainState

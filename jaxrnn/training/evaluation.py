@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrnn.data.batches import as_key
-from jaxrnn.data.splits import Batch, Split, arrays_of
+from jaxrnn.data.splits import Batch, Split, arrays_of, prepare
 from jaxrnn.data.streams import Stream
 from jaxrnn.training.blocks import Block, blocks_of_stream
-from jaxrnn.training.forward import forward, measure_prepared, prepare
+from jaxrnn.training.forward import forward, measure_prepared
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import batch_mesh, over_devices, own_share, sum_over_devices
 from jaxrnn.training.state import TrainState
@@ -218,7 +218,9 @@ def _rows(
     if batch_size is None:  # at most 1000, and as many as keep the states of a layer in 64 MiB
         leaves = [leaf for leaf in jax.tree.leaves(state.params) if leaf.ndim]
         width = max((leaf.shape[-1] for leaf in leaves), default=1)
-        batch_size = max(1, min(1000, _STATES // max(1, width * split.inputs.shape[1])))
+        batch_size = max(
+            1, min(1000, _STATES // max(1, width * arrays_of(split)["inputs"].shape[1]))
+        )
     if batch_size < 1:
         raise ValueError(f"batch size must be at least 1; got {batch_size}")
     batch_size = -(-batch_size // devices) * devices  # equal shares

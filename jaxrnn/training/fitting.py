@@ -14,11 +14,10 @@ from annotated_types import Ge, Lt
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from jaxrnn.data.batches import as_key, check_batch_size
 from jaxrnn.data.splits import Split
 from jaxrnn.data.streams import Stream
 from jaxrnn.groups import Count, Group
-from jaxrnn.training.blocks import Block, fold_in, shuffled_epochs
+from jaxrnn.training.blocks import Block, data_order, fold_in, shuffled_epochs
 from jaxrnn.training.epochs import Augment, train_block
 from jaxrnn.training.evaluation import blocks_in_order, evaluate, measure_block
 from jaxrnn.training.forward import check_fits
@@ -59,12 +58,7 @@ class TrainerConfig(Group):
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss or a parameter became infinite or not a number.
-
-    Attributes:
-      epoch: in which epoch, from 1.
-      step: the first step of that epoch whose loss is not finite, from 1.
-    """
+    """The loss or a parameter became infinite or not a number, in a ``step`` of an ``epoch``."""
 
     def __init__(self, epoch: int, step: int) -> None:
         super().__init__(f"the loss is not finite from epoch {epoch}, step {step} on")
@@ -73,26 +67,22 @@ class NonFiniteLossError(ArithmeticError):
 
 @dataclass(frozen=True)
 class Record:
-    """What :func:`fit` passes to every hook after an epoch.
-
-    Attributes:
-      state: the state after the epoch.
-      history: the curves so far.
-      key: root of the data order.
-      examples: number of examples trained on in this epoch.
-      seconds: seconds spent by ``fit`` so far, by phase.
-    """
+    """What :func:`fit` passes to every hook after an epoch."""
 
     state: TrainState
+    """The state after the epoch."""
     history: History
+    """The curves so far."""
     key: Key[Array, ""]
+    """Root of the data order."""
     examples: int
+    """Number of examples trained on in this epoch."""
     seconds: Mapping[str, float]
+    """Seconds spent by :func:`fit` so far, by phase."""
 
 
 Hook: TypeAlias = Callable[[Record], Any]
-"""Called after each epoch. If it has a method ``during(epoch, fraction)``, that is called while
-an epoch is trained, with its number and the fraction of it that is done."""
+"""Called after each epoch. Its method ``during(epoch, fraction)``, if any, is called meanwhile."""
 
 
 def fit(
@@ -113,8 +103,7 @@ def fit(
     so a run that continues from ``history`` sees the very batches that come next. If the optimizer
     keeps an average of the parameters, the average is what is evaluated.
 
-    With several processes, all of them call this with the same arguments. The devices of all
-    processes share the batches.
+    With several processes, all of them call this with the same arguments and share the batches.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`; left as it was.
@@ -126,20 +115,14 @@ def fit(
       evals: splits to evaluate after every epoch, by name. A stream is read again each time. The
         first one decides about early stopping.
       augment: see :func:`jaxrnn.train_epoch`.
-      history: the epochs that ``state`` was trained for; they are kept and not repeated.
-      hooks: functions that are called with a :class:`Record` after each epoch, in this order, such
-        as :class:`jaxrnn.Checkpoints` and :class:`jaxrnn.runs.Progress`. Training stops after the
-        epoch for which one of them returns true.
+      history: the epochs that ``state`` was trained for, which are not repeated.
+      hooks: functions that are called with a :class:`Record` after each epoch, in this order.
+        Training stops after the epoch for which one of them returns true.
       devices: number of devices that share each batch; by default as many as divide it, but one on
-        a CPU if a layer has 512 or more recurrent units. The result is the same to float rounding.
-
-    Returns:
-      The trained state, and the :class:`jaxrnn.History` of all epochs.
+        a CPU if a layer has 512 or more recurrent units.
 
     Raises:
-      ValueError: no ``key`` for a split or stream; a batch size that is not between 1 and the
-        number of examples or can't be divided among the processes; a model, task and splits that
-        don't fit each other; a history that lacks an epoch.
+      ValueError: arguments are missing or don't fit each other.
       NonFiniteLossError: the loss or a parameter is infinite or not a number. Hooks are not called
         for such an epoch.
 
@@ -161,67 +144,42 @@ def fit(
     if trainer.train_curve not in ("epoch", "last_batch"):
         raise ValueError(f"train_curve must be epoch or last_batch; got {trainer.train_curve!r}")
     outputs = {name: check_fits(state, data) for name, data in {"train": train, **evals}.items()}
-    key, order = _data_order(train, trainer, key)
-    mesh = batch_mesh(order["batch_size"], suitable_devices(state.params, devices))
+    order = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
+    mesh = batch_mesh(order.batch_size, suitable_devices(state.params, devices))
     state, train = replicate(state, mesh), _place(train, mesh)
     evals = {name: _place(data, mesh) for name, data in evals.items()}
     step = {"augment": augment, "options": StepOptions(trainer.accumulate, trainer.truncate)}
-    examples, clock = _examples_per_epoch(train, **order), Clock()
-    total_steps = -(-examples // order["batch_size"])
-    shuffled = shuffled_epochs(
-        train, mesh, key, first=len(history) + 1, outputs=outputs["train"], **order
-    )
+    clock, first = Clock(), len(history) + 1
+    shuffled = shuffled_epochs(train, mesh, order, first=first, outputs=outputs["train"])
     with contextlib.closing(shuffled) as epochs:
-        for epoch in range(len(history) + 1, trainer.epochs + 1):
+        for epoch in range(first, trainer.epochs + 1):
             if has_stalled(history, state.task, trainer.patience):
                 break
             start = clock.seconds.get("training", 0.0)
             with clock("training"):
-                blocks = next(epochs)
-            if not start and isinstance(blocks, list):
+                blocks, epoch_key = next(epochs), fold_in(order.key, epoch)
+            if epoch == first and isinstance(blocks, list):
                 with clock("compilation"):
-                    _compile(state, blocks, evals.values(), key, mesh, step)
+                    _compile(state, blocks, evals.values(), epoch_key, mesh, step)
             with clock("training"):
-                tell = partial(_tell, hooks, epoch, total_steps)
-                state, steps, last = _train(state, blocks, fold_in(key, epoch), tell, step)
+                tell = partial(_tell, hooks, epoch, order.steps)
+                state, steps, last = _train(state, blocks, epoch_key, tell, step)
             _check_finite(state, steps, epoch)
             with clock("evaluation"):
                 if trainer.train_curve == "last_batch":
                     measured = {"train": measure_block(state, *last)}
                 else:
                     measured = {"train": jax.tree.map(np.sum, steps)}
+                average = averaged(state)
                 for name, data in evals.items():
-                    measured[name] = evaluate(
-                        averaged(state), data, mesh=mesh, outputs=outputs[name]
-                    )
+                    measured[name] = evaluate(average, data, mesh=mesh, outputs=outputs[name])
                 row = _columns(state.task, measured)
             seconds = clock.seconds["training"] - start
             history = history.append(epoch=epoch, **row, seconds=seconds)
-            record = Record(state, history, key, examples, dict(clock.seconds))
+            record = Record(state, history, order.key, order.examples, dict(clock.seconds))
             if in_any_process(any([hook(record) for hook in hooks])):  # noqa: C419 — each is called
                 break
     return state, history
-
-
-def _data_order(
-    train: Split | Stream, trainer: TrainerConfig, key: Key[Array, ""] | int | None
-) -> tuple[Key[Array, ""], dict[str, Any]]:
-    """Find the root key, the batch size and what becomes of the remainder; a stream has its own."""
-    if isinstance(train, Stream):
-        if key is not None or train.key is None:
-            raise ValueError("give the key of the data order to the stream: stream(…, key=key)")
-        return train.key, {"batch_size": train.batch_size, "drop_remainder": train.drop_remainder}
-    if key is None:
-        raise ValueError("training on a split needs a key, which determines the data order")
-    check_batch_size(trainer.batch_size, train)
-    order = {"batch_size": trainer.batch_size, "drop_remainder": trainer.drop_remainder}
-    return as_key(key), order
-
-
-def _examples_per_epoch(train: Split | Stream, *, batch_size: int, drop_remainder: bool) -> int:
-    if isinstance(train, Stream):
-        return train.examples_per_epoch
-    return len(train) - (len(train) % batch_size if drop_remainder else 0)
 
 
 def _place(data: Split | Stream, mesh: Mesh) -> Split | Stream:
@@ -238,12 +196,8 @@ def _compile(
 ) -> None:
     """Compile what an epoch runs side by side; later calls find it."""
     distinct = {block.rows.shape: block for block in blocks}.values()
-    measured = [
-        block
-        for data in evals
-        if isinstance(data, Split)
-        for block in blocks_in_order(state, data, mesh=mesh)
-    ]
+    splits = [data for data in evals if isinstance(data, Split)]
+    measured = [block for split in splits for block in blocks_in_order(state, split, mesh=mesh)]
     with ThreadPoolExecutor() as pool:
         lowered = itertools.chain(
             (train_block.lower(state, *block[:2], key, *block[2:], **step) for block in distinct),
@@ -269,14 +223,13 @@ def _train(
         state, metrics = train_block(state, examples, rows, key, mesh, sharded, **step)
         measured.append(metrics)
     steps = jax.tree.map(lambda *sums: np.concatenate(sums), *jax.device_get(measured))
-    last = Block(examples, rows[-1:], mesh if sharded else None, sharded)
-    return state, steps, last
+    return state, steps, Block(examples, rows[-1:], mesh if sharded else None, sharded)
 
 
-def _tell(hooks: Sequence[Hook], epoch: int, total_steps: int, done: int) -> None:
+def _tell(hooks: Sequence[Hook], epoch: int, steps: int, done: int) -> None:
     for hook in hooks:
         if during := getattr(hook, "during", None):
-            during(epoch, done / total_steps)
+            during(epoch, done / steps)
 
 
 def _check_finite(state: TrainState, steps: Metrics, epoch: int) -> None:

@@ -8,9 +8,9 @@ from flax import linen as nn
 from flax.errors import InvalidRngError
 from jaxtyping import Array, Float, Int, Key
 
-from jaxrnn.data.batches import as_key, valid_steps
+from jaxrnn.data.batches import as_key
 from jaxrnn.data.readable import Readable
-from jaxrnn.data.splits import Batch, Split, arrays_of, check_examples, check_values, scale
+from jaxrnn.data.splits import Batch, Split, arrays_of, check_values, prepare
 from jaxrnn.data.streams import Stream
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.state import TrainState
@@ -19,22 +19,6 @@ _NO_KEY = "the model draws random numbers, as for dropout: give a key, as in tra
 _NOT_DETERMINISTIC = (
     "the model draws random numbers in evaluation; its call must take train or deterministic"
 )
-_TIMED = {"inputs": 2, "labels": 2, "targets": 3}  # axes of arrays that have time steps
-
-
-def prepare(batch: Batch) -> Batch:
-    """Zero the padding of each sequence, and scale uint8 pixels to [0, 1].
-
-    This is done once for every batch, when it enters; what follows relies on it.
-    """
-    batch = {name: jnp.asarray(array) for name, array in batch.items()}
-    if "lengths" in batch:
-        valid = valid_steps(batch)
-        for name, axes in _TIMED.items():
-            if name in batch and batch[name].ndim >= axes:
-                mask = valid if batch[name].ndim == 2 else valid[..., None]
-                batch[name] = jnp.where(mask, batch[name], 0)
-    return {**batch, "inputs": scale(batch["inputs"])}
 
 
 def measure(
@@ -55,7 +39,6 @@ def measure(
     Raises:
       ValueError: the arrays of the batch, or the outputs of the model, don't fit each other.
     """
-    check_examples(batch)
     rows = jnp.arange(np.shape(batch["inputs"])[0])
     keys = None if key is None else keys_of(as_key(key), rows)
     return measure_prepared(state, prepare(batch), train=train, keys=keys)[0]
@@ -165,7 +148,6 @@ def check_fits(state: TrainState, data: Split | Stream | Readable) -> int:
 @jax.jit  # which remembers the shapes that it has seen
 def _outputs(state: TrainState, batch: Batch) -> Float[Array, "batch *time outputs"]:
     """Return the outputs of the network, if they fit the task."""
-    check_examples(batch)
     batch = prepare(batch)
     outputs, _ = forward(state, batch)
     state.task.measure(outputs, batch, train=True)

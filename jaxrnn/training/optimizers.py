@@ -60,16 +60,13 @@ class _Optimizer(Group):
         return self.schedule != "constant" or self.warmup > 0
 
     def build(self, steps: int | None = None) -> optax.GradientTransformation:
-        """Build the optax gradient transformation.
+        """Build the optax transformation; for equal configurations the same object.
 
-        Args:
-          steps: number of steps of the whole training; required by a schedule or a warm-up.
-
-        Returns:
-          For equal configurations the same object, so that they share compiled functions.
+        Functions that are compiled for it are then shared. ``steps`` is the number of steps of the
+        whole training.
 
         Raises:
-          ValueError: ``steps`` is required and missing.
+          ValueError: a schedule or a warm-up lacks ``steps``.
 
         >>> Adam(learning_rate=1e-3).build() is Adam().build()
         True

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
 from jaxrnn.data.batches import as_key
-from jaxrnn.data.splits import Batch, check_examples
-from jaxrnn.training.forward import forward, keys_of, measure_prepared, prepare
+from jaxrnn.data.splits import Batch, prepare
+from jaxrnn.training.forward import forward, keys_of, measure_prepared
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import own_row_numbers, sum_over_devices
 from jaxrnn.training.state import TrainState
@@ -84,7 +84,6 @@ def train_step(
     >>> int(new_state.step), int(state.step), int(metrics.weight)
     (1, 0, 3)
     """
-    check_examples(batch)
     return step(state, prepare(batch), None if key is None else as_key(key))
 
 

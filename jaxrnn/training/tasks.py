@@ -12,8 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int, Shaped
 from tyro.conf import Suppress
 
-from jaxrnn.data.batches import valid_steps
-from jaxrnn.data.splits import Batch
+from jaxrnn.data.splits import Batch, valid_steps
 from jaxrnn.groups import Fraction, Group
 
 Outputs: TypeAlias = Float[Array, "batch *time width"]

@@ -78,15 +78,11 @@ def test_inputs_of_any_kind(inputs):
 @pytest.mark.parametrize("kind", [bool, "i1", ">i4", "u2", "i8"])
 def test_whole_numbers_are_taken_as_they_are(kind):
     inputs = (INPUTS * 2).astype(kind)
-    assert Split(inputs, LABELS).inputs.dtype == np.float32
-    np.testing.assert_array_equal(Split(inputs, LABELS).inputs, inputs)
-    targets = Split(INPUTS, targets=inputs[:, 0]).targets
-    assert targets.dtype == np.float32
-    np.testing.assert_array_equal(targets, inputs[:, 0])
-
-
-def test_booleans_are_two_classes():
-    np.testing.assert_array_equal(Split(INPUTS, LABELS > 0).labels, (LABELS > 0).astype(int))
+    split = Split(inputs, LABELS > 0, targets=inputs[:, 0])
+    assert (split.inputs.dtype, split.targets.dtype) == (np.float32, np.float32)
+    np.testing.assert_array_equal(split.inputs, inputs)
+    np.testing.assert_array_equal(split.targets, inputs[:, 0])
+    np.testing.assert_array_equal(split.labels, (LABELS > 0).astype(int))
 
 
 def test_memory_maps_are_not_copied(tmp_path):
@@ -94,7 +90,7 @@ def test_memory_maps_are_not_copied(tmp_path):
     mapped = np.load(tmp_path / "inputs.npy", mmap_mode="r")
     assert Split(mapped, LABELS).inputs is mapped
     batches = jaxrnn.stream(Split(mapped, LABELS), batch_size=2)
-    assert np.shares_memory(batches.source.split.inputs, mapped)
+    assert np.shares_memory(batches.source.inputs, mapped)
     np.testing.assert_array_equal(next(iter(batches))["inputs"], PIXELS[:2])
 
 
@@ -131,19 +127,16 @@ def test_what_cannot_be_converted(fields, message):
     assert "\n" not in str(caught.value)
 
 
-def test_from_arrays_says_what_it_did(caplog):
+def test_from_arrays_logs_its_interpretations(caplog):
+    split = Split.from_arrays(INPUTS, LABELS, lengths=[4, 3, 2, 1, 4, 4])
+    assert_identical(split, Split(INPUTS, LABELS, np.array([4, 3, 2, 1, 4, 4], np.int32)))
+    assert not caplog.records  # there was none
     split = Split.from_arrays(np.zeros((6, 784)), ["b", "a", "b", "c", "a", "a"])
     assert split.inputs.shape == (6, 28, 28)
     assert (split.labels.tolist(), split.class_names) == ([1, 0, 1, 2, 0, 0], ("a", "b", "c"))
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "read as images of 28 rows; labels were read as names of 3 classes" in caplog.text
-
-
-def test_from_arrays_says_nothing_where_nothing_is_interpreted(caplog):
-    split = Split.from_arrays(INPUTS, LABELS, lengths=[4, 3, 2, 1, 4, 4])
-    assert_identical(split, Split(INPUTS, LABELS, np.array([4, 3, 2, 1, 4, 4], np.int32)))
-    assert not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -181,12 +174,9 @@ def test_pixels_of_other_types(kind, caplog):
 )
 def test_labels_that_are_interpreted(labels, options, caplog):
     assert Split.from_arrays(INPUTS, labels, **options).labels.tolist() == LABELS.tolist()
-    assert ("labels were" in caplog.text) == ("class_names" not in options or labels.dtype != "U1")
-
-
-def test_one_hot_labels_of_steps():
-    labels = np.random.default_rng(0).integers(0, 5, (6, 4))
-    np.testing.assert_array_equal(Split.from_arrays(INPUTS, np.eye(5)[labels]).labels, labels)
+    assert ("labels were" in caplog.text) == ("class_names" not in options)
+    steps = np.tile(LABELS[:, None], 4)
+    np.testing.assert_array_equal(Split.from_arrays(INPUTS, np.eye(3)[steps]).labels, steps)
 
 
 def test_sequences_of_different_lengths(caplog):
@@ -207,6 +197,7 @@ def test_sequences_of_different_lengths(caplog):
     [
         ({"labels": ["a"] * 6, "class_names": ["b"]}, r"not among the class names: \['a'\]"),
         ({"labels": np.ones((6, 3))}, "neither indices nor one-hot"),
+        ({"labels": LABELS + 1}, "labels run from 1 to 3, not from 0; subtract 1, or give"),
         ({"mask": np.arange(4) > np.zeros((6, 1))}, "first time steps of each sequence only"),
         ({"mask": np.ones(6)}, r"mask must be \(N, time\); got shape \(6,\)"),
         ({"mask": np.ones((6, 4)), "lengths": LABELS}, "give lengths or a mask, not both"),

@@ -4,6 +4,7 @@ import gzip
 import lzma
 import math
 
+import chex
 import numpy as np
 import pytest
 
@@ -18,10 +19,7 @@ def test_adding():
     np.testing.assert_allclose((numbers * marks).sum(1), targets[:, 0], rtol=1e-6)
     assert (marks[:, :5].sum(1) == 1).all()
     assert (marks[:, 5:].sum(1) == 1).all()
-    assert (numbers.min(), numbers.max()) == (
-        pytest.approx(0, abs=0.01),
-        pytest.approx(1, abs=0.01),
-    )
+    np.testing.assert_allclose([numbers.min(), numbers.max()], [0, 1], atol=0.01)
     assert np.square(targets - 1).mean() == pytest.approx(1 / 6, abs=0.05)
     assert data.baselines["loss"] == {"always 1": 1 / 6}
     splits = [data.train, *data.evals.values()]
@@ -48,9 +46,9 @@ def test_copying():
 
 @pytest.mark.parametrize("kind", [Adding, Copying])
 def test_other_seeds_draw_other_sequences(kind):
-    draw = lambda seed: kind(examples=5, data_seed=seed).build().train.inputs  # noqa: E731
-    np.testing.assert_array_equal(draw(0), draw(0))
-    assert (np.asarray(draw(0)) != np.asarray(draw(1))).any()
+    first, again, other = (kind(examples=5, data_seed=n).build().train.inputs for n in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
 
 
 def test_text(tmp_path):
@@ -124,11 +122,8 @@ def vowels(folder):
 def test_japanese_vowels(tmp_path):
     data = JapaneseVowels(folder=vowels(tmp_path)).build()
     validation, test = data.evals["validation"], data.evals["test"]
-    assert [np.shape(split.inputs) for split in (data.train, validation, test)] == [
-        (10, 7, 2),
-        (2, 7, 2),
-        (5, 7, 2),
-    ]
+    for split, size in ((data.train, 10), (validation, 2), (test, 5)):
+        chex.assert_shape(split.inputs, (size, 7, 2))
     np.testing.assert_array_equal(test.lengths, [7, 6, 5, 7, 6])
     np.testing.assert_array_equal(test.labels, [0, 1, 0, 1, 0])
     np.testing.assert_array_equal(validation.labels, [0, 0])  # every sixth

@@ -6,7 +6,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn.data.batches import epoch_indices
-from jaxrnn.data.splits import check_values, scale, take
+from jaxrnn.data.splits import check_values, prepare, take
 
 
 @pytest.mark.parametrize(
@@ -50,11 +50,16 @@ def test_splits_are_not_checked_inside_transformations(digits):
     assert shapes.replace(inputs=shapes.labels).inputs.shape == (500,)
 
 
-def test_scale():
-    pixels = np.arange(256, dtype=np.uint8)
-    np.testing.assert_allclose(scale(jax.numpy.asarray(pixels)), pixels / 255, rtol=1e-7)
-    floats = jax.numpy.array([0.5, 3.0])
-    assert scale(floats) is floats
+def test_pixels_are_scaled_and_padding_is_zero():
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 256, 1)
+    scaled = prepare({"inputs": pixels})["inputs"]
+    np.testing.assert_allclose(scaled, pixels / 255, rtol=1e-7)
+    batch = {"inputs": pixels, "labels": pixels[..., 0], "lengths": np.array([3])}
+    padded = prepare(batch)
+    np.testing.assert_array_equal(padded["inputs"][0, 3:], 0)
+    np.testing.assert_array_equal(padded["labels"][0], [0, 1, 2, *[0] * 253])
+    floats = np.full((1, 2, 1), 3.0, np.float32)
+    np.testing.assert_array_equal(prepare({"inputs": floats})["inputs"], floats)
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(100, 30), (100, 50), (100, 100), (7, 1)])
@@ -92,12 +97,6 @@ def test_take_keeps_examples_together(digits):
 def test_bad_batch_size(digits, batch_size):
     with pytest.raises(ValueError, match=f"between 1 and the 500 examples.*got {batch_size}"):
         next(jaxrnn.batches(digits, jax.random.key(0), batch_size=batch_size))
-
-
-def test_split_is_a_pytree(digits):
-    doubled = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), digits)
-    assert (len(doubled), doubled.class_names) == (1000, digits.class_names)
-    assert doubled.lengths is None
 
 
 def test_labels_beyond_the_lengths_are_not_checked():

@@ -98,7 +98,7 @@ def test_a_process_reads_its_part_of_each_batch(source, digits):
 
 @pytest.mark.program
 @pytest.mark.parametrize(
-    ("batch_size", "devices", "options", "augment"),
+    ("size", "devices", "options", "augment"),
     [  # with a short last batch and without
         (63, 3, {"train_curve": "last_batch"}, None),
         (64, 1, {}, jaxrnn.WarpConfig(shift=1.0).build()),
@@ -106,15 +106,13 @@ def test_a_process_reads_its_part_of_each_batch(source, digits):
         (100, 2, {"train_curve": "last_batch", "drop_remainder": True}, None),
     ],
 )
-def test_fit_on_a_stream_is_bit_identical(
-    source, digits, new, batch_size, devices, options, augment
-):
-    trainer = TrainerConfig(epochs=2, batch_size=batch_size, **options)
+def test_fit_on_a_stream_is_bit_identical(source, digits, new, size, devices, options, augment):
+    trainer = TrainerConfig(epochs=2, batch_size=size, **options)
     common = {"augment": augment, "devices": devices}
     test = jaxrnn.load("mnist", split="test[:130]")
     state, history = fit(new, digits, trainer, key=KEY, evals={"test": test}, **common)
-    drop_remainder = trainer.drop_remainder
-    streamed = stream(source, batch_size=batch_size, key=KEY, drop_remainder=drop_remainder)
+    order = {"batch_size": size, "drop_remainder": trainer.drop_remainder}
+    streamed = stream(source, key=KEY, **order)
     test = stream(Source("mnist", split="test[:130]"), batch_size=40)
     other, curves = fit(new, streamed, trainer, evals={"test": test}, **common)
     chex.assert_trees_all_equal(other, state)
@@ -122,7 +120,7 @@ def test_fit_on_a_stream_is_bit_identical(
         assert {**row, "seconds": 0} == pytest.approx({**expected, "seconds": 0}, rel=1e-5)
 
 
-def test_memory_does_not_hold_all_blocks(source):
+def test_memory_does_not_hold_all_blocks():
     """However slow training is, reading stays a few blocks ahead."""
     read = []
 
@@ -132,8 +130,7 @@ def test_memory_does_not_hold_all_blocks(source):
 
         def read(self, indices):
             read.append(len(indices))
-            batch = source.read([0])
-            return {name: np.repeat(array, len(indices), 0) for name, array in batch.items()}
+            return {"inputs": np.zeros((len(indices), 28, 28), np.uint8)}
 
     with stream(Counting(), batch_size=100, key=KEY).blocks(place=take_block) as blocks:
         next(blocks)
@@ -179,9 +176,9 @@ def test_reader_ends_with_its_parent_and_not_before(tmp_path):
         [sys.executable, tmp_path / "parent.py"], capture_output=True, text=True, check=False
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    reader, deadline = int(done.stdout), time.monotonic() + 30
+    reader = int(done.stdout)
     with contextlib.suppress(ProcessLookupError):
-        while time.monotonic() < deadline:
+        for _ in range(300):
             os.kill(reader, 0)
             time.sleep(0.1)
         os.kill(reader, signal.SIGKILL)

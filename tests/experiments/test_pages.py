@@ -12,17 +12,8 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn import (
-    Datasets,
-    Experiment,
-    History,
-    Regression,
-    RNNConfig,
-    Split,
-    TrainerConfig,
-    load_run,
-)
-from jaxrnn.data.splits import scale
+from jaxrnn import History, Regression, RNNConfig, TrainerConfig, load_run
+from jaxrnn.data.splits import prepare
 from jaxrnn.runs.trained import evaluate_run
 from tests.data.test_datasets import sunspots, vowels
 
@@ -111,12 +102,16 @@ def check_predictions(experiment, folder, capsys):
     lengths = split.lengths
     if lengths is None:
         lengths = np.full(len(split), split.inputs.shape[1], np.int32)
-    inputs = split.inputs.astype(np.int32) if stored.tokens else np.float32(scale(split.inputs))
+    inputs = (
+        split.inputs.astype(np.int32)
+        if stored.tokens
+        else np.float32(prepare({"inputs": split.inputs})["inputs"])
+    )
     valid = np.arange(outputs.shape[1]) < lengths[:, None] if outputs.ndim == 3 else ...
     np.testing.assert_allclose(exported.call(inputs, lengths)[valid], outputs[valid], atol=1e-5)
 
     capsys.readouterr()
-    files = [write_example(stored, split, index, folder) for index in range(2)]
+    files = [write_example(stored, split, index, folder) for index in range(min(2, len(split)))]
     verbs(arguments=["predict", "whole", *files, "--json"])
     answers = map(json.loads, capsys.readouterr().out.splitlines())
     for file, answer, output, length in zip(files, answers, outputs, lengths, strict=False):
@@ -163,14 +158,14 @@ class Noise:
     def build(self):
         draw = np.random.default_rng(0).normal
         train, validation = (
-            Split(np.float32(draw(size=(40, 5, 2))), targets=np.float32(draw(size=(40, 1))))
+            jaxrnn.Split(np.float32(draw(size=(40, 5, 2))), targets=np.float32(draw(size=(40, 1))))
             for _ in range(2)
         )
-        return Datasets(train, {"validation": validation}, outputs=1)
+        return jaxrnn.Datasets(train, {"validation": validation}, outputs=1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoisyRNN(Experiment):
+class NoisyRNN(jaxrnn.Experiment):
     """A network that learns noise by heart, so that its validation error soon rises."""
 
     data: Noise = Noise()

@@ -1,42 +1,55 @@
-"""RNNModel against the recurrence written out by hand."""
+"""RNNModel against the recurrence written out by hand, and its options."""
 
 import itertools
+from functools import cache, partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxrnn import RNNModel
+from jaxrnn import RNNConfig, RNNModel
 from jaxrnn.nn.cells import CELLS
+from jaxrnn.nn.dropout import drop
 
-INPUTS = np.random.default_rng(0).normal(size=(5, 7, 3)).astype(np.float32)
+RNG = np.random.default_rng(0)
+INPUTS = RNG.normal(size=(5, 7, 3)).astype(np.float32)
+TOKENS = RNG.integers(0, 6, (5, 7), np.uint8)
 LENGTHS = np.array([7, 1, 3, 0, 6], np.int32)
+PADDING = np.arange(7)[None, :, None] >= LENGTHS[:, None, None]
+KEYS = jax.random.split(jax.random.key(1), 5)
+close = partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-5)
 
 
-def init(model, inputs=INPUTS, seed=0):
-    return jax.jit(model.init)(jax.random.key(seed), inputs)["params"]
+@cache
+def build(tokens=False, **options):
+    """Return the parameters of a network and a compiled function of the inputs and the rest."""
+    model = RNNModel(**{"hidden": 4, "outputs": 6, **options})
+    params = jax.jit(model.init)(jax.random.key(0), TOKENS if tokens else INPUTS)["params"]
+    shift = lambda leaf: leaf + 0.2 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape)  # noqa: E731
+    params = jax.tree.map(shift, params)  # biases begin at 0
+    apply = jax.jit(model.apply, static_argnames=("every_step", "return_carry"))
+    return params, partial(apply, {"params": params})
 
 
 def states_by_hand(params, inputs):
-    """Every state of the Elman network, step by step, in float64."""
+    """Every state of an Elman network, step by step, in float64."""
     kernel, bias = (np.asarray(params["i"][name], float) for name in ("kernel", "bias"))
     recurrent = np.asarray(params["h"]["kernel"], float)
-    state = np.zeros((len(inputs), len(bias)))
-    states = [state]
+    states = [np.zeros((len(inputs), len(bias)))]
     for step in range(inputs.shape[1]):
-        state = np.tanh(inputs[:, step] @ kernel + bias + state @ recurrent)
-        states.append(state)
-    return np.stack(states, axis=1)  # (batch, time + 1, hidden), the zero state first
+        states.append(np.tanh(inputs[:, step] @ kernel + bias + states[-1] @ recurrent))
+    return np.stack(states[1:], axis=1)
 
 
-def head_by_hand(params, state):
-    return state @ np.asarray(params["head"]["kernel"], float) + np.asarray(params["head"]["bias"])
+def head_by_hand(params, states):
+    return states @ np.asarray(params["head"]["kernel"], float) + np.asarray(params["head"]["bias"])
 
 
 def test_parameter_count():
-    params = init(RNNModel(), np.zeros((1, 28, 28), np.float32))
+    params = jax.eval_shape(RNNModel().init, jax.random.key(0), jnp.zeros((1, 28, 28)))["params"]
     assert jax.tree.map(jnp.shape, params) == {
         "layer0": {"i": {"kernel": (28, 150), "bias": (150,)}, "h": {"kernel": (150, 150)}},
         "head": {"kernel": (150, 10), "bias": (10,)},
@@ -44,202 +57,78 @@ def test_parameter_count():
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 28_360
 
 
-@pytest.mark.parametrize("time", [1, 4, 7])  # fewer, as many and more steps than one unrolled loop
-def test_against_a_hand_unrolled_cell(time):
-    model = RNNModel(hidden=6, outputs=4)
-    params = init(model)
-    params["layer0"]["i"]["bias"] = jnp.linspace(-1, 1, 6)  # zero at the start, so set it
-    inputs = INPUTS[:, :time]
-    expected = head_by_hand(params, states_by_hand(params["layer0"], inputs)[:, -1])
-    np.testing.assert_allclose(model.apply({"params": params}, inputs), expected, atol=1e-6)
+@pytest.mark.parametrize(
+    ("time", "lengths", "options"),
+    [
+        *((time, None, {}) for time in (1, 4, 7)),  # less, as much and more than is unrolled
+        (7, LENGTHS, {}),
+        (7, None, {"layers": 2}),
+        (7, None, {"bidirectional": True}),
+    ],
+)
+def test_outputs_are_those_of_the_recurrence_by_hand(time, lengths, options):
+    params, apply = build(**options)
+    inputs = states = INPUTS[:, :time]
+    for layer in range(options.get("layers", 1)):
+        below, states = states, states_by_hand(params[f"layer{layer}"], states)
+    last = states[:, -1]
+    if lengths is not None:
+        last = np.where(lengths[:, None] > 0, states[np.arange(5), lengths - 1], 0)
+    if "bidirectional" in options:
+        backward = states_by_hand(params["layer0_backward"], below[:, ::-1])
+        last = np.concatenate([last, backward[:, -1]], axis=-1)
+        states = np.concatenate([states, backward[:, ::-1]], axis=-1)
+    close(apply(inputs, lengths), head_by_hand(params, last))
+    if lengths is None:
+        close(apply(inputs, every_step=True), head_by_hand(params, states))
 
 
 @pytest.mark.program
-def test_both_recurrences_agree():
-    inputs = jnp.asarray(INPUTS)
-    params = init(RNNModel(hidden=6))
-    for options in ({}, {"bidirectional": True, "layers": 2}):
-        models = [RNNModel(hidden=6, recurrence=name, **options) for name in ("fast", "flax")]
-        params = init(models[0])
-        for a, b in zip(*map(jax.tree.leaves, (params, init(models[1]))), strict=True):
-            np.testing.assert_array_equal(a, b)
-        logits = [model.apply({"params": params}, inputs, LENGTHS) for model in models]
-        np.testing.assert_allclose(*logits, atol=1e-6)
-
-
-def test_lengths_classify_the_last_valid_state():
-    model = RNNModel(hidden=6, outputs=4)
-    params = init(model)
-    states = states_by_hand(params["layer0"], INPUTS)[np.arange(5), LENGTHS]
-    logits = model.apply({"params": params}, INPUTS, LENGTHS)
-    np.testing.assert_allclose(logits, head_by_hand(params, states), atol=1e-6)
+@pytest.mark.parametrize("options", [{"activation": "relu"}, {"bidirectional": True, "layers": 2}])
+def test_both_recurrences_agree(options):
+    (params, fast), (same, flax) = (build(recurrence=name, **options) for name in ("fast", "flax"))
+    chex.assert_trees_all_equal(params, same)
+    close(fast(INPUTS, LENGTHS), flax(INPUTS, LENGTHS))
 
 
 @pytest.mark.program
 @pytest.mark.parametrize("cell", CELLS)
-def test_gradients_do_not_depend_on_what_follows_the_valid_steps(cell):
-    model = RNNModel(hidden=4, cell=cell, bidirectional=True)
-    padding = np.arange(7)[None, :, None] >= LENGTHS[:, None, None]
+@pytest.mark.parametrize("options", [{"layers": 2}, {"bidirectional": True}])
+def test_padding_does_not_matter(cell, options):
+    model = RNNModel(hidden=4, outputs=6, cell=cell, **options)
+    params, apply = build(cell=cell, **options)
 
     @jax.jit
-    def gradient(params, inputs):
-        loss = lambda params: model.apply({"params": params}, inputs, LENGTHS).sum()  # noqa: E731
-        return jax.grad(loss)(params)
+    def outputs_and_gradient(inputs):
+        def loss(params):
+            outputs = model.apply({"params": params}, inputs, LENGTHS)
+            return outputs.sum(), outputs
 
-    params = init(model)
-    damaged = np.where(padding, np.nan, INPUTS).astype(np.float32)
-    gradients = [gradient(params, inputs) for inputs in (INPUTS, damaged)]
-    for a, b in zip(*map(jax.tree.leaves, gradients), strict=True):
-        np.testing.assert_array_equal(a, b)
+        return jax.grad(loss, has_aux=True)(params)
 
-
-@pytest.mark.program
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("options", [{}, {"layers": 2, "bidirectional": True}])
-def test_what_follows_the_valid_steps_does_not_matter(cell, options):
-    model = RNNModel(hidden=4, cell=cell, **options)
-    variables = {"params": init(model)}
-    apply = jax.jit(model.apply)
-    padding = np.arange(7)[None, :, None] >= LENGTHS[:, None, None]
-    logits = apply(variables, INPUTS, LENGTHS)
+    expected = outputs_and_gradient(INPUTS)
     for value in (1e3, np.inf, np.nan):
-        damaged = np.where(padding, value, INPUTS).astype(np.float32)
-        np.testing.assert_array_equal(logits, apply(variables, damaged, LENGTHS))
-    for row in (1, 2, 4):  # the same as each sequence alone, cut to its length
-        alone = apply(variables, INPUTS[row : row + 1, : LENGTHS[row]])
-        np.testing.assert_allclose(logits[row : row + 1], alone, atol=1e-5)
-
-
-def test_bidirectional_joins_both_last_states():
-    model = RNNModel(hidden=6, outputs=4, bidirectional=True)
-    params = init(model)
-    forwards = states_by_hand(params["layer0"], INPUTS)[:, -1]
-    backwards = states_by_hand(params["layer0_backward"], INPUTS[:, ::-1])[:, -1]
-    expected = head_by_hand(params, np.concatenate([forwards, backwards], axis=-1))
-    np.testing.assert_allclose(model.apply({"params": params}, INPUTS), expected, atol=1e-6)
-
-
-def test_layers_read_the_states_below():
-    model = RNNModel(hidden=6, outputs=4, layers=2)
-    params = init(model)
-    below = states_by_hand(params["layer0"], INPUTS)[:, 1:]
-    expected = head_by_hand(params, states_by_hand(params["layer1"], below)[:, -1])
-    np.testing.assert_allclose(model.apply({"params": params}, INPUTS), expected, atol=1e-6)
+        damaged = np.where(PADDING, value, INPUTS).astype(np.float32)
+        chex.assert_trees_all_equal(outputs_and_gradient(damaged), expected)
+    for row in (1, 4):  # the same as each sequence alone, cut to its length
+        close(expected[1][row : row + 1], apply(INPUTS[row : row + 1, : LENGTHS[row]]))
 
 
 @pytest.mark.parametrize("name", CELLS)
 def test_cells_by_name_and_as_objects(name):
-    inputs = np.zeros((2, 5, 3), np.float32)
-    by_name = init(RNNModel(hidden=4, cell=name), inputs)
-    by_object = init(RNNModel(cell=CELLS[name](4)), inputs)
-    assert jax.tree.map(jnp.shape, by_name) == jax.tree.map(jnp.shape, by_object)
+    params = [
+        jax.eval_shape(model.init, jax.random.key(0), INPUTS)
+        for model in (RNNModel(hidden=4, cell=name), RNNModel(cell=CELLS[name](4)))
+    ]
+    chex.assert_trees_all_equal_shapes_and_dtypes(*params)
 
 
 def test_each_layer_and_direction_has_its_own_copy_of_a_cell_object():
-    params = init(RNNModel(cell=nn.GRUCell(4), layers=2, bidirectional=True))
+    params, _ = build(cell=nn.GRUCell(4), layers=2, bidirectional=True)
     names = {"layer0", "layer0_backward", "layer1", "layer1_backward"}
     assert set(params) == names | {"head"}
     kernels = [np.asarray(params[name]["hn"]["kernel"]) for name in sorted(names)]
     assert all((a != b).any() for a, b in itertools.pairwise(kernels))
-
-
-def test_keras_initializers():
-    params = init(RNNModel(hidden=300, outputs=10), np.zeros((1, 1, 50), np.float32))
-    kernel = np.asarray(params["layer0"]["i"]["kernel"])
-    limit = np.sqrt(6 / (50 + 300))
-    assert 0.99 * limit < np.abs(kernel).max() <= limit
-    assert kernel.std() == pytest.approx(limit / np.sqrt(3), rel=0.02)
-    recurrent = np.asarray(params["layer0"]["h"]["kernel"])
-    np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(300), atol=1e-5)
-    head = np.asarray(params["head"]["kernel"])
-    assert 0.99 * np.sqrt(6 / 310) < np.abs(head).max() <= np.sqrt(6 / 310)
-    assert not params["layer0"]["i"]["bias"].any()
-    assert not params["head"]["bias"].any()
-
-
-def test_tf1_initializers():
-    model = RNNModel(hidden=300, initializers="tf1")
-    params = init(model, np.zeros((1, 1, 50), np.float32))
-    limit = np.sqrt(6 / (50 + 300 + 300))  # of the joint kernel, (50 + 300, 300)
-    for name in ("i", "h"):
-        kernel = np.asarray(params["layer0"][name]["kernel"])
-        assert 0.99 * limit < np.abs(kernel).max() <= limit
-        assert kernel.std() == pytest.approx(limit / np.sqrt(3), rel=0.02)
-    assert not params["layer0"]["i"]["bias"].any()
-
-
-@pytest.mark.program
-def test_gradient_against_finite_differences():
-    with jax.enable_x64(True):
-        cell = nn.SimpleCell(5, dtype=jnp.float64, param_dtype=jnp.float64)
-        model = RNNModel(cell=cell, outputs=3)
-        inputs = jnp.asarray(INPUTS, jnp.float64)
-        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), init(model))
-        direction = jax.tree.map(jnp.cos, params)
-
-        def loss(step):
-            moved = jax.tree.map(lambda p, d: p + step * d, params, direction)
-            return jnp.sin(model.apply({"params": moved}, inputs, LENGTHS)).sum()
-
-        difference = (loss(1e-5) - loss(-1e-5)) / 2e-5
-        np.testing.assert_allclose(jax.grad(loss)(0.0), difference, rtol=1e-7)
-
-
-@pytest.mark.parametrize(
-    ("options", "inputs", "lengths", "message"),
-    [
-        (
-            {"cell": "elman"},
-            INPUTS,
-            None,
-            "cell must be one of simple, gru, lstm, mgu, mingru; got 'elman'",
-        ),
-        ({"hidden": 0}, INPUTS, None, "hidden must be at least 1; got 0"),
-        ({"layers": 0}, INPUTS, None, "layers must be at least 1; got 0"),
-        ({"outputs": -1}, INPUTS, None, "outputs must be at least 1; got -1"),
-        (
-            {"recurrence": "slow"},
-            INPUTS,
-            None,
-            "recurrence must be one of fast, flax; got 'slow'",
-        ),
-        (
-            {"initializers": "he"},
-            INPUTS,
-            None,
-            "initializers must be one of keras, tf1, identity",
-        ),
-        ({}, INPUTS[0], None, r"inputs must be \(batch, time, features\), or .* \(7, 3\)"),
-        ({}, INPUTS[:, :0], None, r"got shape \(5, 0, 3\)"),
-        ({}, INPUTS, LENGTHS[:2], r"lengths must be of shape \(5,\); got \(2,\)"),
-    ],
-)
-def test_bad_input(options, inputs, lengths, message):
-    with pytest.raises(ValueError, match=message):
-        RNNModel(**options).init(jax.random.key(0), inputs, lengths)
-
-
-def test_every_step_classifies_every_state():
-    model = RNNModel(hidden=6, outputs=4)
-    params = init(model)
-    logits = model.apply({"params": params}, INPUTS, every_step=True)
-    expected = head_by_hand(params, states_by_hand(params["layer0"], INPUTS)[:, 1:])
-    np.testing.assert_allclose(logits, expected, atol=1e-6)
-
-
-def test_identity_and_gain():
-    def kernels(**options):
-        model = RNNModel(hidden=6, **options)
-        params = model.init(jax.random.key(0), jnp.zeros((1, 5, 4)))["params"]
-        return params["layer0"]["h"]["kernel"], params["layer0"]["i"]["kernel"]
-
-    np.testing.assert_array_equal(kernels(initializers="identity")[0], np.eye(6))
-    np.testing.assert_array_equal(
-        kernels(initializers="identity", recurrent_gain=0.5)[0], np.eye(6) / 2
-    )
-    recurrent, of_inputs = kernels(recurrent_gain=2.0)
-    np.testing.assert_allclose(recurrent @ recurrent.T, 4 * np.eye(6), atol=1e-5)
-    np.testing.assert_array_equal(of_inputs, kernels()[1])
 
 
 class Projecting(nn.RNNCellBase):
@@ -260,9 +149,156 @@ class Projecting(nn.RNNCellBase):
 
 
 def test_the_head_reads_outputs_and_not_carries():
-    model, inputs = RNNModel(cell=Projecting()), jnp.ones((2, 5, 3))
-    variables = model.init(jax.random.key(0), inputs)
-    assert variables["params"]["head"]["kernel"].shape == (7, 10)
-    np.testing.assert_allclose(
-        model.apply(variables, inputs), model.apply(variables, inputs, jnp.full(2, 5)), atol=1e-6
-    )
+    params, apply = build(cell=Projecting())
+    chex.assert_shape(params["head"]["kernel"], (7, 6))
+    close(apply(INPUTS), apply(INPUTS, np.full(5, 7)))
+
+
+@pytest.mark.program
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_gradient_against_finite_differences(lengths):
+    with jax.enable_x64(True):
+        cell = nn.SimpleCell(5, dtype=jnp.float64, param_dtype=jnp.float64)
+        model = RNNModel(cell=cell, outputs=3)
+        inputs = jnp.asarray(INPUTS, jnp.float64)
+        params = jax.jit(model.init)(jax.random.key(0), inputs)["params"]
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+
+        @jax.jit
+        def loss(step):
+            moved = jax.tree.map(lambda leaf: leaf + step * jnp.cos(leaf), params)
+            return jnp.sin(model.apply({"params": moved}, inputs, lengths)).sum()
+
+        difference = (loss(1e-5) - loss(-1e-5)) / 2e-5
+        np.testing.assert_allclose(jax.grad(loss)(0.0), difference, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("options", "inputs", "lengths", "message"),
+    [
+        ({"cell": "elman"}, INPUTS, None, "one of simple, gru, lstm, mgu, mingru; got 'elman'"),
+        ({"hidden": 0}, INPUTS, None, "hidden must be at least 1; got 0"),
+        ({"outputs": -1}, INPUTS, None, "outputs must be at least 1; got -1"),
+        ({"recurrence": "slow"}, INPUTS, None, "recurrence must be one of fast, flax; got 'slow'"),
+        ({"initializers": "he"}, INPUTS, None, "initializers must be one of keras, tf1, identity"),
+        ({}, INPUTS[0], None, r"inputs must be \(batch, time, features\), or .* \(7, 3\)"),
+        ({}, INPUTS[:, :0], None, r"got shape \(5, 0, 3\)"),
+        ({}, INPUTS, LENGTHS[:2], r"lengths must be of shape \(5,\); got \(2,\)"),
+        ({"chrono": 1000}, INPUTS, None, "chrono needs a cell with gates"),
+    ],
+)
+def test_bad_input(options, inputs, lengths, message):
+    with pytest.raises(ValueError, match=message):
+        RNNModel(**options).init(jax.random.key(0), inputs, lengths)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chrono": 100}, "--chrono needs a --cell with gates"),
+        ({"cell": "mingru", "activation": "relu"}, "mingru has no activation"),
+        ({"cell": "mingru", "recurrent_gain": 0.5}, "use .* --recurrent-gain 1"),
+        ({"cell": "mgu", "recurrent_dropout": 0.5}, "--recurrent-dropout needs --cell lstm"),
+        ({"recurrence": "flax", "recurrent_dropout": 0.5}, "--recurrent-dropout needs"),
+    ],
+)
+def test_options_that_do_not_go_together(options, message):
+    with pytest.raises(ValueError, match=message):
+        RNNConfig(**options)
+
+
+def test_a_configuration_builds_its_model():
+    model = RNNConfig(hidden=8, dropout=0.5).build(3)
+    assert model == RNNModel(hidden=8, outputs=3, dropout=0.5)
+    assert model.draws
+
+
+@pytest.mark.parametrize(
+    ("how", "reduce"), [("mean", np.mean), ("max", np.max), ("last", lambda s, axis: s[-1])]
+)
+def test_pooling_over_valid_steps(how, reduce):
+    params, apply = build(pooling=how)
+    states = states_by_hand(params["layer0"], INPUTS)
+    pooled = [
+        reduce(states[row, :length], axis=0) if length else np.zeros(4)
+        for row, length in enumerate(LENGTHS)
+    ]
+    close(apply(INPUTS, LENGTHS), head_by_hand(params, np.stack(pooled)))
+    close(apply(INPUTS), apply(INPUTS, np.full(5, 7, np.int32)))
+
+
+def test_tokens_are_one_hot_vectors_or_embedded():
+    _, apply = build(tokens=True)
+    chex.assert_trees_all_equal(apply(TOKENS), apply(np.eye(6, dtype=np.float32)[TOKENS]))
+    params, apply = build(tokens=True, embedding=3, vocabulary=9)
+    chex.assert_shape(params["embedding"]["embedding"], (9, 3))
+    vectors = np.asarray(params["embedding"]["embedding"])[TOKENS]
+    chex.assert_trees_all_equal(apply(TOKENS), apply(vectors))
+
+
+@pytest.mark.parametrize("embedding", [None, 3])
+def test_unknown_tokens_are_not_taken_for_others(embedding):
+    _, apply = build(tokens=True, embedding=embedding)
+    assert np.isnan(apply(np.where(TOKENS[0, 0] == TOKENS, 6, TOKENS))[0]).all()
+
+
+def test_skip_connections_and_layer_norm():
+    params, apply = build(layers=2, skip=True, layer_norm=True, pooling="none")
+    below, states = None, INPUTS
+    for layer in range(2):
+        below, states = states, states_by_hand(params[f"layer{layer}"], states)
+        norm = jax.tree.map(np.asarray, params[f"norm{layer}"])
+        centered = states - states.mean(-1, keepdims=True)
+        deviation = np.sqrt(np.square(centered).mean(-1, keepdims=True) + 1e-6)
+        states = centered / deviation * norm["scale"] + norm["bias"]
+        states = states + below if layer else states
+    close(apply(INPUTS), head_by_hand(params, states))
+
+
+@pytest.mark.parametrize("cell", ["mgu", "mingru"])
+def test_recurrent_dropout_that_is_not_possible(cell):
+    with pytest.raises(ValueError, match="recurrent dropout needs cell simple or gru"):
+        build(cell=cell, recurrent_dropout=0.5)[1](INPUTS, keys=KEYS)
+
+
+@pytest.mark.parametrize("name", ["dropout", "input_dropout", "recurrent_dropout"])
+def test_dropout_drops_in_training_only_and_by_each_examples_key(name):
+    apply, plain = build(**{name: 0.5})[1], build()[1]
+    close(apply(INPUTS, LENGTHS), plain(INPUTS, LENGTHS))
+    dropped = apply(INPUTS, LENGTHS, keys=KEYS)
+    assert (np.abs(dropped - plain(INPUTS, LENGTHS))[0] > 1e-6).any()
+    order = np.array([4, 2, 0, 1, 3])
+    close(apply(INPUTS[order], LENGTHS[order], keys=KEYS[order]), dropped[order])
+
+
+def test_dropout_keeps_the_mean():
+    mask = np.asarray(drop(jnp.ones((4000, 5)), 0.3, jax.random.split(KEYS[0], 4000), 0))
+    assert set(np.unique(mask).tolist()) == {0.0, float(np.float32(1) / np.float32(0.7))}
+    np.testing.assert_allclose(mask.mean(0), 1, atol=0.06)  # five deviations
+
+
+@pytest.mark.parametrize("cell", ["simple", "lstm", "mingru"])
+def test_a_carry_continues_a_sequence(cell):
+    _, apply = build(cell=cell, pooling="none")
+    whole, last = apply(INPUTS, return_carry=True)
+    first, carry = apply(INPUTS[:, :3], return_carry=True)
+    rest, again = apply(INPUTS[:, 3:], carry=carry, return_carry=True)
+    close((jnp.concatenate([first, rest], 1), again), (whole, last))
+
+
+def test_no_carry_of_two_directions():
+    with pytest.raises(ValueError, match="a bidirectional network has no state to carry over"):
+        build(bidirectional=True)[1](INPUTS, return_carry=True)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("recurrence", ["fast", "flax"])
+def test_bfloat16_computes_the_same_to_its_precision(cell, recurrence):
+    options = {"cell": cell, "recurrence": recurrence, "layers": 2, "layer_norm": True}
+    (params, exact), (lower, rounded) = build(**options), build(**options, dtype="bfloat16")
+    chex.assert_trees_all_equal(params, lower, strict=True)  # parameters are float32
+    for lengths in (None, LENGTHS):
+        outputs, expected = rounded(INPUTS, lengths), exact(INPUTS, lengths)
+        assert outputs.dtype == jnp.float32
+        np.testing.assert_allclose(outputs, expected, atol=0.06)
+        assert np.abs(outputs - expected).max() > 1e-4  # it is used

@@ -1,7 +1,9 @@
 """jaxrnn.RNN against flax.linen.RNN: values, gradients and transformations."""
 
+from dataclasses import dataclass
 from functools import partial
 
+import chex
 import jax
 import jax.extend
 import jax.numpy as jnp
@@ -11,16 +13,13 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrnn.nn.recurrence import RNN
-
-ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "sigmoid": nn.sigmoid, "gelu": nn.gelu}
+from jaxrnn import RNN
+from jaxrnn.nn.cells import is_recurrent_kernel
 
 
 def close(ours, theirs, atol=2e-5):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), rtol=1e-4, atol=atol)
+    chex.assert_trees_all_equal_shapes_and_dtypes(ours, theirs)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=atol)
 
 
 def pair(cell, **options):
@@ -31,7 +30,18 @@ def normal(seed, *shape, dtype=jnp.float32):
     return jax.random.normal(jax.random.key(seed), shape, dtype)
 
 
-def loss(model, variables, inputs, carry, **call):
+INPUTS = normal(3, 2, 5, 3)
+
+
+def agree(ours, theirs, inputs=INPUTS):
+    """Check that parameters and outputs are the same; return the parameters."""
+    variables = theirs.init(jax.random.key(0), inputs)
+    close(ours.init(jax.random.key(0), inputs), variables)
+    close(ours.apply(variables, inputs), theirs.apply(variables, inputs))
+    return variables
+
+
+def loss(model, variables, inputs, carry=None, **call):
     """Every output with a weight of its own, so that no gradient hides behind another."""
     outputs = model.apply(variables, inputs, initial_carry=carry, **call)
     return sum(
@@ -40,73 +50,45 @@ def loss(model, variables, inputs, carry, **call):
     )
 
 
+@partial(jax.jit, static_argnames=("model", "call"))
+def everything(model, inputs, carry=None, lengths=None, call=()):
+    """Parameters, outputs and gradients, compiled as one program, which costs least."""
+    options = {**dict(call), "seq_lengths": lengths}
+    variables = model.init(jax.random.key(0), inputs, initial_carry=carry, **options)
+    outputs = model.apply(variables, inputs, initial_carry=carry, **options)
+    wanted = (0, 1) if carry is None else (0, 1, 2)
+    gradients = jax.grad(partial(loss, model, **options), wanted)(variables, inputs, carry)
+    return variables, outputs, gradients
+
+
 @pytest.mark.program
 @settings(deadline=None, max_examples=5)
 @given(
-    time=st.integers(1, 6),
-    batch=st.lists(st.integers(1, 3), min_size=1, max_size=1),
-    features=st.integers(1, 3),
-    hidden=st.integers(1, 4),
-    gru=st.booleans(),
-    activation=st.sampled_from(sorted(ACTIVATIONS)),
-    residual=st.booleans(),
-    with_carry=st.booleans(),
-    with_lengths=st.booleans(),
-    unroll=st.integers(1, 4),
+    sizes=st.tuples(*(st.integers(1, most) for most in (6, 3, 3, 4, 4))),
+    activation=st.sampled_from([nn.tanh, nn.relu, nn.sigmoid, nn.gelu]),
+    flags=st.tuples(*[st.booleans()] * 4),
     options=st.fixed_dictionaries(
         {name: st.booleans() for name in ("return_carry", "time_major", "reverse", "keep_order")}
     ),
     seed=st.integers(0, 99),
 )
-def test_values_and_gradients(
-    time,
-    batch,
-    features,
-    hidden,
-    gru,
-    activation,
-    residual,
-    with_carry,
-    with_lengths,
-    unroll,
-    options,
-    seed,
-):
-    own: dict = {"activation_fn": ACTIVATIONS[activation], "bias_init": nn.initializers.normal()}
+def test_values_and_gradients(sizes, activation, flags, options, seed):
+    time, batch, features, hidden, unroll = sizes
+    gru, residual, with_carry, with_lengths = flags
+    own: dict = {"activation_fn": activation, "bias_init": nn.initializers.normal()}
     cell = nn.GRUCell(hidden, **own) if gru else nn.SimpleCell(hidden, **own, residual=residual)
-    ours, theirs = pair(cell, unroll=unroll)
-    inputs = normal(seed, *((time, *batch) if options["time_major"] else (*batch, time)), features)
-    carry = normal(seed + 1, *batch, hidden) if with_carry else None
-    lengths = None
-    if with_lengths:
-        lengths = jax.random.randint(jax.random.key(seed + 2), tuple(batch), 1, time + 1)
-    call = {**options, "seq_lengths": lengths}
-
-    def everything(model):  # compiled as one program, which is much of what a test costs
-        variables = model.init(jax.random.key(seed), inputs, initial_carry=carry, **call)
-        outputs = model.apply(variables, inputs, initial_carry=carry, **call)
-        wanted = (0, 1, 2) if with_carry else (0, 1)
-        gradients = jax.grad(partial(loss, model, **call), wanted)(variables, inputs, carry)
-        return variables, outputs, gradients
-
-    close(
-        jax.jit(everything, static_argnums=0)(ours), jax.jit(everything, static_argnums=0)(theirs)
-    )
+    inputs = normal(seed, *((time, batch) if options["time_major"] else (batch, time)), features)
+    carry = normal(seed + 1, batch, hidden) if with_carry else None
+    lengths = jax.random.randint(jax.random.key(seed), (batch,), 1, time + 1)
+    call = carry, lengths if with_lengths else None, tuple(options.items())
+    close(*(everything(model, inputs, *call) for model in pair(cell, unroll=unroll)))
 
 
 @pytest.mark.program
 @pytest.mark.parametrize("batch", [(), (2, 3)])
 @pytest.mark.parametrize("cell", [nn.SimpleCell(4), nn.GRUCell(4)])
 def test_other_numbers_of_batch_axes(batch, cell):
-    ours, theirs = pair(cell)
-    inputs = normal(0, *batch, 5, 3)
-    variables = theirs.init(jax.random.key(0), inputs)
-    close(ours.init(jax.random.key(0), inputs), variables, 0)
-    close(ours.apply(variables, inputs), theirs.apply(variables, inputs))
-    gradients = [
-        jax.grad(partial(loss, model))(variables, inputs, None) for model in (ours, theirs)
-    ]
-    close(*gradients)
+    close(*(everything(model, normal(0, *batch, 5, 3)) for model in pair(cell)))
 
 
 @pytest.mark.program
@@ -141,93 +123,72 @@ def small():
 
 
 def test_under_jit_and_vmap(small):
-    ours, theirs, variables, inputs = small
+    *models, variables, inputs = small
     many = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf, -leaf]), variables)
 
     def gradients(model):
-        gradient = jax.grad(lambda v, x: loss(model, v, x, None), (0, 1))
+        gradient = jax.grad(partial(loss, model), (0, 1))
         return jax.jit(jax.vmap(gradient, in_axes=(0, None)))(many, inputs)
 
-    close(gradients(ours), gradients(theirs))
+    close(*map(gradients, models))
 
 
 @pytest.mark.program
-def test_gradients_of_gradients(small):
-    ours, theirs, variables, inputs = small
-
-    def penalty(variables, model):
-        gradient = jax.grad(lambda v: loss(model, v, inputs, None))(variables)
-        return sum((leaf**2).sum() for leaf in jax.tree.leaves(gradient))
-
-    close(*(jax.grad(penalty)(variables, model) for model in (ours, theirs)), atol=1e-2)
+@pytest.mark.parametrize("second", [jax.hessian, lambda f: jax.jacrev(jax.jacrev(f))])
+def test_second_derivatives(second):
+    models, inputs = pair(nn.SimpleCell(2), return_carry=True), normal(3, 2, 3, 2)
+    variables = models[0].init(jax.random.key(0), inputs)
+    losses = (partial(loss, model, inputs=inputs) for model in models)
+    close(*(jax.jit(second(function))(variables) for function in losses), atol=1e-4)
 
 
-def test_forward_mode_is_refused_clearly(small):
+def test_forward_mode_is_refused_for_tanh_and_passes_other_activations(small):
     ours, _, variables, inputs = small
     with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(lambda x: ours.apply(variables, x), (inputs,), (inputs,))
+        jax.jvp(partial(ours.apply, variables), (inputs,), (inputs,))
+    models = pair(nn.SimpleCell(4, activation_fn=nn.gelu))
+    close(*(jax.jvp(partial(m.apply, variables), (inputs,), (inputs,)) for m in models))
 
 
-def test_forward_mode_passes_other_activations():
-    ours, theirs = pair(nn.SimpleCell(4, activation_fn=nn.gelu))
-    inputs = normal(3, 4, 5, 3)
-    variables = ours.init(jax.random.key(0), inputs)
-    close(*(jax.jvp(lambda x, m=model: m.apply(variables, x), (inputs,), (inputs,))
-            for model in (ours, theirs)))  # fmt: skip
+# Parameters of its own for every time step.
+OWN = {"variable_axes": {"params": 0}, "variable_broadcast": False, "split_rngs": {"params": True}}
 
 
-@pytest.mark.parametrize("cell", [nn.OptimizedLSTMCell(4), nn.LSTMCell(4), nn.MGUCell(4)])
-def test_other_cells_fall_through(cell):
-    inputs = normal(0, 2, 5, 3)
-    ours, theirs = pair(cell, return_carry=True)
-    variables = theirs.init(jax.random.key(0), inputs)
-    close(ours.init(jax.random.key(0), inputs), variables, 0)
-    close(ours.apply(variables, inputs), theirs.apply(variables, inputs), 0)
+@pytest.mark.parametrize(
+    ("cell", "options"),
+    [
+        *((cell, {}) for cell in (nn.OptimizedLSTMCell(4), nn.LSTMCell(4), nn.MGUCell(4))),
+        (nn.SimpleCell(4), OWN),
+    ],
+)
+def test_the_rest_falls_through(cell, options):
+    variables = agree(*pair(cell, return_carry=True, **options))
+    if options:
+        chex.assert_shape(variables["params"]["cell"]["h"]["kernel"], (5, 4, 4))
 
 
-def test_variable_options_fall_through():
-    options = {"variable_axes": {"params": 0}, "variable_broadcast": False,
-               "split_rngs": {"params": True}}  # fmt: skip
-    inputs = normal(0, 2, 5, 3)
-    ours, theirs = pair(nn.SimpleCell(4), **options)  # parameters of its own for every step
-    variables = ours.init(jax.random.key(0), inputs)
-    close(variables, theirs.init(jax.random.key(0), inputs), 0)
-    assert variables["params"]["cell"]["h"]["kernel"].shape == (5, 4, 4)
-
-
-def count(jaxpr, name, inside_loops=False, in_loop=False):
-    """Equations called ``name`` in a jaxpr, sub-jaxprs included; within loops or outside them."""
+def count_products(jaxpr, in_loop=False):
+    """Count the matrix products inside of loops, those of sub-jaxprs included."""
     total = 0
     for equation in jaxpr.eqns:
-        total += equation.primitive.name == name and in_loop == inside_loops
-        loop = in_loop or equation.primitive.name in ("scan", "while")
-        for sub in jax.extend.core.jaxprs_in_params(equation.params):
-            total += count(sub, name, inside_loops, loop)
+        total += in_loop and equation.primitive.name == "dot_general"
+        inside = in_loop or equation.primitive.name in ("scan", "while")
+        subs = jax.extend.core.jaxprs_in_params(equation.params)
+        total += sum(count_products(sub, inside) for sub in subs)
     return total
 
 
 def test_weight_gradients_are_contractions_outside_of_the_loops(small):
-    ours, theirs, variables, inputs = small
+    *models, variables, inputs = small
+    gradients = [jax.make_jaxpr(jax.grad(partial(loss, model))) for model in models]
+    ours, theirs = (count_products(gradient(variables, inputs).jaxpr) for gradient in gradients)
+    assert ours == 2  # the state's own product, forward and back
+    assert theirs > 4  # also the input's, and both weights'
 
-    def products(model):
-        gradient = jax.grad(lambda v: model.apply(v, inputs)[0].sum())
-        jaxpr = jax.make_jaxpr(gradient)(variables).jaxpr
-        return count(jaxpr, "dot_general"), count(jaxpr, "dot_general", inside_loops=True)
-
-    # Inside: the state's own product, forward and back. Flax adds the input's and both weights'.
-    assert products(ours)[1] == 2
-    assert products(theirs)[1] > 4
-
-    # One product for the inputs of all three gates of a GRU, and one for their recurrences.
-    gru = pair(nn.GRUCell(4))
-    variables = gru[0].init(jax.random.key(0), inputs)
-    ours, theirs = (
-        count(
-            jax.make_jaxpr(model.apply)(variables, inputs).jaxpr, "dot_general", inside_loops=True
-        )
-        for model in gru
-    )
-    assert (ours, theirs) == (1, 6)
+    models = pair(nn.GRUCell(4))
+    variables = models[0].init(jax.random.key(0), inputs)
+    counts = [count_products(jax.make_jaxpr(m.apply)(variables, inputs).jaxpr) for m in models]
+    assert counts == [1, 6]  # one product for the recurrences of all three gates
 
 
 LENGTHS = jnp.array([5, 1, 3, 0])
@@ -250,8 +211,8 @@ def test_masked_steps_do_not_matter(cell):
     inputs = normal(3, 4, 5, 3)
     valid = jnp.arange(5)[None] < LENGTHS[:, None]
     damaged = jnp.where(valid[..., None], inputs, jnp.nan)
-    options: dict = {"reverse": True, "keep_order": True}
-    masked, theirs = RNN(cell, mask=True, **options), nn.RNN(cell, **options)
+    masked = RNN(cell, mask=True, reverse=True, keep_order=True)
+    theirs = nn.RNN(cell, reverse=True, keep_order=True)
     variables = theirs.init(jax.random.key(0), inputs)
 
     @partial(jax.jit, static_argnums=0)
@@ -268,8 +229,7 @@ def test_masked_steps_do_not_matter(cell):
 
     clean, theirs_clean = run(masked, inputs), run(theirs, inputs)
     close(clean, theirs_clean)
-    for a, b in zip(*map(jax.tree.leaves, (clean, run(masked, damaged))), strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(run(masked, damaged), clean)
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -286,7 +246,7 @@ def test_states_that_would_overflow_after_the_end(fast):
         return carry.sum()
 
     value, gradient = jax.value_and_grad(loss)(variables)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, gradient)))
+    chex.assert_tree_all_finite((value, gradient))
 
 
 @pytest.mark.parametrize("cell", [nn.SimpleCell(4), nn.GRUCell(4)])
@@ -295,46 +255,32 @@ def test_interceptors_reach_the_cell(cell):
         outputs = call(*args, **kwargs)
         return outputs / 2 if isinstance(context.module, nn.Dense) else outputs
 
-    inputs = normal(3, 2, 5, 3)
     ours, theirs = pair(cell)
-    variables = ours.init(jax.random.key(0), inputs)
     with nn.intercept_methods(halve):
-        close(ours.apply(variables, inputs), theirs.apply(variables, inputs))
-    plain = ours.apply(variables, inputs)
-    with nn.intercept_methods(halve):
-        assert not np.allclose(ours.apply(variables, inputs), plain)
+        variables = agree(ours, theirs)
+        halved = ours.apply(variables, INPUTS)
+    assert not np.allclose(ours.apply(variables, INPUTS), halved)
 
 
 @pytest.mark.parametrize("kind", [nn.SimpleCell, nn.GRUCell])
 def test_partitioned_parameters(kind):
-    cell = kind(4, kernel_init=nn.with_partitioning(nn.initializers.normal(), (None, "model")))
-    inputs = normal(3, 2, 5, 3)
-    ours, theirs = pair(cell)
-    variables = ours.init(jax.random.key(0), inputs)
-    assert jax.tree.structure(variables) == jax.tree.structure(
-        theirs.init(jax.random.key(0), inputs)
-    )
-    close(ours.apply(variables, inputs), theirs.apply(variables, inputs))
+    init = nn.with_partitioning(nn.initializers.normal(), (None, "model"))
+    agree(*pair(kind(4, kernel_init=init)))
 
 
 @pytest.mark.parametrize("cell", [nn.SimpleCell(4), nn.GRUCell(4)])
 def test_wrong_parameters_raise_the_errors_of_flax(cell):
-    inputs = normal(3, 2, 5, 3)
     ours, theirs = pair(cell)
-    params = theirs.init(jax.random.key(0), inputs)["params"]["cell"]
+    params = theirs.init(jax.random.key(0), INPUTS)["params"]["cell"]
     kernel = next(name for name in params if name.startswith("h"))
     missing = {name: params[name] for name in params if name != kernel}
     transposed = {**params, kernel: {**params[kernel], "kernel": jnp.zeros((4, 5))}}
-    for wrong in (
-        {},
-        {"params": {}},
-        {"params": {"cell": missing}},
-        {"params": {"cell": transposed}},
-    ):
+    cells = {"params": {"cell": missing}}, {"params": {"cell": transposed}}
+    for wrong in ({}, {"params": {}}, *cells):
         errors = []
         for model in (ours, theirs):
             with pytest.raises(Exception) as caught:  # noqa: PT011
-                model.apply(wrong, inputs)
+                model.apply(wrong, INPUTS)
             errors.append(caught.value)
         assert type(errors[0]) is type(errors[1])
         assert str(errors[0]) == str(errors[1])
@@ -344,41 +290,34 @@ def test_wrong_parameters_raise_the_errors_of_flax(cell):
 @pytest.mark.parametrize("lengths", [None, jnp.zeros(0, jnp.int32)])
 def test_no_sequences(cell, lengths):
     ours, theirs = RNN(cell, mask=True), nn.RNN(cell)
-    variables = theirs.init(jax.random.key(0), normal(3, 2, 5, 3))
-    outputs = [
-        model.apply(variables, jnp.zeros((0, 5, 3)), seq_lengths=lengths)
-        for model in (ours, theirs)
-    ]
+    variables, inputs = theirs.init(jax.random.key(0), INPUTS), jnp.zeros((0, 5, 3))
+    outputs = [model.apply(variables, inputs, seq_lengths=lengths) for model in (ours, theirs)]
     close(*outputs)
-    assert outputs[0].shape == (0, 5, 4)
+    chex.assert_shape(outputs, (0, 5, 4))
 
 
+@dataclass
 class Scaled:
     """An activation that can be compared, and so cannot be hashed."""
 
-    def __init__(self, by):
-        self.by = by
-
-    def __eq__(self, other):
-        return isinstance(other, Scaled) and self.by == other.by
+    by: float
 
     def __call__(self, inputs):
         return self.by * jnp.tanh(inputs)
 
 
 def test_activations_that_cannot_be_hashed():
-    inputs = normal(3, 2, 5, 3)
-    ours, theirs = pair(nn.SimpleCell(4, activation_fn=Scaled(0.5)))
-    variables = ours.init(jax.random.key(0), inputs)
-    close(ours.apply(variables, inputs), theirs.apply(variables, inputs))
+    agree(*pair(nn.SimpleCell(4, activation_fn=Scaled(0.5))))
 
 
-@pytest.mark.program
-def test_hessian():
-    inputs = normal(3, 2, 3, 2)
-    ours, theirs = pair(nn.SimpleCell(2))
-    variables = ours.init(jax.random.key(0), inputs)
-    close(
-        *(jax.hessian(lambda v, m=m: m.apply(v, inputs).sum())(variables) for m in (ours, theirs)),
-        atol=1e-4,
+@pytest.mark.parametrize("cell", [nn.SimpleCell(4), nn.GRUCell(4), nn.OptimizedLSTMCell(4)])
+def test_recurrent_dropout_is_one_mask_for_all_steps(cell):
+    """Dropping units is the same as clearing their rows of the recurrent kernels."""
+    rnn, mask = RNN(cell), jnp.array([0.0, 2.0, 2.0, 0.0])
+    variables = rnn.init(jax.random.key(0), INPUTS)
+    dropped = rnn.apply(variables, INPUTS, dropout=jnp.broadcast_to(mask, (2, 4)))
+    cleared = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf * mask[:, None] if is_recurrent_kernel(path, leaf) else leaf,
+        variables["params"],
     )
+    close(rnn.apply({"params": cleared}, INPUTS), dropped)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -156,10 +155,10 @@ def test_help_of_verbs(capsys):
 
 @pytest.fixture
 def sweeps(monkeypatch):
-    """What the command line asks :func:`jaxrnn.runs.sweep.sweep` for, which trains nothing here."""
+    """What the command line asks :func:`jaxrnn.sweep` for, which trains nothing here."""
     asked = []
     record = lambda experiment, **options: asked.append((experiment, options))  # noqa: E731
-    monkeypatch.setitem(sys.modules, "jaxrnn.runs.sweep", SimpleNamespace(sweep=record))
+    monkeypatch.setattr("jaxrnn.runs.command_line.sweep", record)
     return asked
 
 
@@ -266,10 +265,10 @@ def test_full_workdir(capsys, monkeypatch):
 
 
 def test_damaged_archive(folder, capsys):
-    from jaxrnn.data.readers.mnist import BUNDLED_ARCHIVES
+    from jaxrnn.data.readers.builders import Mnist
 
     (folder / "archives").mkdir()
-    for path in BUNDLED_ARCHIVES.iterdir():
+    for path in Mnist.ARCHIVES.iterdir():
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         (folder / "archives" / path.name).write_bytes(content)

@@ -40,17 +40,11 @@ def test_evaluating_a_stream_gives_the_bits_of_the_split(state, digits):
     chex.assert_trees_all_equal(streamed, in_memory)
 
 
-def test_lengths_cut_the_sequences(state, digits):
-    short = jaxrnn.evaluate(state, digits.replace(lengths=np.full(500, 14, np.int32)))
-    cut = jaxrnn.evaluate(state, digits.replace(inputs=digits.inputs[:, :14]))
-    chex.assert_trees_all_close(short, cut, rtol=1e-5)
-
-
 def test_bad_input(state, digits):
     empty = jax.tree.map(lambda leaf: leaf[:0], digits)
     chex.assert_shape(jaxrnn.predict(state, empty), (0, 10))
-    streams = [stream(digits, batch_size=50, drop_remainder=True)]
-    streams += [stream(digits, batch_size=50, steps_per_epoch=2)]
+    partial = ({"drop_remainder": True}, {"steps_per_epoch": 2})
+    streams = [stream(digits, batch_size=50, **options) for options in partial]
     for data, batch_size, message in (
         (digits, 0, "batch size must be at least 1; got 0"),
         (empty, None, "there are no examples to evaluate"),
@@ -73,13 +67,13 @@ def test_generation_draws_what_the_network_expects():
     """A text in which each token follows from the one before is continued without an error."""
     text = np.resize(np.arange(5, dtype=np.uint8), (20, 9))
     split, task = Split(text, (text + 1) % 5), jaxrnn.LanguageModeling()
-    model = RNNModel(hidden=16, outputs=5, pooling="none")
-    state = create_train_state(0, model, optax.adam(0.05), text, task)
+    state, of_whole_sequences = (
+        create_train_state(0, RNNModel(16, 5, pooling=pooling), optax.adam(0.05), text, task)
+        for pooling in ("none", "last")
+    )
     trainer = jaxrnn.TrainerConfig(epochs=40, batch_size=20)
     state, _ = jaxrnn.fit(state, split, trainer, key=KEY)
     drawn = jaxrnn.generate(state, np.array([2, 3]), KEY, count=12, temperature=0.2)
     np.testing.assert_array_equal(drawn, (np.arange(12) + 4) % 5)
-    model = RNNModel(hidden=16, outputs=5)
-    state = create_train_state(0, model, optax.adam(0.05), text)
     with pytest.raises(ValueError, match="an output per time step"):
-        jaxrnn.generate(state, np.array([2]), KEY, count=3)
+        jaxrnn.generate(of_whole_sequences, np.array([2]), KEY, count=3)

@@ -48,14 +48,13 @@ def test_best_epoch_is_chosen_by_the_first_evaluated_split():
     train_only = History.from_rows({n: row[n] for n in ("epoch", "train_rmse")} for row in rows)
     assert best_epoch(train_only, Regression()) == 3
     assert best_epoch(train_only, Classification()) == 3  # not measured: the last
-    by_accuracy = [
+    stalling, rising = (
         History.from_rows({"epoch": n, "test_accuracy": a} for n, a in enumerate(values, start=1))
         for values in ([0.5, 0.9, 0.9, 0.7], [0.5, 0.9, 0.9, 1.0])
-    ]
-    assert [best_epoch(each, Classification()) for each in by_accuracy] == [2, 4]
-    stalled = [has_stalled(each, Classification(), 2) for each in (*by_accuracy, History())]
-    assert stalled == [True, False, False]
-    assert not has_stalled(by_accuracy[0], Classification(), None)
+    )
+    assert [best_epoch(history, Classification()) for history in (stalling, rising)] == [2, 4]
+    cases = ((stalling, 2), (stalling, None), (rising, 2))
+    assert [has_stalled(curves, Classification(), n) for curves, n in cases] == [True, False, False]
 
 
 def test_unknown_columns():

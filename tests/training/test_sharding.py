@@ -2,21 +2,14 @@
 
 import re
 
-import chex
 import jax
 import numpy as np
 import pytest
 
 import jaxrnn
 from jaxrnn.runs.results import describe_mesh
-from jaxrnn.training import train_block
-from jaxrnn.training.sharding import (
-    available_cores,
-    batch_mesh,
-    put_examples,
-    replicate,
-    suitable_devices,
-)
+from jaxrnn.training import sharding, train_block
+from jaxrnn.training.sharding import batch_mesh, suitable_devices
 
 KEY = jax.random.key(2)
 
@@ -28,7 +21,7 @@ def test_as_many_devices_as_divide_the_batch():
         with pytest.raises(ValueError, match=f"between 1 and 4; got {devices}"):
             batch_mesh(150, devices)
     described = [describe_mesh(batch_mesh(150, devices)) for devices in (None, 1, 2)]
-    assert described == ["3 × cpu", f"1 × cpu ({available_cores()} cores)", "2 × cpu"]
+    assert described == ["3 × cpu", f"1 × cpu ({sharding.available_cores()} cores)", "2 × cpu"]
 
 
 @pytest.mark.parametrize(
@@ -44,37 +37,14 @@ def test_wide_networks_take_one_device(hidden, cell, suitable):
     assert suitable_devices({"embedding": {"kernel": np.zeros((2048, 2048))}}) is None
 
 
-@pytest.mark.program
-@pytest.mark.parametrize(
-    ("devices", "batch_size", "with_lengths", "augment"),
-    # 500 = 5 × 100 = 7 × 64 + 52
-    [(2, 100, True, None), (4, 64, False, jaxrnn.WarpConfig(shift=2.0).build())],
-)
-def test_epoch_is_the_same_on_any_number_of_devices(
-    state, digits, devices, batch_size, with_lengths, augment
-):
-    if with_lengths:
-        digits = digits.replace(lengths=np.arange(500, dtype=np.int32) % 29)
-    mesh = batch_mesh(batch_size, devices)
-    assert mesh.size == devices
-    options = {"batch_size": batch_size, "augment": augment}
-    alone, metrics = jaxrnn.train_epoch(state, digits, KEY, **options)
-    shared, shared_metrics = jaxrnn.train_epoch(
-        *replicate((state, digits), mesh), KEY, mesh=mesh, **options
-    )
-    assert shared.step == alone.step
-    chex.assert_trees_all_close(shared_metrics, metrics, rtol=1e-5)
-    chex.assert_trees_all_close(shared.params, alone.params, atol=1e-4)
-
-
-@pytest.mark.parametrize("sharded", [False, True])
-def test_one_all_reduce_a_step_and_no_gather(state, digits, sharded):
+@pytest.mark.parametrize("divided", [False, True])
+def test_one_all_reduce_a_step_and_no_gather(state, digits, divided):
     mesh = batch_mesh(100, devices=2)
-    state = replicate(state, mesh)
+    state = sharding.replicate(state, mesh)
     arrays = {"inputs": digits.inputs, "labels": digits.labels}
-    examples = put_examples(arrays, mesh, sharded=sharded)
-    rows = np.arange(250 if sharded else 500, dtype=np.int32).reshape(5, -1)
-    program = train_block.lower(state, examples, rows, KEY, mesh=mesh, sharded=sharded)
+    examples = sharding.put_examples(arrays, mesh, sharded=divided)
+    rows = np.arange(250 if divided else 500, dtype=np.int32).reshape(5, -1)
+    program = train_block.lower(state, examples, rows, KEY, mesh=mesh, sharded=divided)
     text = program.compile().as_text()
     collectives = re.findall(
         r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text

@@ -1,12 +1,9 @@
 """TrainState: which networks can be trained, and what their calls take."""
 
-import copy
-import pickle
 from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -37,9 +34,7 @@ class TakesDeterministic(nn.Module):
 class TakesKeys(nn.Module):
     @nn.compact
     def __call__(self, inputs, lengths=None, *, keys=None):
-        keep = 1.0
-        if keys is not None:
-            keep = jax.vmap(lambda key: jax.random.bernoulli(key, 0.5, (1,)))(keys) * 2.0
+        keep = 1.0 if keys is None else jax.vmap(lambda key: jax.random.uniform(key, (1,)))(keys)
         return nn.Dense(5)(inputs.mean(1) * keep)
 
 
@@ -69,8 +64,6 @@ def test_dropout_is_on_in_training_only(model, taken):
 
 
 class Unusual(nn.Module):
-    """A model with an attribute of any kind, and what only some models have."""
-
     config: Any = None
     dropout: float = 0.0
     normalize: bool = False
@@ -83,7 +76,7 @@ class Unusual(nn.Module):
         return nn.Dense(5)(features)
 
 
-@pytest.mark.parametrize("config", [[8, 3], {"out": 3}, np.zeros(4), jnp.zeros(4)])
+@pytest.mark.parametrize("config", [[8, 3], np.zeros(4)])
 def test_models_that_cannot_be_hashed(config):
     states = [create_train_state(1, Unusual(each), OPTIMIZER, FLOATS) for each in (config, None)]
     assert not states[0].takes & {"train", "deterministic", "keys", "carry"}
@@ -100,15 +93,8 @@ def test_models_that_are_refused():
         create_train_state(1, Unusual(normalize=True), OPTIMIZER, FLOATS)
 
 
-def test_states_are_copied_but_not_pickled():
-    state = create_train_state(0, RNNModel(4, 5), OPTIMIZER, FLOATS)
-    copied = copy.deepcopy(state)
-    chex.assert_trees_all_equal(copied, state)
-    assert copied.apply_fn is state.apply_fn  # which shares what was compiled
-    assert copy.copy(state).params is state.params
-    with pytest.raises(TypeError, match=r"save it with jaxrnn.Checkpoints"):
-        pickle.dumps(state)
-    shapes = create_train_state(None, RNNModel(4, 5), OPTIMIZER, FLOATS)
+def test_shapes_of_a_state_without_a_key():
+    shapes, state = (create_train_state(k, RNNModel(4, 5), OPTIMIZER, FLOATS) for k in (None, 0))
     chex.assert_trees_all_equal_shapes_and_dtypes(shapes, state)
 
 

@@ -13,7 +13,7 @@ from jaxrnn.groups import Count
 from jaxrnn.runs.config import Experiment, RuntimeConfig, errors_of
 from jaxrnn.runs.options import Workdir, parse
 from jaxrnn.runs.run import run, session
-from jaxrnn.runs.summary import runs_of
+from jaxrnn.runs.sweeps.summary import runs_of
 from jaxrnn.runs.trained import evaluate_run, load_run, read_experiment
 from jaxrnn.runs.verbs.export import Export, export_run
 from jaxrnn.runs.verbs.predict import Predict, predict_files
@@ -111,12 +111,7 @@ def _parsed(
 ) -> tuple[Experiment, Any]:
     """Return the experiment of the directory named first, and the options of a verb.
 
-    Args:
-      page: an experiment of the page.
-      verb: the name of the verb.
-      words: the words after it.
-      kind: the class of the options.
-      sweep: whether the directory may hold a sweep; its experiment is that of the first run.
+    With ``sweep`` the directory may hold a sweep, whose experiment is that of its first run.
     """
     workdir, stored = Path("WORKDIR"), page
     if not {"-h", "--help"} & {*words}:
@@ -142,4 +137,4 @@ def _parsed(
     given = parse(kind, default, words, f"{page.command} {verb}")
     if lines := [*errors_of(given)]:
         raise ValueError("\n".join(lines))
-    return stored, given
+    return stored, replace(given, workdir=workdir)

@@ -36,9 +36,7 @@ class Export(Group):
     """Export the best epoch instead of the last."""
 
     def more_files(self, run: Run) -> Mapping[str, str | bytes]:
-        """Make further files, by name; none by default.
-
-        A page that exports more overrides this, see :attr:`jaxrnn.Experiment.export_options`.
+        """Make further files, by name; a page may override this.
 
         Raises:
           ValueError: an option doesn't fit the run.

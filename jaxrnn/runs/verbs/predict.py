@@ -1,9 +1,8 @@
 """The predict verb: what a stored run predicts for files."""
 
-import itertools
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,10 +21,7 @@ from jaxrnn.runs.verbs.reading import Example, Reader, array_reader, image_reade
 from jaxrnn.training.evaluation import generate
 from jaxrnn.training.tasks import LanguageModeling
 
-_AT_ONCE = 512  # examples; bounds memory
-
-Answer = Mapping[str, Any] | ValueError
-"""What the network predicts for an example, as JSON, or why it can't."""
+Answer = Mapping[str, Any] | ValueError  # what the network predicts, as JSON, or why it can't
 
 
 @dataclass(frozen=True)
@@ -84,34 +80,30 @@ def predict_files(run: Run, options: Predict) -> bool:
         return inputs
 
     complete = True
-    examples = read_files(options.files, Reader(convert, reader.is_one))
-    for _, group in itertools.groupby(examples, lambda named: _kind(named[1])):
-        while batch := [*itertools.islice(group, _AT_ONCE)]:
-            names, inputs = zip(*batch, strict=True)
-            for name, answer in zip(names, _answers(run, inputs, options), strict=True):
-                if isinstance(answer, ValueError):
-                    complete = False
-                    message = " ".join(str(answer).split())
-                    print(f"error: {quoted(name)}: {message}", file=sys.stderr)
-                elif options.json:
-                    print(json.dumps({"file": quoted(name), **answer}), flush=True)
-                else:
-                    print(f"{quoted(name)}: {_in_words(answer)}", flush=True)
+    for examples in read_files(options.files, Reader(convert, reader.is_one)):
+        answers = _answers(run, [*examples.values()], options)
+        for name, answer in zip(map(quoted, examples), answers, strict=True):
+            if isinstance(answer, ValueError):
+                complete = False
+                print(f"error: {name}: {' '.join(str(answer).split())}", file=sys.stderr)
+            elif options.json:
+                print(json.dumps({"file": name, **answer}), flush=True)
+            else:
+                print(f"{name}: {_in_words(answer)}", flush=True)
     return complete
 
 
-def _kind(example: Example) -> tuple[tuple[int, ...], np.dtype] | None:
-    """Return what examples must share to be computed together; None for an error."""
-    return None if isinstance(example, ValueError) else (example.shape, example.dtype)
-
-
-def _answers(run: Run, examples: Sequence[Any], options: Predict) -> Iterable[Answer]:
-    """Return what the network predicts for examples of one kind; of errors, themselves."""
-    if _kind(examples[0]) is None:
-        return examples
-    if options.sample:
-        return (_continue(run, example, options) for example in examples)
-    return (_answer(run, output, options.top) for output in _outputs(run, np.stack(examples)))
+def _answers(run: Run, examples: list[Example], options: Predict) -> Iterator[Answer]:
+    """Yield what the network predicts for the examples of a file, or why it can't."""
+    good = [example for example in examples if not isinstance(example, ValueError)]
+    outputs = iter([] if options.sample or not good else _outputs(run, np.stack(good)))
+    for example in examples:
+        if isinstance(example, ValueError):
+            yield example
+        elif options.sample:
+            yield _continue(run, example, options)
+        else:
+            yield _answer(run, next(outputs), options.top)
 
 
 def _outputs(run: Run, inputs: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ def image_reader(
     Args:
       shape: (height, width, channels) of the images that the network was trained on.
       fit: turns a picture into such an image.
-      as_inputs: turns (N, …) images into inputs of the network, (N, time, features).
+      as_inputs: turns (N, …) images into inputs of the network.
     """
     size = math.prod(shape)
 
@@ -86,26 +86,24 @@ def array_reader(axes: int, alphabet: Sequence[str] = ()) -> Reader:
     return Reader(convert, lambda array: array.ndim <= axes)
 
 
-def read_files(words: Sequence[str], reader: Reader) -> Iterator[tuple[str, Example]]:
+def read_files(words: Sequence[str], reader: Reader) -> Iterator[dict[str, Example]]:
     """Read every file, every file of every directory, and standard input for ``-``.
 
-    An ``.npy`` or IDX file may hold several examples.
-
-    Yields:
-      The name of each example, and its inputs or, if they can't be read, a ``ValueError``.
+    Yields the examples of each file by name, of which ``.npy`` and IDX files may hold several: the
+    inputs or, if they can't be read, a ``ValueError``.
     """
     for word in words:
         names = [word]
         if word != "-" and Path(word).is_dir():
-            inside = sorted(glob.glob("**", root_dir=word, recursive=True))  # but hidden files
+            inside = sorted(glob.glob("**", root_dir=word, recursive=True))  # no hidden files
             names = [str(path) for name in inside if (path := Path(word, name)).is_file()]
             if not names:
-                yield word, ValueError("the directory has no files in it")
+                yield {word: ValueError("the directory has no files in it")}
         for name in names:
-            yield from _read_file(name, reader)
+            yield _read_file(name, reader)
 
 
-def _read_file(name: str, reader: Reader) -> Iterator[tuple[str, Example]]:
+def _read_file(name: str, reader: Reader) -> dict[str, Example]:
     path = Path(name)
     with contextlib.ExitStack() as opened:
         try:
@@ -119,16 +117,17 @@ def _read_file(name: str, reader: Reader) -> Iterator[tuple[str, Example]]:
                 path = Path(copy.name)
             array = _load_array(path)
             if array is None or reader.is_one(array):
-                yield name, reader.convert(path if array is None else array)
-                return
+                return {name: reader.convert(path if array is None else array)}
+            examples: dict[str, Example] = {}
             for index, example in enumerate(array):
                 try:
-                    yield f"{name}[{index}]", reader.convert(example)
+                    examples[f"{name}[{index}]"] = reader.convert(example)
                 except ValueError as error:
-                    yield f"{name}[{index}]", error
+                    examples[f"{name}[{index}]"] = error
+            return examples
         except (OSError, ValueError, EOFError, MemoryError) as error:
             reason = getattr(error, "strerror", None) or str(error) or "it does not fit in memory"
-            yield name, ValueError(reason.replace(str(path), name).removeprefix(name))
+            return {name: ValueError(reason.replace(str(path), name).removeprefix(name))}
 
 
 def _load_array(path: Path) -> np.ndarray | None:

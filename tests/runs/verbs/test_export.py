@@ -139,12 +139,6 @@ def test_weights_have_the_names_of_the_parameters(network):
     chex.assert_trees_all_equal(params, run.state.params)
 
 
-def test_load_page_is_short(folder):
-    lines = (folder / "simple" / "load.py").read_text().splitlines()
-    assert len([line for line in lines if line.strip()]) <= 16
-    assert "jaxrnn" not in "".join(lines)
-
-
 def test_what_onnx_cannot_express_is_said_and_the_rest_is_written(tmp_path):
     run = trained(RNNConfig(hidden=4, cell="mingru"))
     *lines, last = export_run(run, Export(Path(), tmp_path / "out"))

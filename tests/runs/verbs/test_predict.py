@@ -30,11 +30,10 @@ def digits():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, digits):
-    """Three runs with averaged weights, and ten test digits."""
+    """A sweep of three runs with averaged weights, and ten test digits."""
     folder = tmp_path_factory.mktemp("predicting")
     words = [*SLICE, "--epochs", "2", "--learning-rate", "1e-2", "--average", "0.5"]
-    for seed in SEEDS:
-        mnist_rnn("fast", *words, "--seed", seed, "--workdir", folder / "sweep" / f"{seed}")
+    mnist_rnn("fast", *words, "--seeds", len(SEEDS), "--workdir", folder / "sweep")
     (folder / "digits").mkdir()
     for index, image in enumerate(digits):
         Image.fromarray(image).save(folder / "digits" / f"{index}.png")
@@ -44,7 +43,7 @@ def folder(tmp_path_factory, digits):
 
 @pytest.fixture
 def workdir(folder):
-    return folder / "sweep" / "0"
+    return folder / "sweep" / "seed-0"
 
 
 @pytest.fixture
@@ -53,14 +52,8 @@ def run(workdir):
 
 
 @pytest.fixture
-def sweep(folder, monkeypatch):
-    """The directory of the runs, read as a sweep."""
-    sweep = folder / "sweep"
-    paths = [sweep / f"{seed}" for seed in SEEDS]
-    for module in ("trained", "verbs"):
-        runs_of = lambda directory: paths if directory == sweep else [directory]  # noqa: E731
-        monkeypatch.setattr(f"jaxrnn.runs.{module}.runs_of", runs_of)
-    return sweep
+def sweep(folder):
+    return folder / "sweep"
 
 
 def said(capsys, verb, *words, page=mnist_rnn):
@@ -106,7 +99,10 @@ def test_classes_have_names_and_probabilities(run, digits):
     [
         (np.zeros((2, 27, 28), np.uint8), r"inputs must be \(N, 28, 28\); got \(2, 27, 28\)"),
         (np.zeros((28, 28), np.uint8), r"got \(28, 28\)"),
-        (np.full((1, 28, 28), 255.0), "uint8 or floats from 0 to 1; got floats from 255 to 255"),
+        (
+            np.full((1, 28, 28), 255.0),
+            "uint8 pixels or floats from 0 to 1; got floats from 255 to 255",
+        ),
         (np.full((1, 28, 28), np.nan), "from nan to nan"),
     ],
 )
@@ -118,7 +114,7 @@ def test_other_inputs_than_in_training_are_refused(run, inputs, message):
 def test_runs_of_a_sweep_average_their_probabilities(sweep, digits, capsys, folder):
     together = load_run(sweep, MnistRNN)
     assert isinstance(together, Ensemble)
-    each = [load_run(sweep / f"{seed}").classify(digits)[1] for seed in SEEDS]
+    each = [load_run(sweep / f"seed-{seed}").classify(digits)[1] for seed in SEEDS]
     assert not np.allclose(each[0], each[1], atol=1e-2)
     names, probabilities = together.classify(digits)
     np.testing.assert_allclose(probabilities, np.mean(each, 0), atol=1e-6)
@@ -127,13 +123,9 @@ def test_runs_of_a_sweep_average_their_probabilities(sweep, digits, capsys, fold
     assert [json.loads(line)["class"] for line in out] == names.tolist()
 
 
-def test_runs_of_a_sweep_must_read_the_same(sweep, monkeypatch):
-    shapes = iter([(28, 28), (14, 56), (28, 28)])
-    load = jaxrnn.runs.trained._load
-    monkeypatch.setattr(
-        "jaxrnn.runs.trained._load",
-        lambda *words: dataclasses.replace(load(*words), input_shape=next(shapes)),
-    )
+def test_runs_of_a_sweep_must_read_the_same(sweep, run, monkeypatch):
+    runs = iter([run, dataclasses.replace(run, input_shape=(14, 56)), run])
+    monkeypatch.setattr("jaxrnn.runs.trained._load", lambda *words: next(runs))
     with pytest.raises(ValueError, match="read or predict different things"):
         load_run(sweep)
 
@@ -142,19 +134,12 @@ def test_a_sweep_is_evaluated_run_by_run(sweep, capsys):
     out, err, status = said(capsys, "evaluate", sweep)
     assert (err, status) == ([], 0)
     heads = [line for line in out if line.endswith(":")]
-    after = [f"{sweep / str(seed)}, after epoch 2:" for seed in SEEDS]
+    after = [f"{sweep}/seed-{seed}, after epoch 2:" for seed in SEEDS]
     assert heads == [*after, "mean of 3 runs:"]
     accuracies = [float(line.split()[1]) for line in out if line.startswith("test_accuracy ")]
     assert np.mean(accuracies[:3]) == pytest.approx(accuracies[3])
-    stored = [json.loads((sweep / f"{s}" / "results.json").read_text()) for s in SEEDS]
+    stored = [json.loads((sweep / f"seed-{s}" / "results.json").read_text()) for s in SEEDS]
     assert [results["test_accuracy"] for results in stored] == accuracies[:3]
-
-
-@pytest.mark.parametrize("verb", ["export", "resume"])
-def test_verbs_for_one_run_refuse_a_sweep(sweep, capsys, verb):
-    out, err, status = said(capsys, verb, sweep, "out")
-    assert (out, status) == ([], 2)
-    assert err == [f"error: {sweep} holds a sweep; give the directory of a run, as {sweep}/0"]
 
 
 def test_one_line_for_each_file(folder, workdir, run, digits, capsys):
@@ -259,13 +244,25 @@ def test_names_are_one_line_and_hidden_files_are_left_out(workdir, capsys, tmp_p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give the files to read"),
-        (["x.png", "--sample", "3"], "--sample needs a language model"),
-        (["x.png", "--top", "0"], "--top: must be at least 1; got 0"),
+        (["predict", "sweep/seed-0"], "give the files to read"),
+        (["predict", "sweep/seed-0", "x.png", "--sample", "3"], "--sample needs a language model"),
+        (["predict", "sweep/seed-0", "x.png", "--top", "0"], "--top: must be at least 1; got 0"),
+        (["predict", "none", "x.png"], "none holds no run"),
+        (["predict"], "give the directory of a run first: predict WORKDIR"),
+        (
+            ["evaluate", "sweep/seed-0", "--workdir", "x"],
+            "leave out --workdir: evaluate uses the dir",
+        ),
+        (["export", "sweep/seed-0", "--best"], "give a new directory after that of the run"),
+        (
+            ["export", "sweep", "out"],
+            "sweep holds a sweep; give the directory of a run, as",
+        ),
     ],
 )
-def test_wrong_options_are_refused_in_one_line(workdir, capsys, words, message):
-    out, err, status = said(capsys, "predict", workdir, *words)
+def test_wrong_words_are_refused_in_one_line(folder, capsys, monkeypatch, words, message):
+    monkeypatch.chdir(folder)
+    out, err, status = said(capsys, *words)
     assert (out, status, len(err)) == ([], 2, 1)
     assert message in err[0]
 
@@ -352,12 +349,6 @@ def test_examples_of_several_lengths_are_answered_as_one_by_one(steps, capsys):
         np.testing.assert_allclose(json.loads(line)["probability"], probabilities.max(), atol=1e-5)
 
 
-def test_options_without_effect_are_refused(steps, capsys):
-    folder, page = steps
-    out, err, status = said(capsys, "predict", folder / "run", "x.npy", "--as-is", page=page)
-    assert (out, err, status) == ([], ["error: --as-is needs a network that reads images"], 2)
-
-
 def test_outputs_that_are_not_finite_are_an_error(steps, capsys, monkeypatch):
     folder, page = steps
     np.save(folder / "one.npy", np.zeros((10, 3), np.float32))
@@ -366,6 +357,8 @@ def test_outputs_that_are_not_finite_are_an_error(steps, capsys, monkeypatch):
     out, err, status = said(capsys, "predict", folder / "run", folder / "one.npy", page=page)
     assert (out, status) == ([], 1)
     assert err == [f"error: {folder}/one.npy: the outputs of the network are not finite"]
+    out, err, status = said(capsys, "predict", folder / "run", "x.npy", "--as-is", page=page)
+    assert (out, err, status) == ([], ["error: --as-is needs a network that reads images"], 2)
 
 
 def test_texts_are_read_by_the_alphabet_and_continued(tmp_path, capsys):

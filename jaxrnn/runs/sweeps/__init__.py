@@ -1,0 +1,6 @@
+"""Several runs of one experiment, and what they say together."""
+
+from jaxrnn.runs.sweeps.summary import runs_of
+from jaxrnn.runs.sweeps.sweep import sweep
+
+__all__ = ["runs_of", "sweep"]

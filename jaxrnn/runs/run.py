@@ -120,6 +120,7 @@ def run_one(
                 about = {"seed": trainer.seed, "parameters": parameters, "stopped_early": early}
                 about |= {"devices": describe_devices(prepared.mesh), "seconds": clock.seconds}
                 results = results_of(history, experiment.task, epoch, **about)
+                checkpoints.wait()  # a run with results has its last epoch on disk, too
                 if is_first():
                     write_results(workdir, state, data, history, results, pictures=pictures)
         if not finished:

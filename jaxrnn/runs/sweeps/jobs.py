@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import Interruption, interruption
-from jaxrnn.runs.prepare import build_data, session
-from jaxrnn.runs.processes import Stopped
+from jaxrnn.runs.prepare import build_data
+from jaxrnn.runs.processes import Stopped, session
 from jaxrnn.runs.run import run_one
 from jaxrnn.training.fitting import NonFiniteLossError
 from jaxrnn.training.sharding import in_any_process
@@ -31,7 +31,7 @@ def train_each(
     Args:
       runs: by their directories.
       pictures: whether each run draws its pictures.
-      jobs: number of processes; a single one needs a :func:`jaxrnn.runs.prepare.session`.
+      jobs: number of processes; a single one needs a :func:`jaxrnn.runs.processes.session`.
       interrupted: whether a signal was received.
 
     Raises:
@@ -54,7 +54,7 @@ class _Trainer:
 
     def __call__(self, experiment: Experiment) -> Outcome:
         if in_any_process(self._interrupted.received is not None):
-            raise Stopped(self._interrupted.exit_status or 128 + signal.SIGTERM)
+            raise Stopped(self._interrupted.exit_status)
         if self._data[0] != experiment.data:
             self._data = experiment.data, build_data(experiment.data, experiment.runtime)
         try:

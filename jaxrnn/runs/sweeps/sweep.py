@@ -11,8 +11,7 @@ from urllib.parse import quote
 
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import interruption
-from jaxrnn.runs.prepare import session
-from jaxrnn.runs.processes import Stopped, from_first, is_first
+from jaxrnn.runs.processes import Stopped, from_first, is_first, session
 from jaxrnn.runs.sweeps.jobs import train_each
 from jaxrnn.runs.sweeps.summary import (
     SEED,

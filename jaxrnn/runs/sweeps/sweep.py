@@ -13,8 +13,7 @@ from urllib.parse import quote
 from jaxrnn.files import write_json
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import interruption
-from jaxrnn.runs.prepare import session
-from jaxrnn.runs.processes import Stopped, from_first, say
+from jaxrnn.runs.processes import Stopped, from_first, say, session
 from jaxrnn.runs.sweeps.jobs import train_each
 from jaxrnn.runs.sweeps.summary import (
     SEED,

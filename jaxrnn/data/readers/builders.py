@@ -56,8 +56,8 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
         urls = {role: self.URL + name for role, name in IDX_NAMES.items()}
         paths = find_idx(self.ARCHIVES) if self.ARCHIVES else dl_manager.download(urls)
         self.images, splits = read_idx_files(paths, self.CLASS_NAMES), []
-        for name, read_pieces in self.images.splits.items():
-            (piece,), size = read_pieces(), 0
+        for name, (piece,) in self.images.splits.items():
+            size = 0
             template = self._get_filename_template(name)
             path = template.sharded_filepath(shard_index=0, num_shards=1)
             writer = ArrayRecordWriter(str(path), "group_size:16")  # small records in groups
@@ -100,12 +100,10 @@ class FashionMnist(LabelledImages):
 
     name = "fashion_mnist"
     URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-    # fmt: off
     CLASS_NAMES = (
         "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
         "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-    )
-    # fmt: on
+    )  # fmt: skip
     CONTENT_SHA256 = frozenset(
         (
             "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -161,7 +159,7 @@ def open_builder(name: str, data_dir: Path) -> Any:
 def decode(builder: Any, *splits: str) -> Images:
     """Open some splits of prepared data."""
     names = builder.info.features[builder.info.supervised_keys[1]].names
-    return Images({split: partial(_decode, builder, split) for split in splits}, tuple(names))
+    return Images({split: _decode(builder, split) for split in splits}, tuple(names))
 
 
 def _decode(builder: Any, split: str) -> Iterator[Arrays]:

@@ -140,8 +140,8 @@ def stream(
         main module, which must therefore be protected by ``if __name__ == "__main__"``.
 
     Raises:
-      ValueError: ``batch_size`` is not between 1 and the number of examples, ``steps_per_epoch`` is
-        below 1 or leaves a short batch, or ``workers`` is negative.
+      ValueError: ``batch_size`` is not between 1 and the number of examples, or it leaves a short
+        batch where ``steps_per_epoch`` is given.
 
     >>> from jaxrnn import Source
     >>> digits = stream(Source(split="test"), batch_size=150, key=jax.random.key(0))
@@ -152,14 +152,10 @@ def stream(
     source, batch_size = readable(source), operator.index(batch_size)
     check_batch_size(batch_size, source)
     left = 0 if drop_remainder else len(source) % batch_size
-    if steps_per_epoch is not None and steps_per_epoch < 1:
-        raise ValueError(f"steps_per_epoch must be at least 1; got {steps_per_epoch}")
-    if steps_per_epoch is not None and left:
+    if steps_per_epoch and left:
         raise ValueError(
             f"steps_per_epoch requires batches of equal size, but {len(source)} examples leave a "
             f"batch of {left}; use drop_remainder=True"
         )
-    if workers < 0:
-        raise ValueError(f"workers must be at least 0; got {workers}")
     key = None if key is None else as_key(key)
     return Stream(source, batch_size, key, drop_remainder, steps_per_epoch, workers)

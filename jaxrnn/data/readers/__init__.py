@@ -78,7 +78,7 @@ def _read_whole(name: str, data_dir: Path, archives: Path | None) -> Kept | None
 def _read_archives(idx: Mapping[str, Path], family: type[LabelledImages] | None) -> Images:
     """Read the given IDX files, as a dataset of the MNIST family or under no name."""
     images = read_idx_files(idx, family.CLASS_NAMES if family else ())
-    if family and family.CONTENT_SHA256 - images.sha256:
+    if family and set(family.CONTENT_SHA256) - images.sha256:
         folder = next(iter(idx.values())).parent
         log.warning("the files in %s are not those published as %s", folder, family.name)
     return images

@@ -28,12 +28,12 @@ class Images:
     """Labelled images of some splits.
 
     Attributes:
-      splits: for each split, such as ``train``, a function that reads its examples in pieces.
+      splits: for each split, such as ``train``, pieces to be read one after the other, once.
       class_names: the name of each class, in order.
       sha256: of the decompressed content of each IDX file.
     """
 
-    splits: Mapping[str, Callable[[], Iterable[Arrays]]]
+    splits: Mapping[str, Iterable[Arrays]]
     class_names: tuple[str, ...]
     sha256: frozenset[str] = frozenset()
 
@@ -60,7 +60,7 @@ def keep(data_dir: Path, name: str, identity: str, read: Callable[[], Images]) -
     images = read()
     with contextlib.suppress(OSError):  # read-only or full
         return _write(place, images)
-    return _write(fallback, images)
+    return _write(fallback, read())
 
 
 def temporary_data_dir() -> Path:
@@ -90,7 +90,9 @@ def _write(place: Path, images: Images) -> Kept:
     with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as temporary:
         new = Path(temporary, "new")
         new.mkdir()  # which, unlike a temporary directory, others may read
-        splits = {split: _write_split(new, split, read()) for split, read in images.splits.items()}
+        splits = {
+            split: _write_split(new, split, pieces) for split, pieces in images.splits.items()
+        }
         (new / "arrays.json").write_text(json.dumps([images.class_names, splits]), "utf-8")
         try:
             new.rename(place)

@@ -32,11 +32,14 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
     URL: str
     CLASS_NAMES: tuple[str, ...]
     ARCHIVES: Path | None = None  # in place of a download
-    CONTENT_SHA256: frozenset[str] = frozenset()  # of each file, decompressed, where it is known
+    CONTENT_SHA256: tuple[str, ...] = ()  # of each file, decompressed, where it is known
     images: Images | None = None  # once they have been prepared
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(skip_registration=True, **kwargs)
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
         image = tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8, encoding="bytes")
@@ -56,8 +59,8 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
         urls = {role: self.URL + name for role, name in IDX_NAMES.items()}
         paths = find_idx(self.ARCHIVES) if self.ARCHIVES else dl_manager.download(urls)
         self.images, splits = read_idx_files(paths, self.CLASS_NAMES), []
-        for name, read_pieces in self.images.splits.items():
-            (piece,), size = read_pieces(), 0
+        for name, (piece,) in self.images.splits.items():
+            size = 0
             template = self._get_filename_template(name)
             path = template.sharded_filepath(shard_index=0, num_shards=1)
             writer = ArrayRecordWriter(str(path), "group_size:16")  # small records in groups
@@ -85,13 +88,11 @@ class Mnist(LabelledImages):
     URL = "http://yann.lecun.com/exdb/mnist/"
     CLASS_NAMES = tuple("0123456789")
     ARCHIVES = Path(__file__).parent / "archives"
-    CONTENT_SHA256 = frozenset(
-        (
-            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-        )
+    CONTENT_SHA256 = (
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     )
 
 
@@ -100,19 +101,15 @@ class FashionMnist(LabelledImages):
 
     name = "fashion_mnist"
     URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-    # fmt: off
     CLASS_NAMES = (
         "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
         "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-    )
-    # fmt: on
-    CONTENT_SHA256 = frozenset(
-        (
-            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-        )
+    )  # fmt: skip
+    CONTENT_SHA256 = (
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     )
 
 
@@ -161,7 +158,7 @@ def open_builder(name: str, data_dir: Path) -> Any:
 def decode(builder: Any, *splits: str) -> Images:
     """Open some splits of prepared data."""
     names = builder.info.features[builder.info.supervised_keys[1]].names
-    return Images({split: partial(_decode, builder, split) for split in splits}, tuple(names))
+    return Images({split: _decode(builder, split) for split in splits}, tuple(names))
 
 
 def _decode(builder: Any, split: str) -> Iterator[Arrays]:

@@ -4,7 +4,6 @@ import itertools
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ IDX_NAMES = {
 }
 _ROLE = re.compile(r"(?:^|[-_.])(train|t10k|test)[-_.]?(images|labels)[-_.]")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
-_Pairs = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 def identify(paths: Iterable[Path]) -> str:
@@ -123,7 +121,7 @@ def _read_image(path: Path) -> np.ndarray:
 
 def _check(
     where: Path,
-    pairs: _Pairs,
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
     class_names: tuple[str, ...] = (),
     sha256: frozenset[str] = frozenset(),
 ) -> Images:
@@ -144,11 +142,10 @@ def _check(
                 f"{labels.dtype} from {labels.min(initial=0)} to {labels.max(initial=0)}"
             )
         arrays[split] = Arrays(images, labels.astype(np.int32))
-    least = min(labels.min() for _, labels in arrays.values())
-    most = max(labels.max() for _, labels in arrays.values())
-    first = 0 if most < len(class_names) else min(int(least), 1)
-    names = class_names if most < len(class_names) else map(str, range(first, most + 1))
-    splits = {
-        split: partial(iter, [Arrays(ims, ls - first)]) for split, (ims, ls) in arrays.items()
-    }
-    return Images(splits, tuple(names), sha256)
+    every = np.concatenate([labels for _, labels in arrays.values()])
+    first = 0
+    if every.max() >= len(class_names):
+        first = min(int(every.min()), 1)
+        class_names = tuple(map(str, range(first, every.max() + 1)))
+    splits = {name: [Arrays(ims, ls - first)] for name, (ims, ls) in arrays.items()}
+    return Images(splits, class_names, sha256)

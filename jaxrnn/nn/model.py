@@ -181,15 +181,15 @@ class RNNModel(nn.Module):
         return lengths is None and kind in cells.STATE_IS_OUTPUT and not changed
 
     def _vectors(self, inputs: Array) -> Inputs:
-        """Return what the first layer reads."""
+        """Return the vectors that the first layer reads; NaN for tokens out of range."""
         if inputs.ndim == 3:
             return inputs.astype(self._lower) if self._lower else inputs
         tokens, size = inputs.astype(jnp.int32), self.vocabulary or self.outputs
-        if self.embedding is not None:
-            return nn.Embed(size, self.embedding, dtype=self._lower, name="embedding")(tokens)
-        known = (tokens >= 0) & (tokens < size)  # a one-hot vector of others would be 0
-        vectors = jax.nn.one_hot(tokens, size, dtype=self._lower or jnp.float32)
-        return jnp.where(known[..., None], vectors, jnp.nan)
+        if self.embedding is None:
+            vectors = jax.nn.one_hot(tokens, size, dtype=self._lower or jnp.float32)
+        else:
+            vectors = nn.Embed(size, self.embedding, dtype=self._lower, name="embedding")(tokens)
+        return jnp.where(((tokens >= 0) & (tokens < size))[..., None], vectors, jnp.nan)
 
     def _layer(
         self, layer: int, inputs: Inputs, lengths: Lengths, carry: chex.ArrayTree, keys: Keys

@@ -239,7 +239,8 @@ def test_tokens_are_one_hot_vectors_or_embedded():
 @pytest.mark.parametrize("embedding", [None, 3])
 def test_unknown_tokens_are_not_taken_for_others(embedding):
     _, apply = build(tokens=True, embedding=embedding)
-    assert np.isnan(apply(np.where(TOKENS[0, 0] == TOKENS, 6, TOKENS))[0]).all()
+    for unknown in (6, -1):
+        assert np.isnan(apply(np.where(TOKENS[0, 0] == TOKENS, unknown, TOKENS))[0]).all()
 
 
 def test_skip_connections_and_layer_norm():
@@ -284,6 +285,7 @@ def test_a_carry_continues_a_sequence(cell):
     first, carry = apply(INPUTS[:, :3], return_carry=True)
     rest, again = apply(INPUTS[:, 3:], carry=carry, return_carry=True)
     close((jnp.concatenate([first, rest], 1), again), (whole, last))
+    chex.assert_trees_all_equal(apply(INPUTS, LENGTHS * 0, carry=last, return_carry=True)[1], last)
 
 
 def test_no_carry_of_two_directions():

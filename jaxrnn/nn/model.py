@@ -212,7 +212,9 @@ class RNNModel(nn.Module):
                 carry = jax.tree.map(lambda leaf: leaf.astype(self._lower), carry)
             factors = None
             if self.recurrent_dropout and keys is not None:
-                ones = jnp.ones((len(keys), getattr(cell, "features", self.hidden)), inputs.dtype)
+                ones = jnp.ones(
+                    (keys.shape[0], getattr(cell, "features", self.hidden)), inputs.dtype
+                )
                 factors = drop(ones, self.recurrent_dropout, keys, 3 * layer + 2 + backward)
             last, states = rnn(
                 inputs, initial_carry=carry, seq_lengths=lengths, return_carry=True, dropout=factors

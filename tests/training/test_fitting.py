@@ -192,6 +192,7 @@ def test_bad_input(state, digits):
             fit(state, train, trainer, **{"key": KEY, **options})
 
 
+@pytest.mark.program
 def test_average_is_what_is_evaluated(digits, held_out):
     optimizer = jaxrnn.Adam(learning_rate=0.01, average=0.99).build()
     state = create_train_state(KEY, RNNModel(hidden=8), optimizer, digits.inputs)

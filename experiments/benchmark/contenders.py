@@ -148,7 +148,7 @@ def build_nnx(images: np.ndarray, labels: np.ndarray, options: Options) -> Built
 
 
 def build_sgemm(images: np.ndarray, labels: np.ndarray, options: Options) -> Built:
-    """Build the yardstick, which is no contender: float32 matrix products of 2048 × 2048."""
+    """Build the reference for the speed of the machine: float32 products of 2048 × 2048."""
     factor = jax.random.normal(jax.random.key(0), (SGEMM_SIZE, SGEMM_SIZE)) / SGEMM_SIZE**0.5
     product = jax.jit(jnp.matmul)
 

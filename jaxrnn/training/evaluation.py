@@ -77,10 +77,7 @@ def measure_block(
     mesh: Mesh | None = None,
     sharded: bool = False,
 ) -> Metrics:
-    """Compute the metrics of a state on several batches, as one XLA program.
-
-    The arguments are those of :func:`train_block`.
-    """
+    """Compute metrics on several batches as one XLA program; see :func:`train_block`."""
 
     def block(state: TrainState, arrays: Batch, rows: Int[chex.Array, "steps batch"]) -> Metrics:
         def measure_row(row: Int[Array, " batch"]) -> Metrics:

@@ -12,7 +12,7 @@ from jaxrnn.data.batches import as_key
 from jaxrnn.data.splits import Batch, Split, arrays_of, check_values, prepare
 from jaxrnn.data.streams import Stream
 from jaxrnn.training.metrics import Metrics
-from jaxrnn.training.state import TrainState
+from jaxrnn.training.state import TrainState, mode_options
 
 _NO_KEY = "the model draws random numbers, as for dropout: give a key, as in train_step(…, key)"
 _NOT_DETERMINISTIC = (
@@ -163,8 +163,7 @@ def _random_options(
         if keys is None:
             raise ValueError(_NO_KEY)
         return {"keys": keys}
-    flags: dict[str, object] = {"train": train, "deterministic": not train}
-    options = {name: flag for name, flag in flags.items() if name in state.takes}
+    options = mode_options(state.takes, train=train)
     if options and train and keys is not None:
         options["rngs"] = {"dropout": keys[0]}
     return options

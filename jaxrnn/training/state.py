@@ -1,6 +1,7 @@
 """TrainState: what training changes, and the functions that change it."""
 
 import inspect
+from collections.abc import Container
 from functools import lru_cache, partial
 from typing import Any
 
@@ -98,13 +99,20 @@ def create_train_state(
     )
 
 
+def mode_options(takes: Container[str], *, train: bool) -> dict[str, Any]:
+    """Return ``train`` and ``deterministic``, if the network's call takes them."""
+    modes = {"train": train, "deterministic": not train}
+    return {name: mode for name, mode in modes.items() if name in takes}
+
+
 def _init(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
     inputs: Shaped[Array, "1 time *features"],
 ) -> tuple[chex.ArrayTree, chex.ArrayTree]:
-    variables = model.init(key, inputs)
+    takes = inspect.signature(model.__call__).parameters
+    variables = model.init(key, inputs, **mode_options(takes, train=False))
     if others := ", ".join(sorted(set(variables) - {"params"})):
         raise ValueError(f"the model has variables other than params, which are not kept: {others}")
     params = variables.get("params", {})

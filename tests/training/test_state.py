@@ -21,7 +21,7 @@ OPTIMIZER = optax.sgd(0.5)
 
 class TakesTrain(nn.Module):
     @nn.compact
-    def __call__(self, inputs, lengths=None, *, train=False):
+    def __call__(self, inputs, lengths=None, *, train):
         return nn.Dense(5)(nn.Dropout(0.5, deterministic=not train)(inputs.mean(1)))
 
 

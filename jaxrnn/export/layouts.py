@@ -1,9 +1,9 @@
 """Layouts: where Flax, Keras and PyTorch keep the weights of the same network."""
 
-import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,8 +13,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 Rows = tuple[tuple[str, ...], ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """An array of a layout, concatenated from Flax's arrays.
 
     Attributes:
@@ -34,53 +33,44 @@ class Entry:
         shape = (len(self.rows), width) if others else (*shapes[first[0]][:-1], width)
         return shape[::-1] if self.transposed else shape
 
-    def join(self, take: Callable[[str], np.ndarray]) -> np.ndarray:
-        """Build the array from Flax's arrays, taken by name."""
-        rows = [np.concatenate([take(name) for name in row], axis=-1) for row in self.rows]
-        array = np.stack(rows) if len(rows) > 1 else rows[0]
-        return np.ascontiguousarray(array.T if self.transposed else array)
-
-    def split(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """Undo ``join``: yield the names and contents of Flax's arrays."""
-        array = array.T if self.transposed else array
-        for names, row in zip(self.rows, array if len(self.rows) > 1 else [array], strict=True):
-            yield from zip(names, np.split(row, len(names), axis=-1), strict=True)
-
 
 def join(layout: Iterable[Entry], leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Build the arrays of a layout; where it has two biases for one of Flax, the second is 0."""
-    left = dict(leaves)
-
-    def take(name: str) -> np.ndarray:
-        return left.pop(name) if name in left else np.zeros_like(leaves[name])
-
-    return {entry.name: entry.join(take) for entry in layout}
+    left, arrays = dict(leaves), {}
+    for entry in layout:
+        rows = [[left.pop(name, np.zeros_like(leaves[name])) for name in row] for row in entry.rows]
+        array = np.stack([np.concatenate(row, axis=-1) for row in rows])
+        array = array if len(rows) > 1 else array[0]
+        arrays[entry.name] = np.ascontiguousarray(array.T if entry.transposed else array)
+    return arrays
 
 
 def split(layout: Iterable[Entry], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Build Flax's arrays from those of a layout; two biases for one are summed."""
     leaves: dict[str, np.ndarray] = {}
     for entry in layout:
-        for name, array in entry.split(arrays[entry.name]):
-            leaves[name] = leaves[name] + array if name in leaves else array
+        array = arrays[entry.name].T if entry.transposed else arrays[entry.name]
+        for names, row in zip(entry.rows, array if len(entry.rows) > 1 else [array], strict=True):
+            for name, leaf in zip(names, np.split(row, len(names), axis=-1), strict=True):
+                leaves[name] = leaves[name] + leaf if name in leaves else leaf
     return leaves
 
 
-# The arrays of a layer, and for each cell the modules of Flax whose kernels or biases they hold; a
-# bar separates rows. Where a bias occurs twice, the two are summed. Flax's LSTM has its biases in
-# the modules that read the state, other cells in those that read the inputs.
+# The names of the arrays of a layer and, by the modules of a cell of Flax, those whose kernels or
+# biases they hold; a bar separates rows. Where a bias occurs twice, the two are summed. Flax's LSTM
+# has its biases in the modules that read the state, other cells in those that read the inputs.
 KERAS = ("kernel", "recurrent_kernel", "bias")
-KERAS_CELLS = (
-    ("i", "h", "i"),
-    ("iz ir in", "hz hr hn", "iz ir in | iz ir hn"),
-    ("ii if ig io", "hi hf hg ho", "hi hf hg ho"),
-)
+KERAS_CELLS = {
+    "h i": ("i", "h", "i"),
+    "hn hr hz in ir iz": ("iz ir in", "hz hr hn", "iz ir in | iz ir hn"),
+    "hf hg hi ho if ig ii io": ("ii if ig io", "hi hf hg ho", "hi hf hg ho"),
+}
 TORCH = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-TORCH_CELLS = (
-    ("i", "h", "i", "i"),
-    ("ir iz in", "hr hz hn", "ir iz in", "ir iz hn"),
-    ("ii if ig io", "hi hf hg ho", "hi hf hg ho", "hi hf hg ho"),
-)
+TORCH_CELLS = {
+    "h i": ("i", "h", "i", "i"),
+    "hn hr hz in ir iz": ("ir iz in", "hr hz hn", "ir iz in", "ir iz hn"),
+    "hf hg hi ho if ig ii io": ("ii if ig io", "hi hf hg ho", "hi hf hg ho", "hi hf hg ho"),
+}
 
 
 def flax_layout(model: RNNModel, leaves: Shapes) -> list[Entry]:
@@ -142,28 +132,22 @@ def _parts(
     leaves: Shapes,
     library: str,
     parts: Sequence[str],
-    cells: Iterable[Sequence[str]],
+    cells: Mapping[str, Sequence[str]],
 ) -> Iterator[tuple[int, int, str, Rows]]:
     """Yield layer, direction, name and contents of the arrays of a library's recurrent layers."""
-    expected = {name for name in leaves if name.startswith("layer0/")}
-    for cell in cells:
-        rows = [_rows("layer0", *part) for part in zip(parts, cell, strict=True)]
-        if expected == {name for part in rows for row in part for name in row}:
-            break
-    else:
+    modules = {name.split("/")[1] for name in leaves if name.startswith("layer0/")}
+    cell, lacking = cells.get(" ".join(sorted(modules)), ()), "layer_norm"
+    if not cell:
         name = model.cell if isinstance(model.cell, str) else type(model.cell).__name__
-        raise ValueError(f"{library} has no counterpart of cell {name}; use the flax layout")
-    if model.layer_norm:
-        raise ValueError(f"{library} has no counterpart of layer_norm; use the flax layout")
+        lacking = f"cell {name}"
+    if not cell or model.layer_norm:
+        raise ValueError(f"{library} has no counterpart of {lacking}; use the flax layout")
     for layer, backward in itertools.product(range(model.layers), range(1 + model.bidirectional)):
         prefix = f"layer{layer}" + "_backward" * backward
-        for part, modules in zip(parts, cell, strict=True):
-            yield layer, backward, part, _rows(prefix, part, modules)
-
-
-def _rows(prefix: str, part: str, modules: str) -> Rows:
-    """Return the names of the Flax arrays that make up an array of a layer."""
-    kind = "bias" if part.startswith("bias") else "kernel"
-    return tuple(
-        tuple(f"{prefix}/{module}/{kind}" for module in row.split()) for row in modules.split("|")
-    )
+        for part, contents in zip(parts, cell, strict=True):
+            kind = "bias" if part.startswith("bias") else "kernel"
+            rows = (row.split() for row in contents.split("|"))
+            yield (
+                layer, backward, part,
+                tuple(tuple(f"{prefix}/{module}/{kind}" for module in row) for row in rows),
+            )  # fmt: skip

@@ -35,14 +35,12 @@ class Checkpoints:
     call the same methods: the first one writes, all read, and their number may change.
 
     Args:
-      folder: directory, which a ``with`` block creates; of a symbolic link, raises ``ValueError``.
+      folder: directory, which a ``with`` block creates.
       description: JSON that is stored with every checkpoint, such as what the model was built from.
     """
 
     def __init__(self, folder: Path | str, description: Mapping[str, Any] | None = None) -> None:
         self.folder = Path(folder).absolute()
-        if self.folder.is_symlink():  # what it leads to would be written, and deleted
-            raise ValueError(f"{self.folder} is a symbolic link; give the directory itself")
         self.description = dict(description or {})
         self._partial = self.folder / ".partial"  # what is being written or deleted
         self._thread = ThreadPoolExecutor(1, "checkpoints")

@@ -25,8 +25,8 @@ class Interruption:
 
     @property
     def exit_status(self) -> int:
-        """128 plus the number of the signal, as in shells; 0 if none was received."""
-        return 128 + self.received if self.received else 0
+        """128 plus the number of the signal, as in shells; of SIGTERM if another process got it."""
+        return 128 + (self.received or signal.SIGTERM)
 
 
 _current: Interruption | None = None

@@ -1,62 +1,21 @@
-"""Prepare a run: devices, data, the state at step 0, and what checkpoints say of them."""
+"""Prepare a run: data, the state at step 0, and what checkpoints say of them."""
 
-import contextlib
 import dataclasses
 import math
-import sys
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import platformdirs
 
 from jaxrnn.data import Datasets, Source, Split, Stream, default_places, stream
-from jaxrnn.data.splits import arrays_of
 from jaxrnn.runs.config import Experiment, RuntimeConfig
-from jaxrnn.runs.hooks import check_tensorboard
-from jaxrnn.runs.processes import processes
 from jaxrnn.training.epochs import Augment
 from jaxrnn.training.fitting import TrainerConfig
 from jaxrnn.training.forward import check_fits
-from jaxrnn.training.sharding import batch_mesh, suitable_devices, use_cpu_cores
+from jaxrnn.training.sharding import batch_mesh, suitable_devices
 from jaxrnn.training.state import TrainState, create_train_state
 from jaxrnn.training.steps import check_truncation
-
-
-@contextlib.contextmanager
-def session(runtime: RuntimeConfig) -> Iterator[None]:
-    """Set up devices, the cache of compiled programs and, with several, the processes of runs.
-
-    Raises:
-      ValueError: JAX has no such devices, or is set up so that training can't use them.
-    """
-    if runtime.tensorboard:
-        check_tensorboard()
-    use_cpu_cores(runtime.devices)
-    config: Any = jax.config
-    if config.jax_compilation_cache_dir is None:
-        directory = Path(platformdirs.user_cache_dir("jaxrnn"), "compiled")
-        with contextlib.suppress(OSError):  # no such directory can be made: compile every time
-            directory.mkdir(parents=True, exist_ok=True)
-            config.update("jax_compilation_cache_dir", str(directory))
-    config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    with processes(runtime):
-        try:
-            count = min(len(jax.local_devices()), runtime.devices or sys.maxsize)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(
-                f"JAX finds no device for JAX_PLATFORMS={config.jax_platforms}; without it, JAX "
-                "takes what there is"
-            ) from error
-        if config.jax_disable_jit and count > 1:
-            raise ValueError("with JAX_DISABLE_JIT, JAX cannot divide batches; use --devices 1")
-        if "disallow" in str(config.jax_transfer_guard_host_to_device or ""):
-            raise ValueError(
-                "JAX_TRANSFER_GUARD keeps data off the devices; set it to log or allow"
-            )
-        yield
 
 
 class Prepared(NamedTuple):
@@ -93,16 +52,12 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
         or the network doesn't fit in memory.
     """
     trainer, runtime = experiment.trainer, experiment.runtime
-    batch_mesh(trainer.batch_size, runtime.devices)  # raises for a wrong number before data is read
     data = build_data(experiment.data, runtime) if data is None else data
     description = _describe(experiment, data)
-    shapes = initial_state(experiment, description, None)
-    for split in (data.train, *data.evals.values()):
-        check_fits(shapes, split)
     init_key, key = jax.random.split(jax.random.key(trainer.seed))
-    state = initial_state(experiment, description, init_key)
-    mesh = batch_mesh(trainer.batch_size, suitable_devices(state.params, runtime.devices))
-    augment = _augmentation(experiment.augment, data.train)
+    augment = experiment.augment.build() if experiment.augment is not None else None
+    if augment is not None and (channels := description["channels"]) > 1:
+        raise ValueError(f"images of {channels} channels cannot be warped; set --augment to 0")
     train: Any = data.train
     if runtime.stream or not isinstance(train, Split):
         train = stream(
@@ -113,6 +68,10 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
             steps_per_epoch=trainer.steps_per_epoch,
             workers=runtime.workers,
         )
+    state = initial_state(experiment, description, init_key)
+    for split in (train, *data.evals.values()):
+        check_fits(state, split)
+    mesh = batch_mesh(trainer.batch_size, suitable_devices(state.params, runtime.devices))
     return Prepared(data, train, augment, description, state, key, mesh)
 
 
@@ -131,21 +90,25 @@ def _describe(experiment: Experiment, data: Datasets) -> dict[str, Any]:
     Raises:
       ValueError: data, model and task don't fit each other.
     """
-    train, trainer = data.train, experiment.trainer
+    train, trainer, size = data.train, experiment.trainer, len(data.train)
+    if trainer.batch_size > size:
+        raise ValueError(
+            f"--batch-size {trainer.batch_size} is larger than the training split of {size} "
+            "examples"
+        )
     in_memory = isinstance(train, Split) and not experiment.runtime.stream
-    arrays = arrays_of(train) if isinstance(train, Split) else train.read([0])
-    input_shape = np.shape(arrays["inputs"])[1:]
-    steps = _count_steps(len(train), input_shape[0], trainer, streamed=not in_memory)
+    example = train.read([0])
+    input_shape = np.shape(example["inputs"])[1:]
     if trainer.truncate is not None:
-        check_truncation(arrays)
+        check_truncation(example)
     return {
         "config": experiment.identity,
         "input_shape": list(input_shape),
         "outputs": data.outputs,
-        "steps": steps,
+        "steps": _count_steps(size, input_shape[0], trainer, streamed=not in_memory),
         "class_names": list(getattr(train, "class_names", ())),
         "channels": getattr(train, "channels", 1),
-        "pixels": len(input_shape) == 2 and arrays["inputs"].dtype == np.uint8,
+        "pixels": len(input_shape) == 2 and example["inputs"].dtype == np.uint8,
     }
 
 
@@ -175,35 +138,17 @@ def _count_steps(size: int, time: int, trainer: TrainerConfig, *, streamed: bool
     """Count the updates of the whole training, on ``size`` examples of ``time`` steps.
 
     Raises:
-      ValueError: the split doesn't allow batches of this size or number.
+      ValueError: the split doesn't allow this number of batches.
     """
-    batch_size, rest = trainer.batch_size, size % trainer.batch_size
+    rest, steps = size % trainer.batch_size, trainer.steps_per_epoch
     chunks = math.ceil(time / (trainer.truncate or time))
-    if batch_size > size:
-        raise ValueError(
-            f"--batch-size {batch_size} is larger than the training split of {size} examples"
-        )
-    if trainer.steps_per_epoch is None:
-        a_pass = (math.floor if trainer.drop_remainder else math.ceil)(size / batch_size)
-        return trainer.epochs * a_pass * chunks
-    if not streamed:
+    if steps is None:
+        steps = size // trainer.batch_size + (rest > 0 and not trainer.drop_remainder)
+    elif not streamed:
         raise ValueError("--steps-per-epoch is an option of streams; use --stream")
-    if rest and not trainer.drop_remainder:
+    elif rest and not trainer.drop_remainder:
         raise ValueError(
             f"--steps-per-epoch requires batches of equal size, but {size} examples leave one of "
             f"{rest}; use --drop-remainder"
         )
-    return trainer.epochs * trainer.steps_per_epoch * chunks
-
-
-def _augmentation(group: Any, train: Any) -> Augment | None:
-    """Build what changes the training examples; None if nothing does.
-
-    Raises:
-      ValueError: the examples are images of several channels.
-    """
-    augment = group.build() if group is not None else None
-    channels = getattr(train, "channels", 1)
-    if augment is not None and channels > 1:
-        raise ValueError(f"images of {channels} channels cannot be warped; set --augment to 0")
-    return augment
+    return trainer.epochs * steps * chunks

@@ -1,4 +1,4 @@
-"""A run on several processes: how they find each other, which one writes, how they end."""
+"""The session of a run: devices, and processes that find each other, write and end together."""
 
 import contextlib
 import json
@@ -7,15 +7,19 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import platformdirs
 from jax.experimental import multihost_utils
 
 from jaxrnn.runs.config import RuntimeConfig
+from jaxrnn.runs.hooks import check_tensorboard
+from jaxrnn.training.sharding import use_cpu_cores
 
-_MESSAGE = 8192  # bytes; collectives move arrays of a fixed size
+_MESSAGE = 2**16  # bytes; collectives move arrays of a fixed size
 
 
 class Stopped(SystemExit):
@@ -24,6 +28,40 @@ class Stopped(SystemExit):
 
 class LostProcessesError(RuntimeError):
     """Other processes of the run have ended."""
+
+
+@contextlib.contextmanager
+def session(runtime: RuntimeConfig) -> Iterator[None]:
+    """Set up devices, the cache of compiled programs and, with several, the processes of runs.
+
+    Raises:
+      ValueError: JAX has no such devices, or is set up so that training can't use them.
+    """
+    if runtime.tensorboard:
+        check_tensorboard()
+    use_cpu_cores(runtime.devices)
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is None:
+        directory = Path(platformdirs.user_cache_dir("jaxrnn"), "compiled")
+        with contextlib.suppress(OSError):  # no such directory can be made: compile every time
+            directory.mkdir(parents=True, exist_ok=True)
+            config.update("jax_compilation_cache_dir", str(directory))
+    config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    with processes(runtime):
+        try:
+            count = min(len(jax.local_devices()), runtime.devices or sys.maxsize)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"JAX finds no device for JAX_PLATFORMS={config.jax_platforms}; without it, JAX "
+                "takes what there is"
+            ) from error
+        if config.jax_disable_jit and count > 1:
+            raise ValueError("with JAX_DISABLE_JIT, JAX cannot divide batches; use --devices 1")
+        if "disallow" in str(config.jax_transfer_guard_host_to_device or ""):
+            raise ValueError(
+                "JAX_TRANSFER_GUARD keeps data off the devices; set it to log or allow"
+            )
+        yield
 
 
 @contextlib.contextmanager
@@ -107,18 +145,18 @@ def say(message: str) -> None:
         print(message, flush=True)
 
 
-def from_first(function: Callable[[], Any]) -> Any:
+def from_first(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """Call a function in the first process; return its result, JSON, in all of them.
 
     Raises:
       ValueError: in all of them, if the function raises it or an ``OSError``.
     """
     if not jax.distributed.is_initialized():
-        return function()
+        return function(*arguments, **options)
     answer: dict[str, Any] = {}
     if is_first():
         try:
-            answer["value"] = function()
+            answer["value"] = function(*arguments, **options)
         except (ValueError, OSError) as error:
             answer["error"] = str(error)[: _MESSAGE // 8]
     message = np.frombuffer(json.dumps(answer).encode().ljust(_MESSAGE), np.uint8)

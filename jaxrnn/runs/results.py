@@ -1,7 +1,8 @@
-"""Results: what results.json contains, and the lines that a run ends with."""
+"""Results: what a run writes and prints at its start and, for good, at its end."""
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,76 +16,23 @@ import optax
 from jaxrnn.data import Datasets, Split
 from jaxrnn.data.splits import zeros_like_one
 from jaxrnn.files import write_atomically, write_figure, write_json
+from jaxrnn.runs.checkpoints import Checkpoints
+from jaxrnn.runs.config import Experiment
+from jaxrnn.runs.prepare import Prepared
+from jaxrnn.runs.processes import say
 from jaxrnn.training.evaluation import generate, predict
-from jaxrnn.training.history import History, best_epoch
+from jaxrnn.training.history import History, best_epoch, has_stalled
+from jaxrnn.training.optimizers import averaged
 from jaxrnn.training.sharding import available_cores
 from jaxrnn.training.state import TrainState
-from jaxrnn.training.tasks import Classification, LanguageModeling, Task
+from jaxrnn.training.tasks import Classification, Task
 from jaxrnn.version import __version__
 
 
-def results_of(history: History, task: Task, epoch: int, **about: Any) -> dict[str, Any]:
-    """Return everything that ``results.json`` contains.
-
-    Args:
-      history: the curves.
-      task: which metric counts.
-      epoch: the one whose metrics are reported.
-      about: seed, parameters, seconds, devices and the like.
-    """
-    row = history.rows[epoch - 1]
-    metrics = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
-    best = {
-        f"best_{name}": history.best(name, maximize=task.maximize)[name]
-        for name in metrics
-        if name.endswith(f"_{task.best}") and history.measured(name)
-    }
-    return {
-        "epochs": len(history),
-        "epoch": epoch,
-        **metrics,
-        **best,
-        "best_epoch": best_epoch(history, task),
-        **about,
-        "versions": {
-            "jaxrnn": __version__,
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "jaxlib": jaxlib.version.__version__,
-            "flax": flax.__version__,
-            "optax": optax.__version__,
-        },
-    }
-
-
-def describe_results(results: Mapping[str, Any], evals: Iterable[str], task: Task) -> Iterator[str]:
-    """Yield the lines that a run ends with: the metric that counts, of every evaluated split."""
-    if results["epoch"] < results["epochs"]:
-        yield f"epoch {results['epoch']} of {results['epochs']} was the best and is kept"
-    for split in [*evals] or ["train"]:
-        if (name := f"{split}_{task.best}") in results:
-            yield f"{name.replace('_', ' ')}: {results[name]:.4f}"
-
-
-def draw_sample(state: TrainState, train: Any, count: int, seed: int) -> str:
-    """Generate text with a language model.
-
-    Args:
-      state: of one network.
-      train: the training data, whose class names are the text of each token; without them, tokens
-        are written as numbers.
-      count: number of tokens.
-      seed: determines what is drawn.
-
-    Raises:
-      ValueError: it is no language model.
-    """
-    if not isinstance(state.task, LanguageModeling):
-        raise ValueError("--sample needs a language model")
-    names = getattr(train, "class_names", ())
-    first = names.index("\n") if "\n" in names else 0
-    tokens = generate(state, np.array([first]), jax.random.key(seed), count=count)
-    return "".join(names[token] if names else f"{token} " for token in np.asarray(tokens))
+def describe_start(prepared: Prepared) -> str:
+    """Describe the size of a run, and where it computes."""
+    examples, devices = len(prepared.data.train), describe_mesh(prepared.mesh)
+    return f"{_size(prepared):,} parameters, {examples:,} training examples, on {devices}"
 
 
 def describe_devices(mesh: jax.sharding.Mesh) -> list[str]:
@@ -100,56 +48,128 @@ def describe_mesh(mesh: jax.sharding.Mesh) -> str:
     return f"{len(devices)} × {devices[0]}{cores}"
 
 
-def write_about(workdir: Path, model: nn.Module, train: Any, *, pictures: bool) -> None:
+def write_about(workdir: Path, model: nn.Module, prepared: Prepared, *, pictures: bool) -> None:
     """Write the table of parameters and, of labelled images, the first training examples."""
-    inputs = train.inputs if isinstance(train, Split) else train.read([0])["inputs"]
-    example = zeros_like_one(inputs)
+    train = prepared.data.train
+    example = zeros_like_one(np.empty((1, *prepared.description["input_shape"])))
     plain = {"width": 120, "force_terminal": False, "no_color": True}
     table = model.tabulate(jax.random.key(0), example, console_kwargs=plain)
     lines = (line.rstrip() for line in table.strip("\n").splitlines())
     write_atomically(workdir / "parameters.txt", "\n".join(lines) + "\n")
-    images = np.shape(inputs)[2:] > (1,)  # wider than one pixel
+    images = example.shape[2:] > (1,)  # wider than one pixel
     if pictures and isinstance(train, Split) and train.class_names and images:
         from jaxrnn.plotting.samples import plot_samples  # here, as it takes a while to import
 
         write_figure(workdir / "samples.png", plot_samples(train))
 
 
-def write_results(
+def finish(
     workdir: Path,
+    experiment: Experiment,
+    prepared: Prepared,
+    checkpoints: Checkpoints,
     state: TrainState,
-    data: Datasets,
     history: History,
-    results: dict[str, Any],
     *,
+    seconds: Mapping[str, float],
     pictures: bool,
-) -> None:
-    """Write the results and, if asked for, the curves and what a classifier confuses.
+) -> dict[str, Any]:
+    """Write the results of a finished run, and print what counts and how to go on.
 
     Args:
       workdir: directory of the run.
-      state: to predict with, on the host.
-      data: what was trained and evaluated on.
+      experiment: the full description of the run.
+      prepared: what it consists of.
+      checkpoints: closed; with patience, the best epoch is read from them.
+      state: after the last epoch.
       history: the curves.
-      results: from :func:`results_of`.
+      seconds: by phase.
       pictures: whether to draw.
+
+    Returns:
+      The contents of ``results.json``.
     """
+    task, trainer, data, kept = experiment.task, experiment.trainer, prepared.data, history
+    if trainer.patience is not None and (best := checkpoints.restore(lambda _: state, best=True)):
+        state, kept, _ = best
+    state = state.replace(params=jax.device_get(averaged(state).params), opt_state=())
+    results = {
+        **_metrics(history, task, len(kept)),
+        "seed": trainer.seed,
+        "parameters": _size(prepared),
+        "stopped_early": has_stalled(history, task, trainer.patience),
+        "devices": describe_devices(prepared.mesh),
+        "seconds": seconds,
+        "versions": {
+            "jaxrnn": __version__,
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "jaxlib": jaxlib.version.__version__,
+            "flax": flax.__version__,
+            "optax": optax.__version__,
+        },
+    }
     if pictures:
-        from jaxrnn.plotting import plot_confusion, plot_history  # here, as matplotlib is slow
-
-        write_figure(workdir / "curves.png", plot_history(history, data.baselines))
-        split = _to_confuse(data.evals) if isinstance(state.task, Classification) else None
-        if split is not None:
-            figure = plot_confusion(split, predict(state, split))
-            write_figure(workdir / "confusion.png", figure)
+        _draw(workdir, state, data, history)
     write_json(workdir / "results.json", results)
+    if count := experiment.runtime.sample:
+        say(draw_sample(state, data.train, count, trainer.seed))
+    for line in _describe(results, data, experiment, workdir):
+        say(line)
+    return results
 
 
-def _to_confuse(evals: Mapping[str, Any]) -> Split | None:
-    """Choose the test split or, without one, the last of those with one label an example."""
+def _size(prepared: Prepared) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(prepared.state.params))
+
+
+def _metrics(history: History, task: Task, epoch: int) -> dict[str, Any]:
+    """Return the metrics of an epoch, and the best value of those that count."""
+    row = history.rows[epoch - 1]
+    metrics = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
+    best = {
+        f"best_{name}": history.best(name, maximize=task.maximize)[name]
+        for name in metrics
+        if name.endswith(f"_{task.best}") and history.measured(name)
+    }
+    epochs = {"epochs": len(history), "epoch": epoch}
+    return {**epochs, **metrics, **best, "best_epoch": best_epoch(history, task)}
+
+
+def _draw(workdir: Path, state: TrainState, data: Datasets, history: History) -> None:
+    """Draw the curves and, of the test split or the last one, what a classifier confuses."""
+    from jaxrnn.plotting import plot_confusion, plot_history  # here, as matplotlib is slow
+
+    write_figure(workdir / "curves.png", plot_history(history, data.baselines))
     splits = {
         name: split
-        for name, split in evals.items()
+        for name, split in data.evals.items()
         if isinstance(split, Split) and getattr(split.labels, "ndim", 0) == 1
     }
-    return splits.get("test", [*splits.values()][-1]) if splits else None
+    if splits and isinstance(state.task, Classification):
+        split = splits.get("test", [*splits.values()][-1])
+        write_figure(workdir / "confusion.png", plot_confusion(split, predict(state, split)))
+
+
+def _describe(
+    results: Mapping[str, Any], data: Datasets, experiment: Experiment, workdir: Path
+) -> Iterator[str]:
+    """Yield the lines that a run ends with: the metrics that count, and commands that go on."""
+    command, directory = experiment.command, shlex.quote(str(workdir))
+    if results["epoch"] < results["epochs"]:
+        yield f"epoch {results['epoch']} of {results['epochs']} was the best and is kept"
+    for split in [*data.evals] or ["train"]:
+        if (name := f"{split}_{experiment.task.best}") in results:
+            yield f"{name.replace('_', ' ')}: {results[name]:.4f}"
+    yield f"curves: {workdir / 'curves.png'}"
+    yield f"to evaluate: {command} evaluate {directory}"
+    if experiment.can_grow and not results["stopped_early"]:
+        yield f"to continue: {command} resume {directory} --epochs {2 * experiment.trainer.epochs}"
+
+
+def draw_sample(state: TrainState, train: Any, count: int, seed: int) -> str:
+    """Generate ``count`` tokens with a language model, as text or, without class names, numbers."""
+    names = getattr(train, "class_names", ())
+    first = names.index("\n") if "\n" in names else 0
+    tokens = generate(state, np.array([first]), jax.random.key(seed), count=count)
+    return "".join(names[token] if names else f"{token} " for token in np.asarray(tokens))

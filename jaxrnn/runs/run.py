@@ -3,36 +3,23 @@
 import contextlib
 import importlib
 import shlex
-import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from jaxrnn.data import Datasets, Split
-from jaxrnn.files import write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.hooks import Events, Progress
 from jaxrnn.runs.interruptions import explained, interruption, reading
-from jaxrnn.runs.prepare import Prepared, prepare, session
-from jaxrnn.runs.processes import Stopped, from_first, is_first, say
-from jaxrnn.runs.results import (
-    describe_devices,
-    describe_mesh,
-    describe_results,
-    draw_sample,
-    results_of,
-    write_about,
-    write_results,
-)
-from jaxrnn.runs.workdir import check_workdir, open_workdir, restore, rewrite_history
+from jaxrnn.runs.prepare import Prepared, prepare
+from jaxrnn.runs.processes import Stopped, from_first, is_first, say, session
+from jaxrnn.runs.results import describe_start, finish, write_about
+from jaxrnn.runs.workdir import check_workdir, open_workdir, restore
 from jaxrnn.training.fitting import Hook, Record, fit
-from jaxrnn.training.history import Clock, History, best_epoch, has_stalled
-from jaxrnn.training.optimizers import averaged
+from jaxrnn.training.history import Clock, History, has_stalled
 from jaxrnn.training.state import TrainState
 
 
@@ -75,67 +62,41 @@ def run_one(
       data: what ``experiment.data`` builds, if that has been done before.
       pictures: whether to draw curves, samples and confusions.
     """
-    trainer, runtime, clock = experiment.trainer, experiment.runtime, Clock()
-    check = partial(
-        check_workdir,
-        check_same=experiment.check_same,
-        epochs=trainer.epochs,
-        can_grow=experiment.can_grow,
-    )
-    if runtime.workdir is not None:
-        from_first(partial(check, runtime.workdir))
-    with clock("preparation"):
-        prepared = prepare(experiment, data)
-    data, state = prepared.data, prepared.state
+    trainer, task, clock = experiment.trainer, experiment.task, Clock()
     with contextlib.ExitStack() as held:
-        opened = open_workdir(runtime.workdir, name, check)
+        check = partial(check_workdir, experiment=experiment)
+        opened = open_workdir(experiment.runtime.workdir, name, check)
         workdir = Path(from_first(lambda: str(held.enter_context(opened))))
+        with clock("preparation"):
+            prepared = prepare(experiment, data)
         checkpoints = Checkpoints(workdir / "checkpoints", prepared.description)
-        restored = restore(workdir, checkpoints, state, experiment.check_same)
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        if is_first():
-            write_json(workdir / "config.json", experiment.to_json())
-        say(
-            f"{name}: {parameters:,} parameters, {len(data.train):,} training examples, "
-            f"on {describe_mesh(prepared.mesh)}; files in {workdir}"
-        )
-        if restored:
-            say(f"resuming after epoch {len(restored[1])}")
-            rewrite_history(workdir, restored[1], trainer.epochs)
-        resume = f"{experiment.command} resume {shlex.quote(str(workdir))}"
-        with (
-            interruption() as interrupted,
-            explained(checkpoints, f"to resume: {resume}"),
-            checkpoints,
-        ):
-            hooks: list[Hook] = [checkpoints, lambda record: interrupted.received is not None]
-            past = restored[:2] if restored else (state, History())
-            state, history = _train(
-                experiment, prepared, past, workdir, hooks, clock, pictures=pictures
-            )
-            early = has_stalled(history, experiment.task, trainer.patience)
-            finished = early or len(history) == trainer.epochs
-            if finished:
-                state, epoch = _kept(experiment, checkpoints, state, history)
-                about = {"seed": trainer.seed, "parameters": parameters, "stopped_early": early}
-                about |= {"devices": describe_devices(prepared.mesh), "seconds": clock.seconds}
-                results = results_of(history, experiment.task, epoch, **about)
-                if is_first():
-                    write_results(workdir, state, data, history, results, pictures=pictures)
-        if not finished:
-            say(f"stopped; earlier epochs are saved in {workdir}\nto resume: {resume}")
-            # If another process received the signal, this one ends as that one does.
-            raise Stopped(interrupted.exit_status or 128 + signal.SIGTERM)
-    if runtime.sample:
-        say(draw_sample(state, data.train, runtime.sample, trainer.seed))
-    _say_results(experiment, data, results, workdir)
-    return results
+        state, history = restore(workdir, checkpoints, prepared.state, experiment)
+        say(f"{name}: {describe_start(prepared)}; files in {workdir}")
+        if history:
+            say(f"resuming after epoch {len(history)}")
+        resume = f"to resume: {experiment.command} resume {shlex.quote(str(workdir))}"
+        with interruption() as interrupted, explained(checkpoints, resume):
+            with checkpoints:
+                hooks: list[Hook] = [checkpoints, lambda record: interrupted.received is not None]
+                state, history = _train(
+                    experiment, prepared, state, history, workdir, hooks, clock, pictures=pictures
+                )
+            early = has_stalled(history, task, trainer.patience)
+            if not early and len(history) < trainer.epochs:
+                say(f"stopped; earlier epochs are saved in {workdir}\n{resume}")
+                raise Stopped(interrupted.exit_status)
+            results: dict[str, Any] = from_first(
+                finish, workdir, experiment, prepared, checkpoints, state, history,
+                seconds=clock.seconds, pictures=pictures,
+            )  # fmt: skip
+            return results
 
 
 def _train(
     experiment: Experiment,
     prepared: Prepared,
-    past: tuple[TrainState, History],
+    state: TrainState,
+    history: History,
     workdir: Path,
     hooks: Sequence[Hook],
     clock: Clock,
@@ -143,12 +104,12 @@ def _train(
     pictures: bool,
 ) -> tuple[TrainState, History]:
     """Train up to the last epoch, or until a hook stops it."""
-    trainer, runtime, (state, history) = experiment.trainer, experiment.runtime, past
-    data, done = prepared.data, len(history)
-    seconds: dict[str, float] = {}
+    trainer, runtime, data = experiment.trainer, experiment.runtime, prepared.data
+    done, before = len(history), dict(clock.seconds)
 
     def write_history(record: Record) -> None:
-        seconds.update(record.seconds)
+        for phase, seconds in record.seconds.items():
+            clock.seconds[phase] = before.get(phase, 0.0) + seconds
         if is_first():
             record.history.to_csv(workdir / "history.csv")
 
@@ -162,11 +123,11 @@ def _train(
         own: list[Hook] = []
         if is_first():
             model = experiment.model.build(data.outputs)
-            about = pool.submit(write_about, workdir, model, data.train, pictures=pictures)
+            about = pool.submit(write_about, workdir, model, prepared, pictures=pictures)
             own += experiment.hooks()
             if runtime.tensorboard:
                 own.append(opened.enter_context(Events(workdir / "events", [*data.evals], done)))
-        state, history = fit(
+        trained = fit(
             state,
             prepared.train,
             trainer,
@@ -179,36 +140,4 @@ def _train(
         )
         if is_first():
             about.result()
-    for phase, value in seconds.items():
-        clock.seconds[phase] = clock.seconds.get(phase, 0.0) + value
-    return state, history
-
-
-def _kept(
-    experiment: Experiment, checkpoints: Checkpoints, state: TrainState, history: History
-) -> tuple[TrainState, int]:
-    """Return the last state or, with patience, the best one, by its average; and its epoch."""
-    last, epoch = len(history), best_epoch(history, experiment.task)
-    if experiment.trainer.patience is None or epoch == last:
-        return _to_predict(state), last
-    checkpoints.wait()
-    restored = checkpoints.restore(lambda description: state, best=True)
-    return _to_predict((restored or (state,))[0]), epoch
-
-
-def _to_predict(state: TrainState) -> TrainState:
-    """Return the average of the parameters, if there is one, on the host."""
-    return state.replace(params=jax.device_get(averaged(state).params), opt_state=())
-
-
-def _say_results(
-    experiment: Experiment, data: Datasets, results: Mapping[str, Any], workdir: Path
-) -> None:
-    """Print the metrics that count, and the commands that go on from here."""
-    command, directory = experiment.command, shlex.quote(str(workdir))
-    for line in describe_results(results, data.evals, experiment.task):
-        say(line)
-    say(f"curves: {workdir / 'curves.png'}")
-    say(f"to evaluate: {command} evaluate {directory}")
-    if experiment.can_grow and not results["stopped_early"]:
-        say(f"to continue: {command} resume {directory} --epochs {2 * experiment.trainer.epochs}")
+    return trained

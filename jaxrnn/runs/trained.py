@@ -98,15 +98,12 @@ class Run:
         Raises:
           ValueError: inputs of another kind than in training, or an invalid length.
         """
-        split, parts = self.split_of(inputs, lengths), []
-        if not len(split):
-            return np.asarray(predict(self.network, split))
-        for start in range(0, len(split), _AT_ONCE):
-            count = min(_AT_ONCE, len(split) - start)
-            rows = start + np.arange(1 << (count - 1).bit_length())  # few sizes are compiled
-            part = Split(**take(split, np.minimum(rows, len(split) - 1)))
-            parts.append(np.asarray(predict(self.network, part))[:count])
-        return np.concatenate(parts)
+        count = len(split := self.split_of(inputs, lengths))
+        if count:  # padded, so that few sizes are compiled
+            unit = min(1 << (count - 1).bit_length(), _AT_ONCE)
+            rows = np.arange(math.ceil(count / unit) * unit)
+            split = Split(**take(split, np.minimum(rows, count - 1)))
+        return np.asarray(predict(self.network, split))[:count]
 
     def classify(self, inputs: Any, lengths: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Name the class of each example, or of each of its time steps.
@@ -232,6 +229,7 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
       ValueError, OSError: as :func:`load_run`, or the checkpoint is of another configuration.
     """
     trainer, runtime = experiment.trainer, experiment.runtime
+    experiment.check()
     # With patience, the best epoch is the one that the run kept.
     stored = _load(workdir, type(experiment), best=trainer.patience is not None)
     experiment.check_same(stored.experiment.identity, any_epochs=True)

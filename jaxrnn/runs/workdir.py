@@ -10,58 +10,41 @@ from typing import Any
 
 import jax
 
-from jaxrnn.files import read_json
-from jaxrnn.runs.checkpoints import Checkpoints, Restored
+from jaxrnn.files import read_json, write_json
+from jaxrnn.runs.checkpoints import Checkpoints
+from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.processes import from_first, is_first
 from jaxrnn.training.history import History
 from jaxrnn.training.state import TrainState
 
-Check = Callable[..., None]
 
-
-def check_workdir(workdir: Path, check_same: Check, epochs: int, *, can_grow: bool) -> None:
-    """Check that a run can be started, or continued, in a directory.
-
-    Args:
-      workdir: directory, which need not exist.
-      check_same: raises ``ValueError`` if the run of a ``config.json`` is another one.
-      epochs: number of epochs wanted.
-      can_grow: whether a finished run may be continued with more epochs.
+def check_workdir(workdir: Path, experiment: Experiment) -> None:
+    """Check that a directory, as ``--workdir`` gives it, holds nothing or a run to be continued.
 
     Raises:
-      ValueError: it can't be used, or holds a run that can't be continued.
+      ValueError: it holds something else; the message says what.
     """
-    option = f"--workdir {workdir}"
-    try:
-        if workdir.is_symlink() and not workdir.exists():
-            raise ValueError(f"{option} is a link to {workdir.readlink()}, which is missing")
-        if workdir.exists() and not workdir.is_dir():
-            raise ValueError(f"{option} is a file; give a directory")
-        if (workdir / "sweep.json").exists():
-            raise ValueError(f"{option} holds a sweep; choose another directory")
-        if (workdir / "config.json").exists():
-            _check_resumption(workdir, check_same, epochs, can_grow=can_grow)
-        elif (workdir / "checkpoints").exists():
+    option, config = f"--workdir {workdir}", workdir / "config.json"
+    if (workdir / "sweep.json").exists():
+        raise ValueError(f"{option} holds a sweep; choose another directory")
+    if not config.exists():
+        if (workdir / "checkpoints").exists():
             raise ValueError(f"{option} has checkpoints but no config.json")
-    except OSError as error:  # a name that is too long, a directory that can't be searched
-        raise ValueError(f"{option} cannot be used: {error.strerror}") from error
-
-
-def _check_resumption(workdir: Path, check_same: Check, epochs: int, *, can_grow: bool) -> None:
+        return
     try:
-        check_same(read_json(workdir / "config.json"))
+        experiment.check_same(read_json(config))
     except ValueError as error:
-        raise ValueError(f"--workdir {workdir}: {error}") from error
+        raise ValueError(f"{option}: {error}") from error
     if not (workdir / "results.json").exists():
         return
     results = read_json(workdir / "results.json")
-    done, finished = results.get("epochs"), f"--workdir {workdir} holds a finished run"
+    done, finished = results.get("epochs"), f"{option} holds a finished run"
     if results.get("stopped_early"):
         raise ValueError(
             f"{finished}, which --patience stopped after epoch {done}; choose another directory"
         )
-    if not isinstance(done, int) or done >= epochs:
-        more = "raise --epochs to continue it, or " if can_grow else ""
+    if not isinstance(done, int) or done >= experiment.trainer.epochs:
+        more = "raise --epochs to continue it, or " if experiment.can_grow else ""
         raise ValueError(f"{finished} of {done} epochs; {more}choose another directory")
 
 
@@ -77,13 +60,19 @@ def open_workdir(workdir: Path | None, name: str, check: Callable[[Path], None])
       check: called with the directory when it is locked, as another process may have used it.
 
     Raises:
+      ValueError: there is something else of that name.
       OSError: the directory can't be created, or another process uses it.
     """
     chosen = workdir or _unused_directory(name)
-    made = [path for path in (chosen, *chosen.parents) if not path.exists()]
+    option = f"--workdir {chosen}"
     with contextlib.ExitStack() as stack:
-        stack.callback(_remove_empty, made)
         try:
+            made = [path for path in (chosen, *chosen.parents) if not path.exists()]
+            if chosen in made and chosen.is_symlink():
+                raise ValueError(f"{option} is a link to {chosen.readlink()}, which is missing")
+            if chosen not in made and not chosen.is_dir():
+                raise ValueError(f"{option} is a file; give a directory")
+            stack.callback(_remove_empty, made)
             # Only a directory that was asked for may exist already.
             chosen.mkdir(parents=True, exist_ok=workdir is not None)
             descriptor = os.open(chosen, os.O_RDONLY)
@@ -95,7 +84,7 @@ def open_workdir(workdir: Path | None, name: str, check: Callable[[Path], None])
         except OSError as error:
             busy = isinstance(error, BlockingIOError)
             reason = "another process is using it" if busy else error.strerror
-            raise OSError(f"--workdir {chosen} cannot be used: {reason}") from error
+            raise OSError(f"{option} cannot be used: {reason}") from error
         check(chosen)
         for path in chosen.glob(".*.*-*[0-9]"):  # left by a process that was killed while writing
             path.unlink()
@@ -115,9 +104,18 @@ def _unused_directory(name: str) -> Path:
 
 
 def restore(
-    workdir: Path, checkpoints: Checkpoints, state: TrainState, check_same: Check
-) -> Restored | None:
-    """Restore the state, history and root key of the last checkpoint; None if there is none.
+    workdir: Path, checkpoints: Checkpoints, state: TrainState, experiment: Experiment
+) -> tuple[TrainState, History]:
+    """Restore a run, or begin it, and make its files agree with what is restored.
+
+    Args:
+      workdir: directory of the run.
+      checkpoints: its checkpoints.
+      state: at step 0.
+      experiment: the full description of the run.
+
+    Returns:
+      State and history of the last checkpoint; those of the start if there is none.
 
     Raises:
       ValueError: all checkpoints are damaged or of another configuration, or there is none though
@@ -125,29 +123,27 @@ def restore(
     """
 
     def template(description: Mapping[str, Any]) -> TrainState:
-        check_same(description["config"], any_epochs=True)
+        experiment.check_same(description["config"], any_epochs=True)
         return state
 
-    restored = checkpoints.restore(template)
-    epochs = len(restored[1]) if restored else 0
-    if from_first(lambda: epochs) != epochs:
+    history, (curves, results) = History(), (workdir / "history.csv", workdir / "results.json")
+    if restored := checkpoints.restore(template):
+        state, history, _ = restored
+    if from_first(lambda: len(history)) != len(history):
         raise ValueError(
-            f"process {jax.process_index()} found epoch {epochs} in {workdir}, unlike the first "
-            "process; all of them need the same directory"
+            f"process {jax.process_index()} found epoch {len(history)} in {workdir}, unlike the "
+            "first process; all of them need the same directory"
         )
-    if restored is None:
-        curves = workdir / "history.csv"
-        recorded = len(History.from_csv(curves)) if curves.exists() else 0
-        # The second epoch may be recorded before the first is on disk; the third is not.
-        if recorded > 2 or (workdir / "results.json").exists():
-            lost = "holds a run without its checkpoints; choose another directory"
-            raise ValueError(f"--workdir {workdir} {lost}")
-    return restored
-
-
-def rewrite_history(workdir: Path, history: History, epochs: int) -> None:
-    """Make the files agree with the checkpoint, as the run may have been past it."""
+    # The second epoch may be recorded before the first is on disk; the third is not.
+    if not history and (
+        results.exists() or (curves.exists() and len(History.from_csv(curves)) > 2)
+    ):
+        lost = "holds a run without its checkpoints; choose another directory"
+        raise ValueError(f"--workdir {workdir} {lost}")
     if is_first():
-        history.to_csv(workdir / "history.csv")
-        if len(history) < epochs:
-            (workdir / "results.json").unlink(missing_ok=True)
+        write_json(workdir / "config.json", experiment.to_json())
+        if history:  # the run may have been past its last checkpoint
+            history.to_csv(curves)
+        if len(history) < experiment.trainer.epochs:
+            results.unlink(missing_ok=True)
+    return state, history

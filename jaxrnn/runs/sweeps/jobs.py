@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import Interruption, interruption
-from jaxrnn.runs.prepare import build_data, session
-from jaxrnn.runs.processes import Stopped
+from jaxrnn.runs.prepare import build_data
+from jaxrnn.runs.processes import Stopped, session
 from jaxrnn.runs.run import run_one
 from jaxrnn.training.fitting import NonFiniteLossError
 from jaxrnn.training.sharding import in_any_process

@@ -13,8 +13,7 @@ from urllib.parse import quote
 from jaxrnn.files import write_json
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import interruption
-from jaxrnn.runs.prepare import session
-from jaxrnn.runs.processes import Stopped, from_first, say
+from jaxrnn.runs.processes import Stopped, from_first, say, session
 from jaxrnn.runs.sweeps.jobs import train_each
 from jaxrnn.runs.sweeps.summary import (
     SEED,
@@ -76,7 +75,7 @@ def sweep(
         say(f"{name}: {len(plan)} runs; files in {workdir}")
         for directory, planned in plan.items():
             path = workdir / directory
-            if results := from_first(partial(results_if_finished, path, planned.trainer.epochs)):
+            if results := from_first(results_if_finished, path, planned.trainer.epochs):
                 say(describe_run(directory, results, planned.task))
             else:
                 missing[directory] = replace(planned, runtime=replace(runtime, workdir=path))
@@ -90,7 +89,7 @@ def sweep(
             except Stopped:
                 say(f"stopped; to continue, give the same command with --workdir {workdir}")
                 raise
-        from_first(partial(write_summary, workdir, experiment.task, failed))
+        from_first(write_summary, workdir, experiment.task, failed)
         content = read_sweep(workdir)
         for line in describe_sweep(content):
             say(line)

@@ -12,7 +12,8 @@ from jaxrnn.files import local_path
 from jaxrnn.groups import Count
 from jaxrnn.runs.config import Experiment, RuntimeConfig, errors_of
 from jaxrnn.runs.options import Workdir, parse
-from jaxrnn.runs.run import run, session
+from jaxrnn.runs.processes import session
+from jaxrnn.runs.run import run
 from jaxrnn.runs.sweeps.summary import runs_of
 from jaxrnn.runs.trained import evaluate_run, load_run, read_experiment
 from jaxrnn.runs.verbs.export import Export, export_run

@@ -41,7 +41,6 @@ jax.config.update("jax_num_cpu_devices", 4)  # enough to test sharding
 jax.devices()  # from here on that many, whichever test runs first
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-
 # A machine may be busy with other work: no example is too slow.
 hypothesis.settings.register_profile(
     "usual", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

@@ -65,7 +65,7 @@ def main(kills: int = 10, seed: int = 0, jobs: int = 1) -> None:
         duration, finished = time.perf_counter() - begin, []
         for _ in range(kills):
             child = start(killed, jobs)
-            time.sleep(generator.uniform(0, 0.8 * duration))
+            time.sleep(generator.uniform(0, 0.5 * duration))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             time.sleep(0.5)  # in which its workers notice

@@ -26,13 +26,12 @@ def epoch_indices(
 
     Args:
       key: of this epoch alone; ``jax.random.fold_in(root_key, epoch)`` in :func:`jaxrnn.fit`.
-      size: examples in the split.
-      batch_size: examples in a batch, at most ``size``.
+      size, batch_size: number of examples in the split, and in a batch.
       drop_remainder: leave out the examples that don't fill a batch, different ones each epoch.
 
     Returns:
-      The whole batches, (size // batch_size, batch_size), and the short last one, (size %
-      batch_size,), which is empty if nothing is left over or it is dropped.
+      The whole batches, (size // batch_size, batch_size), and the short last one, which is empty if
+      nothing is left over or it is dropped.
     """
     order = jax.random.permutation(as_key(key), size)
     whole = size // batch_size * batch_size

@@ -26,12 +26,12 @@ def convert(name: str, value: Any) -> Any:
     if isinstance(value, jax.core.Tracer) or not is_array:
         return value
     array = value if isinstance(value, jax.Array) else _to_numpy(name, value)
-    tokens = name == "inputs" and array.ndim == 2 and jnp.issubdtype(array.dtype, jnp.integer)
-    integral = tokens or name in ("labels", "lengths")
     if name == "inputs" and array.dtype == np.uint8:
         return array
-    kept = array.dtype not in (np.int64, np.uint64, np.uint32)  # which JAX would wrap around
-    if kept and jnp.issubdtype(array.dtype, jnp.integer if integral else jnp.floating):
+    tokens = name == "inputs" and array.ndim == 2 and jnp.issubdtype(array.dtype, jnp.integer)
+    integral = tokens or name in ("labels", "lengths")
+    wraps = array.dtype in (np.int64, np.uint64, np.uint32)  # around, in JAX
+    if not wraps and jnp.issubdtype(array.dtype, jnp.integer if integral else jnp.floating):
         return array
     array = np.asarray(array)
     if integral and array.dtype.kind == "f" and not _is_whole(array):
@@ -100,6 +100,12 @@ def as_sequences(
     return images.reshape(len(images), rows, size // rows)
 
 
+def channels_last(images: np.ndarray) -> np.ndarray:
+    """Return images (N, height, width, channels); those of (N, channels, height, width) move."""
+    first = images.shape[1] in (1, 3, 4) and images.shape[3] not in (1, 3, 4)
+    return np.moveaxis(images, 1, 3) if first else images
+
+
 def pad(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Pad sequences of different lengths with zeros; return their lengths too."""
     arrays = [_to_numpy("inputs", sequence) for sequence in sequences]
@@ -122,17 +128,18 @@ def read_inputs(inputs: Any, rows: int | None, notes: list[str]) -> tuple[Any, A
         notes.append(f"sequences of {lengths.min()} to {lengths.max()} steps were padded")
     array = np.asarray(convert("inputs", inputs))
     if array.ndim == 4:
-        if array.shape[1] in (1, 3, 4) and array.shape[3] not in (1, 3, 4):
+        moved = channels_last(array)
+        if moved is not array:
             notes.append(f"the second axis of inputs {array.shape} was read as channels")
-            array = np.moveaxis(array, 1, 3)
-        channels = array.shape[3]
-    elif array.ndim == 2 and rows is None:
-        side = math.isqrt(array.shape[1])
-        rows = side if side * side == array.shape[1] and side >= 7 else array.shape[1]
-        what = f"images of {side} rows" if rows == side else f"sequences of {rows} numbers"
-        notes.append(f"inputs {array.shape} were read as {what}")
-    if array.ndim == 4 or rows is not None:
+        array, channels = as_sequences(moved, rows), moved.shape[3]
+    elif rows is not None:
         array = as_sequences(array, rows)
+    elif array.ndim == 2:
+        size, side = array.shape[1], math.isqrt(array.shape[1])
+        is_square = side * side == size and side >= 7
+        what = f"images of {side} rows" if is_square else f"sequences of {size} numbers"
+        notes.append(f"inputs {array.shape} were read as {what}")
+        array = as_sequences(array, side if is_square else size)
     is_range = array.dtype != np.uint8 and array.size and (array.min(), array.max()) == (0, 255)
     if is_range and _is_whole(array):
         notes.append("inputs of whole numbers from 0 to 255 were read as pixels, scaled to 0 … 1")
@@ -153,17 +160,17 @@ def read_labels(
     """
     array = np.asarray(labels)
     if array.dtype.kind in "SU" or (array.dtype.kind == "O" and isinstance(array.flat[0], str)):
-        words = array.astype(str)
+        words, indices = np.unique(array.astype(str), return_inverse=True)
+        found = words.tolist()
         if not names:
-            names = tuple(np.unique(words).tolist())
+            names = tuple(found)
             notes.append(
                 f"labels were read as names of {len(names)} classes, in alphabetical order"
             )
-        index = {name: number for number, name in enumerate(names)}
-        if unknown := sorted(set(words.ravel().tolist()) - set(names)):
+        if unknown := [word for word in found if word not in names]:
             raise ValueError(f"labels that are not among the class names: {unknown}")
-        numbers = [index[word] for word in words.ravel().tolist()]
-        return np.array(numbers, np.int32).reshape(words.shape), names
+        places = np.array([names.index(word) for word in found], np.int32)
+        return places[indices].reshape(array.shape), names
     array = as_column(convert("labels", labels), shape[1:2])
     if array.ndim > 1 and array.shape != shape[:2]:
         array = np.asarray(array)

@@ -58,8 +58,8 @@ class Source:
       channels: numbers per pixel, side by side in ``features``.
 
     Raises:
-      ValueError: an unknown dataset or split, an empty split, damaged files, or examples that are
-        not labelled images of one size.
+      ValueError: an unknown dataset or split, an empty split, damaged files, examples that are not
+        labelled images of one size, or ``rows`` that don't divide them, when they are read.
       ImportError: tfds needs a package that is not installed.
       OSError: a file can't be read, ``data_dir`` can't be written, or a download fails.
 
@@ -79,11 +79,10 @@ class Source:
         permute: bool | int = False,
     ) -> None:
         data_dir, archives = data_dir or _places.get()[0], archives or _places.get()[1]
-        self._as_inputs = partial(as_sequences, rows=rows, permute=permute)
+        self._layout: Any = {"rows": rows, "permute": permute}
         self._reopen = partial(
-            Source, name, split=split, data_dir=data_dir, archives=archives, rows=rows,
-            permute=permute,
-        )  # fmt: skip
+            Source, name, split=split, data_dir=data_dir, archives=archives, **self._layout
+        )
         self._arrays, self.class_names = read_split(name, split, data_dir, archives)
         self.channels = math.prod(self._arrays.images.shape[3:])
 
@@ -103,28 +102,16 @@ class Source:
 
         Returns:
           ``inputs`` (N, time, features) uint8 and ``labels`` (N,) int32, numpy arrays.
-
-        Raises:
-          ValueError: ``rows`` don't divide the images.
         """
         images, labels = (array[np.asarray(indices)] for array in self._arrays)
-        return {"inputs": self._as_inputs(images), "labels": labels}
+        return {"inputs": as_sequences(images, **self._layout), "labels": labels}
 
 
 def load(name: str = "mnist", *, split: str, **options: Any) -> Split:
-    """Load one split of a dataset into memory, in file order, preparing the dataset if necessary.
+    """Load one split of a dataset into memory, in file order; see :class:`Source`.
 
     MNIST is bundled and needs no network. An image is read as a sequence, one row of pixels per
-    time step.
-
-    Args:
-      name, split, options: see :class:`Source`.
-
-    Returns:
-      A :class:`Split` of numpy arrays: ``inputs`` (N, time, features) uint8, ``labels`` (N,) int32.
-
-    Raises:
-      ValueError, ImportError, OSError: see :class:`Source`.
+    time step: ``inputs`` (N, time, features) uint8, and ``labels`` (N,) int32.
 
     >>> digits = load("mnist", split="train[:5]")
     >>> digits.inputs.shape, digits.labels.tolist()
@@ -161,12 +148,13 @@ class ImageSequences(Group):
           ValueError, ImportError, OSError: see :class:`Source`.
         """
         train = Source(self.name, split=self.train, **self._options)
+        splits = {"validation": self.validation, "test": self.test}
         evals = {
             role: load(self.name, split=split, **self._options)
-            for role, split in (("validation", self.validation), ("test", self.test))
+            for role, split in splits.items()
             if split is not None
         }
-        return Datasets(train=train, evals=evals, outputs=len(train.class_names))
+        return Datasets(train, evals, outputs=len(train.class_names))
 
     def as_inputs(self, images: np.ndarray) -> np.ndarray:
         """Read images as sequences, (N, height, width[, channels]) → (N, time, features)."""

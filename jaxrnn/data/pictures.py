@@ -19,9 +19,6 @@ a (height, width) or uint8 (height, width, channels) array."""
 def read_picture(picture: Picture) -> np.ndarray:
     """Read a picture in grayscale, rotated upright by its EXIF orientation.
 
-    Args:
-      picture: see :data:`Picture`.
-
     Returns:
       (height, width) float32, from 0 for black to 1 for white.
 
@@ -42,7 +39,7 @@ def fit_picture(
     """Resize a picture; one that already has the size keeps its pixels, bit for bit.
 
     Args:
-      picture: see :data:`Picture`.
+      picture: what to read.
       shape: (height, width, channels) of the result, with 1 channel for gray and 3 for RGB; the
         aspect ratio is not preserved.
       resize: if False, the picture must already have that size.
@@ -113,9 +110,8 @@ def _opaque(image: Image.Image) -> Image.Image:
         numbers = np.asarray(image).astype(np.float32)
         transparent = (numbers == image.info.get("transparency")).any()
     else:
-        transparent = (
-            image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255
-        )
+        alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else 255
+        transparent = np.min(alpha) < 255
     if transparent:
         raise ValueError("the picture is transparent in places; put it on a background first")
     if not wide:

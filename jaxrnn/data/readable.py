@@ -1,13 +1,13 @@
 """What can be streamed: sources, splits, and the data sets and loaders of other libraries."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from jaxrnn.data.convert import as_sequences
+from jaxrnn.data.convert import as_sequences, channels_last
 from jaxrnn.data.splits import Batch, Split, arrays_of
 
 
@@ -52,19 +52,17 @@ def readable(source: Any) -> Readable:
     if hasattr(source, "read") and hasattr(source, "__len__"):
         return source
     source = getattr(source, "dataset", source)  # of a DataLoader, which has its own order
-    if isinstance(source, tuple | dict | np.ndarray | jax.Array | str):
+    is_arrays = isinstance(source, tuple | dict | np.ndarray | jax.Array | str)
+    if is_arrays or not (isinstance(source, Iterable) or hasattr(source, "__getitem__")):
         raise ValueError(
             f"a stream reads a Source, a Split or an iterable of (inputs, labels); got "
-            f"{type(source).__name__}; Split(inputs, labels) holds arrays"
+            f"{type(source).__name__}{'; Split(inputs, labels) holds arrays' if is_arrays else ''}"
         )
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return _Examples(source)
-    if isinstance(source, Iterable):
-        return _collect(source)
-    raise ValueError(
-        f"a stream reads a Source, a Split or an iterable of (inputs, labels); got "
-        f"{type(source).__name__}"
-    )
+    if not (examples := list(source)):
+        raise ValueError("there is nothing to stream: the iterable is empty")
+    return _join(examples, np.concatenate if np.ndim(_pair(examples[0])[1]) else np.stack)
 
 
 @dataclass(frozen=True)
@@ -77,17 +75,15 @@ class _Examples:
         return len(self.examples)
 
     def read(self, indices: Any) -> Batch:
-        pairs = [_pair(self.examples[int(place)]) for place in np.asarray(indices).ravel()]
-        return arrays_of(_split([np.stack(arrays) for arrays in zip(*pairs, strict=True)]))
+        return arrays_of(_join([self.examples[int(place)] for place in indices], np.stack))
 
 
-def _collect(examples: Iterable[Any]) -> Split:
-    """Join all examples, or all batches, of an iterable."""
-    pairs = [_pair(example) for example in examples]
-    if not pairs:
-        raise ValueError("there is nothing to stream: the iterable is empty")
-    join = np.concatenate if np.ndim(pairs[0][1]) else np.stack
-    return _split([join(arrays) for arrays in zip(*pairs, strict=True)])
+def _join(examples: Iterable[Any], join: Callable[[Any], np.ndarray]) -> Split:
+    """Join examples or batches; labels that are not whole numbers are targets."""
+    inputs, labels = (join(arrays) for arrays in zip(*map(_pair, examples), strict=True))
+    if inputs.ndim == 4:  # images, as torchvision has them
+        inputs = as_sequences(channels_last(inputs))
+    return Split(inputs, targets=labels) if labels.dtype.kind == "f" else Split(inputs, labels)
 
 
 def _pair(example: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -98,14 +94,3 @@ def _pair(example: Any) -> tuple[np.ndarray, np.ndarray]:
             f"a stream expects examples (inputs, labels); got {type(example).__name__}"
         ) from None
     return np.asarray(inputs), np.asarray(labels)
-
-
-def _split(arrays: list[np.ndarray]) -> Split:
-    """Make a split of inputs and labels, or of targets, which are not whole numbers."""
-    inputs, labels = arrays
-    if inputs.ndim == 4:  # images, as torchvision has them: (batch, channels, height, width)
-        channels_first = inputs.shape[1] in (1, 3, 4) and inputs.shape[3] not in (1, 3, 4)
-        inputs = as_sequences(np.moveaxis(inputs, 1, 3) if channels_first else inputs)
-    if labels.dtype.kind == "f":
-        return Split(inputs, targets=labels)
-    return Split(inputs, labels)

@@ -1,6 +1,7 @@
 """Real sequences from files of other packages, read without importing these."""
 
 import importlib.util
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +25,7 @@ def find_in_packages(name: str, packages: Sequence[str]) -> Path:
     """
     for package in packages:
         spec = importlib.util.find_spec(package)
-        path = Path(spec.origin or "").parent / name if spec else Path()
-        if spec and path.exists():
+        if spec and spec.origin and (path := Path(spec.origin).parent / name).exists():
             return path
     raise ImportError(
         f"{Path(name).name} comes with {' or '.join(packages)}, which is not installed; "
@@ -65,35 +65,23 @@ class JapaneseVowels(Group):
             Split(inputs[rows], labels[rows], lengths[rows], class_names=classes.tolist())
             for rows in (is_train & ~is_sixth, is_train & is_sixth, ~is_train)
         )
-        return Datasets(
-            train,
-            {"validation": validation, "test": test},
-            outputs=len(classes),
-            baselines={"accuracy": {"chance": 1 / len(classes)}},
-        )
+        evals = {"validation": validation, "test": test}
+        chance = {"accuracy": {"chance": 1 / len(classes)}}
+        return Datasets(train, evals, outputs=len(classes), baselines=chance)
 
 
 def read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
-    """Read a ``.ts`` file: a line for each example, its channels and class separated by colons.
+    """Read the sequences, (time, channels), and class names of a ``.ts`` file.
 
-    Returns:
-      The sequences, (time, channels) float32, and the name of the class of each.
-
-    Raises:
-      ValueError, OSError: the file can't be read.
+    It has a line for each example: its channels and its class, separated by colons.
     """
     sequences, names = [], []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for line in path.read_text("utf-8").splitlines():
         if line.strip() and line[0] not in "#@":
             *channels, name = line.strip().split(":")
-            try:
-                numbers = [np.array(channel.split(","), np.float32) for channel in channels]
-                sequences.append(np.stack(numbers, axis=1))
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
+            numbers = [np.array(channel.split(","), np.float32) for channel in channels]
+            sequences.append(np.stack(numbers, axis=1))
             names.append(name)
-    if not sequences:
-        raise ValueError(f"{path} has no sequences")
     return sequences, names
 
 
@@ -129,15 +117,16 @@ class Sunspots(Group):
           approach" (1990), for the years of the splits.
         """
         path = self.file or find_in_packages("datasets/sunspots/sunspots.csv", ("statsmodels",))
-        years, series = read_csv(path)
+        options: Any = {"delimiter": ",", "skiprows": 1, "quotechar": '"', "encoding": "utf-8"}
+        years, numbers = np.loadtxt(path, usecols=(0, -1), unpack=True, ndmin=2, **options)
+        series = numbers.astype(np.float32)
         known = series[years <= self.train_until]
         if not len(known):
             raise ValueError(f"{path} has no year up to {self.train_until}")
         series = (series - known.mean()) / known.std()
-        edges = (self.train_until, self.validate_until, self.test_until)
+        edges = (-math.inf, self.train_until, self.validate_until, self.test_until)
         train, validation, test = (
-            self._between(years, series, first, last)
-            for first, last in zip((-math.inf, *edges), edges, strict=False)
+            self._between(years, series, *part) for part in itertools.pairwise(edges)
         )
         errors = {
             "the year before": _rmse(test.inputs[:, -1], test.targets),
@@ -145,7 +134,7 @@ class Sunspots(Group):
         }
         return Datasets(train, {"validation": validation, "test": test}, 1, {"rmse": errors})
 
-    def _between(self, years: np.ndarray, series: np.ndarray, first: float, last: int) -> Split:
+    def _between(self, years: np.ndarray, series: np.ndarray, first: float, last: float) -> Split:
         """Cut a window for each year after ``first``, up to ``last``."""
         places = np.flatnonzero((years > first) & (years <= last))
         places = places[places >= self.window]
@@ -155,30 +144,15 @@ class Sunspots(Group):
         return Split(windows[..., None], targets=series[places][:, None])
 
 
-def read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read the first and the last column of a file with a header: years and float32 numbers.
-
-    Raises:
-      ValueError, OSError: the file can't be read.
-    """
-    options: Any = {"delimiter": ",", "skiprows": 1, "quotechar": '"', "encoding": "utf-8"}
-    try:
-        years, numbers = np.loadtxt(path, usecols=(0, -1), unpack=True, ndmin=2, **options)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return years, numbers.astype(np.float32)
-
-
 def _rmse(a: Any, b: Any) -> float:
     return float(np.sqrt(np.mean(np.square(np.asarray(a) - np.asarray(b)))))
 
 
 def _linear_error(train: Split, test: Split) -> float:
     """Return the test error of a linear function of the last nine years, fitted to ``train``."""
-    years = min(9, train.inputs.shape[1])
-
-    def of(split: Split) -> np.ndarray:
-        return np.hstack([split.inputs[:, -years:, 0], np.ones((len(split), 1), np.float32)])
-
-    weights = np.linalg.lstsq(of(train), np.asarray(train.targets), rcond=None)[0]
-    return _rmse(of(test) @ weights, test.targets)
+    known, asked = (
+        np.hstack([split.inputs[:, -9:, 0], np.ones((len(split), 1), np.float32)])
+        for split in (train, test)
+    )
+    weights = np.linalg.lstsq(known, np.asarray(train.targets), rcond=None)[0]
+    return _rmse(asked @ weights, test.targets)

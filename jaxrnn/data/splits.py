@@ -18,7 +18,6 @@ Batch = dict[str, Any]
 optionally ``lengths``."""
 
 _ARRAYS = ("inputs", "labels", "lengths", "targets")
-_FIELDS = (*_ARRAYS, "class_names", "channels")
 _TIMED = {"inputs": 2, "labels": 2, "targets": 3}  # axes of arrays that have time steps
 _DTYPES = {
     "labels": (jnp.integer, "integers; real numbers are targets"),
@@ -79,7 +78,7 @@ class Split:
           labels: class indices from 0, names of classes, or one-hot rows.
           targets: numbers to predict, instead of labels.
           lengths: number of valid time steps of each sequence.
-          mask: (N, time), true for the valid time steps, instead of lengths.
+          mask: (N, time), true for the valid time steps; instead of lengths.
           class_names: the name of each class, in order.
           rows: number of time steps to cut each example into, in reading order.
 
@@ -92,8 +91,6 @@ class Split:
         notes: list[str] = []
         inputs, padded, channels = read_inputs(inputs, rows, notes)
         if mask is not None:
-            if lengths is not None:
-                raise ValueError("give lengths or a mask, not both")
             lengths = read_mask(mask)
         names = tuple(map(str, class_names))
         if labels is not None:
@@ -122,7 +119,8 @@ class Split:
     def tree_unflatten(cls, fields: Any, arrays: Any) -> Self:
         """Build a split of whatever JAX puts in place of the arrays, without conversion."""
         split = object.__new__(cls)
-        split.__dict__.update(zip(_FIELDS, (*arrays, *fields), strict=True))
+        names = (*_ARRAYS, "class_names", "channels")
+        split.__dict__.update(zip(names, (*arrays, *fields), strict=True))
         return split
 
 
@@ -183,13 +181,13 @@ def check_examples(examples: Split | Batch) -> None:
     """
     arrays = arrays_of(examples)
     shapes = {name: np.shape(array) for name, array in arrays.items()}
-    inputs = shapes.get("inputs", ())
-    each, steps, targets = inputs[:1], inputs[:2], shapes.get("targets", ())
+    inputs, targets = shapes.get("inputs", ()), shapes.get("targets", ())
+    each = inputs[:1], inputs[:2]  # example, or time step
     allowed = {
         "inputs": len(inputs) in (2, 3),
-        "labels": shapes.get("labels") in (each, steps),
-        "lengths": shapes.get("lengths") == each,
-        "targets": targets == each or targets[:-1] in (each, steps),
+        "labels": shapes.get("labels") in each,
+        "lengths": shapes.get("lengths") == inputs[:1],
+        "targets": targets == inputs[:1] or targets[:-1] in each,
     }
     if not all(allowed[name] for name in ("inputs", *shapes)):
         raise ValueError(

@@ -47,7 +47,7 @@ class Stream:
     @property
     def blocks_per_epoch(self) -> int:
         """Number of blocks in one epoch."""
-        return len(self._sizes()) + (self._remainder > 0)
+        return self._blocks(self._sizes()).per_epoch
 
     @property
     def is_whole(self) -> bool:
@@ -56,7 +56,6 @@ class Stream:
 
     @property
     def _whole(self) -> int:
-        """Whole batches in an epoch."""
         return self.steps_per_epoch or len(self.source) // self.batch_size
 
     @property
@@ -64,8 +63,10 @@ class Stream:
         return 0 if self.drop_remainder else len(self.source) % self.batch_size
 
     def __iter__(self) -> Any:
-        single = self._blocks([1] * self._whole)
-        return iter(read_ahead(single, self.workers).map(_batch_of))
+        def batch_of(block: dict[str, Any]) -> Batch:
+            return {name: array for name, array in block["batch"].items() if name != "places"}
+
+        return iter(read_ahead(self._blocks([1] * self._whole), self.workers).map(batch_of))
 
     @contextlib.contextmanager
     def blocks(
@@ -120,10 +121,8 @@ def stream(
     For the same key, the batches are those of :func:`jaxrnn.batches` and ``fit`` over the same
     examples in memory: pass p is in the order of ``fold_in(key, p)``. Memory holds the index of the
     source, the order (4 bytes per example, about 40 while it is computed) and a few blocks of
-    batches, each at most 16 MiB or one batch.
-
-    With a key, iteration is endless; ``itertools.islice(batches, len(batches))`` is one epoch.
-    Iterating gives whole batches in every process, whereas in ``fit`` each process reads its part.
+    batches, each at most 16 MiB or one batch. Iterating gives whole batches in every process,
+    whereas in ``fit`` each process reads its part.
 
     Args:
       source: a :class:`jaxrnn.Source`, a :class:`jaxrnn.Split`, or anything with ``__len__`` and
@@ -131,7 +130,8 @@ def stream(
         the one of a ``DataLoader``; or an iterable of such examples or batches, which is read into
         memory.
       batch_size: examples per batch, of all processes together.
-      key: root of the order; None for one pass in file order, to evaluate on.
+      key: root of the order; iteration is then endless. None for one pass in file order, to
+        evaluate on.
       drop_remainder: whole batches only; otherwise a pass ends with the short batch that is left.
       steps_per_epoch: number of batches that ``fit`` counts as an epoch; by default one pass. The
         next epoch continues with the next batch. It requires batches of equal size. With
@@ -140,8 +140,8 @@ def stream(
         main module, which must therefore be protected by ``if __name__ == "__main__"``.
 
     Raises:
-      ValueError: ``batch_size`` is not between 1 and the number of examples, ``steps_per_epoch`` is
-        below 1 or leaves a short batch, or ``workers`` is negative.
+      ValueError: ``batch_size`` is not between 1 and the number of examples, or it leaves a short
+        batch where ``steps_per_epoch`` is given.
 
     >>> from jaxrnn import Source
     >>> digits = stream(Source(split="test"), batch_size=150, key=jax.random.key(0))
@@ -151,18 +151,11 @@ def stream(
     """
     source, batch_size = readable(source), operator.index(batch_size)
     check_batch_size(batch_size, source)
-    if steps_per_epoch is not None and steps_per_epoch < 1:
-        raise ValueError(f"steps_per_epoch must be at least 1; got {steps_per_epoch}")
-    if steps_per_epoch is not None and not drop_remainder and len(source) % batch_size:
+    left = 0 if drop_remainder else len(source) % batch_size
+    if steps_per_epoch and left:
         raise ValueError(
             f"steps_per_epoch requires batches of equal size, but {len(source)} examples leave a "
-            f"batch of {len(source) % batch_size}; use drop_remainder=True"
+            f"batch of {left}; use drop_remainder=True"
         )
-    if workers < 0:
-        raise ValueError(f"workers must be at least 0; got {workers}")
     key = None if key is None else as_key(key)
     return Stream(source, batch_size, key, drop_remainder, steps_per_epoch, workers)
-
-
-def _batch_of(block: dict[str, Any]) -> Batch:
-    return {name: array for name, array in block["batch"].items() if name != "places"}

@@ -41,14 +41,8 @@ class Adding(Group):
         >>> train.inputs.shape, train.targets.shape
         ((3, 6, 2), (3, 1))
         """
-        rng = np.random.default_rng(self.data_seed)
-        sizes = {"train": self.examples, "validation": self.held_out, "test": self.held_out}
-        splits = {name: self._draw(rng, size) for name, size in sizes.items()}
-        return Datasets(
-            splits.pop("train"),
-            splits,
-            baselines={"loss": {"always 1": 1 / 6}, "rmse": {"always 1": math.sqrt(1 / 6)}},
-        )
+        baselines = {"loss": {"always 1": 1 / 6}, "rmse": {"always 1": math.sqrt(1 / 6)}}
+        return Datasets(*_draw_all(self), baselines=baselines)
 
     def _draw(self, rng: np.random.Generator, size: int) -> Split:
         inputs = np.zeros((size, self.length, 2), np.float32)
@@ -93,21 +87,12 @@ class Copying(Group):
         >>> train.inputs.shape, bool((train.inputs[:, :10] == train.labels[:, -10:]).all())
         ((2, 25), True)
         """
-        rng = np.random.default_rng(self.data_seed)
-        sizes = {"train": self.examples, "validation": self.held_out, "test": self.held_out}
-        splits = {name: self._draw(rng, size) for name, size in sizes.items()}
-        steps = self.delay + 2 * RECALLED
-        guessing = RECALLED * math.log(SYMBOLS) / steps
-        accuracy = 1 - RECALLED / steps * (1 - 1 / SYMBOLS)
-        return Datasets(
-            splits.pop("train"),
-            splits,
-            outputs=SYMBOLS + 1,
-            baselines={
-                "loss": {"guessing, 10 ln 8 / (delay + 20)": guessing},
-                "accuracy": {"guessing": accuracy},
-            },
-        )
+        recalled = RECALLED / (self.delay + 2 * RECALLED)  # fraction of the time steps
+        baselines = {
+            "loss": {"guessing, 10 ln 8 / (delay + 20)": recalled * math.log(SYMBOLS)},
+            "accuracy": {"guessing": 1 - recalled * (1 - 1 / SYMBOLS)},
+        }
+        return Datasets(*_draw_all(self), outputs=SYMBOLS + 1, baselines=baselines)
 
     def _draw(self, rng: np.random.Generator, size: int) -> Split:
         symbols = rng.integers(1, SYMBOLS + 1, (size, RECALLED), np.uint8)
@@ -116,3 +101,10 @@ class Copying(Group):
         inputs[:, :RECALLED] = labels[:, -RECALLED:] = symbols
         inputs[:, -RECALLED - 1] = MARKER
         return Split(inputs, labels)
+
+
+def _draw_all(group: Adding | Copying) -> tuple[Split, dict[str, Split]]:
+    """Draw the training split, then those to evaluate on."""
+    rng = np.random.default_rng(group.data_seed)
+    train = group._draw(rng, group.examples)
+    return train, {name: group._draw(rng, group.held_out) for name in ("validation", "test")}

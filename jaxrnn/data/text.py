@@ -2,8 +2,9 @@
 
 import gzip
 import lzma
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -41,51 +42,40 @@ class Text(Group):
         part = int(self.held_out * len(text))
         parts = text[: -2 * part], text[-2 * part : -part], text[-part:]
         if len(parts[0]) <= self.rows or not part:
-            raise ValueError(
-                f"a text of {len(text)} characters is too short for --rows {self.rows}"
-            )
+            size = f"{len(text)} characters"
+            raise ValueError(f"a text of {size} is too short for --rows {self.rows}")
         alphabet = sorted(set(text))
         train, validation, test = (
             _in_rows(piece, alphabet, rows)
             for piece, rows in zip(parts, (self.rows, *[part // 1000 + 1] * 2), strict=True)
         )
-        compressed = {
-            name: _bits(compress, text[:-part], text[-part:]) for name, compress in COMPRESSORS
-        }
-        return Datasets(
-            train,
-            {"validation": validation, "test": test},
-            outputs=len(alphabet),
-            baselines={"bits": compressed},
-        )
+        evals = {"validation": validation, "test": test}
+        bits = {name: _bits(compress, text, part) for name, compress in COMPRESSORS.items()}
+        return Datasets(train, evals, outputs=len(alphabet), baselines={"bits": bits})
 
     def read(self) -> str:
-        """Read the whole text; Python's reference without repeated paragraphs.
-
-        Raises:
-          ValueError, OSError: see :meth:`build`.
-        """
+        """Read the whole text; Python's reference without repeated paragraphs."""
         if self.text is None:
             from pydoc_data.topics import topics
 
             paragraphs = "\n\n".join(topics[name] for name in sorted(topics)).split("\n\n")
-            return "\n\n".join(dict.fromkeys(one.rstrip() for one in paragraphs))
+            return "\n\n".join(dict.fromkeys(paragraph.rstrip() for paragraph in paragraphs))
         try:
             return self.text.read_text("utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"--text {self.text} is not UTF-8 text: {error.reason}") from error
 
 
-COMPRESSORS: Sequence[tuple[str, Callable[[bytes], bytes]]] = (
-    ("gzip", lambda text: gzip.compress(text, 9)),
-    ("xz", lambda text: lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)),
-)
+COMPRESSORS: Mapping[str, Callable[[bytes], bytes]] = {
+    "gzip": partial(gzip.compress, compresslevel=9),
+    "xz": partial(lzma.compress, preset=9 | lzma.PRESET_EXTREME),
+}
 
 
-def _bits(compress: Callable[[bytes], bytes], before: str, text: str) -> float:
-    """Return the bits per character that a text adds to the compressed text before it."""
-    both, first = (len(compress(one.encode())) for one in (before + text, before))
-    return 8 * (both - first) / len(text)
+def _bits(compress: Callable[[bytes], bytes], text: str, last: int) -> float:
+    """Return the bits per character that the last characters add to the compressed text."""
+    whole, before = (len(compress(part.encode())) for part in (text, text[:-last]))
+    return 8 * (whole - before) / last
 
 
 def _in_rows(text: str, alphabet: Sequence[str], rows: int) -> Split:

@@ -181,15 +181,15 @@ class RNNModel(nn.Module):
         return lengths is None and kind in cells.STATE_IS_OUTPUT and not changed
 
     def _vectors(self, inputs: Array) -> Inputs:
-        """Return what the first layer reads."""
+        """Return the vectors that the first layer reads; NaN for tokens out of range."""
         if inputs.ndim == 3:
             return inputs.astype(self._lower) if self._lower else inputs
         tokens, size = inputs.astype(jnp.int32), self.vocabulary or self.outputs
-        if self.embedding is not None:
-            return nn.Embed(size, self.embedding, dtype=self._lower, name="embedding")(tokens)
-        known = (tokens >= 0) & (tokens < size)  # a one-hot vector of others would be 0
-        vectors = jax.nn.one_hot(tokens, size, dtype=self._lower or jnp.float32)
-        return jnp.where(known[..., None], vectors, jnp.nan)
+        if self.embedding is None:
+            vectors = jax.nn.one_hot(tokens, size, dtype=self._lower or jnp.float32)
+        else:
+            vectors = nn.Embed(size, self.embedding, dtype=self._lower, name="embedding")(tokens)
+        return jnp.where(((tokens >= 0) & (tokens < size))[..., None], vectors, jnp.nan)
 
     def _layer(
         self, layer: int, inputs: Inputs, lengths: Lengths, carry: chex.ArrayTree, keys: Keys
@@ -212,7 +212,9 @@ class RNNModel(nn.Module):
                 carry = jax.tree.map(lambda leaf: leaf.astype(self._lower), carry)
             factors = None
             if self.recurrent_dropout and keys is not None:
-                ones = jnp.ones((len(keys), getattr(cell, "features", self.hidden)), inputs.dtype)
+                ones = jnp.ones(
+                    (keys.shape[0], getattr(cell, "features", self.hidden)), inputs.dtype
+                )
                 factors = drop(ones, self.recurrent_dropout, keys, 3 * layer + 2 + backward)
             last, states = rnn(
                 inputs, initial_carry=carry, seq_lengths=lengths, return_carry=True, dropout=factors

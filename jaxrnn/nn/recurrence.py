@@ -128,6 +128,7 @@ class RNN(nn.RNN):
         last, states = result or self._cell_scan(steps, carry, valid, dropout)
         if result and seq_lengths is not None and return_carry:
             last = states[seq_lengths - 1, jnp.arange(states.shape[1])]
+            last = where_valid(seq_lengths > 0 if self.mask else None, last, carry)
 
         outputs = jnp.moveaxis(states, 0, time_axis)
         outputs = flip(outputs) if reverse and keep_order else outputs

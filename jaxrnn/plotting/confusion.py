@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.special import softmax
 
 from jaxrnn.data.splits import Split
 from jaxrnn.plotting.curves import Picture
@@ -15,7 +16,7 @@ def plot_confusion(split: Split, logits: Any, *, worst: int = 8) -> Figure:
     """Draw which classes a network takes for which, and its worst mistakes.
 
     Args:
-      split: N examples with one label each; images, if their worst mistakes are to be drawn.
+      split: N examples with one label each; of images the worst mistakes are drawn.
       logits: (N, classes) outputs of the network, from :func:`jaxrnn.predict`.
       worst: number of mistakes to draw, those of the highest cross entropy.
 
@@ -23,25 +24,16 @@ def plot_confusion(split: Split, logits: Any, *, worst: int = 8) -> Figure:
       A figure of 12 × 6 inches, and 1.9 more for the mistakes: the number of examples of each class
       (rows) by predicted class (columns), and the most frequent confusions of two classes.
 
-    Raises:
-      ValueError: labels and logits don't fit each other.
-
     >>> split = Split(np.zeros((3, 2, 1), np.uint8), np.array([0, 1, 1]))
     >>> figure = plot_confusion(split, np.array([[2.0, 1.0], [1.0, 2.0], [2.0, 1.0]]))
     >>> figure.axes[0].get_title()
     '1 of 3 examples (33.33%) are misclassified'
     """
     labels, logits = np.asarray(split.labels), np.asarray(logits, np.float64)
-    if labels.ndim != 1 or logits.ndim != 2 or len(labels) != len(logits):
-        raise ValueError(
-            f"expected labels (N,) and logits (N, classes); got {labels.shape} and {logits.shape}"
-        )
     classes, predicted = logits.shape[1], logits.argmax(1)
     names = split.class_names or tuple(map(str, range(classes)))
-    counts = np.zeros((classes, classes), int)
-    np.add.at(counts, (labels, predicted), 1)
-    chances = np.exp(logits - logits.max(1, keepdims=True))
-    chances /= chances.sum(1, keepdims=True)
+    counts = np.bincount(classes * labels + predicted, minlength=classes**2)
+    chances = softmax(logits, axis=1)
     mistakes = np.flatnonzero(predicted != labels)
     mistakes = mistakes[np.argsort(chances[mistakes, labels[mistakes]], kind="stable")][:worst]
     drawn = np.ndim(split.inputs) == 3 and np.shape(split.inputs)[2] > 1 and len(mistakes) > 0
@@ -49,7 +41,7 @@ def plot_confusion(split: Split, logits: Any, *, worst: int = 8) -> Figure:
     figure = Picture(figsize=(12, 6 + 1.9 * drawn), layout="constrained")
     parts = figure.subfigures(1 + drawn, 1, height_ratios=[6, 1.9][: 1 + drawn], squeeze=False)
     matrix, pairs = parts[0, 0].subplots(1, 2, width_ratios=[1.4, 1])
-    _draw_counts(matrix, pairs, counts, names)
+    _draw_counts(matrix, pairs, counts.reshape(classes, classes), names)
     if drawn:
         titles = [
             f"{names[labels[i]]} → {names[predicted[i]]}, {chances[i, predicted[i]]:.0%}"

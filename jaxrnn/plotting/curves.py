@@ -37,17 +37,12 @@ def plot_history(
     Returns:
       A figure of 10 × 6 inches per metric.
 
-    Raises:
-      ValueError: the history is empty.
-
     >>> figure = plot_history(History().append(epoch=1, train_loss=0.5, train_accuracy=0.9))
     >>> [axes.get_ylabel() for axes in figure.axes]
     ['Accuracy', 'Cross Entropy']
     """
     runs = [history] if isinstance(history, History) else history
     epochs = _values(runs, "epoch")[0]
-    if not epochs.size:
-        raise ValueError("the history is empty, so there is nothing to plot")
     columns = [name for name in runs[0].columns if name not in ("epoch", "seconds")]
     metrics = [name.removeprefix("train_") for name in columns if name.startswith("train_")]
     metrics = metrics or list(dict.fromkeys(name.rpartition("_")[2] for name in columns))
@@ -62,7 +57,13 @@ def plot_history(
                 values = _values(runs, column)
                 marker = "o" if np.isfinite(values[0]).sum() == 1 else None
                 _draw_mean(axes, epochs, values, marker=marker, label=f"{split} Set")
-        _draw_baselines(axes, (baselines or {}).get(metric, {}))
+        levels = (baselines or {}).get(metric, {})
+        curves = np.concatenate([line.get_ydata() for line in axes.lines])
+        if levels and np.nanmax(curves) > 30 * np.nanmin(curves) > 0:
+            axes.set_yscale("log")
+        for (name, value), style in zip(levels.items(), itertools.cycle((":", "--", "-."))):
+            label = f"{name}, {value:.3g}"
+            axes.axhline(value, color="black", linestyle=style, linewidth=1, label=label)
         axes.set(xlabel="Epochs", ylabel=labels.get(metric, metric.replace("_", " ").title()))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
@@ -83,15 +84,6 @@ def _draw_mean(axes: Any, x: np.ndarray, values: np.ndarray, **style: Any) -> No
     if len(values) > 1:
         deviation = values.std(0, ddof=1)
         axes.fill_between(x, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.2)
-
-
-def _draw_baselines(axes: Any, values: Mapping[str, float]) -> None:
-    curves = np.concatenate([line.get_ydata() for line in axes.lines])
-    if values and np.nanmax(curves) > 30 * np.nanmin(curves) > 0:
-        axes.set_yscale("log")
-    for (name, value), style in zip(values.items(), itertools.cycle((":", "--", "-."))):
-        label = f"{name}, {value:.3g}"
-        axes.axhline(value, color="black", linestyle=style, linewidth=1, label=label)
 
 
 def plot_runs(runs: Mapping[str, History | Sequence[History]], column: str | None = None) -> Figure:

@@ -24,7 +24,7 @@ def plot_samples(
       A figure of 2.5 × 2.5 inches per image: 15 × 15 for six rows and columns.
 
     Raises:
-      ValueError: inputs that are not images, or fewer titles than images.
+      ValueError: inputs that are not images.
     """
     images = np.asarray(split.inputs)[: rows * columns]
     if images.ndim != 3:
@@ -32,8 +32,6 @@ def plot_samples(
     if titles is None:
         names, labels = split.class_names, np.asarray(split.labels)[: len(images)]
         titles = [names[label] if names else str(label) for label in labels]
-    if len(titles) < len(images):
-        raise ValueError(f"{len(images)} images need as many titles; got {len(titles)}")
     figure = Picture(figsize=(2.5 * columns, 2.5 * rows))
     draw_images(figure.add_axes((0, 0, 1, 1)), images, titles, (rows, columns), fontsize=12)
     return figure

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, make_dataclass
 from operator import attrgetter
-from typing import Any, NoReturn
+from typing import Any
 
 import flax
 import jax
@@ -22,10 +22,10 @@ import tyro
 from jaxrnn.runs.config import Experiment, differences
 from jaxrnn.runs.interruptions import Advice, NonFiniteLossError
 from jaxrnn.runs.options import complete, describe_options, nearest, parse
-from jaxrnn.runs.processes import LostProcessesError, Stopped, end_at_once
+from jaxrnn.runs.processes import LostProcessesError, end_at_once
 from jaxrnn.runs.run import run
 from jaxrnn.runs.sweeps import sweep
-from jaxrnn.runs.verbs import VERBS, describe_verbs, page_name
+from jaxrnn.runs.verbs import VERBS, page_name, run_verb
 from jaxrnn.version import __version__
 
 _ERRORS = (ValueError, OSError, ImportError, NonFiniteLossError, LostProcessesError)
@@ -72,10 +72,9 @@ def main(
         atexit.register(gc.freeze)  # avoids collections at exit, when all memory is freed anyway
     _make_printable()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    succeeded = True
     try:
         if words and words[0] in VERBS:
-            succeeded = VERBS[words[0]](presets[default], words[1:])
+            run_verb(presets[default], words[0], words[1:])
         elif words == ["--version"]:
             print(
                 f"jaxrnn {__version__} (JAX {jax.__version__}, Flax {flax.__version__}, "
@@ -84,23 +83,18 @@ def main(
         else:
             _train(presets, default, words, (description or "").strip())
         print(end="", flush=True)
-    except Stopped:
-        raise
+        return
     except BrokenPipeError:
         with open(os.devnull, "w") as nowhere:  # for what Python writes at its end
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        end_at_once(_BROKEN_PIPE)
-        raise SystemExit(_BROKEN_PIPE) from None
+        status = _BROKEN_PIPE
     except _ERRORS as error:
-        notes = [note for note in getattr(error, "__notes__", []) if isinstance(note, Advice)]
-        lost = isinstance(error, NonFiniteLossError | LostProcessesError)
-        _fail(error, notes, status=1 if notes or lost else 2)
+        status = _report(error)
     except Exception:
         traceback.print_exc()
-        end_at_once(1)
-        raise SystemExit(1) from None
-    if not succeeded:
-        raise SystemExit(1)
+        status = 1
+    end_at_once(status)
+    raise SystemExit(status)
 
 
 def _make_printable() -> None:
@@ -113,15 +107,15 @@ def _make_printable() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _fail(error: Exception, notes: Sequence[str], status: int) -> NoReturn:
-    """End with a line for each thing that is wrong, without numbers of errors of the system."""
-    message = str(error)
+def _report(error: Exception) -> int:
+    """Print a line for each thing that is wrong, and return the exit status."""
+    message, notes = str(error), getattr(error, "__notes__", [])
+    advice = [note for note in notes if isinstance(note, Advice)]
     if isinstance(error, OSError) and error.strerror and error.filename:
-        message = f"{error.filename}: {error.strerror}"
-    for line in "; ".join([message, *notes]).splitlines() or [""]:
+        message = f"{error.filename}: {error.strerror}"  # without its number
+    for line in "; ".join([message, *advice]).splitlines() or [""]:
         print(f"error: {' '.join(line.split())}", file=sys.stderr)
-    end_at_once(status)
-    raise SystemExit(status)
+    return 1 if advice or isinstance(error, NonFiniteLossError | LostProcessesError) else 2
 
 
 def _train(
@@ -179,14 +173,16 @@ def values(experiment: Experiment, *vary: Sequence[str]) -> dict[str, list[Any]]
 
 def _commands(page: Experiment) -> list[str]:
     """Return a line of help for each verb."""
-    sweep = "sweep [PRESET] [--seeds N] [--vary OPTION=A,B,… …] [--jobs N] [options]"
-    return [*describe_verbs(page.command), f"{page.command} {sweep}: compare several runs."]
+    sweep = "[PRESET] [--seeds N] [--vary OPTION=A,B,… …] [--jobs N] [options]"
+    usages = {verb: usage for verb, (_, _, usage) in VERBS.items()}
+    usages["sweep"] = f"{sweep}: compare several runs."
+    return [f"{page.command} {verb} {usage}" for verb, usage in usages.items()]
 
 
 def _help(presets: Mapping[str, Experiment], preset: str, description: str) -> Iterator[str]:
     """Yield the short help, in which a preset is what differs from the chosen one."""
     page = presets[preset]
-    yield "\n\n".join(filter(None, (f"usage: {page.command} [PRESET] [OPTIONS]", description)))
+    yield f"usage: {page.command} [PRESET] [OPTIONS]\n\n{description}".rstrip()
     yield "\npresets:"
     for name, experiment in presets.items():
         differing = differences(experiment, page).items()
@@ -196,7 +192,6 @@ def _help(presets: Mapping[str, Experiment], preset: str, description: str) -> I
     for line in _commands(page):
         yield f"  {line.removeprefix(page.command).strip()}"
     yield f"\noptions, and their values in {preset}:"
-    options = *describe_options(page, _USUAL), *describe_options(Sweep(), ["seeds"])
-    for option, text in options:
+    for option, text in (*describe_options(page, _USUAL), *describe_options(Sweep(), ["seeds"])):
         yield f"  {option:<25} {text}"
     yield "  --help all                all options, which may be given with or without their group"

@@ -57,16 +57,16 @@ class RuntimeConfig(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        told = (self.coordinator, self.processes, self.process)
-        if told != (None, None, None):
-            if not self.distributed:
-                raise ValueError("--coordinator, --processes and --process need --distributed")
-            if None in told:
-                raise ValueError("give --coordinator, --processes and --process together, or none")
-        if self.process is not None and self.process >= (self.processes or 0):
-            last = (self.processes or 0) - 1
+        if (self.coordinator, self.processes, self.process) == (None, None, None):
+            return
+        if not self.distributed:
+            raise ValueError("--coordinator, --processes and --process need --distributed")
+        if self.coordinator is None or self.processes is None or self.process is None:
+            raise ValueError("give --coordinator, --processes and --process together, or none")
+        if self.process >= self.processes:
+            last = self.processes - 1
             raise ValueError(f"--process must be between 0 and {last}; got {self.process}")
-        if self.coordinator and not re.fullmatch(r"\S+:\d{1,5}", self.coordinator):
+        if not re.fullmatch(r"\S+:\d{1,5}", self.coordinator):
             raise ValueError(f"--coordinator must be host:port; got {self.coordinator!r}")
 
 
@@ -79,10 +79,8 @@ class Experiment:
     ``model.build(outputs)`` a Flax module, ``optimizer.build(steps)`` an optax transformation, and
     ``augment.build()`` a function or None. The identity of a run is everything except ``runtime``.
 
-    Attributes:
-      predict_options: a subclass of :class:`jaxrnn.runs.verbs.Predict` with what the page adds to
-        the verb ``predict``; None for nothing.
-      export_options: the same, a subclass of :class:`jaxrnn.runs.verbs.Export`.
+    What a page adds to the verbs ``predict`` and ``export`` are ``predict_options`` and
+    ``export_options``, subclasses of ``Predict`` and ``Export`` in :mod:`jaxrnn.runs.verbs`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = {"extra": "forbid"}
@@ -131,10 +129,9 @@ class Experiment:
           ValueError: an option is unknown, or has another type or a value that is not allowed.
         """
         try:
-            text = pydantic_core.to_json(content)
-            experiment: Self = TypeAdapter(cls).validate_json(text, strict=True)
-        except ValueError as error:
-            reason = next(_lines(error)) if isinstance(error, ValidationError) else error
+            experiment: Self = _validated(cls, content)
+        except ValidationError as error:
+            reason = next(_lines(error))
             raise ValueError(f"it is damaged, or of another experiment: {reason}") from error
         return experiment
 
@@ -149,11 +146,7 @@ class Experiment:
         return not getattr(self.optimizer, "scheduled", False)
 
     def check_same(self, identity: Mapping[str, Any], *, any_epochs: bool = False) -> None:
-        """Check that a stored run is this one, possibly with fewer epochs.
-
-        Args:
-          identity: of the stored run.
-          any_epochs: accept any number of epochs.
+        """Check that a stored run is this one, possibly with fewer or, if asked for, any epochs.
 
         Raises:
           ValueError: it is another run; the message says what differs.
@@ -189,17 +182,21 @@ def differences(here: Experiment, there: Experiment) -> dict[str, tuple[Any, Any
         }
         for experiment in (here, there)
     )
-    pairs = {name: (mine.get(name), other.get(name)) for name in {**mine, **other}}
+    pairs = {name: (mine.get(name), other.get(name)) for name in mine | other}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def errors_of(value: Any, *group: str) -> Iterator[str]:
     """Yield a line for each wrong value in a dataclass of options."""
     try:
-        text = pydantic_core.to_json(value, fallback=str)
-        TypeAdapter(type(value)).validate_json(text, strict=True)
+        _validated(type(value), value)
     except ValidationError as error:
         yield from _lines(error, *group)
+
+
+def _validated(kind: Any, content: Any) -> Any:
+    text = pydantic_core.to_json(content, fallback=str)
+    return TypeAdapter(kind).validate_json(text, strict=True)
 
 
 def _lines(invalid: ValidationError, *group: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ therefore pyproject.toml pins its version.
 
 import dataclasses
 import difflib
-import operator
+import functools
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -34,15 +34,11 @@ def parse(
         if type(getattr(default, name)) is not group:
             default = dataclasses.replace(default, **{name: group()})
     tyro._experimental_options["ansi_codes"] = not os.environ.get("NO_COLOR")
-    config = (tyro.conf.AvoidSubcommands, *markers)
-    about = description or None
-    try:
-        with errors.on_parse_error(_refuse):
-            return tyro.cli(
-                kind, default=default, args=words, prog=prog, description=about, config=config
-            )
-    except AssertionError as error:
-        raise ValueError(f"options of {prog} have conflicting names: {error}") from error
+    about, config = description or None, (tyro.conf.AvoidSubcommands, *markers)
+    with errors.on_parse_error(_refuse):
+        return tyro.cli(
+            kind, default=default, args=words, prog=prog, description=about, config=config
+        )
 
 
 def _refuse(event: errors.ParseErrorEvent) -> None:
@@ -66,11 +62,8 @@ def _refuse(event: errors.ParseErrorEvent) -> None:
 def complete(words: Iterable[str], kind: Any) -> tuple[list[str], dict[str, Any]]:
     """Complete options that were given without their group.
 
-    Returns:
-      The words, and the groups that ``--optimizer muon`` or the like choose, by field.
-
-    Raises:
-      ValueError: there is no such option, or several.
+    Returns the words, and the groups that ``--optimizer muon`` or the like choose, by field. Raises
+    ``ValueError`` if there is no such option, or several.
     """
     known, completed, chosen = _options(kind), [], {}
     queue = iter(words)
@@ -102,14 +95,14 @@ def describe_options(options: Any, names: Iterable[str]) -> Iterator[tuple[str, 
     known = _options(type(options))
     for name in names:
         for full in _find(name, known):
-            path, _, field = full.replace("-", "_").rpartition(".")
-            group = operator.attrgetter(path)(options) if path else options
-            value, text = getattr(group, field, None), f"One of {', '.join(known[full])}"
+            *path, field = full.replace("-", "_").split(".")
+            group = functools.reduce(getattr, path, options)
             if known[full]:
-                value = type(value).__name__.lower()
+                value, text = type(getattr(group, field)).__name__.lower(), ", ".join(known[full])
+                yield f"--{name} {value}", f"One of {text}"
             else:
                 text = _docstrings.get_field_docstring(type(group), field, ()) or ""
-            yield f"--{name} {value}", text.partition(";")[0].rstrip(".")
+                yield f"--{name} {getattr(group, field)}", text.partition(";")[0].rstrip(".")
 
 
 def _options(kind: Any, prefix: str = "") -> dict[str, dict[str, Any]]:

@@ -55,14 +55,10 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
     data = build_data(experiment.data, runtime) if data is None else data
     description = _describe(experiment, data)
     init_key, key = jax.random.split(jax.random.key(trainer.seed))
-    state = initial_state(experiment, description, init_key)
-    for split in (data.train, *data.evals.values()):
-        check_fits(state, split)
-    mesh = batch_mesh(trainer.batch_size, suitable_devices(state.params, runtime.devices))
-    train: Any = data.train
     augment = experiment.augment.build() if experiment.augment is not None else None
     if augment is not None and (channels := description["channels"]) > 1:
         raise ValueError(f"images of {channels} channels cannot be warped; set --augment to 0")
+    train: Any = data.train
     if runtime.stream or not isinstance(train, Split):
         train = stream(
             train,
@@ -72,6 +68,10 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
             steps_per_epoch=trainer.steps_per_epoch,
             workers=runtime.workers,
         )
+    state = initial_state(experiment, description, init_key)
+    for split in (train, *data.evals.values()):
+        check_fits(state, split)
+    mesh = batch_mesh(trainer.batch_size, suitable_devices(state.params, runtime.devices))
     return Prepared(data, train, augment, description, state, key, mesh)
 
 

@@ -135,7 +135,8 @@ def _wait_for(address: str, seconds: float) -> None:
 
 def is_first() -> bool:
     """Return whether this process writes files and prints."""
-    return jax.process_index() == 0
+    # Without others JAX isn't asked, as that would start its devices.
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def say(message: str) -> None:
@@ -150,7 +151,7 @@ def from_first(function: Callable[..., Any], *arguments: Any, **options: Any) ->
     Raises:
       ValueError: in all of them, if the function raises it or an ``OSError``.
     """
-    if jax.process_count() == 1:
+    if not jax.distributed.is_initialized():
         return function(*arguments, **options)
     answer: dict[str, Any] = {}
     if is_first():

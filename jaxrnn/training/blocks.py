@@ -50,19 +50,19 @@ def blocks_of_split(
 
 
 def blocks_of_stream(
-    stream: Stream, mesh: Mesh, *, epoch: int = 1, outputs: int | None = None
+    stream: Stream, mesh: Mesh | None, *, epoch: int = 1, outputs: int | None = None
 ) -> Generator[Block, None, None]:
-    """Read the blocks of a stream, epoch after epoch, while earlier ones are worked on.
+    """Yield the blocks of a stream, epoch after epoch, reading ahead.
 
     Args:
-      stream: what to read; every process reads its devices' part of each batch.
-      mesh: devices that share each batch.
-      epoch: where to start, from 1.
+      stream: every process reads its devices' part of each batch.
+      mesh: devices that share each batch; None to leave the arrays on the host.
+      epoch: the first epoch, from 1.
       outputs: labels must be below; None to leave them unchecked.
     """
-    sharded = stream.batch_size % mesh.size == 0
-    own, devices = own_part(mesh, stream.batch_size) if sharded else (None, 1)
-    place = partial(_place, mesh=mesh, sharded=sharded)
+    shared_by = mesh if mesh is not None and stream.batch_size % mesh.size == 0 else None
+    own, devices = (None, 1) if shared_by is None else own_part(shared_by, stream.batch_size)
+    place = partial(_put_block, mesh=mesh, shared_by=shared_by)
     with stream.blocks(
         epoch=epoch, place=place, own=own, devices=devices, outputs=outputs
     ) as blocks:
@@ -136,10 +136,12 @@ fold_in = jax.jit(jax.random.fold_in)
 _indices = jax.jit(epoch_indices, static_argnames=("size", "batch_size", "drop_remainder"))
 
 
-def _place(batch: Batch, steps: int, whole: bool, *, mesh: Mesh, sharded: bool) -> Block:
-    """Put a block, which was read in the order of its steps, on the devices."""
-    sharded = sharded and whole
-    arrays = put_examples(batch, mesh, sharded=sharded)
-    share = arrays["places"].shape[0] // (mesh.size if sharded else 1)
+def _put_block(
+    batch: Batch, steps: int, whole: bool, *, mesh: Mesh | None, shared_by: Mesh | None
+) -> Block:
+    """Put a block that was read in the order of its steps on the devices."""
+    shared_by = shared_by if whole else None  # the short last batch may not divide
+    arrays = batch if mesh is None else put_examples(batch, mesh, sharded=shared_by is not None)
+    share = arrays["places"].shape[0] // (1 if shared_by is None else shared_by.size)
     rows = np.arange(share, dtype=np.int32).reshape(steps, -1)
-    return Block(arrays, rows, mesh if sharded else None, sharded)
+    return Block(arrays, rows, shared_by, shared_by is not None)

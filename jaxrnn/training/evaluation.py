@@ -20,7 +20,7 @@ from jaxrnn.data.streams import Stream
 from jaxrnn.training.blocks import Block, blocks_of_stream
 from jaxrnn.training.forward import forward, measure_prepared
 from jaxrnn.training.metrics import Metrics
-from jaxrnn.training.sharding import batch_mesh, over_devices, own_share, sum_over_devices
+from jaxrnn.training.sharding import over_devices, own_share, sum_over_devices
 from jaxrnn.training.state import TrainState
 
 _STATES = 2**24  # float32 numbers
@@ -159,7 +159,7 @@ def generate(
       prompt: (time,) tokens, at least one.
       key: PRNG key of the samples.
       count: number of tokens to sample.
-      temperature: values below 1 favor likely tokens.
+      temperature: values below 1 favor likely tokens; 0 always takes the most likely one.
 
     Returns:
       (count,) int32 tokens.
@@ -177,7 +177,9 @@ def generate(
 
     def draw(carried: Carried, key: Key[Array, ""]) -> tuple[Carried, Int[Array, ""]]:
         logits, carry = carried
-        token = jax.random.categorical(key, logits / temperature)
+        token = (
+            jax.random.categorical(key, logits / temperature) if temperature else logits.argmax()
+        )
         return read(token[None], carry), token
 
     start = read(jnp.asarray(prompt, jnp.int32), ())
@@ -198,7 +200,6 @@ def blocks_in_order(
                 "a stream to evaluate on must be one pass over all examples: leave out "
                 "steps_per_epoch and drop_remainder"
             )
-        mesh = batch_mesh(examples.batch_size, 1) if mesh is None else mesh
         blocks = blocks_of_stream(examples, mesh, outputs=outputs)
         yield from itertools.islice(blocks, examples.blocks_per_epoch)
         return

@@ -137,8 +137,8 @@ def fit(
     (4, 2, True)
     """
     evals = dict(evals or {})
-    if any(name == "train" or not name.isidentifier() for name in evals):
-        raise ValueError(f"evals must be named by identifiers other than train; got {[*evals]}")
+    if any(name.split("_")[0] == "train" or not name.isidentifier() for name in evals):
+        raise ValueError(f"evals need identifiers that don't begin with train; got {[*evals]}")
     if [row["epoch"] for row in history] != list(range(1, len(history) + 1)):
         raise ValueError("history must contain every epoch from 1 on, once and in order")
     if trainer.train_curve not in ("epoch", "last_batch"):

@@ -9,7 +9,6 @@ from flax.errors import InvalidRngError
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrnn.data.batches import as_key
-from jaxrnn.data.readable import Readable
 from jaxrnn.data.splits import Batch, Split, arrays_of, check_values, prepare
 from jaxrnn.data.streams import Stream
 from jaxrnn.training.metrics import Metrics
@@ -114,7 +113,7 @@ def forward(
     return (result, None) if carry is None else result
 
 
-def check_fits(state: TrainState, data: Split | Stream | Readable) -> int:
+def check_fits(state: TrainState, data: Split | Stream) -> int:
     """Check that model, task and data fit each other, without compiling anything.
 
     Args:
@@ -127,13 +126,13 @@ def check_fits(state: TrainState, data: Split | Stream | Readable) -> int:
     Raises:
       ValueError: they don't fit.
     """
-    if not isinstance(data, Split | Stream) and not hasattr(data, "read"):
+    if not isinstance(data, Split | Stream):
         raise ValueError(
             f"expected a Split or a stream; got {type(data).__name__}: Split(inputs, labels) holds "
-            "arrays, and stream(batches, batch_size=…) reads any iterable of (inputs, labels)"
+            "arrays, and stream(source, batch_size=…) reads a Source or an iterable of (inputs, "
+            "labels)"
         )
-    source = data.source if isinstance(data, Stream) else data
-    arrays = arrays_of(source if isinstance(source, Split) else source.read([0]))
+    arrays = arrays_of(data) if isinstance(data, Split) else data.source.read([0])
     example = {
         name: jax.ShapeDtypeStruct((1, *np.shape(array)[1:]), jnp.result_type(array))
         for name, array in arrays.items()

@@ -121,11 +121,14 @@ class History:
 
 
 def best_epoch(history: History, task: Task) -> int:
-    """Return the best epoch by the metric that counts, on the first evaluated split.
+    """Return the epoch with the best value of ``task.best`` on the first evaluated split.
 
-    That of the training split, if none is evaluated; the last epoch, if nothing was measured.
+    Without one, that of the training split; the last epoch if nothing was measured.
     """
-    columns = [name for name in history.columns if name.endswith(f"_{task.best}")]
+    names = [name for name in history.columns if name.endswith(f"_{task.best}")]
+    trained = [name.removeprefix("train") for name in names if name.startswith("train_")]
+    others = tuple(name for name in trained if name != f"_{task.best}")  # such as top5_accuracy
+    columns = [name for name in names if not name.endswith(others)]
     columns.sort(key=lambda name: name.startswith("train_"))
     for column in columns:
         if history.measured(column):

@@ -46,7 +46,8 @@ def create_train_state(
         without compiling.
       model: a Flax linen module that maps (batch, time, features) to (batch, width) outputs, or to
         (batch, time, width). If its call takes ``train`` or ``deterministic``, that is set in
-        training and in evaluation, and ``nn.Dropout`` gets its random numbers.
+        training and in evaluation, and ``nn.Dropout`` gets its random numbers; if it takes
+        ``keys``, these are a key for each example in training.
       optimizer: any optax gradient transformation. Create it once and keep it: functions are
         compiled for this very object, and are compiled again for another one, even an equal one.
       example: inputs of the shape to be trained on, (batch, time, features) or (batch, time) of

@@ -200,7 +200,6 @@ def test_sequences_of_different_lengths(caplog):
         ({"labels": LABELS + 1}, "labels run from 1 to 3, not from 0; subtract 1, or give"),
         ({"mask": np.arange(4) > np.zeros((6, 1))}, "first time steps of each sequence only"),
         ({"mask": np.ones(6)}, r"mask must be \(N, time\); got shape \(6,\)"),
-        ({"mask": np.ones((6, 4)), "lengths": LABELS}, "give lengths or a mask, not both"),
         ({"inputs": [np.zeros((1, 2)), np.zeros((2, 3))]}, "must have the same features"),
         ({"inputs": np.zeros((6, 12)), "rows": 5}, "cannot be divided into 5 equal rows"),
     ],

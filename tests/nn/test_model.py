@@ -60,8 +60,7 @@ def test_parameter_count():
 @pytest.mark.parametrize(
     ("time", "lengths", "options"),
     [
-        # fewer, as many and more steps than one unrolled loop
-        *((time, None, {}) for time in (1, 4, 7)),
+        *((time, None, {}) for time in (1, 4, 7)),  # less, as much and more than is unrolled
         (7, LENGTHS, {}),
         (7, None, {"layers": 2}),
         (7, None, {"bidirectional": True}),
@@ -85,7 +84,7 @@ def test_outputs_are_those_of_the_recurrence_by_hand(time, lengths, options):
 
 
 @pytest.mark.program
-@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "layers": 2}])
+@pytest.mark.parametrize("options", [{"activation": "relu"}, {"bidirectional": True, "layers": 2}])
 def test_both_recurrences_agree(options):
     (params, fast), (same, flax) = (build(recurrence=name, **options) for name in ("fast", "flax"))
     chex.assert_trees_all_equal(params, same)
@@ -112,8 +111,7 @@ def test_padding_does_not_matter(cell, options):
         damaged = np.where(PADDING, value, INPUTS).astype(np.float32)
         chex.assert_trees_all_equal(outputs_and_gradient(damaged), expected)
     for row in (1, 4):  # the same as each sequence alone, cut to its length
-        alone = apply(INPUTS[row : row + 1, : LENGTHS[row]])
-        close(expected[1][row : row + 1], alone)
+        close(expected[1][row : row + 1], apply(INPUTS[row : row + 1, : LENGTHS[row]]))
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -157,7 +155,8 @@ def test_the_head_reads_outputs_and_not_carries():
 
 
 @pytest.mark.program
-def test_gradient_against_finite_differences():
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_gradient_against_finite_differences(lengths):
     with jax.enable_x64(True):
         cell = nn.SimpleCell(5, dtype=jnp.float64, param_dtype=jnp.float64)
         model = RNNModel(cell=cell, outputs=3)
@@ -168,7 +167,7 @@ def test_gradient_against_finite_differences():
         @jax.jit
         def loss(step):
             moved = jax.tree.map(lambda leaf: leaf + step * jnp.cos(leaf), params)
-            return jnp.sin(model.apply({"params": moved}, inputs, LENGTHS)).sum()
+            return jnp.sin(model.apply({"params": moved}, inputs, lengths)).sum()
 
         difference = (loss(1e-5) - loss(-1e-5)) / 2e-5
         np.testing.assert_allclose(jax.grad(loss)(0.0), difference, rtol=1e-7)
@@ -208,6 +207,12 @@ def test_options_that_do_not_go_together(options, message):
         RNNConfig(**options)
 
 
+def test_a_configuration_builds_its_model():
+    model = RNNConfig(hidden=8, dropout=0.5).build(3)
+    assert model == RNNModel(hidden=8, outputs=3, dropout=0.5)
+    assert model.draws
+
+
 @pytest.mark.parametrize(
     ("how", "reduce"), [("mean", np.mean), ("max", np.max), ("last", lambda s, axis: s[-1])]
 )
@@ -234,7 +239,8 @@ def test_tokens_are_one_hot_vectors_or_embedded():
 @pytest.mark.parametrize("embedding", [None, 3])
 def test_unknown_tokens_are_not_taken_for_others(embedding):
     _, apply = build(tokens=True, embedding=embedding)
-    assert np.isnan(apply(np.where(TOKENS[0, 0] == TOKENS, 6, TOKENS))[0]).all()
+    for unknown in (6, -1):
+        assert np.isnan(apply(np.where(TOKENS[0, 0] == TOKENS, unknown, TOKENS))[0]).all()
 
 
 def test_skip_connections_and_layer_norm():
@@ -279,6 +285,7 @@ def test_a_carry_continues_a_sequence(cell):
     first, carry = apply(INPUTS[:, :3], return_carry=True)
     rest, again = apply(INPUTS[:, 3:], carry=carry, return_carry=True)
     close((jnp.concatenate([first, rest], 1), again), (whole, last))
+    chex.assert_trees_all_equal(apply(INPUTS, LENGTHS * 0, carry=last, return_carry=True)[1], last)
 
 
 def test_no_carry_of_two_directions():
@@ -291,8 +298,7 @@ def test_no_carry_of_two_directions():
 def test_bfloat16_computes_the_same_to_its_precision(cell, recurrence):
     options = {"cell": cell, "recurrence": recurrence, "layers": 2, "layer_norm": True}
     (params, exact), (lower, rounded) = build(**options), build(**options, dtype="bfloat16")
-    chex.assert_trees_all_equal(params, lower)
-    chex.assert_trees_all_equal_dtypes(params, lower)  # parameters are float32
+    chex.assert_trees_all_equal(params, lower, strict=True)  # parameters are float32
     for lengths in (None, LENGTHS):
         outputs, expected = rounded(INPUTS, lengths), exact(INPUTS, lengths)
         assert outputs.dtype == jnp.float32

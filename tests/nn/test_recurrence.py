@@ -150,17 +150,15 @@ def test_forward_mode_is_refused_for_tanh_and_passes_other_activations(small):
     close(*(jax.jvp(partial(m.apply, variables), (inputs,), (inputs,)) for m in models))
 
 
-OWN_PARAMETERS: dict = {  # of every time step
-    **{"variable_axes": {"params": 0}, "split_rngs": {"params": True}},
-    "variable_broadcast": False,
-}
+# Parameters of its own for every time step.
+OWN = {"variable_axes": {"params": 0}, "variable_broadcast": False, "split_rngs": {"params": True}}
 
 
 @pytest.mark.parametrize(
     ("cell", "options"),
     [
         *((cell, {}) for cell in (nn.OptimizedLSTMCell(4), nn.LSTMCell(4), nn.MGUCell(4))),
-        (nn.SimpleCell(4), OWN_PARAMETERS),
+        (nn.SimpleCell(4), OWN),
     ],
 )
 def test_the_rest_falls_through(cell, options):

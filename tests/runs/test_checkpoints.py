@@ -35,17 +35,15 @@ def state_after(epoch, optimizer=None, hidden=4):
     model = RNNConfig(hidden=hidden).build(10)
     optimizer = optimizer or EXPERIMENT.optimizer.build(25)
     state = jaxrnn.create_train_state(KEY, model, optimizer, np.zeros((1, 28, 28)))
-    return jax.tree.map(lambda leaf: leaf + epoch, state.replace(opt_state=())).replace(
-        opt_state=state.opt_state
-    )
+    is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda leaf: leaf if is_key(leaf) else leaf + epoch, state)
 
 
 def history_of(epochs, best=2):
-    rows = [
-        {"epoch": epoch, "train_accuracy": 0.9 if epoch == best else epoch / 100}
-        for epoch in range(1, epochs + 1)
-    ]
-    return History.from_rows(rows)
+    history = History()
+    for epoch in range(1, epochs + 1):
+        history = history.append(epoch=epoch, train_accuracy=0.9 if epoch == best else epoch / 100)
+    return history
 
 
 def save(folder, *epochs, key=KEY, optimizer=None):
@@ -124,18 +122,22 @@ def test_nothing_is_unpickled(run, monkeypatch):
     assert restore(run / "checkpoints")
 
 
-def files_of(folder):
-    return [path for path in folder.rglob("*") if path.is_file()]
+def damages(content):
+    """Ways in which a file can be damaged; None if it is deleted."""
+    for position in {*range(0, len(content), len(content) // 8 + 1), len(content) - 1}:
+        yield content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :]
+    yield content[:-1]
+    yield None
 
 
-def test_flipped_byte_is_reported(tmp_path, caplog):
+def test_damage_of_any_file_is_reported(tmp_path, caplog):
     save(tmp_path, 1, 2)
-    assert len(files_of(tmp_path / "2")) > 5
-    for path in files_of(tmp_path / "2"):
+    files = [path for path in (tmp_path / "2").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for path in files:
         content = path.read_bytes()
-        for position in {*range(0, len(content), len(content) // 8 + 1), len(content) - 1}:
-            flipped = bytes([content[position] ^ 4])
-            path.write_bytes(content[:position] + flipped + content[position + 1 :])
+        for damaged in damages(content):
+            path.unlink() if damaged is None else path.write_bytes(damaged)
             caplog.clear()
             state, history, _ = restore(tmp_path)
             chex.assert_trees_all_equal(state, state_after(1))
@@ -143,29 +145,6 @@ def test_flipped_byte_is_reported(tmp_path, caplog):
             (message,) = caplog.messages
             assert message.startswith(f"checkpoint {tmp_path / '2'} is damaged: ")
             assert message.endswith("; falling back to epoch 1")
-        path.write_bytes(content)
-
-
-@pytest.mark.parametrize("digit", ["accuracy", "description"])
-def test_changed_digit_in_the_json_is_found(copy, digit, caplog):
-    path = copy / "checkpoints" / "6" / "run.json"
-    old, new = {"accuracy": ("0.06", "0.07"), "description": ("28, 28", "29, 28")}[digit]
-    assert path.read_text().count(old) == 1
-    path.write_text(path.read_text().replace(old, new))
-    assert len(load_run(copy).history) == 5
-    assert "SHA-256" in caplog.text
-
-
-@pytest.mark.parametrize("damage", ["truncate", "delete"])
-def test_damaged_file_is_reported(copy, damage, caplog):
-    for path in files_of(copy / "checkpoints" / "6"):
-        content = path.read_bytes()
-        path.write_bytes(content[:-1])
-        if damage == "delete":
-            path.unlink()
-        caplog.clear()
-        assert len(restore(copy / "checkpoints")[1]) == 5
-        assert len(caplog.messages) == 1
         path.write_bytes(content)
 
 
@@ -279,12 +258,9 @@ def test_reading_during_training(tmp_path, caplog):
     ("place", "value"),
     [
         ("model", {"hidden": 10**9}),
-        ("model", {"hidden": "4"}),
         ("model", {"cell": "__import__('os').system('true')"}),
         ("optimizer", {"kind": "muon"}),
-        ("trainer", {"seed": -1}),
         ("outputs", 5),
-        ("input_shape", "28"),
         ("description", []),
         ("history", [{"epoch": 1, "../../evil": 1}]),
         ("keys", {"key": "evil"}),

@@ -13,13 +13,6 @@ from jaxrnn.runs.command_line import configured
 from tests.conftest import mnist_rnn
 
 
-def python(*arguments, timeout=400):
-    command = [sys.executable, "-m", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.mark.program
 @pytest.mark.parametrize(
     "scenarios",
@@ -29,42 +22,37 @@ def python(*arguments, timeout=400):
     ],
 )
 def test_several_processes(scenarios, tmp_path):
-    python("tests.several_processes", tmp_path, *scenarios)
-
-
-def arguments(**told):
-    return [word for name, value in told.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "tests.several_processes", str(tmp_path), *scenarios]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--process", "0"], "--coordinator, --processes and --process need --distributed"),
+        ("--process 0", "--coordinator, --processes and --process need --distributed"),
+        ("--distributed --processes 2", "--processes and --process together, or none"),
         (
-            ["--distributed", "--processes", "2"],
-            "give --coordinator, --processes and --process together, or none",
-        ),
-        (
-            ["--distributed", *arguments(coordinator="a:1", processes=2, process=2)],
+            "--distributed --coordinator a:1 --processes 2 --process 2",
             "--process must be between 0 and 1; got 2",
         ),
         (
-            ["--distributed", *arguments(coordinator="nowhere", processes=2, process=0)],
+            "--distributed --coordinator nowhere --processes 2 --process 0",
             "--coordinator must be host:port; got 'nowhere'",
         ),
-        (["--heartbeat", "0"], "--runtime.heartbeat: must be at least 1; got 0"),
-        (["--workers", "-1"], "--runtime.workers: must be at least 0; got -1"),
-        (["--steps-per-epoch", "3"], "--steps-per-epoch is an option of streams; use --stream"),
-        (["--stream", "--steps-per-epoch", "0"], "--trainer.steps-per-epoch: must be at least 1"),
+        ("--heartbeat 0", "--runtime.heartbeat: must be at least 1; got 0"),
+        ("--workers -1", "--runtime.workers: must be at least 0; got -1"),
+        ("--steps-per-epoch 3", "--steps-per-epoch is an option of streams; use --stream"),
+        ("--stream --steps-per-epoch 0", "--trainer.steps-per-epoch: must be at least 1"),
         (
-            ["--stream", "--steps-per-epoch", "5", "--batch-size", "64"],
+            "--stream --steps-per-epoch 5 --batch-size 64",
             "60000 examples leave one of 32; use --drop-remainder",
         ),
     ],
 )
 def test_bad_input(options, message, capsys):
     with pytest.raises(SystemExit) as exit_:
-        mnist_rnn("fast", *options)
+        mnist_rnn("fast", *options.split())
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
 

@@ -12,10 +12,8 @@ import time
 from pathlib import Path
 
 import chex
-import jax
 import pytest
 
-import jaxrnn
 from experiments.mnist_rnn import PRESETS
 from jaxrnn import History, load_run
 from jaxrnn.runs.interruptions import interruption
@@ -92,32 +90,6 @@ def start(*options):
     return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
 
 
-def test_signal_stops_after_the_epoch_and_the_run_can_be_resumed(capsys):
-    process = start()
-    for line in process.stdout:
-        if line.startswith("epoch 2/"):
-            break
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate()
-    assert process.returncode == 130
-    assert err == "\nSIGINT: stopping after this epoch; press Ctrl-C (again) to stop at once\n"
-    *_, stopped, resume = out.splitlines()
-    assert stopped.startswith("stopped; earlier epochs are saved in ")
-    words = shlex.split(resume)
-    assert words[:6] == ["to", "resume:", "python", "-m", "experiments.mnist_rnn", "resume"]
-    assert Path(words[6]) == Path("run").absolute()
-
-    history = History.from_csv("run/history.csv")
-    epochs = len(history)
-    assert load_run("run").history == history
-    assert epochs >= 2
-    assert not Path("run/results.json").exists()
-    change_config(trainer={"epochs": epochs})
-    mnist_rnn(*words[5:], "--epochs", epochs + 1)  # to come to an end
-    assert f"resuming after epoch {epochs}\n" in capsys.readouterr().out
-    assert load_run("run").history.rows[:-1] == history.rows
-
-
 def test_second_sigint_stops_at_once():
     process = start("--hidden", "400", "--train", "train")
     for line in process.stdout:
@@ -178,49 +150,30 @@ def damage_checkpoints():
 
 
 @pytest.mark.parametrize(
-    ("change", "words", "messages"),
+    ("change", "words", "message"),
     [
+        (None, "--epochs 2", "finished run of 2 epochs; raise --epochs to continue it, or choose"),
+        (None, "--epochs 1", r"trainer.epochs \(2 there, 1 here\)"),
         (
-            lambda: None,
-            ["--epochs", "2"],
-            ["holds a finished run of 2 epochs; raise --epochs to continue it, or choose"],
+            None,
+            "--epochs 3 --seed 5 --cell gru",
+            r"another configuration: model.cell \('simple' there, 'gru' here\), "
+            r"trainer.seed \(0 there, 5 here\); choose another",
         ),
-        (
-            lambda: None,
-            ["--epochs", "3", "--seed", "5", "--cell", "gru"],
-            [
-                "of another configuration: model.cell ('simple' there, 'gru' here), "
-                "trainer.seed (0 there, 5 here); choose another"
-            ],
-        ),
-        (lambda: None, ["--epochs", "1"], ["trainer.epochs (2 there, 1 here)"]),
         (
             lambda: change_config(trainer={"seed": 5}),
-            ["--epochs", "3", "--seed", "5"],
-            ["cannot be restored", "trainer.seed (0 there, 5 here)"],
+            "--epochs 3 --seed 5",
+            r"2 cannot be restored: .*trainer.seed \(0 there, 5 here\)",
         ),
-        (
-            Path("run/config.json").unlink,
-            ["--epochs", "3"],
-            ["--workdir run has checkpoints but no config.json"],
-        ),
-        (
-            damage_checkpoints,
-            ["--epochs", "3"],
-            ["checkpoints/2 is damaged", "checkpoints/1 is damaged"],
-        ),
-        (
-            lambda: shutil.rmtree("run/checkpoints"),
-            ["--epochs", "3"],
-            ["holds a run without its checkpoints; choose another"],
-        ),
+        (Path("run/config.json").unlink, "--epochs 3", "has checkpoints but no config.json"),
+        (damage_checkpoints, "--epochs 3", "checkpoints/2 is damaged.*checkpoints/1 is damaged"),
     ],
 )
-def test_what_cannot_be_continued_is_left_as_it_is(finished, change, words, messages, capsys):
-    change()
+def test_what_cannot_be_continued_is_left_as_it_is(finished, change, words, message, capsys):
+    if change:
+        change()
     before = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")}
-    err = refuse([*RUN, *words], capsys)
-    assert all(message in err for message in messages), err
+    assert re.search(message, refuse([*RUN, *words.split()], capsys))
     assert {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")} == before
 
 
@@ -267,7 +220,7 @@ def test_tampered_json_is_refused(content, name, capsys):
     Path("run/config.json").write_text(json.dumps(PRESETS["fast"].to_json()))
     Path("run", name).write_text(content)
     err = refuse(["--workdir", "run"], capsys)
-    assert re.search(rf"{name} is damaged|another experiment|holds a finished run", err)
+    assert re.search(rf"{name} is damaged|of another|holds a finished run", err)
     assert {path.name for path in Path("run").iterdir()} == {"config.json", name}
 
 
@@ -304,10 +257,12 @@ def test_full_disk(whole, capsys, monkeypatch):
     assert "resuming after epoch 2\n" in capsys.readouterr().out
 
 
-def test_stopped_run_resumes_bit_for_bit(whole, capsys, monkeypatch):
+def test_signal_stops_the_run_after_the_epoch(whole, capsys, monkeypatch):
+    advice = "\nSIGTERM: stopping after this epoch; press Ctrl-C (again) to stop at once\n"
+
     def stop(path):
         os.kill(os.getpid(), signal.SIGTERM)
-        while "SIGTERM: stopping" not in capsys.readouterr().err:
+        while advice not in capsys.readouterr().err:
             time.sleep(0.01)
 
     with monkeypatch.context() as patch:
@@ -315,9 +270,18 @@ def test_stopped_run_resumes_bit_for_bit(whole, capsys, monkeypatch):
         with pytest.raises(SystemExit) as exit_:
             train(4)
     assert exit_.value.code == 143
-    assert "stopped; earlier epochs are saved in run\n" in capsys.readouterr().out
-    assert len(load_run("run").history) < 4
-    assert_same_run(train(4), whole)
+    *_, stopped, resume = capsys.readouterr().out.splitlines()
+    assert stopped == "stopped; earlier epochs are saved in run"
+    words = shlex.split(resume)
+    assert words == ["to", "resume:", "python", "-m", "experiments.mnist_rnn", "resume", "run"]
+    history = History.from_csv("run/history.csv")
+    assert len(history) == 2
+    assert load_run("run").history == history
+    assert not Path("run/results.json").exists()
+    mnist_rnn(*words[5:])
+    assert "resuming after epoch 2\n" in capsys.readouterr().out
+    assert load_run("run").history.rows[:2] == history.rows
+    assert_same_run(load_run("run"), whole)
 
 
 def test_deleted_directory(folder, capsys, monkeypatch):
@@ -330,29 +294,6 @@ def test_deleted_directory(folder, capsys, monkeypatch):
     err = refuse([*RUN, "--epochs", "4"], capsys, status=1)
     assert "No such file or directory" in err
     assert not Path("run").exists()
-
-
-def test_evaluate_prints_the_metrics_of_results_json(finished, capsys):
-    mnist_rnn("evaluate", "run")
-    results = json.loads(Path("run/results.json").read_text())
-    names = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
-    assert capsys.readouterr().out.splitlines() == [
-        "after epoch 2:",
-        *(f"{name} {results[name]}" for name in names),
-    ]
-    err = refuse(["resume", "run", "--workdir", "elsewhere"], capsys)
-    assert "leave out --workdir: resume uses the directory of the run" in err
-    assert not Path("elsewhere").exists()
-
-
-def test_load_run_returns_everything(finished):
-    run = load_run("run")
-    assert run.experiment.model == jaxrnn.RNNConfig(hidden=12)
-    assert run.experiment.trainer == jaxrnn.TrainerConfig(epochs=2)
-    assert run.model == jaxrnn.RNNModel(hidden=12)
-    assert run.history == History.from_csv("run/history.csv")
-    assert run.key == jax.random.split(jax.random.key(0))[1]
-    assert int(run.state.step) == 10
 
 
 def test_signals_are_taken_only_while_training():

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,7 +101,9 @@ def test_varied_options_and_a_run_that_diverges(tmp_path):
     vary = {"optimizer.learning_rate": [1e38, 1e-2], "model.hidden": [8]}
     content, printed = sweep_in(tmp_path, vary=vary)
     names = [f"hidden=8,learning_rate={rate}/seed-3" for rate in (0.01, 1e38)]
-    assert [run["directory"] for run in content["runs"]] == names
+    assert [
+        path.parent.relative_to(tmp_path) for path in sorted(tmp_path.rglob("config.json"))
+    ] == [*map(Path, names)]
     assert runs_of(tmp_path) == [tmp_path / names[0]]
     assert content["best"] == {"model.hidden": 8, "optimizer.learning_rate": 0.01}
     assert printed[1].startswith(f"{names[1]}: failed, as the loss is not finite from epoch 1")

@@ -77,6 +77,7 @@ def test_blocks_are_bit_identical_to_the_epoch(state, digits, devices):
         chex.assert_trees_all_close(jax.tree.map(np.sum, steps), total)
 
 
+@pytest.mark.program
 def test_seed_determines_the_bits_and_order_matters(digits):
     def run(init, order):
         state = create_train_state(init, RNNModel(hidden=8), jaxrnn.Adam().build(), digits.inputs)

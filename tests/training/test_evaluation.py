@@ -34,9 +34,12 @@ def test_sums_are_exact_at_any_batch_size(state, digits, logits, batch_size, dev
     assert metrics.weight == 500
 
 
-def test_evaluating_a_stream_gives_the_bits_of_the_split(state, digits):
+@pytest.mark.parametrize("devices", [1, 4])  # that fit left the state on
+def test_evaluating_a_stream_gives_the_bits_of_the_split(state, digits, devices):
     in_memory = jaxrnn.evaluate(state, digits, batch_size=100)
-    streamed = jaxrnn.evaluate(state, stream(digits, batch_size=100))
+    streamed = jaxrnn.evaluate(
+        replicate(state, batch_mesh(devices)), stream(digits, batch_size=100)
+    )
     chex.assert_trees_all_equal(streamed, in_memory)
 
 
@@ -73,7 +76,8 @@ def test_generation_draws_what_the_network_expects():
     )
     trainer = jaxrnn.TrainerConfig(epochs=40, batch_size=20)
     state, _ = jaxrnn.fit(state, split, trainer, key=KEY)
-    drawn = jaxrnn.generate(state, np.array([2, 3]), KEY, count=12, temperature=0.2)
-    np.testing.assert_array_equal(drawn, (np.arange(12) + 4) % 5)
+    for temperature in (0.2, 0.0):
+        drawn = jaxrnn.generate(state, np.array([2, 3]), KEY, count=12, temperature=temperature)
+        np.testing.assert_array_equal(drawn, (np.arange(12) + 4) % 5)
     with pytest.raises(ValueError, match="an output per time step"):
         jaxrnn.generate(of_whole_sequences, np.array([2]), KEY, count=3)

@@ -165,6 +165,7 @@ def test_bad_input(state, digits):
     empty = jax.tree.map(lambda leaf: leaf[:0], digits)
     streams = [stream(split, batch_size=50, key=KEY) for split in (digits, unknown, long)]
     part = stream(digits, batch_size=50, drop_remainder=True)
+    source, reserved = jaxrnn.Source(split="test[:5]"), ("train", "train_part")
     for message, train, options in (
         ("labels must be between 0 and 9.*got 10 to 10", unknown, {}),
         ("labels must be between 0 and 9", streams[1], {"key": None}),
@@ -176,13 +177,14 @@ def test_bad_input(state, digits):
         ("train_curve must be epoch or last_batch; got 'mean'", digits, {"train_curve": "mean"}),
         ("every epoch from 1 on", digits, {"history": History().append(epoch=5)}),
         ("devices must be between 1 and 4; got 5", digits, {"devices": 5}),
-        ("identifiers other than train; got .'train'", digits, {"evals": {"train": digits}}),
+        *(("that don't begin with train; got", digits, {"evals": {n: digits}}) for n in reserved),
         ("training on a split needs a key", digits, {"key": None}),
         ("give the key of the data order to the stream", streams[0], {}),
         ("give the key of the data order to the stream", part, {"key": None}),
         ("one pass over all examples", digits, {"evals": {"test": part}}),
         ("there are no examples to evaluate", digits, {"evals": {"test": empty}}),
-        *(("expected a Split or a stream", train, {}) for train in ((1, 2), {}, labels, None)),
+        ("expected a Split or a stream; got Source", digits, {"evals": {"test": source}}),
+        *(("expected a Split or a stream", train, {}) for train in ((1, 2), {}, labels, source)),
     ):
         fields = {n: options.pop(n) for n in ("batch_size", "train_curve") if n in options}
         trainer = TrainerConfig(**{"epochs": 1, "batch_size": 100, **fields})
@@ -190,6 +192,7 @@ def test_bad_input(state, digits):
             fit(state, train, trainer, **{"key": KEY, **options})
 
 
+@pytest.mark.program
 def test_average_is_what_is_evaluated(digits, held_out):
     optimizer = jaxrnn.Adam(learning_rate=0.01, average=0.99).build()
     state = create_train_state(KEY, RNNModel(hidden=8), optimizer, digits.inputs)

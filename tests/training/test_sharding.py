@@ -11,8 +11,6 @@ from jaxrnn.runs.results import describe_mesh
 from jaxrnn.training import sharding, train_block
 from jaxrnn.training.sharding import batch_mesh, suitable_devices
 
-KEY = jax.random.key(2)
-
 
 def test_as_many_devices_as_divide_the_batch():
     sizes = {batch: batch_mesh(batch).size for batch in (1, 2, 3, 4, 6, 150, 149)}
@@ -44,8 +42,8 @@ def test_one_all_reduce_a_step_and_no_gather(state, digits, divided):
     arrays = {"inputs": digits.inputs, "labels": digits.labels}
     examples = sharding.put_examples(arrays, mesh, sharded=divided)
     rows = np.arange(250 if divided else 500, dtype=np.int32).reshape(5, -1)
-    program = train_block.lower(state, examples, rows, KEY, mesh=mesh, sharded=divided)
-    text = program.compile().as_text()
+    arguments = state, examples, rows, jax.random.key(2), mesh, divided
+    text = train_block.lower(*arguments).compile().as_text()
     collectives = re.findall(
         r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text
     )

@@ -98,6 +98,7 @@ def test_shapes_of_a_state_without_a_key():
     chex.assert_trees_all_equal_shapes_and_dtypes(shapes, state)
 
 
+@pytest.mark.program
 def test_partitioned_parameters_train():
     plain = nn.initializers.lecun_normal()
     boxed = nn.with_partitioning(plain, (None, "model"))

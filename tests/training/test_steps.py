@@ -145,6 +145,7 @@ def test_truncated_backpropagation_carries_the_state_and_no_gradient(model):
     assert (int(trained.step), float(metrics.weight)) == (3, valid.sum())
 
 
+@pytest.mark.program
 def test_sequences_that_fit_into_a_chunk_are_not_cut():
     state = state_of(TEXT, LanguageModeling(), pooling="none")
     options = [StepOptions(truncate=size) for size in (None, 9, 100)]

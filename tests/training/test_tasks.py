@@ -55,7 +55,6 @@ def reported(state, split, **options):
 
 @pytest.mark.parametrize("name", CASES)
 def test_metrics_are_those_of_numpy(name):
-    """By definition, in float64."""
     split, state = case(name)
     outputs = np.asarray(jaxrnn.predict(state, split), float)
     keep = ~PADDING if outputs.ndim == 3 else np.ones(SIZE, bool)

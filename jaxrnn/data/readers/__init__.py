@@ -2,14 +2,13 @@
 
 import logging
 import os
-import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from jaxrnn.data.readers.arrays import Arrays, Images, Kept, concatenate, keep
+from jaxrnn.data.readers.arrays import Arrays, Images, Kept, concatenate, keep, temporary_data_dir
 from jaxrnn.data.readers.builders import FAMILY, LabelledImages, decode, open_builder
 from jaxrnn.data.readers.files import (
     find_idx,
@@ -22,7 +21,6 @@ from jaxrnn.data.readers.files import (
 from jaxrnn.files import first_line
 
 log = logging.getLogger("jaxrnn")
-
 
 _Path = str | os.PathLike[str] | None
 
@@ -39,7 +37,7 @@ def read_split(
       ValueError, ImportError, OSError: see :class:`jaxrnn.Source`.
     """
     data_dir = Path(data_dir) if data_dir else _default_data_dir()
-    if kept := _read_files(name, data_dir, Path(archives) if archives else None):
+    if kept := _read_whole(name, data_dir, Path(archives) if archives else None):
         splits, class_names = kept
         sizes = {part: tfds.core.SplitInfo(part, [len(splits[part].labels)], 0) for part in splits}
         parts = _find_parts(name, split, sizes)
@@ -47,57 +45,49 @@ def read_split(
         builder = open_builder(name, data_dir)
         parts = _find_parts(name, split, builder.info.splits)
         identity, splits = identify([Path(builder.data_dir, "dataset_info.json")]), {}
-        for part in {part: None for part, _ in parts}:  # other splits may be large
-            key, read = f"{builder.name}-{part}", partial(decode, builder, part)
-            kept_part, class_names = keep(data_dir, key, identity, read)
+        for part in {part for part, _ in parts}:  # other splits may be large
+            read = partial(decode, builder, part)
+            kept_part, class_names = keep(data_dir, f"{builder.name}-{part}", identity, read)
             splits |= kept_part
     arrays = [Arrays(*(array[rows] for array in splits[part])) for part, rows in parts]
     return arrays[0] if len(arrays) == 1 else concatenate(arrays), class_names
 
 
-def _read_files(name: str, data_dir: Path, archives: Path | None) -> Kept | None:
+def _read_whole(name: str, data_dir: Path, archives: Path | None) -> Kept | None:
     """Read a dataset of the MNIST family or of files; None if it is one of tfds's."""
-    path = Path(name).expanduser()
-    if family := FAMILY.get(name.lower()):
-        return _read_family(family, data_dir, archives)
+    path, family = Path(name).expanduser(), FAMILY.get(name.lower())
+    if archives is not None and (family or name.lower() == "idx"):
+        idx, key = find_idx(archives), name.lower()
+        return keep(data_dir, key, identify(idx.values()), partial(_read_archives, idx, family))
     if name.lower() == "idx":
-        if archives is None:
-            raise ValueError("name 'idx' needs archives (--archives), a directory of IDX files")
-        idx = find_idx(archives)
-        return keep(data_dir, "idx", identify(idx.values()), partial(read_idx_files, idx))
+        raise ValueError("name 'idx' needs archives (--archives), a directory of IDX files")
     if archives is not None:
         known = ", ".join(["idx", *FAMILY])
         raise ValueError(f"archives are read for {known} only, not for {name!r}")
+    if family:
+        return keep(data_dir, family.name, "published", partial(_read_family, family, data_dir))
     if path.suffix == ".npz":
         return keep(data_dir, path.stem, identify([path]), partial(read_npz, path))
     if len(path.parts) > 1 and path.is_dir():
         found = find_images(path)
-        paths = [path for classes in found.values() for paths in classes.values() for path in paths]
-        identity = f"{[*map(list, found.values())]} {identify(paths)}"
+        identity = identify(image for _, _, image in found)
         return keep(data_dir, path.name, identity, partial(read_images, found, path))
     return None
 
 
-def _read_family(family: type[LabelledImages], data_dir: Path, archives: Path | None) -> Kept:
-    """Read a dataset of the MNIST family, or other archives under its name.
+def _read_archives(idx: Mapping[str, Path], family: type[LabelledImages] | None) -> Images:
+    """Read the given IDX files, as a dataset of the MNIST family or under no name."""
+    images = read_idx_files(idx, family.CLASS_NAMES if family else ())
+    if family and set(family.CONTENT_SHA256) - images.sha256:
+        folder = next(iter(idx.values())).parent
+        log.warning("the files in %s are not those published as %s", folder, family.name)
+    return images
 
-    Given archives are read every time, as only their content says whether they are those published.
-    """
-    given, published = None, family.checksums()
-    if archives is not None:
-        given = read_idx_files(find_idx(archives), family.CLASS_NAMES)
-        if any(published[role] not in given.sha256.get(role, ()) for role in published):
-            log.warning("the files in %s are not those published as %s", archives, family.name)
-            return keep(data_dir, family.name, str(given.sha256), lambda: given)
 
-    def read() -> Images:
-        images = given
-        if images is None and family.ARCHIVES:
-            images = read_idx_files(find_idx(family.ARCHIVES), family.CLASS_NAMES)
-        builder = open_builder(family.name, data_dir, images)
-        return builder.images or decode(builder, *builder.info.splits)
-
-    return keep(data_dir, family.name, str(published), read)
+def _read_family(family: type[LabelledImages], data_dir: Path) -> Images:
+    """Read a dataset of the MNIST family as it was published."""
+    builder = open_builder(family.name, data_dir)
+    return builder.images or decode(builder, *builder.info.splits)
 
 
 def _find_parts(
@@ -115,14 +105,13 @@ def _find_parts(
 
 
 def _default_data_dir() -> Path:
-    """Return tfds's data_dir or, if that can't be made, a temporary directory of this user."""
+    """Return tfds's data_dir or, if that can't be made, a temporary directory."""
     directory = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     try:
         directory = directory.expanduser()
         directory.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # RuntimeError: there is no home directory
-        user = os.getuid() if hasattr(os, "getuid") else ""
-        temporary = Path(tempfile.gettempdir(), f"tensorflow_datasets-{user}")
+        temporary = temporary_data_dir()
         log.warning("%s cannot be made; preparing data in %s instead", directory, temporary)
         return temporary
     return directory

@@ -1,21 +1,19 @@
-"""Labelled images as arrays, kept as ``.npy`` files and memory-mapped."""
+"""Labelled images as arrays, kept in files and memory-mapped."""
 
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import platformdirs
 
-_FORMAT = 1  # raise it when the same files are read differently
+_FORMAT = 2  # raise it when the same files are read or kept differently
 
 
 class Arrays(NamedTuple):
@@ -30,14 +28,14 @@ class Images:
     """Labelled images of some splits.
 
     Attributes:
-      splits: for each split, such as ``train``, a function that reads its examples in pieces.
+      splits: for each split, such as ``train``, pieces to be read one after the other, once.
       class_names: the name of each class, in order.
-      sha256: of the IDX file of each role, decompressed and as it is.
+      sha256: of the decompressed content of each IDX file.
     """
 
-    splits: Mapping[str, Callable[[], Iterable[Arrays]]]
+    splits: Mapping[str, Iterable[Arrays]]
     class_names: tuple[str, ...]
-    sha256: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    sha256: frozenset[str] = frozenset()
 
 
 Kept = tuple[dict[str, Arrays], tuple[str, ...]]
@@ -48,24 +46,27 @@ def keep(data_dir: Path, name: str, identity: str, read: Callable[[], Images]) -
     """Memory-map the arrays of a dataset, which is read only if they are not kept yet.
 
     They are kept in ``<data_dir>/jaxrnn/<name>-<digest of the identity>``, which is complete or
-    absent and may be deleted at any time; if that can't be written, in the user's cache directory,
-    else in memory.
+    absent and may be deleted at any time; if that can't be written, in :func:`temporary_data_dir`.
+
+    Raises:
+      OSError: neither can be written.
     """
     digest = hashlib.sha256(f"{_FORMAT} {identity}".encode("utf-8", "surrogateescape")).hexdigest()
-    cache = Path(platformdirs.user_cache_dir("jaxrnn"), "data")
-    places = [parent / f"{name}-{digest[:16]}" for parent in (data_dir / "jaxrnn", cache)]
-    for place in places:
+    parents = data_dir, temporary_data_dir()
+    place, fallback = (parent / "jaxrnn" / f"{name}-{digest[:16]}" for parent in parents)
+    for kept in (place, fallback):
         with contextlib.suppress(OSError, ValueError):  # absent or damaged
-            return _map(place)
+            return _map(kept)
     images = read()
-    for place in places:
-        with contextlib.suppress(OSError):  # read-only or full
-            return _write(place, images)
-    logging.getLogger("jaxrnn").warning(
-        "%s is held in memory, as neither %s nor %s can be written", name, *places
-    )
-    in_memory = {split: concatenate(read_pieces()) for split, read_pieces in images.splits.items()}
-    return in_memory, images.class_names
+    with contextlib.suppress(OSError):  # read-only or full
+        return _write(place, images)
+    return _write(fallback, read())
+
+
+def temporary_data_dir() -> Path:
+    """Return a directory of this user for data that can't be kept where it should be."""
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    return Path(tempfile.gettempdir(), f"tensorflow_datasets-{user}")
 
 
 def concatenate(pieces: Iterable[Arrays]) -> Arrays:
@@ -74,16 +75,13 @@ def concatenate(pieces: Iterable[Arrays]) -> Arrays:
 
 
 def _map(place: Path) -> Kept:
-    class_names, splits = json.loads((place / "names.json").read_text("utf-8"))
-    arrays = {
-        split: Arrays(*(np.asarray(np.load(path, mmap_mode="r")) for path in _paths(place, split)))
-        for split in splits
-    }
+    class_names, splits = json.loads((place / "arrays.json").read_text("utf-8"))
+
+    def map_array(name: str, dtype: str, shape: list[int]) -> np.ndarray:
+        return np.asarray(np.memmap(place / name, dtype, "r", shape=tuple(shape)))
+
+    arrays = {split: Arrays(*(map_array(*one) for one in files)) for split, files in splits.items()}
     return arrays, tuple(class_names)
-
-
-def _paths(place: Path, split: str) -> list[Path]:
-    return [place / f"{split}-{kind}.npy" for kind in Arrays._fields]
 
 
 def _write(place: Path, images: Images) -> Kept:
@@ -92,10 +90,10 @@ def _write(place: Path, images: Images) -> Kept:
     with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as temporary:
         new = Path(temporary, "new")
         new.mkdir()  # which, unlike a temporary directory, others may read
-        for split, read_pieces in images.splits.items():
-            _write_split(_paths(new, split), read_pieces())
-        names = json.dumps([images.class_names, list(images.splits)])
-        (new / "names.json").write_text(names, "utf-8")
+        splits = {
+            split: _write_split(new, split, pieces) for split, pieces in images.splits.items()
+        }
+        (new / "arrays.json").write_text(json.dumps([images.class_names, splits]), "utf-8")
         try:
             new.rename(place)
         except OSError:
@@ -106,23 +104,16 @@ def _write(place: Path, images: Images) -> Kept:
     return _map(place)
 
 
-def _write_split(paths: list[Path], pieces: Iterable[Arrays]) -> None:
-    count = 0
-    with paths[0].open("wb") as images, paths[1].open("wb") as labels:
+def _write_split(folder: Path, split: str, pieces: Iterable[Arrays]) -> list[Any]:
+    """Write the arrays of a split; return the file name, type and shape of each."""
+    count, names = 0, [f"{split}-{kind}" for kind in Arrays._fields]
+    with (folder / names[0]).open("wb") as images, (folder / names[1]).open("wb") as labels:
         for piece in pieces:
-            for file, array in zip((images, labels), piece, strict=True):
-                if not count:
-                    _write_header(file, array, 0)
-                file.write(np.ascontiguousarray(array).data)
+            images.write(np.ascontiguousarray(piece.images).data)
+            labels.write(np.ascontiguousarray(piece.labels).data)
             count += len(piece.labels)
-        for file, array in zip((images, labels), piece, strict=True):
-            file.seek(0)  # numpy's header has room for the final size
-            _write_header(file, array, count)
+        for file in (images, labels):
             file.flush()
             os.fsync(file.fileno())
-
-
-def _write_header(file: IO[bytes], piece: np.ndarray, size: int) -> None:
-    kind, shape = np.lib.format.dtype_to_descr(piece.dtype), (size, *piece.shape[1:])
-    header = {"descr": kind, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
+    shapes = [(array.dtype.str, [count, *array.shape[1:]]) for array in piece]
+    return [(name, *shape) for name, shape in zip(names, shapes, strict=True)]

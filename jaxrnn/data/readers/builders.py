@@ -4,7 +4,7 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from jaxrnn.data.readers.arrays import Arrays, Images
-from jaxrnn.data.readers.files import IDX_NAMES, read_idx_files
+from jaxrnn.data.readers.files import IDX_NAMES, find_idx, read_idx_files
 from jaxrnn.files import first_line
 
 _AT_ONCE = 4096  # examples; bounds what is in memory while they are decoded
@@ -26,29 +26,20 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
     Examples are stored as ArrayRecord, in the order of the files, which the protocols of the
     ``tf1`` and ``keras`` presets rely on. The builders are not registered with tfds, whose own
     builders of these names stay unchanged.
-
-    Args:
-      images: what to prepare; by default what tfds downloads, which is then found here.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     URL: str
     CLASS_NAMES: tuple[str, ...]
-    ARCHIVES: Path | None = None
-    CONTENT_SHA256: tuple[str, ...] = ()
+    ARCHIVES: Path | None = None  # in place of a download
+    CONTENT_SHA256: tuple[str, ...] = ()  # of each file, decompressed, where it is known
+    images: Images | None = None  # once they have been prepared
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(skip_registration=True, **kwargs)
 
-    def __init__(self, *, images: Images | None = None, **kwargs: Any):
-        self.images = images
+    def __init__(self, **kwargs: Any):
         super().__init__(file_format="array_record", **kwargs)
-
-    @classmethod
-    def checksums(cls) -> dict[str, str]:
-        """Return the SHA-256 of each published file: decompressed or, if unknown, as it is."""
-        as_is = (cls.url_infos[cls.URL + name].checksum for name in IDX_NAMES.values())
-        return dict(zip(IDX_NAMES, cls.CONTENT_SHA256 or as_is, strict=True))
 
     def _info(self) -> tfds.core.DatasetInfo:
         image = tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8, encoding="bytes")
@@ -63,15 +54,20 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
         """Write one file per split, much faster than tfds, which encodes example by example."""
-        if self.images is None:  # tfds verifies what it downloads by checksums.tsv
-            urls = {role: self.URL + name for role, name in IDX_NAMES.items()}
-            self.images = read_idx_files(dl_manager.download(urls), self.CLASS_NAMES)
-        splits = []
-        for name, read_pieces in self.images.splits.items():
-            (piece,) = read_pieces()
+        from array_record.python.array_record_module import ArrayRecordWriter  # not on Windows
+
+        urls = {role: self.URL + name for role, name in IDX_NAMES.items()}
+        paths = find_idx(self.ARCHIVES) if self.ARCHIVES else dl_manager.download(urls)
+        self.images, splits = read_idx_files(paths, self.CLASS_NAMES), []
+        for name, (piece,) in self.images.splits.items():
+            size = 0
             template = self._get_filename_template(name)
             path = template.sharded_filepath(shard_index=0, num_shards=1)
-            size = _write_records(path, self._serialize(piece))
+            writer = ArrayRecordWriter(str(path), "group_size:16")  # small records in groups
+            for record in self._serialize(piece):
+                writer.write(record)
+                size += len(record)
+            writer.close()
             splits.append(tfds.core.SplitInfo(name, [len(piece.labels)], size, template))
         self.info.set_splits(tfds.core.SplitDict(splits))
 
@@ -83,18 +79,6 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
             around.append(record.split(white.tobytes()))
         for image, label in zip(piece.images, piece.labels.tolist(), strict=True):
             yield image.tobytes().join(around[label])
-
-
-def _write_records(path: Path, records: Iterable[bytes]) -> int:
-    """Write an ArrayRecord file; return the total size of the records in bytes."""
-    from array_record.python.array_record_module import ArrayRecordWriter  # not on Windows
-
-    writer, size = ArrayRecordWriter(str(path), "group_size:16"), 0  # small records in groups
-    for record in records:
-        writer.write(record)
-        size += len(record)
-    writer.close()
-    return size
 
 
 class Mnist(LabelledImages):
@@ -117,12 +101,10 @@ class FashionMnist(LabelledImages):
 
     name = "fashion_mnist"
     URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-    # fmt: off
     CLASS_NAMES = (
         "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
         "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-    )
-    # fmt: on
+    )  # fmt: skip
     CONTENT_SHA256 = (
         "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
         "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -142,7 +124,7 @@ class Kmnist(LabelledImages):
 FAMILY = {builder.name: builder for builder in (Mnist, FashionMnist, Kmnist)}
 
 
-def open_builder(name: str, data_dir: Path, images: Images | None = None) -> Any:
+def open_builder(name: str, data_dir: Path) -> Any:
     """Find the tfds builder of a dataset of labelled images, and prepare it as ArrayRecord.
 
     Two processes may prepare a dataset at once: tfds renames a temporary directory at the end.
@@ -150,11 +132,9 @@ def open_builder(name: str, data_dir: Path, images: Images | None = None) -> Any
     Args:
       name: of the MNIST family or, as tfds writes it, ``name``, ``name/config``, ``name:version``.
       data_dir: directory of prepared datasets.
-      images: of a dataset of the MNIST family, in place of a download.
     """
-    kind = partial(FAMILY[name], images=images) if name in FAMILY else partial(tfds.builder, name)
     with _one_line_errors(name, data_dir):
-        builder = kind(data_dir=data_dir)
+        builder = FAMILY.get(name, partial(tfds.builder, name))(data_dir=data_dir)
     match builder.info.supervised_keys, builder.info.features:
         case (str(key), str(label)), features if len(features[key].shape) >= 2 and isinstance(
             features[label], tfds.features.ClassLabel
@@ -164,7 +144,8 @@ def open_builder(name: str, data_dir: Path, images: Images | None = None) -> Any
             raise ValueError(f"{name!r} is not a dataset of labelled images")
     with _one_line_errors(name, data_dir):
         if not builder.data_path.exists():
-            with contextlib.redirect_stdout(io.StringIO() if images else sys.stdout):
+            quiet = name in FAMILY and builder.ARCHIVES  # tfds prints that it downloads
+            with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout):
                 try:
                     builder.download_and_prepare(file_format="array_record")
                 except Exception:
@@ -177,7 +158,7 @@ def open_builder(name: str, data_dir: Path, images: Images | None = None) -> Any
 def decode(builder: Any, *splits: str) -> Images:
     """Open some splits of prepared data."""
     names = builder.info.features[builder.info.supervised_keys[1]].names
-    return Images({split: partial(_decode, builder, split) for split in splits}, tuple(names))
+    return Images({split: _decode(builder, split) for split in splits}, tuple(names))
 
 
 def _decode(builder: Any, split: str) -> Iterator[Arrays]:

@@ -1,10 +1,9 @@
 """Labelled images in IDX files, ``.npz`` files and directories of images."""
 
-import hashlib
+import itertools
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ IDX_NAMES = {
 }
 _ROLE = re.compile(r"(?:^|[-_.])(train|t10k|test)[-_.]?(images|labels)[-_.]")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
-_Pairs = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 def identify(paths: Iterable[Path]) -> str:
@@ -29,7 +27,7 @@ def identify(paths: Iterable[Path]) -> str:
 
     A file that is replaced by one of the same size and modification time has another ctime.
     """
-    stats = ((path.resolve(), path.stat()) for path in paths)
+    stats = ((path.absolute(), path.stat()) for path in paths)
     return "\n".join(f"{path} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}" for path, s in stats)
 
 
@@ -55,16 +53,16 @@ def find_idx(folder: Path) -> dict[str, Path]:
 
 def read_idx_files(paths: Mapping[str, Path], class_names: tuple[str, ...] = ()) -> Images:
     """Read the IDX file of each role; the names of the classes are the labels by default."""
-    arrays, sha256 = {}, {}
+    arrays, sha256 = {}, set()
     for role, path in paths.items():
-        array, of_content = read_idx(path)
-        sha256[role] = of_content, hashlib.sha256(path.read_bytes()).hexdigest()
+        array, digest = read_idx(path)
+        sha256.add(digest)
         if array.ndim == 3 and path.name.lower().startswith("emnist"):  # stored transposed
             array = array.transpose(0, 2, 1)
         arrays[role] = array[:, 0] if array.ndim == 2 else array  # QMNIST's labels: the class
     splits = [split for split in ("train", "test") if f"{split} images" in arrays]
     pairs = {split: (arrays[f"{split} images"], arrays[f"{split} labels"]) for split in splits}
-    return _check(next(iter(paths.values())).parent, pairs, class_names, sha256)
+    return _check(next(iter(paths.values())).parent, pairs, class_names, frozenset(sha256))
 
 
 def read_npz(path: Path) -> Images:
@@ -80,34 +78,32 @@ def read_npz(path: Path) -> Images:
     return _check(path, pairs)
 
 
-def find_images(folder: Path) -> dict[str, dict[str, list[Path]]]:
-    """Find the images of each split and class, below ``train`` and ``test`` or without these."""
-    splits = {name: folder / name for name in ("train", "test") if (folder / name).is_dir()}
-    splits = splits or {"train": folder}
-    classes = sorted({path.name for split in splits.values() for path in split.glob("*/")})
-    return {
-        name: {
-            kind: sorted(p for p in (split / kind).glob("*") if p.suffix.lower() in _SUFFIXES)
-            for kind in classes
-        }
-        for name, split in splits.items()
-    }
+def find_images(folder: Path) -> list[tuple[str, str, Path]]:
+    """Find images with split and class, below ``train`` and ``test`` or without these."""
+    places = {name: folder / name for name in ("train", "test") if (folder / name).is_dir()}
+    return [
+        (split, path.parent.name, path)
+        for split, place in (places or {"train": folder}).items()
+        for path in sorted(place.glob("*/*"))
+        if path.suffix.lower() in _SUFFIXES
+    ]
 
 
-def read_images(found: Mapping[str, Mapping[str, list[Path]]], folder: Path) -> Images:
+def read_images(found: Sequence[tuple[str, str, Path]], folder: Path) -> Images:
     """Read the images that :func:`find_images` has found in a folder."""
+    if not found:
+        raise ValueError(f"{folder} has no images in directories named by class")
+    class_names = sorted({name for _, name, _ in found})
     pairs = {}
-    for split, classes in found.items():
-        images = [_read_image(path) for paths in classes.values() for path in paths]
-        if not images:
-            raise ValueError(f"{folder} has no {split} images in directories named by class")
+    for split, group in itertools.groupby(found, lambda image: image[0]):
+        _, names, paths = zip(*group, strict=True)
+        images = [_read_image(path) for path in paths]
         if any(image.ndim == 3 for image in images):  # some are in color
             images = [im if im.ndim == 3 else np.stack([im] * 3, -1) for im in images]
         if len(sizes := {image.shape[:2] for image in images}) > 1:
             raise ValueError(f"the {split} images of {folder} differ in size: {sorted(sizes)[:2]}")
-        labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes.values()])
-        pairs[split] = np.stack(images), labels
-    return _check(folder, pairs, tuple(next(iter(found.values()))))
+        pairs[split] = np.stack(images), np.searchsorted(class_names, names)
+    return _check(folder, pairs, tuple(class_names))
 
 
 def _read_image(path: Path) -> np.ndarray:
@@ -125,9 +121,9 @@ def _read_image(path: Path) -> np.ndarray:
 
 def _check(
     where: Path,
-    pairs: _Pairs,
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
     class_names: tuple[str, ...] = (),
-    sha256: Mapping[str, tuple[str, str]] | None = None,
+    sha256: frozenset[str] = frozenset(),
 ) -> Images:
     """Check images and labels; labels that have no names are counted from the least of 0 and 1."""
     arrays = {}
@@ -146,11 +142,10 @@ def _check(
                 f"{labels.dtype} from {labels.min(initial=0)} to {labels.max(initial=0)}"
             )
         arrays[split] = Arrays(images, labels.astype(np.int32))
-    least = min(labels.min() for _, labels in arrays.values())
-    most = max(labels.max() for _, labels in arrays.values())
-    first = 0 if most < len(class_names) else min(int(least), 1)
-    names = class_names if most < len(class_names) else map(str, range(first, most + 1))
-    splits = {
-        split: partial(iter, [Arrays(ims, ls - first)]) for split, (ims, ls) in arrays.items()
-    }
-    return Images(splits, tuple(names), sha256 or {})
+    every = np.concatenate([labels for _, labels in arrays.values()])
+    first = 0
+    if every.max() >= len(class_names):
+        first = min(int(every.min()), 1)
+        class_names = tuple(map(str, range(first, every.max() + 1)))
+    splits = {name: [Arrays(ims, ls - first)] for name, (ims, ls) in arrays.items()}
+    return Images(splits, class_names, sha256)

@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent import futures
-from multiprocessing import connection
 from typing import Any, TypeAlias
 
 from jaxrnn.runs.config import Experiment
@@ -26,47 +25,17 @@ Outcome: TypeAlias = dict[str, Any] | str
 def train_each(
     runs: Mapping[str, Experiment], *, pictures: bool, jobs: int, interrupted: Interruption
 ) -> Iterator[tuple[str, Outcome]]:
-    """Train runs, and yield each with its outcome when it has ended.
+    """Train runs, and yield the directory of each with its outcome when it has ended.
 
     Args:
       runs: by their directories.
       pictures: whether each run draws its pictures.
-      jobs: number of processes; a single one needs a :func:`jaxrnn.runs.processes.session`.
-      interrupted: whether a signal was received.
-
-    Raises:
-      Stopped: a signal stopped a run.
+      jobs: number of processes; a single one is this one, within a session.
+      interrupted: whether a signal was received; if so, raises ``Stopped`` after the epoch.
     """
-    if jobs > 1 and runs:
-        yield from _side_by_side(runs, pictures, jobs, interrupted)
+    if jobs == 1:
+        yield from zip(runs, map(_Trainer(pictures, interrupted), runs.values()), strict=True)
         return
-    train = _Trainer(pictures, interrupted)
-    for directory, experiment in runs.items():
-        yield directory, train(experiment)
-
-
-class _Trainer:
-    """Trains runs one after the other; they share data and compiled programs."""
-
-    def __init__(self, pictures: bool, interrupted: Interruption) -> None:
-        self._pictures, self._interrupted = pictures, interrupted
-        self._data: tuple[Any, Any] = None, None
-
-    def __call__(self, experiment: Experiment) -> Outcome:
-        if in_any_process(self._interrupted.received is not None):
-            raise Stopped(self._interrupted.exit_status)
-        if self._data[0] != experiment.data:
-            self._data = experiment.data, build_data(experiment.data, experiment.runtime)
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                return run_one(experiment, "run", data=self._data[1], pictures=self._pictures)
-        except NonFiniteLossError as error:
-            return str(error)
-
-
-def _side_by_side(
-    runs: Mapping[str, Experiment], pictures: bool, jobs: int, interrupted: Interruption
-) -> Iterator[tuple[str, Outcome]]:
     context = multiprocessing.get_context("spawn")
     shares, (stopping, stop) = context.SimpleQueue(), context.Pipe(duplex=False)
     for job in range(jobs):
@@ -88,34 +57,51 @@ def _side_by_side(
         raise Stopped(interrupted.exit_status)
 
 
-_held = contextlib.ExitStack()
+class _Trainer:
+    """Trains runs one after the other; they share data and compiled programs."""
+
+    def __init__(self, pictures: bool, interrupted: Interruption) -> None:
+        self._pictures, self._interrupted = pictures, interrupted
+        self._data: tuple[Any, Any] = None, None
+
+    def __call__(self, experiment: Experiment) -> Outcome:
+        if in_any_process(self._interrupted.received is not None):
+            raise Stopped(self._interrupted.exit_status or 128 + signal.SIGTERM)
+        if self._data[0] != experiment.data:
+            self._data = experiment.data, build_data(experiment.data, experiment.runtime)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                return run_one(experiment, "run", data=self._data[1], pictures=self._pictures)
+        except NonFiniteLossError as error:
+            return str(error)
+
+
 _worker: dict[str, Any] = {}
 """What a process that trains runs of a sweep keeps."""
 
 
 def _start_worker(shares: Any, stopping: Any, pictures: bool) -> None:
-    """Set up a process that trains runs."""
+    """Set up a process that trains runs on its share of the cores."""
     job, jobs = shares.get()
     os.setsid()  # Ctrl-C interrupts the parent alone, which tells its workers
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[job::jobs])
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / jobs:.3f}")  # of a GPU
-    interrupted = _held.enter_context(interruption())
+    _worker["signals"] = signals = interruption()  # kept, as its end would restore the handlers
+    interrupted = signals.__enter__()
     _worker["train"] = _Trainer(pictures, interrupted)
+    parent: Any = multiprocessing.parent_process()
 
     def watch() -> None:
-        """Stop after the epoch when the parent says so, and at once when it has ended."""
-        parent: Any = multiprocessing.parent_process()
-        connection.wait([stopping, parent.sentinel])
+        stopping.poll(None)  # until the parent closes its end, or has ended
         interrupted.received = signal.SIGTERM
-        connection.wait([parent.sentinel])
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def _work(run: Experiment) -> Outcome:
-    if "session" not in _worker:
-        _worker["session"] = _held.enter_context(session(run.runtime))
-    outcome: Outcome = _worker["train"](run)
+    with session(run.runtime):  # here, where errors reach the parent
+        outcome: Outcome = _worker["train"](run)
     return outcome

@@ -13,21 +13,16 @@ from typing import Any
 import numpy as np
 
 from jaxrnn.files import read_json, write_atomically, write_figure, write_json
-from jaxrnn.runs.config import Experiment
 from jaxrnn.training.history import History
 from jaxrnn.training.tasks import Task
 
 SEED = "trainer.seed"
 
 
-def is_sweep(directory: Path) -> bool:
-    """Return whether a directory holds a sweep."""
-    return (directory / "sweep.json").exists()
-
-
 def read_sweep(directory: Path) -> dict[str, Any]:
-    """Return the contents of ``sweep.json``."""
-    return read_json(directory / "sweep.json")
+    """Return the contents of ``sweep.json``; empty if the directory holds no sweep."""
+    path = directory / "sweep.json"
+    return read_json(path) if path.exists() else {}
 
 
 def runs_of(directory: Path) -> list[Path]:
@@ -39,9 +34,10 @@ def runs_of(directory: Path) -> list[Path]:
     Raises:
       FileNotFoundError: no run of the sweep is finished.
     """
-    if not is_sweep(directory):
+    content = read_sweep(directory)
+    if not content:
         return [directory]
-    runs = [directory / row["directory"] for row in _rows(directory)]
+    runs = [directory / row["directory"] for row in _rows(directory, content)]
     if not runs:
         raise FileNotFoundError(f"{directory} holds a sweep without a finished run")
     return runs
@@ -54,15 +50,22 @@ def results_if_finished(workdir: Path, epochs: int) -> dict[str, Any] | None:
     return results if results.get("stopped_early") or results.get("epochs") == epochs else None
 
 
-def _rows(directory: Path) -> list[dict[str, Any]]:
-    """Return directory, options and metrics of each finished run of a sweep."""
-    content, rows = read_sweep(directory), []
-    for run in content["runs"]:
+def _rows(directory: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return directory, options and metrics of each finished run, ordered by its options."""
+
+    def rank(value: Any) -> tuple[float, str]:
+        """Order numbers by their value, after other values by their text."""
+        return value if isinstance(value, int | float) else -math.inf, str(value)
+
+    keys, rows = [*content["varied"], SEED], []
+    for path in directory.glob("*/" * bool(content["varied"]) + "seed-*/config.json"):
+        config, name = read_json(path), str(path.parent.relative_to(directory))
+        run = {"directory": name} | {key: option_of(config, key) for key in keys}
         epochs = run.get("trainer.epochs", content["experiment"]["trainer"]["epochs"])
-        if results := results_if_finished(directory / run["directory"], epochs):
+        if results := results_if_finished(path.parent, epochs):
             numbers = {name: v for name, v in results.items() if isinstance(v, int | float | None)}
             rows.append({**run, **numbers, "seconds": sum(results["seconds"].values())})
-    return rows
+    return sorted(rows, key=lambda row: [rank(row[key]) for key in keys])
 
 
 def option_of(content: Mapping[str, Any], key: str) -> Any:
@@ -77,66 +80,40 @@ def short_names(keys: Iterable[str]) -> list[str]:
     return last if len({*last}) == len(last) else keys
 
 
-def write_plan(
-    directory: Path, experiment: Experiment, varied: Sequence[str], plan: Mapping[str, Experiment]
-) -> None:
-    """Write ``sweep.json`` with the runs that are planned, and those of earlier plans."""
-    stored = read_sweep(directory)["runs"] if is_sweep(directory) else []
-    runs = {run["directory"]: run for run in stored}
-    keys = [*varied, SEED]
-    for name, planned in plan.items():
-        content = planned.to_json()
-        runs[name] = {"directory": name} | {key: option_of(content, key) for key in keys}
-    # Numbers in ascending order, after other values in the order in which they were given.
-    ranks = {key: sorted((run[key] for run in runs.values()), key=_number) for key in keys}
-    order = sorted(runs.values(), key=lambda run: [ranks[key].index(run[key]) for key in keys])
-    content = {"experiment": experiment.identity, "varied": [*varied], "runs": order}
-    write_json(directory / "sweep.json", content)
-
-
-def _number(value: Any) -> float:
-    return value if isinstance(value, int | float) else -math.inf
-
-
 def write_summary(directory: Path, task: Task, failed: Mapping[str, str]) -> None:
     """Add to ``sweep.json`` what the finished runs say; write ``sweep.csv`` and ``sweep.png``."""
-    content, rows = read_sweep(directory), _rows(directory)
-    varied: list[str] = content["varied"]
+    from jaxrnn.plotting import plot_history, plot_sweep  # here, as they take a while to import
+
+    content = read_sweep(directory)
+    rows, varied = _rows(directory, content), content["varied"]
     columns = evaluated(rows[0], task) if rows else []
     grouped = itertools.groupby(rows, lambda row: {key: row[key] for key in varied})
     configurations = [values | _statistics([*members], columns) for values, members in grouped]
     content |= {"columns": columns, "configurations": configurations, "failed": failed}
     if rows:
-        measured = [row for row in configurations if not math.isnan(row[columns[0]])]
-        choose = max if task.maximize else min
-        best = choose(measured or configurations, key=operator.itemgetter(columns[0]))
+        sign = 1 if task.maximize else -1
+        values = np.array([sign * row[columns[0]] for row in configurations])
+        best = configurations[np.where(np.isnan(values), -np.inf, values).argmax()]
         content["best"] = {key: best[key] for key in varied}
-        table = io.StringIO()
-        names = dict.fromkeys(itertools.chain(*rows))
-        writer = csv.DictWriter(table, [*names], lineterminator="\n")
+        table, names = io.StringIO(), [*dict.fromkeys(itertools.chain(*rows))]
+        writer = csv.DictWriter(table, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(directory / "sweep.csv", table.getvalue())
-        _draw(directory, content, rows)
+        if varied:
+            figure = plot_sweep(configurations, varied, columns[0])
+        else:
+            paths = [directory / row["directory"] / "history.csv" for row in rows]
+            figure = plot_history([History.from_csv(path) for path in paths])
+        write_figure(directory / "sweep.png", figure)
     write_json(directory / "sweep.json", content)
-
-
-def _draw(directory: Path, content: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
-    from jaxrnn.plotting import plot_history, plot_sweep  # here, as they take a while to import
-
-    if content["varied"]:
-        figure = plot_sweep(content["configurations"], content["varied"], content["columns"][0])
-    else:
-        paths = [directory / row["directory"] / "history.csv" for row in rows]
-        figure = plot_history([History.from_csv(path) for path in paths])
-    write_figure(directory / "sweep.png", figure)
 
 
 def evaluated(results: Mapping[str, Any], task: Task) -> list[str]:
     """Return the columns of the metric that counts, of every evaluated split or of training."""
     columns = [name for name in results if name.endswith(f"_{task.best}")]
-    own = ("best_", "train_")
-    return [name for name in columns if not name.startswith(own)] or [f"train_{task.best}"]
+    evals = [name for name in columns if not name.startswith(("best_", "train_"))]
+    return evals or [f"train_{task.best}"]
 
 
 def _statistics(members: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, Any]:
@@ -173,24 +150,24 @@ def describe_sweep(content: Mapping[str, Any]) -> Iterator[str]:
             spread = f", deviation {deviation}, 95 % interval of the mean {interval}"
             yield f"{_words(column)}: {value}" + spread * (rows[0]["seeds"] > 1)
     elif rows:
+        names, keys = short_names(varied), [*varied, "seeds"]
         titles = [(_words(column), "deviation", "95 % interval") for column in columns]
-        table = [[*short_names(varied), "seeds", *itertools.chain(*titles)]]
+        table = [[*names, "seeds", *itertools.chain(*titles)]]
         for row in rows:
-            cells = (_cells(row, column) for column in columns)
-            table.append([*(str(row[key]) for key in (*varied, "seeds")), *itertools.chain(*cells)])
+            cells = itertools.chain(*(_cells(row, column) for column in columns))
+            table.append([*(str(row[key]) for key in keys), *cells])
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for line in table:
-            yield "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        best = zip(short_names(varied), content["best"].values(), strict=True)
+            yield "  ".join(map(str.rjust, line, widths))
+        best = zip(names, content["best"].values(), strict=True)
         text = ", ".join(f"{name} {value}" for name, value in best)
         yield f"best by {_words(columns[0])}: {text}"
 
 
 def _cells(row: Mapping[str, Any], column: str) -> tuple[str, str, str]:
     """Return mean, deviation and interval as text."""
-    low_and_high = row.get(f"{column}_interval", ())
-    deviation = _digits(row.get(f"{column}_deviation"))
-    return _digits(row[column]), deviation, " to ".join(map(_digits, low_and_high))
+    interval = " to ".join(map(_digits, row.get(f"{column}_interval", ())))
+    return _digits(row[column]), _digits(row.get(f"{column}_deviation")), interval
 
 
 def _words(column: str) -> str:

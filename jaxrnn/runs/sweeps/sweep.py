@@ -3,26 +3,26 @@
 import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from jaxrnn.files import write_json
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import interruption
-from jaxrnn.runs.processes import Stopped, from_first, is_first, session
+from jaxrnn.runs.processes import Stopped, from_first, say, session
 from jaxrnn.runs.sweeps.jobs import train_each
 from jaxrnn.runs.sweeps.summary import (
     SEED,
     describe_run,
     describe_sweep,
-    is_sweep,
     option_of,
     read_sweep,
     results_if_finished,
     short_names,
-    write_plan,
     write_summary,
 )
 from jaxrnn.runs.workdir import open_workdir
@@ -69,39 +69,23 @@ def sweep(
     runtime, name = experiment.runtime, name or type(experiment).__name__
     most = 1 if runtime.distributed else available_cores()
     if not 1 <= jobs <= most:
-        raise ValueError(
-            f"--jobs must be between 1 and {most}, the number of cores or, with --distributed, 1; "
-            f"got {jobs}"
-        )
-    # Runs on the same data come one after the other.
-    vary = dict(sorted(vary.items(), key=lambda item: (not item[0].startswith("data."), item[0])))
-    plan = _plan(experiment, seeds, vary)
+        limit = f"{most}, the number of cores or, with --distributed, 1"
+        raise ValueError(f"--jobs must be between 1 and {limit}; got {jobs}")
+    vary = dict(sorted(vary.items()))  # with those of the data early: they are read less often
+    plan, missing, failed = _plan(experiment, seeds, vary), {}, {}
     with contextlib.ExitStack() as held:
         if jobs == 1:  # otherwise the devices are left to the processes that train
             held.enter_context(session(runtime))
-        agree: Any = from_first if jobs == 1 else lambda function: function()
-        first = jobs > 1 or is_first()
-
-        def say(line: str) -> None:
-            if first:
-                print(line, flush=True)
-
-        def begin() -> str:
-            check = partial(_check, experiment=experiment, varied=[*vary])
-            workdir = held.enter_context(open_workdir(runtime.workdir, name, check))
-            write_plan(workdir, experiment, [*vary], plan)
-            return str(workdir)
-
-        workdir = Path(agree(begin))
+        check = partial(_begin, experiment=experiment, varied=[*vary])
+        opened = open_workdir(runtime.workdir, name, check)
+        workdir = Path(from_first(lambda: str(held.enter_context(opened))))
         say(f"{name}: {len(plan)} runs; files in {workdir}")
-        missing = {}
         for directory, planned in plan.items():
             path = workdir / directory
-            if results := agree(partial(results_if_finished, path, planned.trainer.epochs)):
+            if results := from_first(partial(results_if_finished, path, planned.trainer.epochs)):
                 say(describe_run(directory, results, planned.task))
             else:
                 missing[directory] = replace(planned, runtime=replace(runtime, workdir=path))
-        failed = {}
         with interruption() as interrupted:
             outcomes = train_each(missing, pictures=pictures, jobs=jobs, interrupted=interrupted)
             try:
@@ -112,7 +96,7 @@ def sweep(
             except Stopped:
                 say(f"stopped; to continue, give the same command with --workdir {workdir}")
                 raise
-        agree(partial(write_summary, workdir, experiment.task, failed))
+        from_first(partial(write_summary, workdir, experiment.task, failed))
         content = read_sweep(workdir)
         for line in describe_sweep(content):
             say(line)
@@ -127,49 +111,45 @@ def _plan(
     for key in vary:
         if key == SEED or key.startswith("runtime"):
             raise ValueError(f"{key} cannot be varied; for seeds, there are --seed and --seeds")
+        try:
+            attrgetter(key)(experiment)
+        except AttributeError as error:
+            raise ValueError(f"there is no option {key} to vary") from error
     for values in itertools.product(*vary.values()):
         varied: Any = experiment
         for key, value in zip(vary, values, strict=True):
-            varied = _replaced(varied, key, key.split("."), value)
-        content = varied.to_json()
-        options = zip(short_names(vary), vary, strict=True)
-        label = ",".join(quote(f"{name}={option_of(content, key)}", "=+") for name, key in options)
+            varied = _replaced(varied, key, value)
+        content, names = varied.to_json(), zip(short_names(vary), vary, strict=True)
+        label = ",".join(quote(f"{name}={option_of(content, key)}", "=+") for name, key in names)
         for seed in range(experiment.trainer.seed, experiment.trainer.seed + seeds):
-            planned = replace(varied, trainer=replace(varied.trainer, seed=seed))
+            planned = plan[str(Path(label, f"seed-{seed}"))] = _replaced(varied, SEED, seed)
             planned.check()
-            plan[str(Path(label, f"seed-{seed}"))] = planned
     if not plan:
         raise ValueError("a sweep needs a seed, and a value of each option that it varies")
     return plan
 
 
-def _replaced(group: Any, key: str, names: Sequence[str], value: Any) -> Any:
-    """Return a configuration with another value of one of its fields."""
-    name, *rest = names
-    if not is_dataclass(group) or name not in {field.name for field in fields(group)}:
-        raise ValueError(f"there is no option {key} to vary")
-    value = _replaced(getattr(group, name), key, rest, value) if rest else value
-    return replace(group, **{name: value})  # type: ignore[type-var]
+def _replaced(group: Any, key: str, value: Any) -> Any:
+    """Return a configuration with another value of an option."""
+    name, _, rest = key.partition(".")
+    return replace(group, **{name: _replaced(getattr(group, name), rest, value) if rest else value})
 
 
-def _check(workdir: Path, experiment: Experiment, varied: Sequence[str]) -> None:
-    """Check that a directory holds this sweep or nothing."""
-    if not is_sweep(workdir):
-        if (workdir / "config.json").exists():
-            raise ValueError(f"--workdir {workdir} holds a single run; choose another directory")
-        return
-    stored = read_sweep(workdir)
-    if stored["varied"] != varied:
-        there, here = (", ".join(each) or "only the seed" for each in (stored["varied"], varied))
-        raise ValueError(
-            f"--workdir {workdir} holds a sweep that varies {there} instead of {here}; choose "
-            "another directory"
-        )
-    identity, mine = stored["experiment"], experiment.identity
-    for key in (*varied, SEED):
+def _begin(workdir: Path, experiment: Experiment, varied: Sequence[str]) -> None:
+    """Check that a directory holds this sweep or nothing, and write ``sweep.json``."""
+    content: dict[str, Any] = {"experiment": experiment.identity, "varied": varied}
+    stored = read_sweep(workdir) or content
+    if stored is content and (workdir / "config.json").exists():
+        raise ValueError(f"--workdir {workdir} holds a single run; choose another directory")
+    there, here = (", ".join(each) or "only the seed" for each in (stored["varied"], varied))
+    if there != here:
+        other = f"a sweep that varies {there} instead of {here}"
+        raise ValueError(f"--workdir {workdir} holds {other}; choose another directory")
+    for key in (*varied, SEED):  # which may have other values
         group, _, option = key.rpartition(".")
-        option_of(identity, group)[option] = option_of(mine, key)
+        option_of(stored["experiment"], group)[option] = option_of(experiment.identity, key)
     try:
-        experiment.check_same(identity)
+        experiment.check_same(stored["experiment"])
     except ValueError as error:
         raise ValueError(f"--workdir {workdir}: {error}") from error
+    write_json(workdir / "sweep.json", content)

@@ -1,7 +1,7 @@
 """The verbs of every page, which work on stored runs."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -45,18 +45,15 @@ def page_name(page: Experiment) -> str:
     return page.command.split(maxsplit=2)[-1].removesuffix(".py").replace("/", ".").split(".")[-1]
 
 
-def _resume(page: Experiment, words: list[str]) -> bool:
-    stored, given = _parsed(page, "resume", words, Resume)
+def _resume(stored: Experiment, given: Resume) -> None:
     trainer = replace(stored.trainer, epochs=given.epochs)
-    run(replace(stored, trainer=trainer, runtime=given.runtime), name=page_name(page))
-    return True
+    run(replace(stored, trainer=trainer, runtime=given.runtime), name=page_name(stored))
 
 
-def _evaluate(page: Experiment, words: list[str]) -> bool:
-    _, given = _parsed(page, "evaluate", words, Evaluate, sweep=True)
+def _evaluate(stored: Experiment, given: Evaluate) -> None:
     every, paths = [], runs_of(given.workdir)
     for path in paths:
-        experiment = replace(read_experiment(path, type(page)), runtime=given.runtime)
+        experiment = replace(read_experiment(path, type(stored)), runtime=given.runtime)
         with session(given.runtime):
             results = evaluate_run(experiment, path)
         print(f"{path}, " * (len(paths) > 1) + f"after epoch {results.pop('epoch')}:")
@@ -67,53 +64,42 @@ def _evaluate(page: Experiment, words: list[str]) -> bool:
         print(f"mean of {len(paths)} runs:")
         for name in [name for name in every[0] if name != "sample"]:
             print(name, np.mean([results[name] for results in every]))
-    return True
 
 
-def _predict(page: Experiment, words: list[str]) -> bool:
-    _, given = _parsed(page, "predict", words, page.predict_options or Predict, sweep=True)
+def _predict(stored: Experiment, given: Predict) -> None:
     if not given.files:
         raise ValueError("give the files to read, or - for standard input: predict WORKDIR FILE…")
     with session(RuntimeConfig(devices=1)):
-        return predict_files(load_run(given.workdir, type(page), best=given.best), given)
+        if not predict_files(load_run(given.workdir, type(stored), best=given.best), given):
+            raise SystemExit(1)
 
 
-def _export(page: Experiment, words: list[str]) -> bool:
-    _, given = _parsed(page, "export", words, page.export_options or Export)
+def _export(stored: Experiment, given: Export) -> None:
     if given.out == Path():
         raise ValueError("give a new directory after that of the run: export WORKDIR OUT")
     with session(RuntimeConfig(devices=1)):
-        for line in export_run(load_run(given.workdir, type(page), best=given.best), given):
+        for line in export_run(load_run(given.workdir, type(stored), best=given.best), given):
             print(line)
-    return True
 
 
-VERBS: Mapping[str, Callable[[Experiment, list[str]], bool]] = {
-    "resume": _resume,
-    "evaluate": _evaluate,
-    "predict": _predict,
-    "export": _export,
+VERBS: dict[str, tuple[type, Callable[[Experiment, Any], None], str]] = {
+    "resume": (Resume, _resume, "WORKDIR [--epochs N] [runtime options]: continue a stored run."),
+    "evaluate": (Evaluate, _evaluate, "WORKDIR [runtime options]: print its metrics."),
+    "predict": (Predict, _predict, "WORKDIR FILE…: print what it predicts for files."),
+    "export": (Export, _export, "WORKDIR OUT: write the network for other programs."),
 }
-"""Each takes a page and the words of the command line, and returns whether it succeeded."""
+"""Options of each verb, what it does with the stored experiment and them, and a line of help."""
 
 
-def describe_verbs(command: str) -> tuple[str, ...]:
-    """Return a line of help for each verb."""
-    return (
-        f"{command} resume WORKDIR [--epochs N] [runtime options]: continue a stored run.",
-        f"{command} evaluate WORKDIR [runtime options]: print its metrics.",
-        f"{command} predict WORKDIR FILE…: print what it predicts for files.",
-        f"{command} export WORKDIR OUT: write the network for other programs.",
-    )
+def run_verb(page: Experiment, verb: str, words: list[str]) -> None:
+    """Run a verb with the words of the command line.
 
-
-def _parsed(
-    page: Experiment, verb: str, words: list[str], kind: Any, *, sweep: bool = False
-) -> tuple[Experiment, Any]:
-    """Return the experiment of the directory named first, and the options of a verb.
-
-    With ``sweep`` the directory may hold a sweep, whose experiment is that of its first run.
+    Raises:
+      ValueError: an option is wrong, or the directory holds no such run.
+      SystemExit: some files could not be read.
     """
+    options, call, _ = VERBS[verb]
+    kind: Any = getattr(page, f"{verb}_options", None) or options
     workdir, stored = Path("WORKDIR"), page
     if not {"-h", "--help"} & {*words}:
         if not words or words[0].startswith("-"):
@@ -122,7 +108,7 @@ def _parsed(
             raise ValueError(f"leave out --workdir: {verb} uses the directory of the run")
         workdir = local_path("workdir", Path(words[0]))
         path, *others = runs_of(workdir)
-        if not sweep and (others or path != workdir):
+        if verb in ("resume", "export") and (others or path != workdir):
             raise ValueError(f"{workdir} holds a sweep; give the directory of a run, as {path}")
         stored = read_experiment(path, type(page))
     # How processes find each other can change from start to start, and is not resumed.
@@ -133,9 +119,9 @@ def _parsed(
         "epochs": stored.trainer.epochs,
         "best": stored.trainer.patience is not None,
     }
-    names = [field.name for field in fields(kind) if field.name in defaults]
-    default = kind(**{name: defaults[name] for name in names})
+    known = {field.name for field in fields(kind)}
+    default = kind(**{name: value for name, value in defaults.items() if name in known})
     given = parse(kind, default, words, f"{page.command} {verb}")
     if lines := [*errors_of(given)]:
         raise ValueError("\n".join(lines))
-    return stored, replace(given, workdir=workdir)
+    call(stored, replace(given, workdir=workdir))

@@ -36,11 +36,7 @@ class Export(Group):
     """Export the best epoch instead of the last."""
 
     def more_files(self, run: Run) -> Mapping[str, str | bytes]:
-        """Make further files, by name; a page may override this.
-
-        Raises:
-          ValueError: an option doesn't fit the run.
-        """
+        """Make further files, by name; a page may override this."""
         return {}
 
 
@@ -49,7 +45,6 @@ def export_run(run: Run, options: Export) -> Iterator[str]:
 
     Raises:
       ValueError: the directory isn't empty, or an option doesn't fit the run.
-      OSError: files can't be written.
     """
     out = local_path("out", options.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,9 @@ from jaxrnn.data.pictures import fit_picture
 from jaxrnn.groups import Count, Group
 from jaxrnn.runs.options import Workdir
 from jaxrnn.runs.trained import Ensemble, Run
-from jaxrnn.runs.verbs.reading import Example, Reader, array_reader, image_reader, read_files
+from jaxrnn.runs.verbs.reading import Reader, array_reader, image_reader, read_files
 from jaxrnn.training.evaluation import generate
 from jaxrnn.training.tasks import LanguageModeling
-
-Answer = Mapping[str, Any] | ValueError  # what the network predicts, as JSON, or why it can't
 
 
 @dataclass(frozen=True)
@@ -81,29 +79,27 @@ def predict_files(run: Run, options: Predict) -> bool:
 
     complete = True
     for examples in read_files(options.files, Reader(convert, reader.is_one)):
-        answers = _answers(run, [*examples.values()], options)
-        for name, answer in zip(map(quoted, examples), answers, strict=True):
-            if isinstance(answer, ValueError):
+        good = [example for example in examples.values() if not isinstance(example, ValueError)]
+        outputs = iter([] if options.sample or not good else _outputs(run, np.stack(good)))
+        for name, example in zip(map(quoted, examples), examples.values(), strict=True):
+            if isinstance(example, ValueError):
                 complete = False
-                print(f"error: {name}: {' '.join(str(answer).split())}", file=sys.stderr)
-            elif options.json:
-                print(json.dumps({"file": name, **answer}), flush=True)
+                print(f"error: {name}: {' '.join(str(example).split())}", file=sys.stderr)
+                continue
+            if options.sample:
+                answer = _continue(run, example, options)
             else:
-                print(f"{name}: {_in_words(answer)}", flush=True)
+                answer = _answer(run, next(outputs), options.top)
+            line = f"{name}: {_in_words(answer)}"
+            print(json.dumps({"file": name, **answer}) if options.json else line, flush=True)
     return complete
 
 
-def _answers(run: Run, examples: list[Example], options: Predict) -> Iterator[Answer]:
-    """Yield what the network predicts for the examples of a file, or why it can't."""
-    good = [example for example in examples if not isinstance(example, ValueError)]
-    outputs = iter([] if options.sample or not good else _outputs(run, np.stack(good)))
-    for example in examples:
-        if isinstance(example, ValueError):
-            yield example
-        elif options.sample:
-            yield _continue(run, example, options)
-        else:
-            yield _answer(run, next(outputs), options.top)
+def _continue(run: Run, example: np.ndarray, options: Predict) -> dict[str, Any]:
+    """Continue a text by sampling from a language model."""
+    key = jax.random.key(options.seed)
+    tokens = np.asarray(generate(run.network, example, key, count=options.sample))
+    return {"continuation": "".join(run.class_names[token] for token in tokens)}
 
 
 def _outputs(run: Run, inputs: np.ndarray) -> np.ndarray:
@@ -117,17 +113,8 @@ def _outputs(run: Run, inputs: np.ndarray) -> np.ndarray:
     return outputs[:, :time] if outputs.ndim > 2 else outputs
 
 
-def _continue(run: Run, example: np.ndarray, options: Predict) -> dict[str, Any]:
-    """Continue a text by sampling from a language model."""
-    key = jax.random.key(options.seed)
-    tokens = np.asarray(generate(run.network, example, key, count=options.sample))
-    return {"continuation": "".join(run.class_names[token] for token in tokens)}
-
-
-def _answer(run: Run, output: np.ndarray, count: int) -> Answer:
+def _answer(run: Run, output: np.ndarray, count: int) -> dict[str, Any]:
     """Describe the outputs for one example as JSON, with the ``count`` likeliest classes."""
-    if not np.isfinite(output).all():
-        return ValueError("the outputs of the network are not finite")
     if not run.class_names:
         return {"outputs": output.tolist()}
     if isinstance(run.experiment.task, LanguageModeling):

@@ -1,9 +1,7 @@
 """Files as inputs of a trained network: arrays, texts and images, read as in its training."""
 
-import contextlib
 import glob
 import math
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrnn.data.convert import as_sequences
 from jaxrnn.data.pictures import Picture
 from jaxrnn.data.readers.idx import read_idx
 
@@ -32,7 +29,7 @@ class Reader(NamedTuple):
 def image_reader(
     shape: tuple[int, int, int],
     fit: Callable[[Picture], np.ndarray],
-    as_inputs: Callable[[np.ndarray], np.ndarray] = as_sequences,
+    as_inputs: Callable[[np.ndarray], np.ndarray],
 ) -> Reader:
     """Build a reader of pictures, and of arrays of images, flattened or not.
 
@@ -66,22 +63,20 @@ def array_reader(axes: int, alphabet: Sequence[str] = ()) -> Reader:
     tokens = {character: token for token, character in enumerate(alphabet)}
 
     def convert(item: Path | np.ndarray) -> np.ndarray:
-        array = item if isinstance(item, np.ndarray) else read_text(item.read_text("utf-8"))
+        array = item if isinstance(item, np.ndarray) else parse(item.read_text("utf-8"))
         if array.ndim != axes or not array.size:
             raise ValueError(f"expected an array of {axes} axes, or one more; got {array.shape}")
         return array
 
-    def read_text(text: str) -> np.ndarray:
+    def parse(text: str) -> np.ndarray:
         if not text.strip():
             raise ValueError("the text is blank")
-        if alphabet:
-            if unknown := set(text) - tokens.keys():
-                raise ValueError(
-                    f"the text that the network was trained on has no {min(unknown)!r}"
-                )
-            return np.array([tokens[character] for character in text], np.int32)
-        lines, dtype = text.replace(",", " ").splitlines(), np.int32 if axes == 1 else np.float32
-        return np.loadtxt(lines, dtype, ndmin=1 if axes == 1 else 2)
+        if not alphabet:
+            lines, dtype = text.replace(",", " ").splitlines(), "i4" if axes == 1 else "f4"
+            return np.loadtxt(lines, dtype, ndmin=1 if axes == 1 else 2)
+        if unknown := set(text) - tokens.keys():
+            raise ValueError(f"the text that the network was trained on has no {min(unknown)!r}")
+        return np.array([tokens[character] for character in text], np.int32)
 
     return Reader(convert, lambda array: array.ndim <= axes)
 
@@ -94,7 +89,7 @@ def read_files(words: Sequence[str], reader: Reader) -> Iterator[dict[str, Examp
     """
     for word in words:
         names = [word]
-        if word != "-" and Path(word).is_dir():
+        if Path(word).is_dir():
             inside = sorted(glob.glob("**", root_dir=word, recursive=True))  # no hidden files
             names = [str(path) for name in inside if (path := Path(word, name)).is_file()]
             if not names:
@@ -105,14 +100,10 @@ def read_files(words: Sequence[str], reader: Reader) -> Iterator[dict[str, Examp
 
 def _read_file(name: str, reader: Reader) -> dict[str, Example]:
     path = Path(name)
-    with contextlib.ExitStack() as opened:
+    with tempfile.NamedTemporaryFile() as copy:
         try:
             if name == "-" or path.is_fifo():  # which can be read only once
-                if name == "-" and sys.stdin is None:
-                    raise ValueError("standard input is closed")
-                stream = sys.stdin.buffer if name == "-" else opened.enter_context(path.open("rb"))
-                copy = opened.enter_context(tempfile.NamedTemporaryFile())
-                shutil.copyfileobj(stream, copy)
+                copy.write(sys.stdin.buffer.read() if name == "-" else path.read_bytes())
                 copy.flush()
                 path = Path(copy.name)
             array = _load_array(path)

@@ -38,7 +38,7 @@ def write(folder, pairs, pattern=PATTERN):
 def read(folder):
     """Read the arrays of each split of a folder of IDX files, and the names of the classes."""
     images = read_idx_files(find_idx(folder))
-    return {split: next(pieces()) for split, pieces in images.splits.items()}, images.class_names
+    return {split: arrays for split, (arrays,) in images.splits.items()}, images.class_names
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_images_that_do_not_fit(tmp_path):
         with pytest.raises(ValueError, match=message):
             read_images(find_images(tmp_path), tmp_path)
 
-    refuse("has no train images in directories named by class")
+    refuse("has no images in directories named by class")
     Image.fromarray(image).save(tmp_path / "cat" / "a.png")
     Image.fromarray(image.repeat(2, 0)).save(tmp_path / "cat" / "b.png")
     refuse("differ in size")
@@ -201,5 +201,5 @@ def test_images_that_do_not_fit(tmp_path):
     Image.fromarray(image.astype(np.uint16) * 257).save(tmp_path / "cat" / "b.png")
     refuse(r"its pixels are of mode I.*; expected 8 bits")
     Image.fromarray(np.stack([image] * 3, -1)).save(tmp_path / "cat" / "b.png")
-    (pieces,) = read_images(find_images(tmp_path), tmp_path).splits.values()
-    assert next(pieces()).images.shape == (2, 6, 5, 3)
+    ((arrays,),) = read_images(find_images(tmp_path), tmp_path).splits.values()
+    assert arrays.images.shape == (2, 6, 5, 3)

@@ -26,7 +26,6 @@ from jaxrnn.training.optimizers import averaged
 from jaxrnn.training.sharding import batch_mesh, replicate, suitable_devices
 from jaxrnn.training.state import TrainState
 
-_AT_ONCE = 512  # examples
 _NO_OPTIMIZER = optax.identity()
 
 
@@ -62,11 +61,6 @@ class Run:
         return self.experiment.model.build(self.outputs)
 
     @property
-    def tokens(self) -> bool:
-        """Whether the network reads tokens."""
-        return len(self.input_shape) == 1
-
-    @property
     def image_shape(self) -> tuple[int, int, int] | None:
         """(height, width, channels) of the images that it reads, if ``data`` says that it does."""
         data = self.experiment.data
@@ -100,7 +94,7 @@ class Run:
         """
         count = len(split := self.split_of(inputs, lengths))
         if count:  # padded, so that few sizes are compiled
-            unit = min(1 << (count - 1).bit_length(), _AT_ONCE)
+            unit = min(1 << (count - 1).bit_length(), 512)
             rows = np.arange(math.ceil(count / unit) * unit)
             split = Split(**take(split, np.minimum(rows, count - 1)))
         return np.asarray(predict(self.network, split))[:count]

@@ -194,12 +194,6 @@ def test_files_of_others_are_left_alone(tmp_path):
         assert (tmp_path / name).read_text() == "mine"
 
 
-def test_symbolic_link_is_refused(copy, tmp_path):
-    (tmp_path / "link").symlink_to(copy / "checkpoints")
-    with pytest.raises(ValueError, match="is a symbolic link"):
-        Checkpoints(tmp_path / "link")
-
-
 def test_full_disk_is_reported_and_loses_nothing(tmp_path, capfd):
     checkpoints = save(tmp_path, 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

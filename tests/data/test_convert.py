@@ -36,25 +36,15 @@ class Torch:
         return self._array
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [
-        LABELS.tolist(),
-        tuple(LABELS.tolist()),
-        *(LABELS.astype(kind) for kind in ("i1", "u1", ">i2", "i8", "u8", "f2", ">f8", object)),
-        LABELS[:, None],
-        LABELS[:, None].astype(float),
-        np.repeat(LABELS, 2)[::2],
-        Torch(LABELS.astype(np.int64)),
-        jnp.asarray(LABELS),
-        jnp.asarray(LABELS, float)[:, None],
-    ],
-)
-def test_labels_of_any_kind(labels):
-    split = Split(INPUTS, labels)
-    assert jnp.issubdtype(split.labels.dtype, jnp.integer)
-    assert split.labels.dtype.isnative
-    np.testing.assert_array_equal(split.labels, LABELS)
+def test_labels_of_any_kind():
+    kinds = ("i1", "u1", ">i2", "i8", "u8", "f2", ">f8", object)
+    columns = LABELS[:, None], LABELS[:, None].astype(float), jnp.asarray(LABELS, float)[:, None]
+    others = LABELS.tolist(), tuple(LABELS.tolist()), Torch(LABELS.astype(int)), jnp.asarray(LABELS)
+    for labels in (*map(LABELS.astype, kinds), *columns, *others, np.repeat(LABELS, 2)[::2]):
+        split = Split(INPUTS, labels)
+        assert jnp.issubdtype(split.labels.dtype, jnp.integer)
+        assert split.labels.dtype.isnative
+        np.testing.assert_array_equal(split.labels, LABELS)
 
 
 def test_inputs_of_any_kind():

@@ -1,1 +1,1 @@
-"""Experiments to run: ``python -m experiments.mnist_rnn``."""
+"""Experiments, which ``python -m experiments`` lists."""

@@ -1,4 +1,4 @@
-"""List the experiments: each is a module of this package that can be run."""
+"""List the experiments: the modules of this package that can be run."""
 
 import ast
 import pkgutil
@@ -12,9 +12,9 @@ def descriptions() -> Iterator[tuple[str, str]]:
     """Yield the name of each module and the first line of its docstring; nothing is imported."""
     for module in pkgutil.iter_modules(experiments.__path__):
         path = Path(experiments.__path__[0], module.name)
-        source = path / "__main__.py" if module.ispkg else path.with_suffix(".py")
-        if module.name != "__main__" and source.exists():
-            docstring = ast.get_docstring(ast.parse(source.read_text("utf-8"))) or ""
+        file = path / "__main__.py" if module.ispkg else path.with_suffix(".py")
+        if module.name != "__main__" and file.exists():
+            docstring = ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
             yield module.name, docstring.partition("\n")[0]
 
 

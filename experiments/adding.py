@@ -2,9 +2,9 @@
 
     python -m experiments.adding [elman|long] [--length 200]
 
-Two numbers between 0 and 1 are marked, one in each half of the sequence. Always answering 1 has
-a mean squared error of 0.167; the problem counts as solved below 0.05, as the network must then
-have found both. The preset long has a length of 600.
+Two numbers between 0 and 1 are marked, one in each half of the sequence. Always answering 1 has a
+mean squared error of 0.167; the problem counts as solved below 0.05, which requires both numbers.
+The preset long has a length of 600.
 
 References:
   S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997); M. Arjovsky, A. Shah and

@@ -2,9 +2,9 @@
 
     python -m experiments.compare DIRECTORY [DIRECTORY ...] [--metric NAME] [--output runs.png]
 
-Each line is named after the directory of its run. The runs of a sweep that differ in their seeds
-alone are one line, their mean, in a band of one standard deviation. A directory that is not a run
-stands for all finished runs below it, so runs/* stands for all of them.
+Each line is named after the directory of its run. The runs of a sweep that differ only in the seed
+are drawn as one line, their mean, in a band of one standard deviation. A directory that is not a
+run stands for all finished runs below it, so runs/* stands for all of them.
 """
 
 import sys
@@ -21,7 +21,7 @@ from jaxrnn.plotting import plot_runs
 
 @dataclass(frozen=True)
 class Config:
-    """What to draw."""
+    """Runs to draw, and how."""
 
     directories: tyro.conf.Positional[tuple[Path, ...]]
     """Directories of runs or sweeps."""
@@ -32,7 +32,7 @@ class Config:
 
 
 def find(directories: Iterable[Path]) -> dict[Path, list[Path]]:
-    """Return the directories of runs by line, that of a run or of several with different seeds."""
+    """Return the directories of the runs of each line, by that of the run or of all its seeds."""
     lines: dict[Path, list[Path]] = {}
     for directory in (directory.resolve() for directory in directories):
         if (directory / "checkpoints").exists():
@@ -48,13 +48,16 @@ def find(directories: Iterable[Path]) -> dict[Path, list[Path]]:
 
 
 def read(directories: Iterable[Path]) -> dict[str, list[History]]:
-    """Read the curves of each line, by the part of its path that distinguishes it."""
+    """Read the curves of each line, by the shortest end of its path that no other line has."""
     lines = find(directories)
-    names = [path.name for path in lines]
+
+    def name_of(path: Path) -> str:
+        ends = ("/".join(path.parts[-count:]) for count in range(1, len(path.parts)))
+        alike = (end for end in ends if sum(f"{line}".endswith(f"/{end}") for line in lines) == 1)
+        return next(alike, str(path))
+
     return {
-        path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}": [
-            History.from_csv(run / "history.csv") for run in dict.fromkeys(runs)
-        ]
+        name_of(path): [History.from_csv(run / "history.csv") for run in dict.fromkeys(runs)]
         for path, runs in lines.items()
     }
 

@@ -3,9 +3,9 @@
     python -m experiments.memory [--sizes 200000 2000000] [--data-dir DIR]
 
 For each size, random pixels are written to a file (2,000,000 images are 1.5 GiB), and a separate
-process trains on them, memory-mapped, for the same number of steps. What is measured is its
-anonymous memory, as pages of the file can be dropped at any time. It grows by the order of the
-examples: 4 bytes each, about 40 while it is computed. Linux only.
+process trains on them, memory-mapped, for the same number of steps. Only its anonymous memory is
+measured, as the system can drop the mapped file from memory at any time. It grows by the order of
+the examples: 4 bytes each, about 40 while it is computed. Linux only.
 """
 
 import json
@@ -52,8 +52,8 @@ class RandomPixels:
 
     def read(self, indices: np.ndarray) -> Batch:
         """Read the examples at these positions."""
-        places = np.asarray(indices)
-        return {"inputs": self.images[places], "labels": (places % 10).astype(np.int32)}
+        indices = np.asarray(indices)
+        return {"inputs": self.images[indices], "labels": (indices % 10).astype(np.int32)}
 
 
 def write(path: Path, size: int) -> None:
@@ -61,8 +61,8 @@ def write(path: Path, size: int) -> None:
     generator = np.random.default_rng(0)
     images = np.lib.format.open_memmap(path, "w+", np.uint8, (size, 28, 28))
     for start in range(0, size, AT_ONCE):
-        some = images[start : start + AT_ONCE]
-        some[:] = generator.integers(0, 256, some.shape, np.uint8)
+        part = images[start : start + AT_ONCE]
+        part[:] = generator.integers(0, 256, part.shape, np.uint8)
     images.flush()
 
 
@@ -120,11 +120,11 @@ def main() -> None:
             command = [sys.executable, "-m", "experiments.memory", "measure", path, config.steps]
             words = list(map(str, command))
             done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
+        measured = json.loads(done.stdout.splitlines()[-1])
         print(
             f"{size:,} examples, {size * 784 / 2**20:,.0f} MiB of pixels: "
-            f"anonymous memory {found['bytes'] / 2**20:,.0f} MiB, "
-            f"{found['examples_per_second']:,.0f} examples/s",
+            f"anonymous memory {measured['bytes'] / 2**20:,.0f} MiB, "
+            f"{measured['examples_per_second']:,.0f} examples/s",
             flush=True,
         )
 

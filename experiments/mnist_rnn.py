@@ -2,7 +2,7 @@
 
 fast (the default): 3 epochs on all 60,000 training images, about 0.985 test accuracy.
 
-sprint: 2 epochs, about 0.981: the fastest past 0.9793, the best result of the tf1 notebook.
+sprint: 2 epochs, about 0.981; the fastest to reach 0.9793, the best result of the tf1 notebook.
 
 record: 60 epochs, about 0.993, the best seen from this network of 28,360 parameters.
 

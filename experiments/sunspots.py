@@ -2,8 +2,8 @@
 
     python -m experiments.sunspots [--file CSV]
 
-It trains on the years up to 1900, validates on those up to 1920 and is tested up to 1955. An error
-of 1 is that of always answering the mean. The series comes with statsmodels: pip install --no-deps
+It trains on the years up to 1900, validates on those up to 1920 and is tested up to 1955. Always
+answering the mean gives an error of 1. The series comes with statsmodels: pip install --no-deps
 statsmodels is enough.
 
 References:

@@ -1,6 +1,6 @@
 """jaxrnn: recurrent networks trained as pure functions, on JAX and Flax.
 
-Everything else is in the rooms: :mod:`jaxrnn.nn`, :mod:`jaxrnn.data`, :mod:`jaxrnn.training`,
+The rest of the API is in :mod:`jaxrnn.nn`, :mod:`jaxrnn.data`, :mod:`jaxrnn.training`,
 :mod:`jaxrnn.plotting`, :mod:`jaxrnn.export` and :mod:`jaxrnn.runs`.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # These rooms import matplotlib and safetensors, which many programs do without.
+    # Imported on demand: matplotlib and safetensors, which many programs don't need.
     if name in ("export", "plotting"):
         return importlib.import_module(f"jaxrnn.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

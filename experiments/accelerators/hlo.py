@@ -14,7 +14,7 @@ _COLLECTIVES = {*("all-gather", "all-reduce", "all-to-all", "collective-permute"
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of HLO: ``name = shape opcode(operands), attributes``."""
+    """A line of HLO: ``name = shape opcode(operands), attributes``."""
 
     name: str
     shape: str

@@ -1,4 +1,4 @@
-"""Accelerators to compile for without having them, and the compilation of an epoch for one."""
+"""Compile an epoch for accelerators that are not present."""
 
 import importlib.util
 import os

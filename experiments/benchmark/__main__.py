@@ -1,12 +1,12 @@
-"""Measure jaxrnn beside its peers, in one run on the same machine, data and protocol.
+"""Compare jaxrnn with its peers in one run on the same machine, data and protocol.
 
     python -m experiments.benchmark [--scaling | --accuracy 0.9793] [OPTIONS]
 
 Protocol: the last 55,000 training images of MNIST, batches of 150, Adam at 1e-3, float32, 366 steps
 per epoch. Contenders take turns, an epoch each; the first round warms up and doesn't count. With
 --accuracy, each trains until its test accuracy first reaches that number, tested after every epoch,
-for several seeds, beside the presets fast and sprint on all 60,000 images. Building and compiling
-before the first epoch are not measured. Peers other than Flax are measured if they are installed:
+for several seeds, beside the presets fast and sprint on all 60,000 images. What is built before the
+first epoch is not measured; jaxrnn compiles then, others during that epoch. Peers are optional:
 
     pip install -e '.[bench]'
 """
@@ -39,7 +39,7 @@ class Config:
     """What to measure."""
 
     repeats: int = 5
-    """Number of epochs of each contender that count; with --accuracy, number of seeds."""
+    """Number of epochs of each contender after the warm-up; with --accuracy, number of seeds."""
     batch_size: int = 150
     """Examples per step."""
     hidden: int = 150
@@ -49,16 +49,16 @@ class Config:
     examples: int = 55_000
     """Number of training examples, from the end of the training set."""
     only: tuple[str, ...] = ()
-    """Contenders to measure beside jaxrnn; by default all that are installed."""
+    """Contenders to compare with jaxrnn; by default all that are installed."""
     accuracy: float | None = None
-    """Measure the seconds of training until the test accuracy reaches this."""
+    """Measure the training time until the test accuracy reaches this value."""
     scaling: bool = False
-    """Measure jaxrnn and Flax over batch, hidden and sequence sizes instead, jaxrnn on several
-    processes, and reading from disk."""
+    """Measure jaxrnn and Flax for several batch sizes, hidden sizes and sequence lengths instead,
+    jaxrnn on several processes, and reading from disk."""
     data_dir: Path | None = None
     """Directory of prepared datasets; None for tfds's default."""
     workdir: Path | None = None
-    """Directory for figures and pictures; None for runs/benchmark/DATE-TIME."""
+    """Directory for results and plots; None for runs/benchmark/DATE-TIME."""
 
 
 def main() -> None:
@@ -85,7 +85,7 @@ def main() -> None:
     )
     options = Options(config.hidden, config.batch_size, cell=config.cell)
     if config.accuracy is not None:
-        # jaxrnn in the notebooks' protocol is measured only if nothing in particular is asked for.
+        # With --only, jaxrnn in the notebooks' protocol is measured only if it is named.
         names = [name for name in wanted(config.only) if not config.only or name in config.only]
         rows = measure_time_to_accuracy(
             names, train, last, test, options, config.repeats, config.accuracy

@@ -23,18 +23,19 @@ SGEMM_SIZE, SGEMM_PRODUCTS = 2048, 10
 
 
 def build_jaxrnn(
-    images: np.ndarray, labels: np.ndarray, of: Options, preset: str = "keras"
+    images: np.ndarray, labels: np.ndarray, options: Options, preset: str = "keras"
 ) -> Built:
-    """Build ``train_epoch`` on all devices; the ``keras`` preset is plain Adam.
+    """Build ``train_epoch`` on all devices; ``keras`` is plain Adam, other presets set the batch.
 
-    Other presets have their own batch size.
+    It is compiled here, whereas other contenders compile in their first epoch.
     """
     use_cpu_cores()
     experiment = PRESETS[preset]
-    batch_size = of.batch_size if preset == "keras" else experiment.trainer.batch_size
-    model = dataclasses.replace(experiment.model, hidden=of.hidden, cell=of.cell).build(10)
+    batch_size = options.batch_size if preset == "keras" else experiment.trainer.batch_size
+    config = dataclasses.replace(experiment.model, hidden=options.hidden, cell=options.cell)
+    model = config.build(outputs=10)
     optimizer = experiment.optimizer.build(experiment.trainer.epochs * (len(labels) // batch_size))
-    init_key, data_key = jax.random.split(jax.random.key(of.seed))
+    init_key, data_key = jax.random.split(jax.random.key(options.seed))
     state = jaxrnn.create_train_state(init_key, model, optimizer, images, experiment.task)
     mesh = batch_mesh(batch_size, suitable_devices(state.params))
     state, split = replicate((state, jaxrnn.Split(images, labels)), mesh)
@@ -62,14 +63,15 @@ def build_jaxrnn(
     return epoch, predict
 
 
-def build_flax(images: np.ndarray, labels: np.ndarray, of: Options) -> Built:
+def build_flax(images: np.ndarray, labels: np.ndarray, options: Options) -> Built:
     """Build ``flax.linen.RNN`` and one jitted step per batch, called from Python."""
-    cell: Any = {"simple": nn.SimpleCell, "gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}[of.cell]
+    cells = {"simple": nn.SimpleCell, "gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
+    cell: Any = cells[options.cell]
 
     class Classifier(nn.Module):
         @nn.compact
         def __call__(self, inputs: jax.Array) -> jax.Array:
-            return nn.Dense(10)(jnp.asarray(nn.RNN(cell(of.hidden))(inputs))[:, -1])
+            return nn.Dense(10)(jnp.asarray(nn.RNN(cell(options.hidden))(inputs))[:, -1])
 
     @jax.jit
     def step(
@@ -84,13 +86,13 @@ def build_flax(images: np.ndarray, labels: np.ndarray, of: Options) -> Built:
 
     model = Classifier()
     inputs = scaled(images)
-    params = model.init(jax.random.key(of.seed), jnp.zeros((1, *images.shape[1:])))["params"]
+    params = model.init(jax.random.key(options.seed), jnp.zeros((1, *images.shape[1:])))["params"]
     state = TrainState.create(apply_fn=model.apply, params=params, tx=optax.adam(1e-3))
-    generator = np.random.default_rng(of.seed)
+    generator = np.random.default_rng(options.seed)
 
     def epoch() -> None:
         nonlocal state
-        for batch in shuffled_batches(generator, len(labels), of.batch_size):
+        for batch in shuffled_batches(generator, len(labels), options.batch_size):
             state, loss = step(state, inputs[batch], labels[batch])
         jax.block_until_ready((state, loss))
 
@@ -100,22 +102,22 @@ def build_flax(images: np.ndarray, labels: np.ndarray, of: Options) -> Built:
     return epoch, predict
 
 
-def build_nnx(images: np.ndarray, labels: np.ndarray, of: Options) -> Built:
+def build_nnx(images: np.ndarray, labels: np.ndarray, options: Options) -> Built:
     """Build ``flax.nnx.RNN``, Flax's newer API, and one jitted step per batch."""
     from flax import nnx
 
     cells = {"simple": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
-    cell: Any = cells[of.cell]
+    cell: Any = cells[options.cell]
 
     class Classifier(nnx.Module):
         def __init__(self, rngs: nnx.Rngs) -> None:
-            self.rnn = nnx.RNN(cell(images.shape[-1], of.hidden, rngs=rngs), rngs=rngs)
-            self.head = nnx.Linear(of.hidden, 10, rngs=rngs)
+            self.rnn = nnx.RNN(cell(images.shape[-1], options.hidden, rngs=rngs), rngs=rngs)
+            self.head = nnx.Linear(options.hidden, 10, rngs=rngs)
 
         def __call__(self, inputs: jax.Array) -> jax.Array:
             return self.head(self.rnn(inputs)[:, -1])
 
-    model = Classifier(nnx.Rngs(of.seed))
+    model = Classifier(nnx.Rngs(options.seed))
     optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
 
     @nnx.jit
@@ -131,10 +133,10 @@ def build_nnx(images: np.ndarray, labels: np.ndarray, of: Options) -> Built:
         return loss
 
     inputs = scaled(images)
-    generator = np.random.default_rng(of.seed)
+    generator = np.random.default_rng(options.seed)
 
     def epoch() -> None:
-        for batch in shuffled_batches(generator, len(labels), of.batch_size):
+        for batch in shuffled_batches(generator, len(labels), options.batch_size):
             loss = step(model, optimizer, inputs[batch], labels[batch])
         jax.block_until_ready((nnx.state(model), loss))
 
@@ -145,8 +147,8 @@ def build_nnx(images: np.ndarray, labels: np.ndarray, of: Options) -> Built:
     return epoch, predict
 
 
-def build_sgemm(images: np.ndarray, labels: np.ndarray, of: Options) -> Built:
-    """Build no contender but the rate that the machine offers: float32 products of 2048 × 2048."""
+def build_sgemm(images: np.ndarray, labels: np.ndarray, options: Options) -> Built:
+    """Build the yardstick, which is no contender: float32 matrix products of 2048 × 2048."""
     factor = jax.random.normal(jax.random.key(0), (SGEMM_SIZE, SGEMM_SIZE)) / SGEMM_SIZE**0.5
     product = jax.jit(jnp.matmul)
 
@@ -159,7 +161,7 @@ def build_sgemm(images: np.ndarray, labels: np.ndarray, of: Options) -> Built:
     return epoch, lambda images: np.zeros(len(images))
 
 
-# name: the function that builds it, the packages it needs, and its process's environment.
+# By name: the function that builds it, the packages and the environment variables it needs.
 CONTENDERS: dict[str, tuple[Callable[..., Built], tuple[str, ...], dict[str, str]]] = {
     "jaxrnn": (build_jaxrnn, (), {}),
     "jaxrnn fast": (partial(build_jaxrnn, preset="fast"), (), {}),

@@ -17,12 +17,12 @@ from experiments.mnist_rnn import PRESETS
 from jaxrnn import Split
 
 PRESETS_EPOCHS = {f"jaxrnn {name}": PRESETS[name].trainer.epochs for name in ("fast", "sprint")}
-MAX_EPOCHS = 100  # for those that never reach an accuracy
+MAX_EPOCHS = 100  # for contenders that never reach the accuracy
 REST = 0.5  # seconds between turns: some thread pools spin for a while before they sleep
 
 
 def wanted(only: Sequence[str]) -> list[str]:
-    """Return jaxrnn and the contenders that are asked for and installed; sgemm comes last."""
+    """Return jaxrnn and the requested contenders that are installed; sgemm comes last."""
     names = []
     for name, (_, packages, _) in CONTENDERS.items():
         if name in PRESETS_EPOCHS or (only and name not in (*only, "jaxrnn", "sgemm")):
@@ -60,7 +60,7 @@ def take_turns(
 def measure_peers(
     names: Sequence[str], train: Split, test: Split, options: Options, repeats: int
 ) -> list[Row]:
-    """Measure each contender; returns one row for each, jaxrnn first."""
+    """Measure each contender and return a row for each, jaxrnn first."""
     with saved(train, test) as data:
         seconds, peaks = take_turns(names, data, options, repeats, show=True)
     sgemm = 2 * SGEMM_SIZE**3 * SGEMM_PRODUCTS / np.median(seconds.pop("sgemm")) / 1e9
@@ -81,7 +81,7 @@ def measure_peers(
                 "gflops": work / median,
                 "sgemm_fraction": work / median / sgemm,
                 "peak_rss_bytes": peaks[name],
-                # Of each round: both sides of a ratio see the machine in the same state.
+                # Taken in each round, in which both see the machine in the same state.
                 "ratio": float(np.median(np.divide(measured, seconds["jaxrnn"]))),
             }
         )
@@ -127,7 +127,7 @@ def measure_time_to_accuracy(
                 print(f"seed {seed}: {row['name']}: {after}", flush=True)
                 time.sleep(REST)
     for row in rows:
-        for quantity in ("epochs", "seconds"):  # never takes longest
+        for quantity in ("epochs", "seconds"):  # None counts as infinity
             values = [math.inf if value is None else value for value in row[quantity]]
             median = float(np.median(values))
             row[f"median_{quantity}"] = median if math.isfinite(median) else None

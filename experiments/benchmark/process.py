@@ -1,4 +1,4 @@
-"""A contender in a process of its own, so that thread pools don't compete and memory is its own.
+"""Run a contender in its own process, with thread pools and memory of its own.
 
     python -m experiments.benchmark.process CONTENDER DATA.npz OPTIONS
 
@@ -78,7 +78,7 @@ def contender(name: str, data: str, options: Options) -> Iterator[Ask]:
 
 
 def main() -> None:
-    """Run as a contender."""
+    """Run the contender's side."""
     name, data, options = sys.argv[1:]
     # Whatever libraries print goes to stderr; stdout is for the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)

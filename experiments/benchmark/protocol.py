@@ -1,4 +1,4 @@
-"""What all contenders share: the network, how it is trained, and the order of the data."""
+"""The protocol of all contenders: network, training options and data order."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,18 +7,18 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 Built: TypeAlias = tuple[Callable[[], None], Callable[[np.ndarray], Any]]
-"""``epoch()``, which trains for one epoch in random order and returns when the work is done, and
-``predict(images)``, which returns their classes."""
+"""``epoch()``, which trains for one epoch in random order and waits for the device, and
+``predict(images)``, which returns classes."""
 
 Row: TypeAlias = dict[str, Any]
-"""What was measured, by name."""
+"""Measurements by name."""
 
-GATES = {"simple": 1, "gru": 3, "lstm": 4}  # per cell; its work is proportional to them
+GATES = {"simple": 1, "gru": 3, "lstm": 4}  # the work of a cell is proportional to them
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The network, and how it is trained."""
+    """Options of the network and its training."""
 
     hidden: int
     batch_size: int

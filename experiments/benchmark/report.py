@@ -1,4 +1,4 @@
-"""What the benchmark reports: tables, pictures, and the machine."""
+"""Reports of the benchmark: tables, plots, and a description of the machine."""
 
 import math
 import platform
@@ -17,8 +17,8 @@ def step_flops(
     """Count the multiplications and additions of a training step, matrix products only.
 
     Forward: batch · time · (features + hidden) · hidden for each gate, and the head. Backward: the
-    same again for the gradients of the weights, and batch · time · hidden² for each gate for those
-    of the states.
+    same for the gradients of the weights, and batch · time · hidden² for each gate for those of the
+    states.
     """
     forward = gates * batch * time * (features + hidden) * hidden
     states = gates * batch * time * hidden * hidden
@@ -61,9 +61,9 @@ def print_times(rows: list[Row], accuracy: float) -> None:
             continue
         ratio = f"{row['median_seconds'] / best['median_seconds']:.1f} ×"
         ratios = [
-            one / other
-            for one, other in zip(row["seconds"], best["seconds"], strict=True)
-            if one and other
+            seconds / least
+            for seconds, least in zip(row["seconds"], best["seconds"], strict=True)
+            if seconds and least
         ]
         ratio += f" ({min(ratios):.1f} … {max(ratios):.1f})" if row is not best and ratios else ""
         print(

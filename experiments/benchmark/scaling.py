@@ -1,4 +1,4 @@
-"""Seconds per example of jaxrnn for various sizes, devices, processes and ways to read data."""
+"""Measure seconds per example for various sizes, devices, processes and ways to read data."""
 
 import dataclasses
 import os
@@ -31,20 +31,20 @@ def measure_scaling(train: Split, test: Split, options: Options, repeats: int) -
         for size in sizes:
             time_steps = size if axis == "time" else 28
             changed: Row = {} if axis == "time" else {axis: size}
-            of_point = dataclasses.replace(options, **changed)
+            at_size = dataclasses.replace(options, **changed)
             # About the same work for each point, and at least two steps.
             gates, features = GATES[options.cell], 784 // time_steps
-            flops = step_flops(1, time_steps, features, of_point.hidden, gates=gates)
+            flops = step_flops(1, time_steps, features, at_size.hidden, gates=gates)
             examples = int(min(len(train), 1e11 / flops))
-            examples = max(2, examples // of_point.batch_size) * of_point.batch_size
+            examples = max(2, examples // at_size.batch_size) * at_size.batch_size
             inputs = train.inputs[:examples].reshape(-1, time_steps, 784 // time_steps)
             split = Split(inputs, np.asarray(train.labels)[:examples])
             with saved(split, test) as data:
                 names = ("jaxrnn", "Flax nn.RNN")
-                seconds, _ = take_turns(names, data, of_point, repeats)
+                seconds, _ = take_turns(names, data, at_size, repeats)
             row: Row = {"axis": axis, "size": size}
-            row |= {name: float(np.median(some)) / examples for name, some in seconds.items()}
-            # Of each round: both contenders see the machine in the same state.
+            row |= {name: float(np.median(values)) / examples for name, values in seconds.items()}
+            # Taken in each round, in which both see the machine in the same state.
             ours, theirs = (seconds[name] for name in names)
             row["ratio"] = float(np.median(np.divide(theirs, ours)))
             rows.append(row)
@@ -67,14 +67,14 @@ def measure_processes(common: Sequence[str], batch_size: int) -> list[Row]:
     share = max(PROCESSES)
     batch = ["--batch-size", str(-(-batch_size // share) * share)]
     for count in PROCESSES:
-        one = run_experiment([*common, *batch, "--devices", str(count)])
-        several = one
+        single = run_experiment([*common, *batch, "--devices", str(count)])
+        several = single
         if count > 1:
             several = run_experiment([*common, *batch, "--devices", "1"], processes=count)
-        row = {"axis": "processes", "size": count, "one process": one, "several processes": several}
-        rows.append(row)
+        row = {"axis": "processes", "size": count}
+        rows.append({**row, "one process": single, "several processes": several})
         print(
-            f"{count} devices: microseconds per example: in one process {1e6 * one:.1f}, "
+            f"{count} devices: microseconds per example: in one process {1e6 * single:.1f}, "
             f"in {count} {1e6 * several:.1f}",
             flush=True,
         )
@@ -101,7 +101,7 @@ def measure_stream(common: Sequence[str], batch_size: int) -> list[Row]:
 
 
 def run_experiment(words: Sequence[str], *, processes: int = 1) -> float:
-    """Return the median seconds per example of all epochs of a run but the first."""
+    """Return the median seconds per example of the epochs of a run, except the first."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "experiments.mnist_rnn", "keras", *words]
         command += ["--drop-remainder", "--validation", "None", "--test", "test[:100]"]

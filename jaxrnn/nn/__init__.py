@@ -1,4 +1,4 @@
-"""What a model computes: cells, recurrences, and networks built from them."""
+"""Recurrent cells, recurrences, and networks built from them."""
 
 from jaxrnn.nn.cells import MinGRUCell
 from jaxrnn.nn.config import RNNConfig

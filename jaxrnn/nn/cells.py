@@ -1,4 +1,4 @@
-"""Cells by name, minGRU among them; and what the rest of the library needs to know of each."""
+"""Recurrent cells by name, minGRU among them, and how the library treats each."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -95,7 +95,7 @@ INITIALIZERS: Mapping[str, Initializer | None] = {
 # Cells whose carry is their output.
 STATE_IS_OUTPUT = (nn.SimpleCell, nn.GRUCell, nn.MGUCell, MinGRUCell)
 
-# Cells that have scans of their own, and their gates, as Flax names them.
+# Cells with scans of their own, and their gates by Flax's names.
 SCANNED = {nn.SimpleCell: [""], nn.GRUCell: ["r", "z", "n"], MinGRUCell: ["z", "n"]}
 
 # Gates whose biases chrono initialization sets: 1 for those that keep the state, -1 for those that
@@ -119,9 +119,9 @@ def is_recurrent_kernel(path: tuple[chex.ArrayTree, ...], leaf: Array) -> bool:
 def join_weights(
     cell: nn.RNNCellBase, params: chex.ArrayTree, features: int
 ) -> list[Float[Array, "..."]] | None:
-    """Join the weights of all gates: input kernel and bias, recurrent kernel and bias, if any.
+    """Concatenate the weights of all gates: input kernel and bias, recurrent kernel and bias.
 
-    Return None if parameters are missing or don't have the shapes for this number of inputs.
+    Returns None if parameters are missing or have other shapes than for ``features`` inputs.
     """
     gates, hidden = SCANNED[type(cell)], cell.features
     weights = [("i", gates, "kernel", (features, hidden)), ("i", gates, "bias", (hidden,))]
@@ -144,7 +144,7 @@ def choose_scan(
     """Return the scan of a cell in SCANNED.
 
     It is a function of the projected inputs, the carry and the recurrent weights; see
-    :func:`jaxrnn.nn.scans.scan`. States that are not valid are 0, or anything finite.
+    :func:`jaxrnn.nn.scans.scan`. States that are not valid are finite but otherwise unspecified.
     """
     if isinstance(cell, MinGRUCell):
         return partial(scans.scan_min_gru, cell.gate_fn)
@@ -162,7 +162,7 @@ def choose_scan(
 def build_cell(
     name: str, features: int, hidden: int, initializers: str, gain: float, activation: str
 ) -> nn.RNNCellBase:
-    r"""Build the cell that :class:`jaxrnn.RNNModel` uses to read ``features`` inputs a time step.
+    r"""Build the cell of :class:`jaxrnn.RNNModel` for ``features`` inputs per time step.
 
     Both kernels of tf1 are Glorot uniform over the joint (features + hidden, hidden) kernel:
 
@@ -184,7 +184,7 @@ def build_cell(
 def with_chrono_biases(
     cell: nn.RNNCellBase, params: chex.ArrayTree, key: Key[Array, ""], longest: int
 ) -> chex.ArrayTree:
-    r"""Set the gate biases of a cell for memories of up to ``longest`` time steps.
+    r"""Set the gate biases of a cell for dependencies of up to ``longest`` time steps.
 
     .. math:: b = \log u, \quad u \sim U(1, \mathrm{longest} - 1)
 

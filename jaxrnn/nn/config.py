@@ -20,7 +20,7 @@ class RNNConfig(Group):
     activation: Literal["tanh", "relu"] = "tanh"
     """Activation function of the cell."""
     layers: Annotated[int, Ge(1), Le(1000)] = 1
-    """Number of recurrent layers, each reading the states of the one below."""
+    """Number of recurrent layers; each reads the outputs of the one below."""
     bidirectional: bool = False
     """Read each sequence forwards and backwards."""
     skip: bool = False
@@ -39,10 +39,10 @@ class RNNConfig(Group):
     input_dropout: Fraction = 0.0
     """Dropout rate of the inputs."""
     recurrent_dropout: Fraction = 0.0
-    """Dropout rate of the recurrent state; each sequence drops the same units throughout."""
+    """Dropout rate of the recurrent state; the same units are dropped at every time step."""
     initializers: Literal["keras", "tf1", "identity", "permutation"] = "keras"
-    """Initial weights: as in Keras (an orthogonal recurrent kernel), as in TF1, or an identity or a
-    permutation for the recurrent kernel."""
+    """Initial weights: as in Keras (an orthogonal recurrent kernel), as in TF1, or with an identity
+    or a permutation as the recurrent kernel."""
     recurrent_gain: Positive = 1.0
     """Scale factor of the initial recurrent kernels."""
     chrono: Annotated[int, Ge(2)] | None = None
@@ -52,7 +52,7 @@ class RNNConfig(Group):
     """Implementation of the recurrence: fast, scans with a hand-written gradient; flax,
     flax.linen.RNN, for comparison."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type that the recurrent layers compute in; parameters, optimizer and head are float32."""
+    """Compute dtype of the recurrent layers; parameters, optimizer and head are float32."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""RNNModel: recurrent layers read a sequence, and a dense head gives the outputs."""
+"""RNNModel: recurrent layers and a dense head."""
 
 from typing import Any
 
@@ -138,7 +138,7 @@ class RNNModel(nn.Module):
 
         how = "none" if every_step else self.pooling
         carried = how == "last" and self._last_is_carry(lengths)
-        # From the carry, the gradient of all other states is a symbolic zero.
+        # If the carry is read, the gradients of all other states are symbolic zeros.
         read = last if carried else states
         read = read.astype(jnp.float32) if self._lower else read
         if not carried and how != "none":
@@ -154,7 +154,7 @@ class RNNModel(nn.Module):
 
     @property
     def _lower(self) -> jnp.dtype | None:
-        """The type to compute in up to the last states; None for that of inputs and parameters."""
+        """Compute dtype below the head; None for that of inputs and parameters."""
         return None if self.dtype == "float32" else jnp.dtype(self.dtype)
 
     def _check(self, inputs: Array, lengths: Lengths) -> None:
@@ -207,7 +207,7 @@ class RNNModel(nn.Module):
                 fast=self.recurrence != "flax",
                 mask=True,
             )
-            if carry is None and self._lower:  # cells make it float32, whatever they compute in
+            if carry is None and self._lower:  # cells make it float32, whatever their dtype
                 carry = cell.initialize_carry(jax.random.key(0), inputs[:, 0].shape)
                 carry = jax.tree.map(lambda leaf: leaf.astype(self._lower), carry)
             factors = None

@@ -10,18 +10,18 @@ def pool(
     how: str,
     bidirectional: bool,
 ) -> Float[Array, "batch hidden"]:
-    """Reduce states over their valid time steps, 0 where there are none.
+    """Reduce states over the valid time steps; 0 if there are none.
 
     ``how`` is ``last``, ``mean`` or ``max``. ``last`` takes the second half of the units of a
-    bidirectional network, which read backwards, at the first time step.
+    bidirectional network, which reads backwards, at the first time step.
     """
     if how == "last":
         forward, *backward = jnp.split(states, 2, axis=-1) if bidirectional else [states]
         if lengths is None:
             last = forward[:, -1]
         else:
-            place = jnp.maximum(lengths - 1, 0)[:, None, None]
-            last = jnp.take_along_axis(forward, place, axis=1)[:, 0]
+            indices = jnp.maximum(lengths - 1, 0)[:, None, None]
+            last = jnp.take_along_axis(forward, indices, axis=1)[:, 0]
         pooled = jnp.concatenate([last, *(states[:, 0] for states in backward)], axis=-1)
     elif lengths is None:
         pooled = states.mean(1) if how == "mean" else states.max(1)

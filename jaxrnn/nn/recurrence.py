@@ -46,7 +46,7 @@ class RNN(nn.RNN):
     differentiate a hand-written gradient, and JAX raises a ``TypeError``; use ``fast=False``.
 
     Attributes:
-      fast: use the scans above where they apply; False for those of ``flax.linen.RNN`` alone.
+      fast: use the scans above where they apply; False for ``flax.linen.RNN``'s alone.
       mask: ignore what inputs contain after ``seq_lengths``, even NaN, in gradients too. Outputs
         of these time steps are finite but otherwise unspecified. Without it, the cell goes on over
         them, as in ``flax.linen.RNN``, and its states may overflow.
@@ -78,8 +78,8 @@ class RNN(nn.RNN):
     ) -> Any:
         """Apply the cell over time: the arguments and results are those of ``flax.linen.RNN``.
 
-        ``dropout`` are factors, the same at all time steps, of the state where the cell's recurrent
-        kernels are applied to it: the mask of recurrent dropout.
+        ``dropout`` is the mask of recurrent dropout: factors, the same at all time steps, of the
+        state that the cell's recurrent kernels are applied to.
 
         Raises:
           ValueError: there is ``dropout``, and the cell is neither an LSTM nor, with ``fast``,
@@ -113,12 +113,11 @@ class RNN(nn.RNN):
             time_major=time_major,
         )
         steps = jnp.moveaxis(flip(inputs) if reverse else inputs, time_axis, 0)
-        valid = None
+        carry, valid = initial_carry, None
         if self.mask and seq_lengths is not None:
-            places = jnp.arange(steps.shape[0], dtype=seq_lengths.dtype)
-            valid = jnp.expand_dims(places, range(1, seq_lengths.ndim + 1)) < seq_lengths[None]
+            numbers = jnp.arange(steps.shape[0], dtype=seq_lengths.dtype)
+            valid = jnp.expand_dims(numbers, range(1, seq_lengths.ndim + 1)) < seq_lengths[None]
         steps = where_valid(valid, steps)
-        carry = initial_carry
         if carry is None:
             key = jax.random.key(0) if init_key is None else init_key
             carry = self.cell.initialize_carry(key, steps.shape[1:])

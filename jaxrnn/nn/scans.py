@@ -35,8 +35,8 @@ def scan(
 ) -> tuple[State, States]:
     """Scan the cell of Elman networks over input projections; return the last and all states.
 
-    States of time steps that are not ``valid`` are 0; by default all are valid. ``dropout`` are
-    factors of the state where the kernel is applied to it.
+    States of time steps that are not ``valid`` are 0; by default all are valid. ``dropout`` holds
+    factors of the state that the kernel is applied to.
     """
 
     def next_state(state: State, inputs: State) -> State:
@@ -57,7 +57,7 @@ def scan_gru(
     valid: Valid | None = None,
     dropout: State | None = None,
 ) -> tuple[State, States]:
-    """As :func:`scan`, for a GRU; ``bias`` is added to the candidate's recurrent projection."""
+    """Scan a GRU, as :func:`scan`; ``bias`` is added to the candidate's recurrent projection."""
 
     def next_state(state: State, inputs: Float[Array, "*batch joined"]) -> State:
         reset, update, new = jnp.split(inputs, 3, axis=-1)
@@ -73,7 +73,7 @@ def scan_gru(
 def scan_min_gru(
     gate: Activation, projected: Float[Array, "time *batch joined"], carry: State
 ) -> tuple[State, States]:
-    """As :func:`scan`, for :class:`jaxrnn.nn.MinGRUCell`."""
+    """Scan a :class:`jaxrnn.nn.MinGRUCell`, as :func:`scan`."""
     update, candidate = jnp.split(projected, 2, axis=-1)
     update = gate(update)
     inputs = update * candidate
@@ -141,8 +141,8 @@ differentiable_scan.defvjp(_scan_forward, _scan_backward, symbolic_zeros=True)
 def linear_scan(decay: States, inputs: States) -> States:
     r"""Scan :math:`h_t = a_t \odot h_{t-1} + b_t` from 0, given :math:`a` and :math:`b`.
 
-    On accelerators it runs in parallel over time, by ``jax.lax.associative_scan``. On a CPU, where
-    that is slower, the time steps follow each other. Both give the same result to float rounding.
+    On accelerators it runs in parallel over time, by ``jax.lax.associative_scan``; on a CPU, where
+    that is slower, sequentially. Both give the same result to float rounding.
 
     References:
       G. E. Blelloch, "Prefix sums and their applications" (1990).
@@ -154,7 +154,7 @@ def linear_scan(decay: States, inputs: States) -> States:
 
 
 def linear_scan_in_order(decay: States, inputs: States) -> States:
-    """Compute :func:`linear_scan` one time step after the other."""
+    """Compute :func:`linear_scan` one time step at a time."""
     zeros = jnp.zeros_like(inputs[0])
     return _scan(lambda state, step: step[0] * state + step[1], 4, (decay, inputs), zeros)[1]
 
@@ -193,7 +193,7 @@ def steps_at_once(unroll: int, inputs: chex.ArrayTree) -> int:
 def where_valid(
     valid: Bool[Array, "*batch"] | None, states: Array, otherwise: Array | float = 0
 ) -> Array:
-    """Select states (\\*batch, …) where they are valid, or ``otherwise``; None: all are valid."""
+    """Replace the states (\\*batch, …) that are not valid by ``otherwise``; None: all are valid."""
     if valid is None:
         return states
     return jnp.where(jnp.expand_dims(valid, range(valid.ndim, states.ndim)), states, otherwise)

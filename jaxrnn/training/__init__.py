@@ -1,4 +1,4 @@
-"""From a batch to curves: steps, epochs, evaluation, and the loop over epochs."""
+"""Training: tasks, optimizers, steps, epochs, evaluation, and the loop over epochs."""
 
 from jaxrnn.training.epochs import train_block, train_epoch
 from jaxrnn.training.evaluation import evaluate, generate, predict

@@ -1,4 +1,4 @@
-"""Blocks: the batches of an epoch or an evaluation, in pieces that are each one XLA program."""
+"""Blocks: several batches to train or evaluate on in one call of an XLA program."""
 
 import contextlib
 import itertools
@@ -17,11 +17,11 @@ from jaxrnn.data.splits import Batch, Split
 from jaxrnn.data.streams import Stream, equal_parts
 from jaxrnn.training.sharding import own_part, put_examples
 
-_STEPS_AT_ONCE = 64  # so that a progress bar moves, at less than a hundredth of the time
+_STEPS_AT_ONCE = 64  # so that the progress bar moves; the calls cost less than 1 % of the time
 
 
 class Block(NamedTuple):
-    """Examples on the devices and the rows of some batches; see :func:`train_block`."""
+    """Examples on the devices, and the rows of each batch; see :func:`train_block`."""
 
     examples: Split | Batch
     rows: Int[chex.Array, "steps batch"]
@@ -32,13 +32,13 @@ class Block(NamedTuple):
 def blocks_of_split(
     split: Split, whole: np.ndarray, rest: np.ndarray, mesh: Mesh
 ) -> Iterator[Block]:
-    """Cut the batches of a split, which is on the devices, into blocks of equal size if possible.
+    """Group the batches of a split into blocks, of equal size if possible.
 
     Args:
       split: replicated over the mesh.
-      whole: (steps, batch) positions.
-      rest: those of the short last batch, which may be empty. All devices take all of it, as it may
-        not divide among them.
+      whole: positions of the examples of each whole batch.
+      rest: positions of the short last batch, which may be empty. Every device processes all of it,
+        as it may not divide among them.
       mesh: devices that share each whole batch.
     """
     start = 0
@@ -58,7 +58,7 @@ def blocks_of_stream(
       stream: every process reads its devices' part of each batch.
       mesh: devices that share each batch; None to leave the arrays on the host.
       epoch: the first epoch, from 1.
-      outputs: labels must be below; None to leave them unchecked.
+      outputs: upper bound of the labels, exclusive; None to leave them unchecked.
     """
     shared_by = mesh if mesh is not None and stream.batch_size % mesh.size == 0 else None
     own, devices = (None, 1) if shared_by is None else own_part(shared_by, stream.batch_size)
@@ -70,7 +70,7 @@ def blocks_of_stream(
 
 
 class DataOrder(NamedTuple):
-    """What determines the batches of all epochs, and the number of examples of each."""
+    """Key and sizes of the batches; ``examples`` is the number of examples in an epoch."""
 
     key: Key[Array, ""]
     batch_size: int
@@ -79,7 +79,7 @@ class DataOrder(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """Number of steps of an epoch."""
+        """Number of steps in an epoch."""
         return -(-self.examples // self.batch_size)
 
 
@@ -89,7 +89,7 @@ def data_order(
     batch_size: int,
     drop_remainder: bool,
 ) -> DataOrder:
-    """Return the data order of a split, as given, or that of a stream, which has its own.
+    """Return the data order of a stream, which has its own, or of a split, from the arguments.
 
     Raises:
       ValueError: there is no key, or one for a stream; or ``batch_size`` doesn't fit the split.
@@ -113,7 +113,7 @@ def shuffled_epochs(
     first: int = 1,
     outputs: int | None = None,
 ) -> Generator[Iterable[Block], None, None]:
-    """Yield the blocks of each epoch from ``first`` on, endlessly; those of a split as a list.
+    """Yield the blocks of each epoch, endlessly; those of a split are a list.
 
     Args:
       data: a split that is replicated over the mesh, or a stream.

@@ -1,4 +1,4 @@
-"""Epochs: some steps, or all of an epoch, as one XLA program."""
+"""Several steps, or a whole epoch, as one XLA program."""
 
 from collections.abc import Callable
 from functools import partial
@@ -34,24 +34,23 @@ def train_block(
     augment: Augment | None = None,
     options: StepOptions = StepOptions(),  # noqa: B008
 ) -> tuple[TrainState, Metrics]:
-    """Take some steps as one XLA program.
+    """Take several steps as one XLA program.
 
-    Pure. Blocks that follow each other give the bits of a single one of all their steps.
+    Pure. Consecutive blocks give the same result, bit for bit, as one block of all their steps.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
-      examples: arrays of n examples, on the devices already. A batch may have ``places`` (n,), the
+      examples: arrays of n examples, already on the devices. A batch may have ``places`` (n,), the
         positions in the source that they were read from; by default 0 … n - 1.
-      rows: which examples each step takes.
-      key: of this epoch; determines augmentation and dropout.
-      augment: see :func:`train_epoch`.
-      mesh: devices that share each batch; by default one device has all of it.
-      sharded: whether ``examples`` are divided among the devices, and ``rows`` are (steps, share)
-        positions in the part of each device, instead of in the whole that each device has.
-      options: see :func:`train_epoch`.
+      rows: indices of the examples of each step.
+      key: PRNG key of this epoch, for augmentation and dropout.
+      mesh: devices that share each batch. One device by default.
+      sharded: whether ``examples`` are divided among the devices instead of replicated; ``rows``
+        are then (steps, share) indices into the part of each device.
+      augment, options: see :func:`train_epoch`.
 
     Returns:
-      The state after these steps, and the :class:`jaxrnn.Metrics` of each, (steps,) arrays.
+      The state after these steps, and the :class:`jaxrnn.Metrics` of each step, (steps,) arrays.
     """
     arrays = {**arrays_of(examples)}
     if isinstance(examples, dict) and "places" in examples:
@@ -94,14 +93,13 @@ def train_epoch(
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
-      split: on the device already (``jax.device_put``), or it is copied there at every call.
-      key: determines the order, the augmentation and, as in ``train_step``, the dropout of this
-        epoch.
+      split: put it on the device first (``jax.device_put``), or every call copies it there.
+      key: PRNG key of this epoch, for the order, augmentation and, as in ``train_step``, dropout.
       batch_size: examples per step.
-      drop_remainder: train on whole batches only; otherwise the last step takes the short batch
-        that is left over.
-      augment: changes each example before it is trained on: a function of a key and the example's
-        inputs, (time, features) floats, such as :meth:`jaxrnn.WarpConfig.build` returns.
+      drop_remainder: leave out the examples that don't fill a batch, instead of taking a last step
+        on a smaller one.
+      augment: function of a key and the inputs of one example, (time, features) floats, that
+        returns what to train on instead, such as :meth:`jaxrnn.WarpConfig.build` gives.
       mesh: devices that share each batch, from :func:`jaxrnn.training.sharding.batch_mesh`; state
         and split must be replicated over them. One device by default.
       options: gradient accumulation and truncated backpropagation, see :class:`StepOptions`.
@@ -121,7 +119,7 @@ def train_epoch(
     train = partial(train_block, augment=augment, options=options)
     state, metrics = train(state, split, whole, key, mesh=mesh)
     total = jax.tree.map(lambda sums: sums.sum(0), metrics)
-    if len(rest):  # may not divide among the devices: each of them takes all of it
+    if len(rest):  # may not divide among the devices: each processes all of it
         state, metrics = train(state, split, rest[None], key)
         total += jax.tree.map(lambda sums: sums[0], metrics)
     return state, total
@@ -133,11 +131,11 @@ def augmented(
     places: Int[Array, " batch"],
     key: Key[Array, ""],
 ) -> Float[Array, "batch time features"]:
-    """Change each example by a key derived from its place in the source and the epoch's key.
+    """Augment each example by a key derived from the epoch's key and its position in the source.
 
-    So the result is the same on any number of devices.
+    The result is therefore the same on any number of devices.
     """
-    # Not one of the keys that permutation derives from the epoch's key for the order: those are
-    # split(key) and what follows from them, and split is fold_in of 0, 1, …
+    # Unlike any key that jax.random.permutation derives from the epoch's key for the order: it
+    # splits the key, which is to fold in 0, 1, …
     keys = keys_of(jax.random.fold_in(key, _WARP), places)
     return jax.vmap(augment)(keys, inputs).astype(inputs.dtype)

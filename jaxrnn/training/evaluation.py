@@ -23,7 +23,7 @@ from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import over_devices, own_share, sum_over_devices
 from jaxrnn.training.state import TrainState
 
-_STATES = 2**24  # float32 numbers
+_STATES = 2**24  # float32 numbers: 64 MiB
 
 
 def evaluate(
@@ -34,7 +34,7 @@ def evaluate(
     mesh: Mesh | None = None,
     outputs: int | None = None,
 ) -> Metrics:
-    """Measure a state on all examples of a split, or one pass of a stream, as its task says.
+    """Compute the metrics of a state on a split or on one pass of a stream.
 
     Pure. Every example counts exactly once, whether or not ``batch_size`` divides their number.
 
@@ -45,7 +45,7 @@ def evaluate(
         default at most 1000, fewer if sequences are long or the network is wide.
       mesh: devices that share the work, from :func:`jaxrnn.training.sharding.batch_mesh`; a state
         and a split must be replicated over them. One device by default.
-      outputs: the labels of a stream must be below; None to leave them unchecked.
+      outputs: upper bound of a stream's labels, exclusive; None to leave them unchecked.
 
     Returns:
       The :class:`jaxrnn.Metrics` of all examples; ``.means()`` divides them.
@@ -64,7 +64,7 @@ def evaluate(
     measured: list[Metrics] = []
     with contextlib.closing(blocks_in_order(state, examples, batch_size, mesh, outputs)) as blocks:
         for block in blocks:
-            jax.block_until_ready(measured[-2:-1])  # blocks that wait to be measured take memory
+            jax.block_until_ready(measured[-2:-1])  # waiting blocks take up memory
             measured.append(measure_block(state, *block))
     return functools.reduce(operator.add, measured)
 
@@ -77,7 +77,10 @@ def measure_block(
     mesh: Mesh | None = None,
     sharded: bool = False,
 ) -> Metrics:
-    """Measure a state on some batches, as one XLA program; see :func:`train_block`."""
+    """Compute the metrics of a state on several batches, as one XLA program.
+
+    The arguments are those of :func:`train_block`.
+    """
 
     def block(state: TrainState, arrays: Batch, rows: Int[chex.Array, "steps batch"]) -> Metrics:
         def measure_row(row: Int[Array, " batch"]) -> Metrics:
@@ -102,7 +105,7 @@ def predict(
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
-      split: any number of examples; its labels or targets don't matter and may be missing.
+      split: any number of examples, with or without labels or targets.
       batch_size: examples at a time; it bounds memory and doesn't change the result. By default at
         most 1000, fewer if sequences are long or the network is wide.
 
@@ -148,13 +151,13 @@ def generate(
     count: int,
     temperature: float = 1.0,
 ) -> Int[Array, " count"]:
-    r"""Sample the tokens that follow a prompt, one after the other.
+    r"""Sample tokens that continue a prompt, one at a time.
 
-    Each is drawn from :math:`\mathrm{softmax}(\mathrm{outputs} / \mathrm{temperature})`, where the
-    network has read the prompt and the tokens drawn so far.
+    Each is drawn from :math:`\mathrm{softmax}(\mathrm{outputs} / \mathrm{temperature})`, with the
+    outputs of the network after the prompt and the tokens drawn so far.
 
     Args:
-      state: that of a network that reads tokens forwards and has an output per time step, as with
+      state: of a unidirectional network that reads tokens and has an output per time step, as for
         :class:`jaxrnn.LanguageModeling`.
       prompt: (time,) tokens, at least one.
       key: PRNG key of the samples.
@@ -193,7 +196,7 @@ def blocks_in_order(
     mesh: Mesh | None = None,
     outputs: int | None = None,
 ) -> Generator[Block, None, None]:
-    """Divide examples into blocks: all whole batches of a split, and a short last one."""
+    """Yield the blocks to evaluate on: of a split, all whole batches and a short last one."""
     if isinstance(examples, Stream):
         if not examples.is_whole:
             raise ValueError(
@@ -208,7 +211,7 @@ def blocks_in_order(
     whole, rest = _rows(state, examples, batch_size, 1 if mesh is None else mesh.size)
     if len(whole):
         yield Block(examples, whole, mesh)
-    if len(rest):  # may not divide among the devices: each of them takes all of it
+    if len(rest):  # may not divide among the devices: each processes all of it
         yield Block(examples, rest[None], None)
 
 
@@ -216,7 +219,7 @@ def _rows(
     state: TrainState, split: Split, batch_size: int | None, devices: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut the positions of a split into whole batches and a short last one."""
-    if batch_size is None:  # at most 1000, and as many as keep the states of a layer in 64 MiB
+    if batch_size is None:  # the states of a layer should fit in 64 MiB
         leaves = [leaf for leaf in jax.tree.leaves(state.params) if leaf.ndim]
         width = max((leaf.shape[-1] for leaf in leaves), default=1)
         batch_size = max(

@@ -39,26 +39,25 @@ class TrainerConfig(Group):
     batch_size: Count = 150
     """Examples in each optimizer step."""
     drop_remainder: bool = False
-    """Train on whole batches only, leaving out the examples that don't fill one."""
+    """Train on whole batches only, leaving out the examples that don't fill a batch."""
     steps_per_epoch: Count | None = None
     """When streaming: number of steps after which to evaluate and save; None for a whole pass."""
     train_curve: Literal["epoch", "last_batch"] = "epoch"
     """Training curve: the mean over the steps of the epoch, or its last batch after its update."""
     accumulate: Count = 1
-    """Gradient accumulation: number of parts in which the gradient of a batch is computed, to save
-    memory."""
+    """Gradient accumulation: number of parts into which each batch is split, to save memory."""
     truncate: Count | None = None
-    """Truncated backpropagation: train on longer sequences in chunks of this many time steps, each
-    with an update, carrying the state from one to the next; None for whole sequences."""
+    """Truncated backpropagation: split longer sequences into chunks of this many time steps, update
+    after each, and carry the state over to the next; None for whole sequences."""
     patience: Count | None = None
-    """Early stopping: stop after this many epochs without improvement, and keep the best one; None
-    for no early stopping."""
+    """Early stopping: stop after this many epochs without improvement, and keep the best epoch;
+    None for no early stopping."""
     seed: Annotated[int, Ge(0), Lt(2**32)] = 0
-    """Determines initial weights and data order; results repeat on the same devices."""
+    """Seed of initial weights and data order; results are reproducible on the same devices."""
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss or a parameter became infinite or not a number, in a ``step`` of an ``epoch``."""
+    """The loss or a parameter is infinite or not a number, from a ``step`` of an ``epoch`` on."""
 
     def __init__(self, epoch: int, step: int) -> None:
         super().__init__(f"the loss is not finite from epoch {epoch}, step {step} on")
@@ -82,7 +81,7 @@ class Record:
 
 
 Hook: TypeAlias = Callable[[Record], Any]
-"""Called after each epoch. Its method ``during(epoch, fraction)``, if any, is called meanwhile."""
+"""Called after each epoch; its method ``during(epoch, fraction)``, if any, during the epoch."""
 
 
 def fit(
@@ -97,34 +96,34 @@ def fit(
     hooks: Sequence[Hook] = (),
     devices: int | None = None,
 ) -> tuple[TrainState, History]:
-    """Train for some epochs, and evaluate and record after each.
+    """Train for several epochs; evaluate and record after each.
 
     The data order of an epoch depends on ``fold_in(key, epoch)`` alone, for splits and for streams,
-    so a run that continues from ``history`` sees the very batches that come next. If the optimizer
-    keeps an average of the parameters, the average is what is evaluated.
+    so a run that continues from ``history`` sees the same batches as one that was never stopped. If
+    the optimizer averages the parameters, the average is evaluated.
 
     With several processes, all of them call this with the same arguments and share the batches.
 
     Args:
-      state: from :func:`jaxrnn.create_train_state`; left as it was.
-      train: what to train on. A split is put on the devices once. A :func:`jaxrnn.stream` is read
-        as it is needed, and has its own key, batch size, remainder and steps per epoch.
-      trainer: how to train; its ``epochs`` include those of ``history``, and its ``seed`` is not
+      state: from :func:`jaxrnn.create_train_state`; it is not modified.
+      train: training data. A split is put on the devices once. A :func:`jaxrnn.stream` is read as
+        it is needed, and has its own key, batch size, remainder and steps per epoch.
+      trainer: options of the loop. Its ``epochs`` include those of ``history``; its ``seed`` is not
         used. With ``patience``, training stops early, and the last state is returned.
       key: root of the data order of a split.
-      evals: splits to evaluate after every epoch, by name. A stream is read again each time. The
-        first one decides about early stopping.
+      evals: splits to evaluate after every epoch, by name. A stream is read again each time. Early
+        stopping watches the first one.
       augment: see :func:`jaxrnn.train_epoch`.
-      history: the epochs that ``state`` was trained for, which are not repeated.
-      hooks: functions that are called with a :class:`Record` after each epoch, in this order.
-        Training stops after the epoch for which one of them returns true.
+      history: the epochs that ``state`` was already trained for.
+      hooks: functions to call with a :class:`Record` after each epoch, in this order. Training
+        stops after an epoch for which one of them returns true.
       devices: number of devices that share each batch; by default as many as divide it, but one on
         a CPU if a layer has 512 or more recurrent units.
 
     Raises:
       ValueError: arguments are missing or don't fit each other.
-      NonFiniteLossError: the loss or a parameter is infinite or not a number. Hooks are not called
-        for such an epoch.
+      NonFiniteLossError: the loss or a parameter is infinite or not a number. No hook is called for
+        that epoch.
 
     >>> import optax
     >>> from jaxrnn import RNNModel, create_train_state, load
@@ -146,8 +145,8 @@ def fit(
     outputs = {name: check_fits(state, data) for name, data in {"train": train, **evals}.items()}
     order = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
     mesh = batch_mesh(order.batch_size, suitable_devices(state.params, devices))
-    state, train = replicate(state, mesh), _place(train, mesh)
-    evals = {name: _place(data, mesh) for name, data in evals.items()}
+    state, train = replicate(state, mesh), _put(train, mesh)
+    evals = {name: _put(data, mesh) for name, data in evals.items()}
     step = {"augment": augment, "options": StepOptions(trainer.accumulate, trainer.truncate)}
     clock, first = Clock(), len(history) + 1
     shuffled = shuffled_epochs(train, mesh, order, first=first, outputs=outputs["train"])
@@ -162,8 +161,8 @@ def fit(
                 with clock("compilation"):
                     _compile(state, blocks, evals.values(), epoch_key, mesh, step)
             with clock("training"):
-                tell = partial(_tell, hooks, epoch, order.steps)
-                state, steps, last = _train(state, blocks, epoch_key, tell, step)
+                report = partial(_report, hooks, epoch, order.steps)
+                state, steps, last = _train(state, blocks, epoch_key, report, step)
             _check_finite(state, steps, epoch)
             with clock("evaluation"):
                 if trainer.train_curve == "last_batch":
@@ -182,7 +181,7 @@ def fit(
     return state, history
 
 
-def _place(data: Split | Stream, mesh: Mesh) -> Split | Stream:
+def _put(data: Split | Stream, mesh: Mesh) -> Split | Stream:
     return data if isinstance(data, Stream) else replicate(data, mesh)
 
 
@@ -194,7 +193,7 @@ def _compile(
     mesh: Mesh,
     step: Mapping[str, Any],
 ) -> None:
-    """Compile what an epoch runs side by side; later calls find it."""
+    """Compile the programs of an epoch in parallel; later calls reuse them."""
     distinct = {block.rows.shape: block for block in blocks}.values()
     splits = [data for data in evals if isinstance(data, Split)]
     measured = [block for split in splits for block in blocks_in_order(state, split, mesh=mesh)]
@@ -210,15 +209,15 @@ def _train(
     state: TrainState,
     blocks: Iterable[Block],
     key: Key[Array, ""],
-    tell: Callable[[int], None],
+    report: Callable[[int], None],
     step: Mapping[str, Any],
 ) -> tuple[TrainState, Metrics, Block]:
-    """Train on the blocks of an epoch; also return the metrics of each step, and the last batch."""
+    """Train for an epoch; return the state, the metrics of each step, and the last batch."""
     measured: list[Metrics] = []
     done = 0
     for examples, rows, mesh, sharded in blocks:
-        jax.block_until_ready(measured[-2:-1])  # blocks that wait to be trained on take memory
-        tell(done)
+        jax.block_until_ready(measured[-2:-1])  # waiting blocks take up memory
+        report(done)
         done += len(measured[-1].weight) if measured else 0
         state, metrics = train_block(state, examples, rows, key, mesh, sharded, **step)
         measured.append(metrics)
@@ -226,7 +225,7 @@ def _train(
     return state, steps, Block(examples, rows[-1:], mesh if sharded else None, sharded)
 
 
-def _tell(hooks: Sequence[Hook], epoch: int, steps: int, done: int) -> None:
+def _report(hooks: Sequence[Hook], epoch: int, steps: int, done: int) -> None:
     for hook in hooks:
         if during := getattr(hook, "during", None):
             during(epoch, done / steps)
@@ -236,12 +235,12 @@ def _check_finite(state: TrainState, steps: Metrics, epoch: int) -> None:
     bad = ~np.isfinite(steps.sums["loss"])
     params = jax.device_get(state.params)
     if bad.any() or not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
-        # If no loss is bad, the last update was.
+        # If every loss is finite, the last update was not.
         raise NonFiniteLossError(epoch, int(bad.argmax()) + 1 if bad.any() else len(bad))
 
 
 def _columns(task: Task, measured: Mapping[str, Metrics]) -> dict[str, float]:
-    """Make a row of the history: every metric of every split, in their order."""
+    """Return a row of the history: every metric of every split, in order."""
     on_host = jax.device_get(measured)
     return {
         f"{split}_{name}": value

@@ -27,13 +27,13 @@ def measure(
     train: bool = False,
     key: Key[Array, ""] | None = None,
 ) -> Metrics:
-    """Measure a state on one batch, differentiably in ``state.params``.
+    """Compute the metrics of a state on one batch; differentiable in ``state.params``.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
       batch: see :func:`jaxrnn.train_step`.
-      train: whether to measure as in training: with dropout, and see :meth:`jaxrnn.Task.measure`.
-      key: determines the dropout; needed if there is any.
+      train: whether to use dropout and the training loss; see :meth:`jaxrnn.Task.measure`.
+      key: PRNG key of dropout, required if there is any.
 
     Raises:
       ValueError: the arrays of the batch, or the outputs of the model, don't fit each other.
@@ -56,11 +56,11 @@ def measure_prepared(
     keys: Key[Array, " batch"] | None = None,
     carry: chex.ArrayTree | None = None,
 ) -> tuple[Metrics, chex.ArrayTree | None]:
-    """Measure a state on a batch from :func:`prepare`.
+    """Compute the metrics of a state on a prepared batch.
 
     Args:
       state, train: see :func:`measure`.
-      batch: from :func:`prepare`.
+      batch: from :func:`jaxrnn.data.splits.prepare`.
       keys, carry: see :func:`forward`.
 
     Returns:
@@ -84,14 +84,14 @@ def forward(
     keys: Key[Array, " batch"] | None = None,
     carry: chex.ArrayTree | None = None,
 ) -> tuple[Float[Array, "batch *time outputs"], chex.ArrayTree | None]:
-    """Compute the outputs of the network for a batch from :func:`prepare`.
+    """Compute the outputs of the network for a prepared batch.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
-      batch: its ``inputs`` and ``lengths`` are read.
+      batch: from :func:`jaxrnn.data.splits.prepare`; ``inputs`` and ``lengths`` are read.
       train: whether dropout is on.
-      keys: a key for each example; needed if there is dropout.
-      carry: the state to begin with, ``()`` for that of a new sequence; None if it doesn't matter.
+      keys: a key for each example, required if there is dropout.
+      carry: initial state; ``()`` for that of a new sequence, None to return no carry either.
 
     Returns:
       The outputs and, if a carry was given, the next one.
@@ -114,11 +114,11 @@ def forward(
 
 
 def check_fits(state: TrainState, data: Split | Stream) -> int:
-    """Check that model, task and data fit each other, without compiling anything.
+    """Check that model, task and data fit each other; nothing is compiled.
 
     Args:
       state: its arrays may be shapes, as from ``jax.eval_shape``.
-      data: what to train or evaluate on.
+      data: data to train or evaluate on.
 
     Returns:
       The number of outputs of the model.
@@ -144,7 +144,7 @@ def check_fits(state: TrainState, data: Split | Stream) -> int:
     return outputs
 
 
-@jax.jit  # which remembers the shapes that it has seen
+@jax.jit  # caches the shapes that it has traced
 def _outputs(state: TrainState, batch: Batch) -> Float[Array, "batch *time outputs"]:
     """Return the outputs of the network, if they fit the task."""
     batch = prepare(batch)
@@ -156,7 +156,7 @@ def _outputs(state: TrainState, batch: Batch) -> Float[Array, "batch *time outpu
 def _random_options(
     state: TrainState, train: bool, keys: Key[Array, " batch"] | None
 ) -> dict[str, object]:
-    """Choose the arguments that turn dropout on or off, among those that the network takes."""
+    """Return the arguments of the network's call that turn dropout on or off."""
     if "keys" in state.takes:  # a network of jaxrnn, with a key for each example
         if not train or not state.draws:
             return {}

@@ -73,7 +73,7 @@ class History:
         return self.rows[int(choose(self[column]))]
 
     def append(self, **row: Any) -> "History":
-        """Add an epoch; each value is a number or an array of one.
+        """Add an epoch; each value is a number or a scalar array.
 
         Raises:
           ValueError: ``epoch`` is missing, or a value is not a number.
@@ -137,7 +137,7 @@ def best_epoch(history: History, task: Task) -> int:
 
 
 def has_stalled(history: History, task: Task, patience: int | None) -> bool:
-    """Return whether the last ``patience`` epochs brought none that is better."""
+    """Return whether the last ``patience`` epochs brought no improvement."""
     if patience is None or not history:
         return False
     return len(history) - best_epoch(history, task) >= patience
@@ -153,9 +153,9 @@ def _check_row(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 class Clock:
-    """Seconds by phase; the time that JAX spends on compiling is counted as ``compilation``.
+    """Seconds by phase; the time that JAX takes to compile counts as ``compilation``.
 
-    Only the thread that entered the phase counts: other threads compile without delaying it.
+    Compilation in threads other than the one that entered the phase doesn't count.
 
     >>> clock = Clock()
     >>> with clock("training"):
@@ -175,7 +175,7 @@ class Clock:
             raise RuntimeError("the clock is running already: phases do not nest")
         self._running, self._thread = True, threading.get_ident()
         compiled, start = self.seconds["compilation"], time.perf_counter()
-        listening = phase != "compilation"  # all of which is compilation
+        listening = phase != "compilation"  # which is all compilation
         if listening:
             jax.monitoring.register_event_duration_secs_listener(self._listen)
         try:

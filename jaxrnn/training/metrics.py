@@ -31,7 +31,7 @@ class Metrics:
 
     @classmethod
     def zero(cls) -> "Metrics":
-        """Return the metrics of no elements, the start of a sum."""
+        """Return empty metrics, the start of a sum."""
         return cls({}, 0)
 
     @classmethod

@@ -1,4 +1,4 @@
-r"""Adam and Muon: optimizers described by plain numbers, built from optax.
+r"""Adam and Muon: configurations of optax optimizers.
 
 Adam is used in TensorFlow's and Keras's convention,
 
@@ -8,8 +8,8 @@ Adam is used in TensorFlow's and Keras's convention,
 which is optax's Adam with an epsilon of :math:`\epsilon / \sqrt{1 - \beta_2^t}` at step t.
 
 Muon replaces the momentum of a matrix by a nearby one whose singular values are all about 1. It
-updates the recurrent kernels alone: they are applied at every time step, so what a step does to
-their largest directions decides whether long sequences stay stable.
+updates the recurrent kernels alone: they are applied at every time step, so their largest singular
+values decide whether training on long sequences is stable.
 
 References:
   D. P. Kingma and J. Ba, "Adam: a method for stochastic optimization" (2015), the end of section 2,
@@ -37,7 +37,7 @@ from jaxrnn.training.state import TrainState
 
 @dataclass(frozen=True, kw_only=True)
 class _Optimizer(Group):
-    """What all optimizers share: a schedule, clipping, weight decay and averaging."""
+    """Options of all optimizers: schedule, clipping, weight decay and averaging."""
 
     learning_rate: Positive = 1e-3
     """Peak learning rate of Adam."""
@@ -48,7 +48,7 @@ class _Optimizer(Group):
     warmup: Fraction = 0.0
     """Fraction of the steps spent on linear warm-up."""
     clip_norm: Positive | None = None
-    """Largest global norm of the gradients; larger ones are scaled down to it."""
+    """Maximum global norm of the gradients; larger gradients are scaled down to it."""
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay, multiplied by the learning rate."""
     average: Fraction = 0.0
@@ -56,17 +56,16 @@ class _Optimizer(Group):
 
     @property
     def scheduled(self) -> bool:
-        """Whether the learning rates depend on the number of steps of the whole training."""
+        """Whether the learning rates depend on the total number of steps."""
         return self.schedule != "constant" or self.warmup > 0
 
     def build(self, steps: int | None = None) -> optax.GradientTransformation:
-        """Build the optax transformation; for equal configurations the same object.
+        """Build the optax transformation, the same object for equal configurations.
 
-        Functions that are compiled for it are then shared. ``steps`` is the number of steps of the
-        whole training.
+        They therefore share compiled functions. ``steps`` is the total number of training steps.
 
         Raises:
-          ValueError: a schedule or a warm-up lacks ``steps``.
+          ValueError: a schedule or warm-up lacks ``steps``.
 
         >>> Adam(learning_rate=1e-3).build() is Adam().build()
         True
@@ -104,7 +103,7 @@ class Adam(_Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class Muon(_Optimizer):
-    """Muon for the recurrent kernels; Adam with Nesterov momentum for all other parameters."""
+    """Muon for the recurrent kernels; optax's Adam, with Nesterov momentum, for all others."""
 
     kind: Suppress[Literal["muon"]] = "muon"
     muon_learning_rate: Positive = 5e-3
@@ -120,8 +119,8 @@ class Muon(_Optimizer):
             adam_learning_rate=rate,
             eps=self.epsilon,
             muon_weight_dimension_numbers=_recurrent_kernels,
-            # On 150 × 150 a step's Newton–Schulz products cost a quarter of its time. Scaling rows
-            # and columns first does the work of one of the five iterations.
+            # For a 150 × 150 kernel, Newton–Schulz iterations take a quarter of a step's time.
+            # Rescaling its rows and columns first replaces one of the usual five.
             preconditioning="aol",
             ns_steps=4,
         )
@@ -137,7 +136,7 @@ def _build(optimizer: _Optimizer, steps: int | None) -> optax.GradientTransforma
 
 
 def _with_promotion(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Make an optimizer independent of how JAX treats types of numbers.
+    """Make an optimizer independent of JAX's settings for dtypes.
 
     optax mixes them, which ``jax_numpy_dtype_promotion="strict"`` forbids; and with
     ``jax_enable_x64`` its constants become float64, unlike those of stored runs.
@@ -164,16 +163,17 @@ def _single(leaf: chex.Array) -> chex.Array:
 def _schedule(optimizer: _Optimizer, peak: float, steps: int | None) -> optax.ScalarOrSchedule:
     if steps is None:
         return peak
-    rising = round(optimizer.warmup * steps)
-    falling = max(1, steps - rising)
-    then = {
+    warmup_steps = round(optimizer.warmup * steps)
+    decay_steps = max(1, steps - warmup_steps)
+    decay = {
         "constant": optax.constant_schedule(peak),
-        "linear": optax.linear_schedule(peak, 0.0, falling),
-        "cosine": optax.cosine_decay_schedule(peak, falling),
+        "linear": optax.linear_schedule(peak, 0.0, decay_steps),
+        "cosine": optax.cosine_decay_schedule(peak, decay_steps),
     }[optimizer.schedule]
-    if not rising:
-        return then
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, rising), then], [rising])
+    if not warmup_steps:
+        return decay
+    warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+    return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
 def _recurrent_kernels(params: chex.ArrayTree) -> chex.ArrayTree:
@@ -192,7 +192,7 @@ class _Average(NamedTuple):
 
 
 def _keep_average(decay: float) -> optax.GradientTransformation:
-    """Keep a moving average of the parameters: the last of a chain, it changes no update."""
+    """Keep a moving average of the parameters; last in a chain, it leaves updates unchanged."""
 
     def init(params: chex.ArrayTree) -> _Average:
         return _Average(jnp.zeros((), jnp.int32), params)

@@ -30,9 +30,9 @@ Function = TypeVar("Function", bound=Callable[..., object])
 def use_cpu_cores(count: int | None = None) -> None:
     """Make XLA use one CPU device per core, or ``count`` of them, instead of a single one.
 
-    Steps of small matrix products keep cores busier as several devices, each with its own share of
-    the batch, than as one device whose products are split. Call this before JAX uses a device;
-    afterwards it has no effect. Other platforms are not affected.
+    With small matrix products, cores are busier as several devices that share the batch than as one
+    device that splits every product. Call this before JAX uses a device; afterwards it has no
+    effect. Other platforms are not affected.
     """
     with contextlib.suppress(RuntimeError):  # JAX has used its devices already
         jax.config.update("jax_num_cpu_devices", count or available_cores())
@@ -46,10 +46,10 @@ def available_cores() -> int:
 
 
 def suitable_devices(params: chex.ArrayTree, devices: int | None = None) -> int | None:
-    """Return ``devices`` or, if it is None, a default that suits one network.
+    """Return ``devices`` or, if it is None, the default for a network.
 
-    The default is 1 on a CPU if a layer has 512 or more recurrent units, and otherwise None, as
-    many as divide the batch. A kernel that wide does not fit in a core's cache, so every device
+    The default is 1 on a CPU if a layer has 512 or more recurrent units, and otherwise None: as
+    many as divide the batch. A kernel of that width does not fit in a core's cache, so every device
     would read it from memory at each time step.
     """
     if devices is not None or jax.default_backend() != "cpu":
@@ -70,7 +70,7 @@ def batch_mesh(batch_size: int, devices: int | None = None) -> Mesh:
         the processes.
     """
     processes = jax.process_count()
-    # The same in all processes; with different meshes they would wait for each other.
+    # The same in all processes; with different meshes they would deadlock.
     available = min(len(jax.local_devices(process)) for process in range(processes))
     wanted = available if devices is None else devices
     if not 1 <= wanted <= available:
@@ -97,7 +97,7 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
 
 
 def own_part(mesh: Mesh, batch_size: int) -> tuple[slice, int]:
-    """Return the rows of each batch that this process reads, and how many devices share them."""
+    """Return the rows of each batch that this process reads, and the number of its devices."""
     share = batch_size // mesh.size
     here = [
         index
@@ -108,7 +108,7 @@ def own_part(mesh: Mesh, batch_size: int) -> tuple[slice, int]:
 
 
 def put_examples(arrays: Tree, mesh: Mesh, *, sharded: bool) -> Tree:
-    """Put arrays on devices: each process its rows, divided among its devices, or all on each."""
+    """Put arrays on the devices, divided among them (each process gives its rows) or replicated."""
     sharding = NamedSharding(mesh, _FIRST if sharded else _ALL)
     return jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(sharding, array), arrays
@@ -116,14 +116,14 @@ def put_examples(arrays: Tree, mesh: Mesh, *, sharded: bool) -> Tree:
 
 
 def over_devices(function: Function, mesh: Mesh | None, *, sharded: int | None = None) -> Function:
-    """Run a function on every device of the mesh, with the same result on each.
+    """Return a version of a function that runs on every device, with the same result on each.
 
-    Inside, :func:`own_share` takes a device's part of each batch, and :func:`sum_over_devices` adds
-    the parts up.
+    Inside it, :func:`own_share` takes a device's part of each batch, and :func:`sum_over_devices`
+    adds up the parts.
 
     Args:
-      function: called with the same arguments on every device, except for the one that is sharded.
-      mesh: the devices; for none, or a single one, ``function`` itself is returned.
+      function: gets the same arguments on every device, except for the one that is sharded.
+      mesh: the devices; for None or a single one, ``function`` itself is returned.
       sharded: index of an argument whose arrays are divided along their first axis.
     """
     if mesh is None or mesh.size == 1:
@@ -149,7 +149,7 @@ def own_share(rows: Int[chex.Array, "steps batch"], mesh: Mesh | None) -> Int[Ar
 
 
 def own_row_numbers(share: int, mesh: Mesh | None) -> Int[Array, " share"]:
-    """Return the rows of the batch that this device's share of it consists of."""
+    """Return the row numbers, in the whole batch, of this device's share."""
     numbers = jnp.arange(share)
     if mesh is None or mesh.size == 1:
         return numbers
@@ -165,7 +165,7 @@ def sum_over_devices(tree: Tree, mesh: Mesh | None) -> Tree:
 
 
 def in_any_process(condition: bool) -> bool:
-    """Return whether a condition holds in any process; all of them must call this."""
+    """Return whether a condition holds in any process; every process must call this."""
     if jax.process_count() == 1:
         return condition
     return bool(np.any(multihost_utils.process_allgather(np.array(condition))))

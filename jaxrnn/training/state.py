@@ -1,4 +1,4 @@
-"""TrainState: everything that training changes, and what it needs to do so."""
+"""TrainState: what training changes, and the functions that change it."""
 
 import inspect
 from functools import lru_cache, partial
@@ -19,11 +19,11 @@ from jaxrnn.training.tasks import Classification, Task
 
 
 class TrainState(train_state.TrainState):
-    """Flax's ``TrainState``, with the task and what the network's call takes.
+    """Flax's ``TrainState``, with the task and what calling the network requires.
 
     Attributes:
       task: what is minimized and measured.
-      takes: names of the arguments of the network's call; none for a function of the user's own.
+      takes: names of the arguments of the network's call; by default none.
       draws: whether training needs PRNG keys.
     """
 
@@ -42,14 +42,14 @@ def create_train_state(
     """Initialize parameters and optimizer state, at step 0.
 
     Args:
-      key: determines the initial parameters: a key or an integer; None for their shapes alone,
-        without compiling.
+      key: PRNG key of the initial parameters, or an integer seed; None to return shapes instead
+        of arrays, without compiling.
       model: a Flax linen module that maps (batch, time, features) to (batch, width) outputs, or to
         (batch, time, width). If its call takes ``train`` or ``deterministic``, that is set in
         training and in evaluation, and ``nn.Dropout`` gets its random numbers; if it takes
         ``keys``, these are a key for each example in training.
       optimizer: any optax gradient transformation. Create it once and keep it: functions are
-        compiled for this very object, and are compiled again for another one, even an equal one.
+        compiled for this object, and again for any other, even an equal one.
       example: inputs of the shape to be trained on, (batch, time, features) or (batch, time) of
         tokens; only the shape after the first axis matters.
       task: what is minimized and measured; it must be hashable.
@@ -75,10 +75,10 @@ def create_train_state(
     init = _init_on_cpu if jax.default_backend() == "cpu" else _init_compiled
     if not hashable:  # with an attribute that is a list, say
         init = jax.jit(partial(_init, model, optimizer))
-    # An array: from a Python integer, whose type differs from that of every later step, the second
-    # call of a jitted function would compile again.
+    # An array, as the type of a Python integer differs from that of every later step, so that the
+    # second call of a jitted function would compile again.
     step: Any = jnp.zeros((), jnp.int32)
-    if key is None:  # traced as for the initialization that may follow, which then is faster
+    if key is None:  # traced as in initialization, which is faster if it follows
         params, opt_state = init.eval_shape(*static, jax.random.key(0), inputs)
         step = jax.ShapeDtypeStruct(step.shape, step.dtype)
     elif isinstance(key, jax.core.Tracer):  # inside the caller's own jit or vmap
@@ -112,7 +112,7 @@ def _init(
 
 
 _init_compiled = jax.jit(_init, static_argnums=(0, 1))
-# It runs once, and LLVM would spend two seconds on making it run fast.
+# It runs once, and LLVM would take two seconds to optimize it.
 _init_on_cpu = jax.jit(
     _init, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": 0}
 )

@@ -21,7 +21,7 @@ from jaxrnn.training.state import TrainState
 _Part: TypeAlias = tuple[Batch, Key[Array, " batch"] | None, chex.ArrayTree | None]
 _Measured: TypeAlias = tuple[Metrics, chex.ArrayTree | None]
 
-_DROPOUT = 0x64726F70  # "drop"; unlike what data order and augmentation fold in
+_DROPOUT = 0x64726F70  # "drop"; differs from what data order and augmentation fold in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class StepOptions:
       accumulate: number of parts of a batch whose gradients are computed one after the other and
         summed. The result is the same to float rounding, and only the activations of one part are
         in memory.
-      truncate: number of time steps to backpropagate through. Longer sequences are trained on in
+      truncate: number of time steps to backpropagate through. Longer sequences are split into
         chunks of this length, with an update after each; the state of the network is carried over.
 
     Raises:
@@ -58,14 +58,14 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """Take one optimizer step on the mean loss of a batch.
 
-    Pure: ``state`` is left as it was and may be used again.
+    Pure: ``state`` is not modified and may be used again.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
-      batch: ``inputs`` (batch, time, features) uint8 or float, or (batch, time) tokens; what the
-        task compares with, ``labels`` or ``targets``; and optionally ``lengths`` (batch,).
-      key: determines, together with ``state.step``, what dropout drops; needed if there is dropout.
-        It may be the same in every step.
+      batch: ``inputs`` (batch, time, features) uint8 or float, or (batch, time) tokens; the
+        ``labels`` or ``targets`` of the task; and optionally ``lengths`` (batch,).
+      key: PRNG key of dropout, required if there is any. It may be the same in every step, as
+        ``state.step`` is folded in.
 
     Returns:
       The next state, and the :class:`jaxrnn.Metrics` of the batch under the parameters before the
@@ -98,9 +98,9 @@ def step(
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
-      batch: from :func:`jaxrnn.training.forward.prepare`.
+      batch: this device's share, from :func:`jaxrnn.data.splits.prepare`.
       key: see :func:`train_step`.
-      mesh: devices that share the batch; None if this one has all of it.
+      mesh: devices that share the batch; None for this one alone.
       options: gradient accumulation and truncated backpropagation.
 
     Returns:
@@ -187,7 +187,7 @@ def _update(
         loss = metrics.sums["loss"]
         if total is not None:
             return loss / total, (metrics, carry)
-        # Each element counts once, and the other parts and devices have as many.
+        # Every element counts once, so the shapes give their number over all parts and devices.
         devices = 1 if mesh is None else mesh.size
         return loss / (devices * int(metrics.weight) * rows // len(batch["inputs"])), (
             metrics,

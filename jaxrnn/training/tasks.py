@@ -1,4 +1,4 @@
-"""Task: what training minimizes and what is measured; the three tasks of the library."""
+"""Tasks: the loss that training minimizes, and the metrics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Means: TypeAlias = Mapping[str, chex.Numeric]
 
 
 class Task(Group):
-    """What a network is trained for: what is minimized, and what is measured.
+    """The loss to minimize and the metrics to measure.
 
     A task is a frozen dataclass; being hashable, it is static under ``jax.jit``.
 
@@ -41,9 +41,9 @@ class Task(Group):
 
         Args:
           outputs: (batch, width), or (batch, time, width) for one output per time step.
-          batch: the batch that was read.
-          train: whether the loss is the one to minimize, with label smoothing for instance, or the
-            one to report.
+          batch: the batch that the outputs were computed for.
+          train: whether to compute the loss to minimize, with label smoothing for instance, or
+            the one to report.
 
         Returns:
           Arrays of one value per element, unreduced; ``loss`` is what training minimizes.
@@ -64,18 +64,18 @@ class Task(Group):
         return valid_steps(batch)
 
     def summarize(self, means: Means) -> dict[str, chex.Numeric]:
-        """Return the metrics to report, in order, from the means of those that were measured."""
+        """Compute the metrics to report, in order, from the means of those measured."""
         return {"loss": means["loss"], **means}
 
     def combine(self, outputs: Float[Array, " networks *outputs"]) -> Float[Array, "*outputs"]:
         """Combine the outputs of several networks into those of one.
 
-        That is their mean or, of logits, the logarithm of the mean of their probabilities.
+        That is their mean or, for logits, the logarithm of the mean of the probabilities.
         """
         if not self.categorical:
             return outputs.mean(0)
-        each = jax.nn.log_softmax(outputs.astype(jnp.float32), axis=-1)
-        return jax.nn.logsumexp(each, axis=0) - np.log(len(outputs))
+        log_probabilities = jax.nn.log_softmax(outputs.astype(jnp.float32), axis=-1)
+        return jax.nn.logsumexp(log_probabilities, axis=0) - np.log(len(outputs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +190,7 @@ def _labels(outputs: Outputs, batch: Batch, task: str) -> Int[Array, " batch *ti
 def _cross_entropy(
     logits: Float[Array, "*elements classes"], labels: Int[Array, "*elements"], smoothing: float
 ) -> Float[Array, "*elements"]:
-    """Compute it in nats; NaN where a label is not a class, which JAX would clamp."""
+    """Compute the cross entropy in nats; NaN for labels out of range, which JAX would clamp."""
     logits, classes = logits.astype(jnp.float32), logits.shape[-1]
     labels = jnp.where(labels < 0, classes, labels)  # indexing counts negative ones from the end
     if not smoothing:

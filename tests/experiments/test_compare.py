@@ -40,6 +40,10 @@ def test_seeds_of_a_sweep_are_one_line(runs):
         "a": 1, "seeds": 2, "hidden=8": 1,
     }  # fmt: skip
     assert compare.read([runs / "unfinished" / "b"]).keys() == {"b"}  # as it was asked for
+    for run in ("b/c/a", "d/c/a"):
+        store(runs / run)
+    names = {"runs/a", "b/c/a", "d/c/a", "seeds", "hidden=8"}
+    assert compare.read([runs]).keys() == names
 
 
 def test_figure(runs, monkeypatch, capsys):

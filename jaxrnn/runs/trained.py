@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from jaxrnn.data import ImageSequences, default_places
-from jaxrnn.data.splits import Split, check_examples, check_values, take
+from jaxrnn.data.splits import Split, check_values, take
 from jaxrnn.files import read_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
@@ -126,7 +126,6 @@ class Run:
             if not 0 <= least <= most <= 1:
                 got = f"floats from {least:g} to {most:g}"
                 raise ValueError(f"inputs must be uint8 pixels or floats from 0 to 1; got {got}")
-        check_examples(split)
         check_values(split, self.outputs, getattr(self.model, "vocabulary", None) or self.outputs)
         return split
 
@@ -179,14 +178,14 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
         config = {name: v for name, v in description["config"].items() if name in known}
         experiment, outputs = kind.from_json(config), description["outputs"]
         state = initial_state(experiment, description, None)
-        names = description.get("class_names") or map(str, range(outputs))
+        names = description["class_names"] or map(str, range(outputs))
         about.update(
             experiment=experiment,
             input_shape=tuple(description["input_shape"]),
             outputs=outputs,
             class_names=tuple(names) if experiment.task.categorical else (),
-            channels=description.get("channels", 1),
-            pixels=description.get("pixels", False),
+            channels=description["channels"],
+            pixels=description["pixels"],
         )
         return state
 

@@ -229,6 +229,8 @@ def test_folder_that_is_a_file(tmp_path):
         checkpoints.wait()
 
 
+# Orbax may close its event loop in a thread that has ended.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_reading_during_training(tmp_path, caplog):
     save(tmp_path, 1, 2, 3)
     training = Checkpoints(tmp_path, DESCRIPTION)

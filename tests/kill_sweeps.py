@@ -10,7 +10,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,36 +19,22 @@ import jaxrnn
 from experiments.mnist_rnn import PRESETS
 from jaxrnn.runs import RuntimeConfig
 from jaxrnn.runs.sweeps import runs_of, sweep
-from tests.kill_runs import assert_same_bits
-
-VARY = {"model.hidden": [8, 12]}
+from tests.kill_runs import assert_same_bits, forked
 
 
-def start(workdir: Path, jobs: int) -> int:
-    """Start the sweep in a process of its own; returns its id."""
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            keras = PRESETS["keras"]
-            data = replace(
-                keras.data, train="train[:640]", validation="train[640:900]", test="test[:200]"
-            )
-            trainer = replace(keras.trainer, epochs=12, batch_size=64)
-            runtime = RuntimeConfig(workdir=workdir)
-            experiment = replace(keras, data=data, trainer=trainer, runtime=runtime)
-            sweep(experiment, seeds=3, vary=VARY, jobs=jobs)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return child
+def train(workdir: Path, jobs: int) -> None:
+    """Run the sweep, or continue it."""
+    keras = PRESETS["keras"]
+    data = replace(keras.data, train="train[:640]", validation="train[640:900]", test="test[:200]")
+    trainer = replace(keras.trainer, epochs=12, batch_size=64)
+    runtime = RuntimeConfig(workdir=workdir)
+    experiment = replace(keras, data=data, trainer=trainer, runtime=runtime)
+    sweep(experiment, seeds=3, vary={"model.hidden": [8, 12]}, jobs=jobs)
 
 
 def finish(workdir: Path, jobs: int) -> None:
     """Run the sweep to its end."""
-    status = os.waitpid(start(workdir, jobs), 0)[1]
+    status = os.waitpid(forked(train, workdir, jobs), 0)[1]
     assert status == 0, f"{workdir.name} ended with {status}"
 
 
@@ -64,7 +49,7 @@ def main(kills: int = 10, seed: int = 0, jobs: int = 1) -> None:
         finish(whole, jobs)
         duration, finished = time.perf_counter() - begin, []
         for _ in range(kills):
-            child = start(killed, jobs)
+            child = forked(train, killed, jobs)
             time.sleep(generator.uniform(0, 0.5 * duration))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)

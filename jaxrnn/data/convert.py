@@ -15,10 +15,6 @@ def convert(name: str, value: Any) -> Any:
     Labels, lengths and tokens (inputs of two axes) become integers, other inputs and targets
     floats, uint8 inputs remain pixels. Values that aren't arrays are returned unchanged.
 
-    Args:
-      name: ``inputs``, ``labels``, ``lengths`` or ``targets``.
-      value: an array of JAX, NumPy, torch, pandas …, a list or a tuple.
-
     Raises:
       ValueError: it can't be converted, or not without loss.
     """
@@ -121,7 +117,7 @@ def pad(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_inputs(inputs: Any, rows: int | None, notes: list[str]) -> tuple[Any, Any, int]:
-    """Interpret inputs for :meth:`jaxrnn.Split.from_arrays`; returns lengths and channels too."""
+    """Interpret inputs as ``from_arrays`` does; returns lengths and channels too."""
     lengths, channels = None, 1
     if isinstance(inputs, Sequence) and len({np.shape(one)[:1] for one in inputs}) > 1:
         inputs, lengths = pad(inputs)
@@ -150,23 +146,17 @@ def read_inputs(inputs: Any, rows: int | None, notes: list[str]) -> tuple[Any, A
 def read_labels(
     labels: Any, names: tuple[str, ...], shape: tuple[int, ...], notes: list[str]
 ) -> tuple[Any, tuple[str, ...]]:
-    """Interpret labels for :meth:`jaxrnn.Split.from_arrays`; returns the names of classes too.
+    """Interpret labels for inputs of a shape; returns the names of classes too.
 
-    Args:
-      labels: indices, names or one-hot rows.
-      names: of the classes, in order; may be empty.
-      shape: of the inputs, (N, time, features).
-      notes: a description of each interpretation is appended.
+    Labels are indices, names or one-hot rows. Each interpretation is described in ``notes``.
     """
     array = np.asarray(labels)
     if array.dtype.kind in "SU" or (array.dtype.kind == "O" and isinstance(array.flat[0], str)):
         words, indices = np.unique(array.astype(str), return_inverse=True)
         found = words.tolist()
         if not names:
-            names = tuple(found)
-            notes.append(
-                f"labels were read as names of {len(names)} classes, in alphabetical order"
-            )
+            names, what = tuple(found), f"names of {len(found)} classes"
+            notes.append(f"labels were read as {what}, in alphabetical order")
         if unknown := [word for word in found if word not in names]:
             raise ValueError(f"labels that are not among the class names: {unknown}")
         places = np.array([names.index(word) for word in found], np.int32)

@@ -42,11 +42,7 @@ class Datasets:
 
 
 def readable(source: Any) -> Readable:
-    """Find or make random access to the examples of a source; see :func:`jaxrnn.stream`.
-
-    Raises:
-      ValueError: it is nothing that can be streamed.
-    """
+    """Find or make random access to the examples of a source; see :func:`jaxrnn.stream`."""
     if isinstance(source, Split):
         return jax.device_get(source)
     if hasattr(source, "read") and hasattr(source, "__len__"):

@@ -24,9 +24,7 @@ class Blocks:
     """Blocks of a stream: a ``batch``, its number of ``steps``, whether its batches are ``whole``.
 
     Attributes:
-      source: where examples are read.
-      batch_size: examples per batch.
-      key: root of the order; None for one pass in file order.
+      source, batch_size, key: see :func:`jaxrnn.stream`.
       remainder: size of the short batch at the end of each pass, a block of its own; 0 for none.
       sizes: number of batches in each block of an epoch.
       own: the part of each whole batch to read; None for all of it.

@@ -18,11 +18,7 @@ from jaxrnn.groups import Count, Group
 
 
 def find_in_packages(name: str, packages: Sequence[str]) -> Path:
-    """Find a file or folder that comes with one of these packages.
-
-    Raises:
-      ImportError: none of them is installed.
-    """
+    """Find a file or folder that comes with one of these packages, else raise ``ImportError``."""
     for package in packages:
         spec = importlib.util.find_spec(package)
         if spec and spec.origin and (path := Path(spec.origin).parent / name).exists():

@@ -125,11 +125,7 @@ class Split:
 
 
 def arrays_of(examples: Any) -> Batch:
-    """Return the arrays of a split or batch, by name, without those that it doesn't have.
-
-    Raises:
-      ValueError: it is something else.
-    """
+    """Return the arrays of a split or batch, by name, without those that it doesn't have."""
     if not isinstance(examples, Split | dict):
         kind = "an array" if isinstance(examples, jax.Array) else type(examples).__name__
         raise ValueError(f"expected a Split, such as Split(inputs, labels); got {kind}")
@@ -213,10 +209,7 @@ def check_examples(examples: Split | Batch) -> None:
 def check_values(examples: Split | Batch, classes: int, vocabulary: int | None = None) -> None:
     """Raise ``ValueError`` for labels, lengths and tokens out of range, which JAX ignores.
 
-    Args:
-      examples: arrays on the host.
-      classes: the outputs of the model; labels must be below.
-      vocabulary: tokens must be below; None to leave them unchecked.
+    Labels must be below ``classes``, the outputs of the model, and tokens below ``vocabulary``.
     """
     arrays = arrays_of(examples)
     lengths, labels = arrays.get("lengths"), arrays.get("labels")

@@ -75,7 +75,7 @@ class Stream:
         """Iterate over blocks of batches; Grain reads ahead, and closes at the end.
 
         Args:
-          epoch: where to start, from 1. Each has :attr:`blocks_per_epoch` blocks.
+          epoch: where to start, from 1.
           place: called with each batch, its number of steps, and whether its batches are whole; a
             batch has ``places``, the position of each example in the source.
           options: ``own``, ``devices`` and ``outputs`` of :class:`jaxrnn.data.reading.Blocks`.

@@ -79,11 +79,7 @@ def flax_layout(model: RNNModel, leaves: Shapes) -> list[Entry]:
 
 
 def keras_layout(model: RNNModel, leaves: Shapes) -> list[Entry]:
-    """Lay out Keras's ``model.get_weights()``, by the names that ``np.savez`` gives them.
-
-    Raises:
-      ValueError: the model has weights that Keras's layers lack.
-    """
+    """Lay out Keras's ``model.get_weights()``, by the names that ``np.savez`` gives them."""
     rows: list[Rows] = [(("embedding/embedding",),)] if model.embedding else []
     rows += [part for *_, part in _parts(model, leaves, "Keras", KERAS, KERAS_CELLS)]
     rows += [(("head/kernel",),), (("head/bias",),)]
@@ -97,11 +93,7 @@ def torch_layout(
     head: str = "head.",
     embedding: str = "embedding.",
 ) -> list[Entry]:
-    """Lay out the state dict of a PyTorch module whose layers have these prefixes.
-
-    Raises:
-      ValueError: the model has weights that PyTorch's layers lack.
-    """
+    """Lay out the state dict of a PyTorch module whose layers have these prefixes."""
     table = [Entry(f"{embedding}weight", (("embedding/embedding",),))] if model.embedding else []
     for layer, backward, part, rows in _parts(model, leaves, "PyTorch", TORCH, TORCH_CELLS):
         name = f"{rnn}{part}_l{layer}" + "_reverse" * backward
@@ -134,7 +126,11 @@ def _parts(
     parts: Sequence[str],
     cells: Mapping[str, Sequence[str]],
 ) -> Iterator[tuple[int, int, str, Rows]]:
-    """Yield layer, direction, name and contents of the arrays of a library's recurrent layers."""
+    """Yield layer, direction, name and contents of the arrays of a library's recurrent layers.
+
+    Raises:
+      ValueError: the model has weights that the library's layers lack.
+    """
     modules = {name.split("/")[1] for name in leaves if name.startswith("layer0/")}
     cell, lacking = cells.get(" ".join(sorted(modules)), ()), "layer_norm"
     if not cell:
@@ -147,7 +143,5 @@ def _parts(
         for part, contents in zip(parts, cell, strict=True):
             kind = "bias" if part.startswith("bias") else "kernel"
             rows = (row.split() for row in contents.split("|"))
-            yield (
-                layer, backward, part,
-                tuple(tuple(f"{prefix}/{module}/{kind}" for module in row) for row in rows),
-            )  # fmt: skip
+            names = tuple(tuple(f"{prefix}/{module}/{kind}" for module in row) for row in rows)
+            yield layer, backward, part, names

@@ -61,8 +61,7 @@ def to_onnx(model: nn.Module, params: chex.ArrayTree, input_shape: Sequence[int]
         raise ValueError(f"ONNX needs an RNNModel; got {type(model).__name__}")
     if model.cell not in _OPERATORS:
         cell = model.cell if isinstance(model.cell, str) else f"object {type(model.cell).__name__}"
-        known = ", ".join(_OPERATORS)
-        raise ValueError(f"ONNX has no operator for cell {cell}, only for {known}")
+        raise ValueError(f"ONNX has no operator for cell {cell}, only for {', '.join(_OPERATORS)}")
     if model.dtype != "float32":
         raise ValueError(f"ONNX computes in float32; this network computes in {model.dtype}")
     tokens = len(input_shape) == 1
@@ -93,9 +92,13 @@ def to_onnx(model: nn.Module, params: chex.ArrayTree, input_shape: Sequence[int]
         [describe("outputs", TensorProto.FLOAT, ["batch", *time, model.outputs])],
         [numpy_helper.from_array(array, name) for name, array in network.constants.items()],
     )
-    versions = {"opset_imports": [helper.make_opsetid("", _OPSET)], "ir_version": _IR_VERSION}
-    producer = {"producer_name": "jaxrnn", "producer_version": __version__}
-    return helper.make_model(graph, **versions, **producer).SerializeToString()
+    return helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", _OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="jaxrnn",
+        producer_version=__version__,
+    ).SerializeToString()
 
 
 class _Graph:

@@ -59,12 +59,6 @@ def load_weights(
     Raises:
       ValueError: the weights are of another network, or the file is of another kind.
       OSError: the file can't be read.
-
-    >>> model = RNNModel(hidden=2, outputs=3)
-    >>> shapes = [(5, 2), (2, 2), (2,), (2, 3), (3,)]
-    >>> params = load_weights(model, [np.ones(shape, np.float32) for shape in shapes])
-    >>> params["layer0"]["i"]["kernel"].shape
-    (5, 2)
     """
     arrays, shapes = _arrays_of(weights), _shapes(model)
     if "arr_0" in arrays:
@@ -160,29 +154,29 @@ def _checked(
     layout: Sequence[Entry], arrays: Mapping[str, Any], shapes: Shapes
 ) -> dict[str, np.ndarray]:
     """Return the arrays as float32, if they fit the layout."""
-    names = [entry.name for entry in layout]
-    missing, unknown = (
-        textwrap.shorten(", ".join(map(str, some)), 120, placeholder=" …") or "none"
-        for some in (
-            [name for name in names if name not in arrays],
-            [name for name in arrays if name not in names],
+    entries = {entry.name: entry for entry in layout}
+    if entries.keys() != arrays.keys():
+        missing, unknown = (
+            textwrap.shorten(", ".join(names) or "none", 120, placeholder=" …")
+            for names in (
+                [name for name in entries if name not in arrays],
+                [name for name in arrays if name not in entries],
+            )
         )
-    )
-    if (missing, unknown) != ("none", "none"):
         raise ValueError(
-            f"the model has {len(names)} arrays, the weights {len(arrays)}; missing: {missing}; "
+            f"the model has {len(entries)} arrays, the weights {len(arrays)}; missing: {missing}; "
             f"not in the model: {unknown}"
         )
-    checked = {name: _as_float32(name, arrays[name]) for name in names}
+    checked = {name: _as_float32(name, arrays[name]) for name in entries}
     features: Any = None
-    for entry in layout:
-        expected, got = entry.shape(shapes), checked[entry.name].shape
+    for name, entry in entries.items():
+        expected, got = entry.shape(shapes), checked[name].shape
         features = features or dict(zip(expected, got, strict=False)).get(FEATURES)
         expected = tuple(features if size == FEATURES else size for size in expected)
         if got != expected:
-            leaves = ", ".join(dict.fromkeys(name for row in entry.rows for name in row))
-            holds = "" if leaves == entry.name else f" ({leaves})"
-            raise ValueError(f"{entry.name}{holds} must be of shape {expected}; got {got}")
+            leaves = ", ".join(dict.fromkeys(leaf for row in entry.rows for leaf in row))
+            holds = "" if leaves == name else f" ({leaves})"
+            raise ValueError(f"{name}{holds} must be of shape {expected}; got {got}")
     return checked
 
 

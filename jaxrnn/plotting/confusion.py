@@ -43,10 +43,8 @@ def plot_confusion(split: Split, logits: Any, *, worst: int = 8) -> Figure:
     matrix, pairs = parts[0, 0].subplots(1, 2, width_ratios=[1.4, 1])
     _draw_counts(matrix, pairs, counts.reshape(classes, classes), names)
     if drawn:
-        titles = [
-            f"{names[labels[i]]} → {names[predicted[i]]}, {chances[i, predicted[i]]:.0%}"
-            for i in mistakes
-        ]
+        pair = "{} → {}, {:.0%}".format
+        titles = [pair(names[labels[i]], names[predicted[i]], chances[i].max()) for i in mistakes]
         axes = parts[1, 0].subplots()
         draw_images(axes, np.asarray(split.inputs)[mistakes], titles, (1, worst), fontsize=9)
     return figure

@@ -17,7 +17,7 @@ def plot_samples(
 
     Args:
       split: ``inputs`` (N, height, width); each sequence is drawn as an image, a row per time step.
-      rows, columns: size of the grid; it is not filled if the split has too few examples.
+      rows, columns: size of the grid, which fewer examples don't fill.
       titles: one for each example, instead of its label.
 
     Returns:

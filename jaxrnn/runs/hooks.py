@@ -30,7 +30,7 @@ class Progress:
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
             dynamic_ncols=True,
             file=sys.stdout,
-            disable=jax.process_index() > 0 or not getattr(sys.stdout, "isatty", bool)(),
+            disable=jax.process_index() > 0 or not sys.stdout.isatty(),
         )
 
     def __enter__(self) -> "Progress":

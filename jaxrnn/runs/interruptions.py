@@ -92,9 +92,9 @@ def reading(workers: int) -> Iterator[None]:
     except RuntimeError as error:
         if not workers or isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
             raise
-        shared = Path("/dev/shm")  # through which the processes pass what they have read
-        free = shutil.disk_usage(shared).free if shared.is_dir() else sys.maxsize
-        hint = f"; /dev/shm has only {free // 2**20} MiB left" if free < 2**28 else ""
+        hint, shared = "", Path("/dev/shm")  # through which the processes pass what they have read
+        if shared.is_dir() and (free := shutil.disk_usage(shared).free) < 2**28:
+            hint = f"; /dev/shm has only {free // 2**20} MiB left"
         raise OSError(f"a process that reads data has ended{hint}: {error}") from error
 
 

@@ -94,15 +94,17 @@ def describe_options(options: Any, names: Iterable[str]) -> Iterator[tuple[str, 
     """Yield each of these options that a dataclass has: name and value, and what it is."""
     known = _options(type(options))
     for name in names:
-        for full in _find(name, known):
+        found = list(_find(name, known))
+        for full in found:
+            option = name if len(found) == 1 else full
             *path, field = full.replace("-", "_").split(".")
             group = functools.reduce(getattr, path, options)
             if known[full]:
                 value, text = type(getattr(group, field)).__name__.lower(), ", ".join(known[full])
-                yield f"--{name} {value}", f"One of {text}"
+                yield f"--{option} {value}", f"One of {text}"
             else:
                 text = _docstrings.get_field_docstring(type(group), field, ()) or ""
-                yield f"--{name} {getattr(group, field)}", text.partition(";")[0].rstrip(".")
+                yield f"--{option} {getattr(group, field)}", text.partition(";")[0].rstrip(".")
 
 
 def _options(kind: Any, prefix: str = "") -> dict[str, dict[str, Any]]:

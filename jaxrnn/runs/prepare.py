@@ -13,6 +13,7 @@ from jaxrnn.runs.config import Experiment, RuntimeConfig
 from jaxrnn.training.epochs import Augment
 from jaxrnn.training.fitting import TrainerConfig
 from jaxrnn.training.forward import check_fits
+from jaxrnn.training.history import History
 from jaxrnn.training.sharding import batch_mesh, suitable_devices
 from jaxrnn.training.state import TrainState, create_train_state
 from jaxrnn.training.steps import check_truncation
@@ -26,7 +27,8 @@ class Prepared(NamedTuple):
       train: the split to train on, or a stream of it.
       augment: what changes the training examples; None if nothing does.
       description: what its checkpoints say of it, in JSON.
-      state: at step 0.
+      state: where training starts: at step 0, if nothing was restored.
+      history: the epochs that were trained before.
       key: root of the data order.
       mesh: devices that share each batch.
     """
@@ -36,6 +38,7 @@ class Prepared(NamedTuple):
     augment: Augment | None
     description: dict[str, Any]
     state: TrainState
+    history: History
     key: jax.Array
     mesh: jax.sharding.Mesh
 
@@ -72,7 +75,7 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
     for split in (train, *data.evals.values()):
         check_fits(state, split)
     mesh = batch_mesh(trainer.batch_size, suitable_devices(state.params, runtime.devices))
-    return Prepared(data, train, augment, description, state, key, mesh)
+    return Prepared(data, train, augment, description, state, History(), key, mesh)
 
 
 def build_data(group: Any, runtime: RuntimeConfig) -> Datasets:

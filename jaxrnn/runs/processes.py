@@ -68,9 +68,8 @@ def session(runtime: RuntimeConfig) -> Iterator[None]:
 def processes(runtime: RuntimeConfig) -> Iterator[None]:
     """Join the other processes of the run, if there are any, and leave them in an orderly way.
 
-    JAX finds the address of the first process, their number and the index of this one (SLURM, Open
-    MPI, Kubernetes, TPU pods), or is told. When all are done, they wait for each other. If one
-    fails, it ends at once, which closes its connections and so ends the others.
+    When all are done, they wait for each other. If one fails, it ends at once, which closes its
+    connections and so ends the others.
 
     Raises:
       ValueError: the processes are unknown, or don't find each other.

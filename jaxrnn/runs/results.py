@@ -68,10 +68,8 @@ def finish(
     experiment: Experiment,
     prepared: Prepared,
     checkpoints: Checkpoints,
-    state: TrainState,
-    history: History,
-    *,
     seconds: Mapping[str, float],
+    *,
     pictures: bool,
 ) -> dict[str, Any]:
     """Write the results of a finished run, and print what counts and how to go on.
@@ -79,20 +77,20 @@ def finish(
     Args:
       workdir: directory of the run.
       experiment: the full description of the run.
-      prepared: what it consists of.
+      prepared: what it consists of, with state and history after the last epoch.
       checkpoints: closed; with patience, the best epoch is read from them.
-      state: after the last epoch.
-      history: the curves.
       seconds: by phase.
-      pictures: whether to draw.
+      pictures: whether to draw curves and confusions.
 
     Returns:
       The contents of ``results.json``.
     """
-    task, trainer, data, kept = experiment.task, experiment.trainer, prepared.data, history
+    task, trainer, data = experiment.task, experiment.trainer, prepared.data
+    state, history = prepared.state, prepared.history
+    kept = history  # up to the epoch that is reported
     if trainer.patience is not None and (best := checkpoints.restore(lambda _: state, best=True)):
         state, kept, _ = best
-    state = state.replace(params=jax.device_get(averaged(state).params), opt_state=())
+    state = jax.device_get(averaged(state).replace(opt_state=()))
     results = {
         **_metrics(history, task, len(kept)),
         "seed": trainer.seed,

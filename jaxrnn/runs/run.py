@@ -19,8 +19,7 @@ from jaxrnn.runs.processes import Stopped, from_first, is_first, say, session
 from jaxrnn.runs.results import describe_start, finish, write_about
 from jaxrnn.runs.workdir import check_workdir, open_workdir, restore
 from jaxrnn.training.fitting import Hook, Record, fit
-from jaxrnn.training.history import Clock, History, has_stalled
-from jaxrnn.training.state import TrainState
+from jaxrnn.training.history import Clock, has_stalled
 
 
 def run(experiment: Experiment, *, name: str | None = None) -> dict[str, Any]:
@@ -62,7 +61,7 @@ def run_one(
       data: what ``experiment.data`` builds, if that has been done before.
       pictures: whether to draw curves, samples and confusions.
     """
-    trainer, task, clock = experiment.trainer, experiment.task, Clock()
+    trainer, clock = experiment.trainer, Clock()
     with contextlib.ExitStack() as held:
         check = partial(check_workdir, experiment=experiment)
         opened = open_workdir(experiment.runtime.workdir, name, check)
@@ -70,42 +69,37 @@ def run_one(
         with clock("preparation"):
             prepared = prepare(experiment, data)
         checkpoints = Checkpoints(workdir / "checkpoints", prepared.description)
-        state, history = restore(workdir, checkpoints, prepared.state, experiment)
+        prepared = restore(workdir, checkpoints, prepared, experiment)
         say(f"{name}: {describe_start(prepared)}; files in {workdir}")
-        if history:
-            say(f"resuming after epoch {len(history)}")
+        if done := len(prepared.history):
+            say(f"resuming after epoch {done}")
         resume = f"to resume: {experiment.command} resume {shlex.quote(str(workdir))}"
         with interruption() as interrupted, explained(checkpoints, resume):
             with checkpoints:
                 hooks: list[Hook] = [checkpoints, lambda record: interrupted.received is not None]
-                state, history = _train(
-                    experiment, prepared, state, history, workdir, hooks, clock, pictures=pictures
-                )
-            early = has_stalled(history, task, trainer.patience)
-            if not early and len(history) < trainer.epochs:
+                trained = _train(experiment, prepared, workdir, hooks, clock, pictures=pictures)
+            early = has_stalled(trained.history, experiment.task, trainer.patience)
+            if not early and len(trained.history) < trainer.epochs:
                 say(f"stopped; earlier epochs are saved in {workdir}\n{resume}")
                 raise Stopped(interrupted.exit_status)
             results: dict[str, Any] = from_first(
-                finish, workdir, experiment, prepared, checkpoints, state, history,
-                seconds=clock.seconds, pictures=pictures,
-            )  # fmt: skip
+                finish, workdir, experiment, trained, checkpoints, clock.seconds, pictures=pictures
+            )
             return results
 
 
 def _train(
     experiment: Experiment,
     prepared: Prepared,
-    state: TrainState,
-    history: History,
     workdir: Path,
     hooks: Sequence[Hook],
     clock: Clock,
     *,
     pictures: bool,
-) -> tuple[TrainState, History]:
-    """Train up to the last epoch, or until a hook stops it."""
+) -> Prepared:
+    """Train up to the last epoch, or until a hook stops it; return state and history after it."""
     trainer, runtime, data = experiment.trainer, experiment.runtime, prepared.data
-    done, before = len(history), dict(clock.seconds)
+    done, before = len(prepared.history), dict(clock.seconds)
 
     def write_history(record: Record) -> None:
         for phase, seconds in record.seconds.items():
@@ -127,17 +121,17 @@ def _train(
             own += experiment.hooks()
             if runtime.tensorboard:
                 own.append(opened.enter_context(Events(workdir / "events", [*data.evals], done)))
-        trained = fit(
-            state,
+        state, history = fit(
+            prepared.state,
             prepared.train,
             trainer,
             key=prepared.key if isinstance(prepared.train, Split) else None,
             evals=data.evals,
             augment=prepared.augment,
-            history=history,
+            history=prepared.history,
             hooks=[write_history, *hooks, progress, *own],
             devices=runtime.devices,
         )
         if is_first():
             about.result()
-    return trained
+    return prepared._replace(state=state, history=history)

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from jaxrnn.data import ImageSequences, default_places
-from jaxrnn.data.splits import Split, check_examples, check_values, take
+from jaxrnn.data.splits import Split, check_values, take
 from jaxrnn.files import read_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
@@ -26,7 +26,6 @@ from jaxrnn.training.optimizers import averaged
 from jaxrnn.training.sharding import batch_mesh, replicate, suitable_devices
 from jaxrnn.training.state import TrainState
 
-_AT_ONCE = 512  # examples
 _NO_OPTIMIZER = optax.identity()
 
 
@@ -62,11 +61,6 @@ class Run:
         return self.experiment.model.build(self.outputs)
 
     @property
-    def tokens(self) -> bool:
-        """Whether the network reads tokens."""
-        return len(self.input_shape) == 1
-
-    @property
     def image_shape(self) -> tuple[int, int, int] | None:
         """(height, width, channels) of the images that it reads, if ``data`` says that it does."""
         data = self.experiment.data
@@ -100,7 +94,7 @@ class Run:
         """
         count = len(split := self.split_of(inputs, lengths))
         if count:  # padded, so that few sizes are compiled
-            unit = min(1 << (count - 1).bit_length(), _AT_ONCE)
+            unit = min(1 << (count - 1).bit_length(), 512)
             rows = np.arange(math.ceil(count / unit) * unit)
             split = Split(**take(split, np.minimum(rows, count - 1)))
         return np.asarray(predict(self.network, split))[:count]
@@ -132,7 +126,6 @@ class Run:
             if not 0 <= least <= most <= 1:
                 got = f"floats from {least:g} to {most:g}"
                 raise ValueError(f"inputs must be uint8 pixels or floats from 0 to 1; got {got}")
-        check_examples(split)
         check_values(split, self.outputs, getattr(self.model, "vocabulary", None) or self.outputs)
         return split
 
@@ -185,14 +178,14 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
         config = {name: v for name, v in description["config"].items() if name in known}
         experiment, outputs = kind.from_json(config), description["outputs"]
         state = initial_state(experiment, description, None)
-        names = description.get("class_names") or map(str, range(outputs))
+        names = description["class_names"] or map(str, range(outputs))
         about.update(
             experiment=experiment,
             input_shape=tuple(description["input_shape"]),
             outputs=outputs,
             class_names=tuple(names) if experiment.task.categorical else (),
-            channels=description.get("channels", 1),
-            pixels=description.get("pixels", False),
+            channels=description["channels"],
+            pixels=description["pixels"],
         )
         return state
 

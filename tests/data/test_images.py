@@ -9,9 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 import jaxrnn
-from jaxrnn.data.convert import as_sequences
 from jaxrnn.data.images import default_places
-from tests.conftest import assert_identical
 
 
 def test_protocol_splits_meet_without_overlap():
@@ -28,10 +26,6 @@ def test_dtypes_and_names(digits):
     assert (digits.inputs.dtype, digits.labels.dtype) == (np.uint8, np.int32)
     assert digits.class_names == tuple("0123456789")
     assert digits.inputs.flags.writeable
-
-
-def test_names_of_the_family_in_any_case(digits):
-    assert_identical(jaxrnn.load("MNIST", split="train[:500]"), digits)
 
 
 def test_sources_are_pickled(digits):
@@ -53,12 +47,8 @@ def test_rows(digits):
             jaxrnn.load(split="train[:5]", rows=rows)
 
 
-def test_channels_become_features():
-    assert as_sequences(np.zeros((2, 32, 30, 3))).shape == (2, 32, 90)
-
-
 def test_permutation_is_fixed_and_shuffles_pixels(digits):
-    shuffled = jaxrnn.load("mnist", split="train[:500]", rows=784, permute=True)
+    shuffled = jaxrnn.load("MNIST", split="train[:500]", rows=784, permute=True)
     assert shuffled.inputs.shape == (500, 784, 1)
     order = np.random.RandomState(0).permutation(784)
     np.testing.assert_array_equal(

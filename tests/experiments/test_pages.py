@@ -104,7 +104,7 @@ def check_predictions(experiment, folder, capsys):
         lengths = np.full(len(split), split.inputs.shape[1], np.int32)
     inputs = (
         split.inputs.astype(np.int32)
-        if stored.tokens
+        if len(stored.input_shape) == 1  # tokens
         else np.float32(prepare({"inputs": split.inputs})["inputs"])
     )
     valid = np.arange(outputs.shape[1]) < lengths[:, None] if outputs.ndim == 3 else ...

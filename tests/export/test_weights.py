@@ -7,6 +7,7 @@ without these. ``python -m tests.export.test_weights`` makes it.
 import itertools
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -230,28 +231,18 @@ def test_any_module_has_a_flax_file(tmp_path):
     assert safetensors.numpy.load_file(tmp_path / "flax")["kernel"].dtype == np.float32
 
 
-class Tensor:
+def tensor_of(array):
     """A PyTorch tensor that NumPy can't read before ``detach().cpu().float().numpy()``."""
-
-    def __init__(self, array, calls=()):
-        self.array, self.calls = array, calls
-
-    def __getattr__(self, name):
-        if name not in ("detach", "cpu", "float", "numpy"):
-            raise AttributeError(name)
-        calls = (*self.calls, name)
-        done = calls == ("detach", "cpu", "float", "numpy")
-        return lambda: self.array if done else Tensor(self.array, calls)
-
-    def __array__(self, *args, **kwargs):
-        raise TypeError("can't convert")
+    tensor = Mock(spec=["detach"])
+    tensor.detach().cpu().float().numpy.return_value = array
+    return tensor
 
 
 def test_tensors_and_names_of_any_prefix():
     arrays, _ = stored_network("torch", ("gru", 2, True, None))
     model = model_of("gru", 2, True)
     expected = load_weights(model, arrays)
-    tensors = {name: Tensor(array) for name, array in arrays.items()}
+    tensors = {name: tensor_of(array) for name, array in arrays.items()}
     assert_trees_all_equal(load_weights(model, tensors), expected)
     for rnn, head in (("", "out."), ("module.a.weights.", "module.b."), ("rnn.", "rnn.fc.")):
         renamed = {
@@ -302,11 +293,11 @@ def state_dict(drop="", **more):
     [
         (keras_list()[:-1], "has 5 arrays, the weights 4; missing: arr_4; .* model: none$"),
         (keras_list(more=()), "has 5 arrays, the weights 6; .*not in the model: arr_5$"),
-        (keras_list(arr_1=(3, 12)), r"^arr_1 \(layer0/hz/kernel, layer0/hr/kernel, layer0/hn/kern"),
-        (keras_list(arr_1=(3, 12)), r"must be of shape \(3, 9\); got \(3, 12\)$"),
-        (keras_list(arr_2=(9,)), r"arr_2 .*must be of shape \(2, 9\); got \(9,\)$"),
+        (
+            keras_list(arr_1=(3, 12)),
+            r"^arr_1 \(layer0/hz/kernel, .*\) must be of shape \(3, 9\); got \(3, 12\)$",
+        ),
         (keras_list(arr_0=(9,)), r"arr_0 .*must be of shape \(9, 9\); got \(9,\)$"),
-        (keras_list(arr_4=(5,)), r"arr_4 \(head/bias\) must be of shape \(4,\); got \(5,\)$"),
         ([], "the weights 0; missing: .* …; not in the model: none$"),
         ([array.astype(int) for array in keras_list()], "arr_0 must .* of floats; got int64$"),
         (state_dict("net.encoder.bias_hh_l0"), "missing: net.encoder.bias_hh_l0; .*: none$"),
@@ -317,10 +308,6 @@ def state_dict(drop="", **more):
         (
             stored_network("torch", ("gru", 2, True, None))[0],
             "missing: none; not in the model: .*_l0_reverse.* …$",
-        ),
-        (
-            stored_network("torch", ("lstm", 1, False, None))[0],
-            r"^net.encoder.weight_ih_l0 \(.*\) must be of shape \(9, 2\); got \(12, 2\)$",
         ),
         (
             state_dict(**{"net.encoder.weight_ih_l0": np.zeros(9)}),
@@ -368,11 +355,7 @@ def test_files_that_hold_no_weights(tmp_path):
     [
         ({"head": {}}, {}, "missing: .*layer0/h/kernel, layer0/i/bias, layer0/i/kernel;"),
         (random_params(model_of("gru")), {}, "the model has 5 arrays, the weights 12; missing"),
-        (
-            random_params(RNNModel(hidden=5, outputs=4)),
-            {},
-            r"head/kernel must be of shape \(3, 4\)",
-        ),
+        (random_params(RNNModel(hidden=5)), {}, r"head/bias must be of shape \(4,\); got \(10,\)"),
         (np.zeros(3), {}, "weights must be .*; got ndarray"),
         ({}, {"layout": "onnx"}, "layout must be one of flax, keras, torch; got 'onnx'"),
     ],

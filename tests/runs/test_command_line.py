@@ -50,12 +50,13 @@ def test_presets_and_options():
     assert parse() == PRESETS["fast"]
     tf1 = PRESETS["tf1"]
     config = parse("--learning-rate", "0.01", "--model.cell", "gru", "--seed=4", page=tf1)
-    assert config == dataclasses.replace(
-        tf1,
-        optimizer=dataclasses.replace(tf1.optimizer, learning_rate=0.01),
-        model=dataclasses.replace(tf1.model, cell="gru"),
-        trainer=dataclasses.replace(tf1.trainer, seed=4),
-    )
+    changes = {
+        "optimizer": {"learning_rate": 0.01},
+        "model": {"cell": "gru"},
+        "trainer": {"seed": 4},
+    }
+    groups = {name: dataclasses.replace(getattr(tf1, name), **c) for name, c in changes.items()}
+    assert config == dataclasses.replace(tf1, **groups)
     assert not parse("--no-drop-remainder", page=tf1).trainer.drop_remainder
     assert not parse("--trainer.no_drop_remainder", page=tf1).trainer.drop_remainder
     assert parse("--batch_size", "10").trainer.batch_size == 10
@@ -156,19 +157,16 @@ def test_sweep_has_typed_values_by_full_name(sweeps):
     vary = ["--vary", "learning_rate=1e-3,3e-3", "model.hidden=64", "--vary", "patience=None,5"]
     mnist_rnn("sweep", "keras", "--seeds", "3", *vary, "layer-norm=True,False", "--epochs", "2")
     mnist_rnn("--seeds", "4", "--jobs", "2", "--pictures")
-    (keras, options), (fast, several) = sweeps
-    assert keras == parse("--epochs", "2", page=PRESETS["keras"])
     values = {
         "optimizer.learning_rate": [1e-3, 3e-3],
         "model.hidden": [64],
         "trainer.patience": [None, 5],
         "model.layer_norm": [True, False],
     }
-    name = "mnist_rnn/keras"
-    assert options == {"seeds": 3, "vary": values, "jobs": 1, "pictures": False, "name": name}
-    assert fast == PRESETS["fast"]
-    name = "mnist_rnn/fast"
-    assert several == {"seeds": 4, "vary": {}, "jobs": 2, "pictures": True, "name": name}
+    keras = {"seeds": 3, "vary": values, "jobs": 1, "pictures": False, "name": "mnist_rnn/keras"}
+    several = {"seeds": 4, "vary": {}, "jobs": 2, "pictures": True, "name": "mnist_rnn/fast"}
+    keras_page = parse("--epochs", "2", page=PRESETS["keras"])
+    assert sweeps == [(keras_page, keras), (PRESETS["fast"], several)]
 
 
 @pytest.mark.parametrize(
@@ -191,14 +189,12 @@ def test_bad_values_of_a_sweep_get_one_line(words, message, sweeps, capsys):
     [
         (["kears"], "unknown preset 'kears'; did you mean keras?; there are fast, sprint, record"),
         (["resme", "run"], "unknown preset 'resme'; did you mean resume?"),
-        (["--hiden", "3"], "unknown option --hiden; did you mean --hidden?"),
         (["--optimizer", "adm"], "unknown optimizer 'adm'; did you mean adam?; there are adam, mu"),
-        (["--optimizer"], "unknown optimizer ''; there are adam, muon"),
         (["keras", "--muon-learning-rate", "1"],
          "--optimizer.muon-learning-rate is an option of another --optimizer"),
         (["--train", "trian"], "split 'trian' of 'mnist': "),
-        (["--cell", "x"], "--model.cell: must be one of simple, gru, lstm, mgu, mingru; got 'x'\n"),
-        (["--cell", "lstn"], "got 'lstn'; did you mean lstm?"),
+        (["--cell", "lstn"], "--model.cell: must be one of simple, gru, lstm, mgu, mingru; got "
+         "'lstn'; did you mean lstm?"),
         (["--patience", "x"], "--trainer.patience: no type matching {None}|INT could be instantia"),
         (["--chrono", "9"], "error: --chrono needs a --cell with gates: gru, lstm, mgu or mingru"),
         (["--epochs", "many"], "error: --trainer.epochs: invalid literal for int() with base 10"),
@@ -206,7 +202,6 @@ def test_bad_values_of_a_sweep_get_one_line(words, message, sweeps, capsys):
         (["keras", "x"], "error: unexpected argument: x\n"),
         (["--epochs", "0"], "--trainer.epochs: must be at least 1; got 0"),
         (["--warmup", "1"], "--optimizer.warmup: must be less than 1; got 1.0"),
-        (["--average", "-0.1"], "--optimizer.average: must be at least 0; got -0.1"),
         (["tf1", "--average", "0.9"], "--trainer.train-curve last_batch needs --optimizer.average"),
         (["--learning-rate", "-1e-3"], "--optimizer.learning-rate: must be greater than 0"),
         (["--truncate", "7", "--bidirectional"], "--trainer.truncate needs a network that reads f"),
@@ -233,15 +228,12 @@ def test_several_wrong_options_get_a_line_each(capsys):
     ]
 
 
-def test_workdir_that_is_a_file(folder, capsys):
+def test_workdirs_that_cannot_be_used(folder, capsys):
     (folder / "file").write_text("mine")
     assert "--workdir file is a file; give a directory" in refuse(["--workdir", "file"], capsys)
-    assert "cannot be used" in refuse(["--workdir", "file/run"], capsys)
+    for workdir in ("file/run", "/proc/run"):
+        assert "cannot be used" in refuse(["--workdir", workdir, *SLICE], capsys)
     assert (folder / "file").read_text() == "mine"
-
-
-def test_workdir_that_cannot_be_written(capsys):
-    assert "cannot be used" in refuse(["--workdir", "/proc/run", *SLICE], capsys)
 
 
 def test_full_workdir(capsys, monkeypatch):
@@ -266,11 +258,8 @@ def test_damaged_archive(folder, capsys):
 
 
 def test_version(capsys):
-    mnist_rnn("--version")
-    assert re.fullmatch(
-        rf"jaxrnn {jaxrnn.__version__} \(JAX [\d.]+, Flax [\d.]+, Python [\d.]+\)\n",
-        capsys.readouterr().out,
-    )
+    versions = rf"jaxrnn {jaxrnn.__version__} \(JAX [\d.]+, Flax [\d.]+, Python [\d.]+\)\n"
+    assert re.fullmatch(versions, show(capsys, "--version"))
 
 
 def test_pages_are_listed(capsys):
@@ -322,10 +311,9 @@ def test_tensorboard_reads_the_curves(folder, monkeypatch, capsys):
     assert err == "error: --tensorboard needs tensorboardX; install jaxrnn's extra tensorboard\n"
 
 
-def test_main_works_in_any_thread(folder, capsys):
-    thread = threading.Thread(
-        target=mnist_rnn, args=("keras", "--epochs", 1, *SLICE, "--workdir", "run")
-    )
+def test_main_works_in_any_thread(capsys):
+    words = ("keras", "--epochs", 1, *SLICE, "--workdir", "run")
+    thread = threading.Thread(target=mnist_rnn, args=words)
     thread.start()
     thread.join()
     assert "curves: run/curves.png" in capsys.readouterr().out

@@ -28,14 +28,7 @@ _Path = str | os.PathLike[str] | None
 def read_split(
     name: str, split: str, data_dir: _Path, archives: _Path
 ) -> tuple[Arrays, tuple[str, ...]]:
-    """Read a split and the names of its classes, preparing the dataset first where necessary.
-
-    Args:
-      name, split, data_dir, archives: see :class:`jaxrnn.Source`.
-
-    Raises:
-      ValueError, ImportError, OSError: see :class:`jaxrnn.Source`.
-    """
+    """Read a split and the names of its classes; see :class:`jaxrnn.Source`."""
     data_dir = Path(data_dir) if data_dir else _default_data_dir()
     if kept := _read_whole(name, data_dir, Path(archives) if archives else None):
         splits, class_names = kept

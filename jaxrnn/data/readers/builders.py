@@ -128,10 +128,6 @@ def open_builder(name: str, data_dir: Path) -> Any:
     """Find the tfds builder of a dataset of labelled images, and prepare it as ArrayRecord.
 
     Two processes may prepare a dataset at once: tfds renames a temporary directory at the end.
-
-    Args:
-      name: of the MNIST family or, as tfds writes it, ``name``, ``name/config``, ``name:version``.
-      data_dir: directory of prepared datasets.
     """
     with _one_line_errors(name, data_dir):
         builder = FAMILY.get(name, partial(tfds.builder, name))(data_dir=data_dir)

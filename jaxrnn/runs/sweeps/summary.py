@@ -26,16 +26,12 @@ def read_sweep(directory: Path) -> dict[str, Any]:
 
 
 def runs_of(directory: Path) -> list[Path]:
-    """Return the directories of the finished runs of a sweep, in order.
-
-    Args:
-      directory: of the sweep; or of a single run, which is returned alone.
+    """Return the directories of the finished runs of a sweep, in order, or that of a single run.
 
     Raises:
       FileNotFoundError: no run of the sweep is finished.
     """
-    content = read_sweep(directory)
-    if not content:
+    if not (content := read_sweep(directory)):
         return [directory]
     runs = [directory / row["directory"] for row in _rows(directory, content)]
     if not runs:

@@ -46,25 +46,18 @@ def sweep(
     on.
 
     Args:
-      experiment: what the runs share. Its seed is the first one, and ``runtime.workdir`` is the
-        directory of the sweep.
+      experiment: what the runs share; with the first seed, and the directory of the sweep.
       seeds: number of runs of each configuration, with consecutive seeds.
       vary: values by dotted name, such as ``{"optimizer.learning_rate": [1e-3, 3e-3]}``; every
         combination of them is a configuration.
       jobs: number of processes that train runs side by side, each on its share of the cores.
       pictures: write the pictures of each run, too.
-      name: what to call the sweep and, without ``runtime.workdir``, its directory; by default the
-        name of the experiment's class.
+      name: as in :func:`jaxrnn.run`, which says also what is raised.
 
     Returns:
       The contents of ``sweep.json``: for each of ``configurations`` the mean, standard deviation
       and 95 % interval of the mean of every metric in ``columns``; the ``best`` of them by the
       first column; and the runs that ``failed``.
-
-    Raises:
-      ValueError: an option is wrong, or the directory holds something else.
-      OSError, LostProcessesError: see :func:`jaxrnn.run`.
-      Stopped: a signal stopped the sweep; a subclass of ``SystemExit``.
     """
     runtime, name = experiment.runtime, name or type(experiment).__name__
     most = 1 if runtime.distributed else available_cores()
@@ -82,7 +75,7 @@ def sweep(
         say(f"{name}: {len(plan)} runs; files in {workdir}")
         for directory, planned in plan.items():
             path = workdir / directory
-            if results := from_first(partial(results_if_finished, path, planned.trainer.epochs)):
+            if results := from_first(results_if_finished, path, planned.trainer.epochs):
                 say(describe_run(directory, results, planned.task))
             else:
                 missing[directory] = replace(planned, runtime=replace(runtime, workdir=path))
@@ -96,7 +89,7 @@ def sweep(
             except Stopped:
                 say(f"stopped; to continue, give the same command with --workdir {workdir}")
                 raise
-        from_first(partial(write_summary, workdir, experiment.task, failed))
+        from_first(write_summary, workdir, experiment.task, failed)
         content = read_sweep(workdir)
         for line in describe_sweep(content):
             say(line)

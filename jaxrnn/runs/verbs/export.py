@@ -83,7 +83,7 @@ def describe(run: Run) -> dict[str, Any]:
     return {
         "input": {
             "shape": ["batch", *exported_shape(run)],
-            "dtype": "int32" if run.tokens else "float32",
+            "dtype": "int32" if len(run.input_shape) == 1 else "float32",
             "scale": 1 / 255 if run.pixels else 1,
         },
         "lengths": "lengths" in state.takes,

@@ -44,11 +44,7 @@ class Predict(Group):
     """Seed of the sampled tokens."""
 
     def reader(self, run: Run) -> Reader:
-        """Choose how files become inputs of the network; a page may override this.
-
-        Raises:
-          ValueError: an option doesn't fit the run.
-        """
+        """Choose how files become inputs of the network; a page may override this."""
         if shape := run.image_shape:
             fit = partial(fit_picture, shape=shape, resize=not self.as_is)
             return image_reader(shape, fit, run.experiment.data.as_inputs)

@@ -33,10 +33,8 @@ def image_reader(
 ) -> Reader:
     """Build a reader of pictures, and of arrays of images, flattened or not.
 
-    Args:
-      shape: (height, width, channels) of the images that the network was trained on.
-      fit: turns a picture into such an image.
-      as_inputs: turns (N, …) images into inputs of the network.
+    ``fit`` turns a picture into an image of ``shape`` (height, width, channels), as in
+    training, and ``as_inputs`` turns (N, …) images into inputs of the network.
     """
     size = math.prod(shape)
 
@@ -53,12 +51,9 @@ def image_reader(
 
 
 def array_reader(axes: int, alphabet: Sequence[str] = ()) -> Reader:
-    """Build a reader of arrays, and of UTF-8 text.
+    """Build a reader of arrays with ``axes`` axes, or one more for several, and of UTF-8 text.
 
-    Args:
-      axes: number of axes of one example; an array with one more holds several.
-      alphabet: the character of each token, to read text as tokens; by default text is numbers,
-        with one time step per line.
+    Text is read as tokens of an ``alphabet``; by default as numbers, with one time step per line.
     """
     tokens = {character: token for token, character in enumerate(alphabet)}
 

@@ -23,9 +23,8 @@ def write(path: Path, content: bytes) -> Path:
     return path
 
 
-def header(code: int, *shape: int, zeros: bytes = b"\0\0", rank: int | None = None) -> bytes:
-    rank = len(shape) if rank is None else rank
-    return zeros + bytes([code, rank]) + struct.pack(f">{len(shape)}I", *shape)
+def header(code: int, *shape: int) -> bytes:
+    return struct.pack(f">4B{len(shape)}I", 0, 0, code, len(shape), *shape)
 
 
 @reuse_tmp_path
@@ -35,7 +34,7 @@ def header(code: int, *shape: int, zeros: bytes = b"\0\0", rank: int | None = No
     seed=st.integers(0, 99),
 )
 def test_reads_back_what_was_written(tmp_path, code, shape, seed):
-    dtype = ELEMENT_TYPES[code]
+    dtype = np.dtype(ELEMENT_TYPES[code])
     data = np.random.default_rng(seed).integers(-100, 100, shape).astype(dtype)
     path = write(tmp_path / "a.gz", header(code, *shape) + data.tobytes())
     array, _ = read_idx(path)
@@ -70,23 +69,19 @@ def test_flipped_byte_never_passes_for_the_file(tmp_path, position, flip):
 
 
 @reuse_tmp_path
-@given(content=st.binary(max_size=64))
-def test_fuzz_content_reads_or_raises_value_error(tmp_path, content):
-    for path in (write(tmp_path / "a.gz", content), tmp_path / "b.gz"):
-        if path.name == "b.gz":
-            path.write_bytes(content)
-        with contextlib.suppress(ValueError):
-            array, _ = read_idx(path)
-            assert array.nbytes == len(content) - 4 - 4 * array.ndim
+@given(content=st.binary(max_size=64), compressed=st.booleans())
+def test_fuzz_content_reads_or_raises_value_error(tmp_path, content, compressed):
+    path = tmp_path / "a.gz"
+    path.write_bytes(gzip.compress(content, compresslevel=1) if compressed else content)
+    with contextlib.suppress(ValueError):
+        array, _ = read_idx(path)
+        assert array.nbytes == len(content) - 4 - 4 * array.ndim
 
 
-@reuse_tmp_path
-@given(zeros=st.binary(min_size=2, max_size=2), code=st.integers(0, 255), rank=st.integers(0, 255))
-def test_wrong_magic(tmp_path, zeros, code, rank):
-    path = write(tmp_path / "a.gz", header(code, zeros=zeros, rank=rank) + bytes(4 * rank))
-    if zeros != b"\0\0" or code not in ELEMENT_TYPES or rank > 4:
-        with pytest.raises(ValueError, match="not an IDX file"):
-            read_idx(path)
+@pytest.mark.parametrize("content", [b"\1\0\x08\0", b"\0\1\x08\0", b"\0\0\x0a\0", b"\0\0\0\1"])
+def test_wrong_magic(tmp_path, content):
+    with pytest.raises(ValueError, match=f"not an IDX file: its magic number is 0x{content.hex()}"):
+        read_idx(write(tmp_path / "a.gz", content))
 
 
 @reuse_tmp_path
@@ -98,27 +93,15 @@ def test_lying_sizes(tmp_path, shape):
             read_idx(path)
 
 
-def test_trailing_bytes(tmp_path):
-    with pytest.raises(ValueError, match="continues after the 4 bytes"):
-        read_idx(write(tmp_path / "a.gz", header(0x08, 4) + bytes(5)))
-
-
 def test_bomb_is_not_decompressed(tmp_path):
     """64 MiB of zeros in 64 KiB."""
     path = write(tmp_path / "bomb.gz", header(0x08, 16) + bytes(64 * 2**20))
     tracemalloc.start()
-    with pytest.raises(ValueError, match="continues after"):
+    with pytest.raises(ValueError, match="continues after the 16 bytes"):
         read_idx(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * 2**20
-
-
-def test_files_that_are_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxrnn.data.readers.idx.MAX_BYTES", 1000)
-    assert read_idx(write(tmp_path / "a.gz", header(0x08, 1000) + bytes(1000)))[0].shape == (1000,)
-    with pytest.raises(ValueError, match="declares 1001 bytes"):
-        read_idx(write(tmp_path / "a.gz", header(0x08, 1001) + bytes(1001)))
 
 
 def test_sha256_is_that_of_the_content(tmp_path):
@@ -127,8 +110,3 @@ def test_sha256_is_that_of_the_content(tmp_path):
     plain.write_bytes(content)
     for path in (compressed, plain):
         assert read_idx(path)[1] == hashlib.sha256(content).hexdigest()
-
-
-def test_missing(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        read_idx(tmp_path / "none.gz")

@@ -1,8 +1,8 @@
-"""Data: splits in memory, sources on disk, streams, augmentation, and the datasets themselves."""
+"""Data: splits in memory, sources on disk, streams, augmentation and built-in datasets."""
 
 from jaxrnn.data.augment import WarpConfig
 from jaxrnn.data.batches import batches
-from jaxrnn.data.images import ImageSequences, Source, default_places, load
+from jaxrnn.data.images import ImageSequences, Source, default_dirs, load
 from jaxrnn.data.readable import Datasets
 from jaxrnn.data.series import JapaneseVowels, Sunspots
 from jaxrnn.data.splits import Batch, Split
@@ -24,7 +24,7 @@ __all__ = [
     "Text",
     "WarpConfig",
     "batches",
-    "default_places",
+    "default_dirs",
     "load",
     "stream",
 ]

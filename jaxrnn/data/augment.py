@@ -1,4 +1,4 @@
-"""Random warps of an image, on the device, inside the compiled epoch."""
+"""Random warps of images, on the device inside the compiled epoch."""
 
 import functools
 import math
@@ -32,18 +32,18 @@ class WarpConfig(Group):
     def build(self) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
         r"""Build the function for ``augment`` of :func:`jaxrnn.train_epoch`.
 
-        The pixel at :math:`p`, measured from the centre, is read at
+        The pixel at :math:`p`, measured from the center, is read at
 
         .. math:: q = e^{z} R(\alpha)\,p + (0, s\,p_y) + t + d(p)
 
         by bilinear interpolation, and is 0 if :math:`q` lies outside. The angle :math:`\alpha`, the
         logarithm of the scale :math:`z`, the shear :math:`s` and both components of the shift
-        :math:`t` are uniform between minus and plus their option. The displacement :math:`d` is
-        normal on a 5 × 5 grid and interpolated smoothly.
+        :math:`t` are uniform between minus and plus the value of their option. The displacement
+        :math:`d` is normally distributed on a 5 × 5 grid and interpolated smoothly.
 
         Returns:
           A pure function from a key and one image, (height, width) floats, to its warped version;
-          None if every option is 0. For equal configurations the same object.
+          None if every option is 0. Equal configurations return the same function.
 
         References:
           P. Y. Simard, D. Steinkraus and J. C. Platt, "Best practices for convolutional neural
@@ -57,12 +57,12 @@ class WarpConfig(Group):
         return _build(self) if any(astuple(self)) else None
 
 
-@functools.lru_cache  # functions are compiled for one augmentation object
+@functools.lru_cache  # as compiled functions are cached by the identity of this one
 def _build(config: WarpConfig) -> Callable[[jax.Array, jax.Array], jax.Array]:
     return functools.partial(_warp, config)
 
 
-def _warp(config: "WarpConfig", key: jax.Array, image: jax.Array) -> jax.Array:
+def _warp(config: WarpConfig, key: jax.Array, image: jax.Array) -> jax.Array:
     affine_key, elastic_key = jax.random.split(key)
     angle, log_zoom, slant, down, right = jax.random.uniform(
         affine_key, (5,), image.dtype, minval=-1.0, maxval=1.0
@@ -77,22 +77,22 @@ def _warp(config: "WarpConfig", key: jax.Array, image: jax.Array) -> jax.Array:
     columns = columns + right * config.shift + (width - 1) / 2
     if config.elastic:
         coarse = config.elastic * jax.random.normal(elastic_key, (2, _GRID, _GRID), image.dtype)
-        of_rows, of_columns = (_smooth_weights(size, image.dtype) for size in image.shape)
-        displacement = jnp.einsum("yg,kgh,xh->kyx", of_rows, coarse, of_columns)
+        row_weights, column_weights = (_smooth_weights(size, image.dtype) for size in image.shape)
+        displacement = jnp.einsum("yg,kgh,xh->kyx", row_weights, coarse, column_weights)
         rows, columns = rows + displacement[0], columns + displacement[1]
     return _sample(image, rows, columns)
 
 
 def _smooth_weights(size: int, dtype: Any) -> jax.Array:
-    """Return the weights of each grid point's value in each pixel, (size, grid)."""
+    """Return the interpolation weight of each grid point at each pixel, (size, grid)."""
     position = jnp.linspace(0, _GRID - 1, size, dtype=dtype)
     grid = jnp.arange(_GRID, dtype=dtype)
     near = jnp.maximum(0, 1 - jnp.abs(position[:, None] - grid[None, :]))
-    return near * near * (3 - 2 * near)  # smooth, and the weights of a pixel sum to 1
+    return near * near * (3 - 2 * near)  # smoothstep; the weights of a pixel sum to 1
 
 
 def _sample(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """Read the image at fractional positions, (height, width) each; 0 outside."""
+    """Interpolate the image at fractional positions, (height, width) each; 0 outside."""
     height, width = image.shape
     above, left = jnp.floor(rows), jnp.floor(columns)
     down, right = rows - above, columns - left

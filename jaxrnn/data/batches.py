@@ -1,4 +1,4 @@
-"""The order of an epoch, and the examples of each step."""
+"""The order of the examples in an epoch, and its batches."""
 
 from collections.abc import Iterator, Sized
 from typing import Any
@@ -11,7 +11,7 @@ from jaxrnn.data.splits import Batch, Split, take
 
 
 def as_key(key: Any) -> jax.Array:
-    """Return a key of ``jax.random.key``, from an integer or from an older ``PRNGKey`` as well."""
+    """Convert an integer seed or a legacy ``PRNGKey`` to a typed PRNG key."""
     if isinstance(key, int | np.integer):
         return jax.random.key(key)
     if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
@@ -25,13 +25,13 @@ def epoch_indices(
     """Shuffle the examples for one epoch and cut them into batches.
 
     Args:
-      key: of this epoch alone; ``jax.random.fold_in(root_key, epoch)`` in :func:`jaxrnn.fit`.
-      size, batch_size: number of examples in the split, and in a batch.
-      drop_remainder: leave out the examples that don't fill a batch, different ones each epoch.
+      key: PRNG key of this epoch; ``jax.random.fold_in(root_key, epoch)`` in :func:`jaxrnn.fit`.
+      size, batch_size: number of examples in the split and in a batch.
+      drop_remainder: drop the examples that don't fill a batch, different ones each epoch.
 
     Returns:
-      The whole batches, (size // batch_size, batch_size), and the short last one, which is empty if
-      nothing is left over or it is dropped.
+      Indices of the full batches, (size // batch_size, batch_size), and of the short last one,
+      empty if nothing is left over or it is dropped.
     """
     order = jax.random.permutation(as_key(key), size)
     whole = size // batch_size * batch_size

@@ -10,13 +10,13 @@ import numpy as np
 
 
 def convert(name: str, value: Any) -> Any:
-    """Turn a field of a split into an array that JAX takes, if nothing is lost.
+    """Convert a field of a split to an array that JAX accepts, without loss.
 
     Labels, lengths and tokens (inputs of two axes) become integers, other inputs and targets
-    floats, uint8 inputs remain pixels. Values that aren't arrays are returned unchanged.
+    floats; uint8 inputs, which are pixels, and values that aren't arrays are returned unchanged.
 
     Raises:
-      ValueError: it can't be converted, or not without loss.
+      ValueError: the value can't be converted without loss.
     """
     is_array = isinstance(value, list | tuple) or hasattr(value, "__array__")
     if isinstance(value, jax.core.Tracer) or not is_array:
@@ -26,12 +26,12 @@ def convert(name: str, value: Any) -> Any:
         return array
     tokens = name == "inputs" and array.ndim == 2 and jnp.issubdtype(array.dtype, jnp.integer)
     integral = tokens or name in ("labels", "lengths")
-    wraps = array.dtype in (np.int64, np.uint64, np.uint32)  # around, in JAX
-    if not wraps and jnp.issubdtype(array.dtype, jnp.integer if integral else jnp.floating):
+    overflows = array.dtype in (np.int64, np.uint64, np.uint32)  # silently, in JAX
+    if not overflows and jnp.issubdtype(array.dtype, jnp.integer if integral else jnp.floating):
         return array
     array = np.asarray(array)
     if integral and array.dtype.kind == "f" and not _is_whole(array):
-        return array  # to be refused by the split
+        return array  # which the split refuses
     converted = array.astype(np.int32 if integral else np.float32)
     if not (converted == array).all():
         raise ValueError(f"{name} of {array.dtype} do not fit in {converted.dtype.name}")
@@ -40,7 +40,7 @@ def convert(name: str, value: Any) -> Any:
 
 def _to_numpy(name: str, value: Any) -> np.ndarray:
     """Convert to a numpy array of numbers, without a copy where possible."""
-    value = value.detach() if hasattr(value, "detach") else value  # of torch
+    value = value.detach() if hasattr(value, "detach") else value  # a torch tensor
     try:
         array = value if isinstance(value, np.ndarray) else np.asarray(value)
         array = np.array(array.tolist()) if array.dtype.kind == "O" else array
@@ -61,7 +61,7 @@ def _is_whole(array: np.ndarray) -> bool:
 
 
 def as_column(value: Any, time: tuple[int, ...] = ()) -> Any:
-    """Return (N, 1) labels or lengths as (N,), unless inputs have a single time step, ``(1,)``."""
+    """Squeeze (N, 1) labels or lengths to (N,), unless the inputs have a single time step."""
     return value[:, 0] if np.shape(value)[1:] == (1,) != time else value
 
 
@@ -72,12 +72,12 @@ def as_sequences(
 
     Args:
       images: at least (N, time); trailing axes are flattened into features.
-      rows: number of time steps to cut each image into, in reading order; by default its rows.
-      permute: shuffle the numbers of all images by one fixed permutation first: that of this seed,
-        0 for True.
+      rows: number of time steps to cut each image into, in reading order; its height by default.
+      permute: first shuffle the numbers of every image by the same permutation, drawn from this
+        seed; True stands for seed 0.
 
     Raises:
-      ValueError: the numbers of an image don't divide into ``rows`` equal parts.
+      ValueError: an image can't be divided into ``rows`` equal parts.
 
     References:
       Q. V. Le, N. Jaitly and G. E. Hinton, "A simple way to initialize recurrent networks of
@@ -90,20 +90,20 @@ def as_sequences(
     rows = images.shape[1] if rows is None else rows
     if rows < 1 or size % rows:
         raise ValueError(f"an image of {size} numbers cannot be divided into {rows} equal rows")
-    if permute is not False:  # RandomState, as its stream is guaranteed to stay the same
+    if permute is not False:  # RandomState, whose numbers never change between versions
         order = np.random.RandomState(0 if permute is True else permute).permutation(size)
         images = images.reshape(len(images), size)[:, order]
     return images.reshape(len(images), rows, size // rows)
 
 
 def channels_last(images: np.ndarray) -> np.ndarray:
-    """Return images (N, height, width, channels); those of (N, channels, height, width) move."""
+    """Move the channels of (N, channels, height, width) images to the last axis."""
     first = images.shape[1] in (1, 3, 4) and images.shape[3] not in (1, 3, 4)
     return np.moveaxis(images, 1, 3) if first else images
 
 
 def pad(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Pad sequences of different lengths with zeros; return their lengths too."""
+    """Pad sequences of different lengths with zeros; also return their lengths."""
     arrays = [_to_numpy("inputs", sequence) for sequence in sequences]
     arrays = [array[:, None] if array.ndim == 1 else array for array in arrays]
     shapes = {array.shape[1:] for array in arrays}
@@ -117,9 +117,9 @@ def pad(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_inputs(inputs: Any, rows: int | None, notes: list[str]) -> tuple[Any, Any, int]:
-    """Interpret inputs as ``from_arrays`` does; returns lengths and channels too."""
+    """Interpret inputs for ``Split.from_arrays``; also return lengths and channels."""
     lengths, channels = None, 1
-    if isinstance(inputs, Sequence) and len({np.shape(one)[:1] for one in inputs}) > 1:
+    if isinstance(inputs, Sequence) and len({np.shape(sequence)[:1] for sequence in inputs}) > 1:
         inputs, lengths = pad(inputs)
         notes.append(f"sequences of {lengths.min()} to {lengths.max()} steps were padded")
     array = np.asarray(convert("inputs", inputs))
@@ -146,9 +146,9 @@ def read_inputs(inputs: Any, rows: int | None, notes: list[str]) -> tuple[Any, A
 def read_labels(
     labels: Any, names: tuple[str, ...], shape: tuple[int, ...], notes: list[str]
 ) -> tuple[Any, tuple[str, ...]]:
-    """Interpret labels for inputs of a shape; returns the names of classes too.
+    """Interpret labels: indices, names or one-hot rows; also return the class names.
 
-    Labels are indices, names or one-hot rows. Each interpretation is described in ``notes``.
+    Interpretations that aren't obvious are described in ``notes``.
     """
     array = np.asarray(labels)
     if array.dtype.kind in "SU" or (array.dtype.kind == "O" and isinstance(array.flat[0], str)):
@@ -181,7 +181,7 @@ def read_labels(
 
 
 def read_mask(mask: Any) -> np.ndarray:
-    """Return the lengths of a mask (N, time) that is true at valid time steps."""
+    """Convert a mask (N, time), true at valid time steps, to lengths."""
     array = np.asarray(mask).astype(bool)
     if array.ndim != 2:
         raise ValueError(f"mask must be (N, time); got shape {array.shape}")

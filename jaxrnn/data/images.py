@@ -1,4 +1,4 @@
-"""Labelled images, read as sequences: from memory-mapped arrays, or all at once."""
+"""Labelled images as sequences, memory-mapped or loaded at once."""
 
 import contextlib
 import math
@@ -19,43 +19,43 @@ from jaxrnn.data.splits import Batch, Split
 from jaxrnn.groups import Count, Group
 
 _Path = str | os.PathLike[str] | None
-_places: ContextVar[tuple[_Path, _Path]] = ContextVar("places", default=(None, None))
+_directories: ContextVar[tuple[_Path, _Path]] = ContextVar("directories", default=(None, None))
 
 
 @contextlib.contextmanager
-def default_places(data_dir: _Path, archives: _Path) -> Iterator[None]:
+def default_dirs(data_dir: _Path, archives: _Path) -> Iterator[None]:
     """Set the default ``data_dir`` and ``archives`` of :class:`Source` and :func:`load` inside."""
-    token = _places.set((data_dir, archives))
+    token = _directories.set((data_dir, archives))
     try:
         yield
     finally:
-        _places.reset(token)
+        _directories.reset(token)
 
 
 class Source:
     """Labelled images on disk, read as sequences in any order, for :func:`jaxrnn.stream`.
 
-    Opening a source prepares the dataset if necessary and maps its arrays into memory; pages are
-    read as they are needed. A source can be pickled; unpickling opens it again.
+    Opening a source prepares the dataset if necessary and maps its arrays into memory. A source can
+    be pickled; unpickling opens it again.
 
     Args:
       name: ``mnist``, ``fashion_mnist``, ``kmnist``, or any tfds dataset of labelled images;
-        ``idx`` for the IDX files in ``archives``, whatever naming scheme they follow; a
-        ``.npz`` file with ``x_train``, ``y_train``, ``x_test`` and ``y_test``, as Keras stores data
-        sets; or a directory, with a slash in its name, of images in one directory for each class,
-        below ``train`` and ``test`` or without these.
+        ``idx`` for the IDX files in ``archives``, under any common naming scheme; a ``.npz`` file
+        with ``x_train``, ``y_train``, ``x_test`` and ``y_test``, as Keras stores datasets; or the
+        path, with a slash in it, of a directory that has one directory of images for each class,
+        with or without ``train`` and ``test`` above these.
       split: a tfds split string, such as ``"train[:48000]"``, ``"train[80%:]"`` or ``"test"``. A
-        sum of splits is held in memory.
+        sum of splits is copied into memory.
       data_dir: directory of prepared datasets; tfds's own by default.
       archives: directory with the IDX files of ``idx`` or of a dataset of the MNIST family,
         compressed or not.
-      rows: number of time steps to cut each image into, in reading order; by default its rows.
-      permute: shuffle the pixels of all images by one fixed permutation: that of this seed, 0 for
-        True.
+      rows: number of time steps to cut each image into, in reading order; its height by default.
+      permute: shuffle the pixels of every image by the same permutation, drawn from this seed;
+        True stands for seed 0.
 
     Attributes:
       class_names: the name of each class, in order.
-      channels: numbers per pixel, side by side in ``features``.
+      channels: number of channels of a pixel, which are adjacent in ``features``.
 
     Raises:
       ValueError: an unknown dataset or split, an empty split, damaged files, examples that are not
@@ -78,7 +78,7 @@ class Source:
         rows: int | None = None,
         permute: bool | int = False,
     ) -> None:
-        data_dir, archives = data_dir or _places.get()[0], archives or _places.get()[1]
+        data_dir, archives = data_dir or _directories.get()[0], archives or _directories.get()[1]
         self._layout: Any = {"rows": rows, "permute": permute}
         self._reopen = partial(
             Source, name, split=split, data_dir=data_dir, archives=archives, **self._layout
@@ -126,7 +126,7 @@ class ImageSequences(Group):
 
     name: str = "mnist"
     """mnist (bundled), fashion_mnist, kmnist, or any tfds dataset of labelled images; idx for the
-    files in --archives; a .npz file as Keras stores data sets; or a directory of images by class.
+    files in --archives; a .npz file as Keras stores datasets; or a directory of images by class.
     """
     train: str = "train"
     """Split to train on; a tfds split string, such as train[:80%]."""
@@ -135,9 +135,9 @@ class ImageSequences(Group):
     test: str | None = "test"
     """Split to evaluate after every epoch; None for none."""
     rows: Count | None = None
-    """Number of time steps to cut each image into, in reading order; None for its rows."""
+    """Number of time steps to cut each image into, in reading order; None for its height."""
     permute: bool = False
-    """Shuffle the pixels of all images by one fixed permutation."""
+    """Shuffle the pixels of every image by the same permutation."""
     permutation: Annotated[int, Ge(0), Lt(2**32)] = 0
     """Seed of that permutation, for numpy's RandomState; 92916 in much of the literature."""
 

@@ -1,4 +1,4 @@
-"""Pictures: files and arrays of any size and color, read as images of the size that is needed."""
+"""Pictures: files and arrays of any size and color, read as images of a given size."""
 
 import warnings
 from contextlib import nullcontext
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 PIXELS = 50_000_000  # larger pictures are not decoded
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
 
 Picture = Path | BinaryIO | np.ndarray
 """Path or open binary file of a picture in one of ``FORMATS``, of which the first frame is read; or
@@ -36,7 +36,7 @@ def read_picture(picture: Picture) -> np.ndarray:
 def fit_picture(
     picture: Picture, shape: tuple[int, int, int], *, resize: bool = True
 ) -> np.ndarray:
-    """Resize a picture; one that already has the size keeps its pixels, bit for bit.
+    """Read and resize a picture; one that has the size already keeps its pixels exactly.
 
     Args:
       picture: what to read.
@@ -66,7 +66,7 @@ def fit_picture(
 def _open(picture: Picture) -> Image.Image:
     """Open a picture upright, in mode L, RGB, or F with numbers from 0 to 1."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns about oddities, and sizes refused here
+        warnings.simplefilter("ignore")  # Pillow warns about odd files, and sizes refused here
         if isinstance(picture, np.ndarray):
             return _opaque(_from_array(picture))
         with picture.open("rb") if isinstance(picture, Path) else nullcontext(picture) as file:
@@ -79,7 +79,7 @@ def _decode(file: BinaryIO) -> Image.Image:
         pixels = image.width * image.height
     except Image.DecompressionBombError:
         pixels = PIXELS + 1
-    except Exception as error:  # Pillow may raise anything if it is no image
+    except Exception as error:  # Pillow may raise anything for other files
         raise ValueError(f"not a picture in one of the formats {', '.join(FORMATS)}") from error
     if pixels > PIXELS:
         raise ValueError(f"the picture has over {PIXELS:,} pixels; shrink it first")
@@ -120,6 +120,6 @@ def _opaque(image: Image.Image) -> Image.Image:
         raise ValueError("the picture has pixels that are not finite")
     if image.mode.startswith("I;16"):
         numbers /= 65535
-    elif numbers.size and (numbers.min() < 0 or numbers.max() > 1):  # in any unit
+    elif numbers.size and (numbers.min() < 0 or numbers.max() > 1):  # of any other scale
         numbers = (numbers - numbers.min()) / max(np.ptp(numbers), 1e-30)
     return Image.fromarray(numbers)

@@ -1,4 +1,4 @@
-"""What can be streamed: sources, splits, and the data sets and loaders of other libraries."""
+"""Random access to examples: of sources, splits, and datasets and loaders of other libraries."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,11 +26,11 @@ class Datasets:
     """The data of an experiment, returned by ``build()`` of its data group.
 
     Attributes:
-      train: what to train on: a :class:`jaxrnn.Split`, or a :class:`jaxrnn.Source` or anything like
-        it, which can be streamed.
-      evals: what to evaluate after every epoch, by name, in the order in which they are reported.
-        The first one chooses the best checkpoint.
-      outputs: the number of outputs of the network: of classes, or of numbers to predict.
+      train: what to train on: a :class:`jaxrnn.Split`, or a :class:`jaxrnn.Source` or another
+        :class:`Readable`, which can be streamed.
+      evals: what to evaluate after every epoch, by name, in the order of the reports. The first one
+        determines the best checkpoint.
+      outputs: number of outputs of the network: classes, or numbers to predict.
       baselines: values to draw beside the curves, by metric and name, as in ``{"loss": {"always the
         mean": 0.1}}``.
     """
@@ -42,12 +42,12 @@ class Datasets:
 
 
 def readable(source: Any) -> Readable:
-    """Find or make random access to the examples of a source; see :func:`jaxrnn.stream`."""
+    """Return random access to the examples of a source; see :func:`jaxrnn.stream`."""
     if isinstance(source, Split):
         return jax.device_get(source)
     if hasattr(source, "read") and hasattr(source, "__len__"):
         return source
-    source = getattr(source, "dataset", source)  # of a DataLoader, which has its own order
+    source = getattr(source, "dataset", source)  # that of a DataLoader, without its order
     is_arrays = isinstance(source, tuple | dict | np.ndarray | jax.Array | str)
     if is_arrays or not (isinstance(source, Iterable) or hasattr(source, "__getitem__")):
         raise ValueError(
@@ -71,7 +71,7 @@ class _Examples:
         return len(self.examples)
 
     def read(self, indices: Any) -> Batch:
-        return arrays_of(_join([self.examples[int(place)] for place in indices], np.stack))
+        return arrays_of(_join([self.examples[int(index)] for index in indices], np.stack))
 
 
 def _join(examples: Iterable[Any], join: Callable[[Any], np.ndarray]) -> Split:

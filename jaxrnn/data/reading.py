@@ -16,7 +16,7 @@ from absl import flags
 from jaxrnn.data.readable import Readable
 from jaxrnn.data.splits import check_values
 
-_ENDLESS = 2**40  # elements; Grain wants a length
+_ENDLESS = 2**40  # blocks, as Grain requires a length
 
 
 @dataclass(eq=False)
@@ -27,9 +27,9 @@ class Blocks:
       source, batch_size, key: see :func:`jaxrnn.stream`.
       remainder: size of the short batch at the end of each pass, a block of its own; 0 for none.
       sizes: number of batches in each block of an epoch.
-      own: the part of each whole batch to read; None for all of it.
-      devices: number of devices that share this part; the examples of each stand together.
-      outputs: labels must be below; None to leave them unchecked.
+      own: the part of each whole batch that this process reads; None for all of it.
+      devices: number of devices that share this part; the examples of each are contiguous.
+      outputs: upper bound of the labels, exclusive; None if they aren't to be checked.
     """
 
     source: Readable
@@ -66,23 +66,23 @@ class Blocks:
 
     def _batch(self, step: int) -> np.ndarray:
         """Return the positions of the examples of a step, counted over all passes."""
-        turn, step = divmod(step, len(self.source) // self.batch_size)
-        return self._order(turn)[step * self.batch_size :][: self.batch_size]
+        epoch, step = divmod(step, len(self.source) // self.batch_size)
+        return self._order(epoch)[step * self.batch_size :][: self.batch_size]
 
-    def _order(self, turn: int) -> np.ndarray:
-        """Return the order of a pass; the latest is remembered, as blocks are read in turn."""
-        if self._latest is None or self._latest[0] != turn:
+    def _order(self, index: int) -> np.ndarray:
+        """Return the order of a pass; the latest is cached, as blocks are read in sequence."""
+        if self._latest is None or self._latest[0] != index:
             order = np.arange(len(self.source), dtype=np.int32)
             if self.key is not None:
                 with _on_cpu():
-                    key = jax.random.fold_in(self.key, turn + 1)
+                    key = jax.random.fold_in(self.key, index + 1)
                     order = np.asarray(jax.random.permutation(key, len(self.source)))
-            self._latest = turn, order
+            self._latest = index, order
         return self._latest[1]
 
 
 def _on_cpu() -> contextlib.AbstractContextManager[Any]:
-    """Compute on the CPU, as accelerators are busy, unless JAX is set to use nothing else."""
+    """Compute on the CPU, as accelerators are busy, if JAX has access to it."""
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:
@@ -98,7 +98,7 @@ def read_ahead(
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     reading = grain.MapDataset.source(blocks)[start:].to_iter_dataset(options)
     if workers:
-        if not flags.FLAGS.is_parsed():  # Grain reads a flag, even in programs without absl
+        if not flags.FLAGS.is_parsed():  # Grain reads a flag even if the program doesn't use absl
             flags.FLAGS.mark_as_parsed()
         processes = grain.MultiprocessingOptions(num_workers=workers)
         reading = reading.mp_prefetch(processes, worker_init_fn=_begin_worker)
@@ -109,7 +109,7 @@ def read_ahead(
 
 
 def _begin_worker(index: int, count: int) -> None:
-    """Take no accelerator, leave signals to the parent process, and end with it."""
+    """Use no accelerator, leave signals to the parent process, and end with it."""
     jax.config.update("jax_platforms", "cpu")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

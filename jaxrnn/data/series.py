@@ -1,4 +1,4 @@
-"""Real sequences from files of other packages, read without importing these."""
+"""Real-world sequences from files in other packages, which are not imported."""
 
 import importlib.util
 import itertools
@@ -18,7 +18,7 @@ from jaxrnn.groups import Count, Group
 
 
 def find_in_packages(name: str, packages: Sequence[str]) -> Path:
-    """Find a file or folder that comes with one of these packages, else raise ``ImportError``."""
+    """Find a file or folder in one of these packages, or raise ``ImportError``."""
     for package in packages:
         spec = importlib.util.find_spec(package)
         if spec and spec.origin and (path := Path(spec.origin).parent / name).exists():
@@ -37,7 +37,7 @@ class JapaneseVowels(Group):
     """Folder with JapaneseVowels_TRAIN.ts and _TEST.ts; None for the copies in sktime or aeon."""
 
     def build(self) -> Datasets:
-        """Read 270 sequences to train on, every sixth of them for validation, and 370 to test on.
+        """Read 270 sequences for training, every sixth for validation instead, and 370 for testing.
 
         Inputs are (N, 29, 12) linear prediction coefficients, labels the speakers.
 
@@ -52,11 +52,11 @@ class JapaneseVowels(Group):
         name = "datasets/data/JapaneseVowels"
         folder = self.folder or find_in_packages(name, ("sktime", "aeon"))
         sequences, names = read_ts(folder / "JapaneseVowels_TRAIN.ts")
-        to_test, their_names = read_ts(folder / "JapaneseVowels_TEST.ts")
-        inputs, lengths = pad(sequences + to_test)
-        classes, labels = np.unique(names + their_names, return_inverse=True)
-        place = np.arange(len(labels))
-        is_train, is_sixth = place < len(sequences), place % 6 == 0
+        test_sequences, test_names = read_ts(folder / "JapaneseVowels_TEST.ts")
+        inputs, lengths = pad(sequences + test_sequences)
+        classes, labels = np.unique(names + test_names, return_inverse=True)
+        index = np.arange(len(labels))
+        is_train, is_sixth = index < len(sequences), index % 6 == 0
         train, validation, test = (
             Split(inputs[rows], labels[rows], lengths[rows], class_names=classes.tolist())
             for rows in (is_train & ~is_sixth, is_train & is_sixth, ~is_train)
@@ -69,7 +69,7 @@ class JapaneseVowels(Group):
 def read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
     """Read the sequences, (time, channels), and class names of a ``.ts`` file.
 
-    It has a line for each example: its channels and its class, separated by colons.
+    Each line is an example: its channels and its class, separated by colons.
     """
     sequences, names = [], []
     for line in path.read_text("utf-8").splitlines():
@@ -83,10 +83,10 @@ def read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Sunspots(Group):
-    """Yearly sunspot numbers from 1700 on, each predicted from those of the years before."""
+    """Yearly sunspot numbers from 1700 on, each predicted from those of previous years."""
 
     file: Path | None = None
-    """CSV file, years in its first column and numbers in its last; None for that of statsmodels."""
+    """CSV file with years in the first column and numbers in the last; None for statsmodels's."""
     window: Annotated[int, Ge(1)] = 32
     """Number of years from which the next is predicted."""
     train_until: Count = 1900
@@ -100,8 +100,8 @@ class Sunspots(Group):
         """Read the series and cut it into windows.
 
         Inputs are (N, window, 1), the target is the year that follows, both standardized by the
-        mean and standard deviation of the training years: an error of 1 is that of always answering
-        the mean.
+        mean and standard deviation of the training years: an error of 1 is that of always
+        predicting the mean.
 
         Raises:
           ImportError: no file is given, and statsmodels is not installed.
@@ -146,9 +146,9 @@ def _rmse(a: Any, b: Any) -> float:
 
 def _linear_error(train: Split, test: Split) -> float:
     """Return the test error of a linear function of the last nine years, fitted to ``train``."""
-    known, asked = (
+    fitted, asked = (
         np.hstack([split.inputs[:, -9:, 0], np.ones((len(split), 1), np.float32)])
         for split in (train, test)
     )
-    weights = np.linalg.lstsq(known, np.asarray(train.targets), rcond=None)[0]
+    weights = np.linalg.lstsq(fitted, np.asarray(train.targets), rcond=None)[0]
     return _rmse(asked @ weights, test.targets)

@@ -29,14 +29,14 @@ _DTYPES = {
 @jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled sequences, a pytree: hand it to ``jax.device_put`` or to a jitted function.
+    """Labelled sequences; a pytree, to pass to ``jax.device_put`` or a jitted function.
 
-    Arrays may be of any kind that holds numbers: lists, pandas, torch, any type and byte order.
-    They are converted where nothing is lost; :meth:`from_arrays` goes further.
+    Arrays may be lists, or of numpy, pandas or torch, of any numeric type and byte order; they are
+    converted without loss. :meth:`from_arrays` accepts other layouts, too.
 
     Attributes:
-      inputs: (N, time, features); uint8 pixels 0 … 255, or floats that are taken as they are. Or
-        (N, time) integers: tokens.
+      inputs: (N, time, features): uint8 pixels 0 … 255, or floats, which are not scaled; or tokens:
+        (N, time) integers.
       labels: (N,) or, with one for each time step, (N, time) integers: class indices from 0.
       lengths: (N,) integers, the number of valid time steps of each sequence; None if all are.
       targets: (N, width) or (N, time, width) floats, instead of labels.
@@ -55,12 +55,12 @@ class Split:
     channels: int = 1
 
     def __post_init__(self) -> None:
-        fields = self.__dict__  # which may be changed here, though the dataclass is frozen
+        fields = self.__dict__  # writable, although the dataclass is frozen
         fields |= {name: convert(name, fields[name]) for name in _ARRAYS}
         time = np.shape(self.inputs)[1:2]
         fields |= {name: as_column(fields[name], time) for name in ("labels", "lengths")}
         fields["class_names"] = tuple(self.class_names)
-        abstract = jax.core.Tracer | jax.ShapeDtypeStruct  # with other axes inside transformations
+        abstract = jax.core.Tracer | jax.ShapeDtypeStruct  # with other axes in transformations
         if not any(isinstance(array, abstract) for array in arrays_of(self).values()):
             check_examples(self)
 
@@ -125,7 +125,7 @@ class Split:
 
 
 def arrays_of(examples: Any) -> Batch:
-    """Return the arrays of a split or batch, by name, without those that it doesn't have."""
+    """Return the arrays that a split or batch has, by name."""
     if not isinstance(examples, Split | dict):
         kind = "an array" if isinstance(examples, jax.Array) else type(examples).__name__
         raise ValueError(f"expected a Split, such as Split(inputs, labels); got {kind}")
@@ -141,7 +141,7 @@ def take(split: Split, indices: jax.Array | np.ndarray) -> Batch:
 def prepare(batch: Batch) -> Batch:
     """Check a batch, zero the padding of its sequences, and scale uint8 pixels to [0, 1].
 
-    Every batch passes here once, when it enters; what follows relies on it.
+    Every batch passes through here once; what follows relies on it.
     """
     check_examples(batch)
     batch = {name: jnp.asarray(array) for name, array in arrays_of(batch).items()}
@@ -158,13 +158,13 @@ def prepare(batch: Batch) -> Batch:
 
 
 def valid_steps(batch: Batch) -> jax.Array:
-    """Return whether each time step is before the end of its sequence: (batch, time) booleans."""
+    """Return the mask of valid time steps, (batch, time) booleans."""
     time, lengths = jnp.shape(batch["inputs"])[1], jnp.asarray(batch["lengths"])
     return jnp.arange(time, dtype=lengths.dtype)[None] < lengths[:, None]
 
 
 def zeros_like_one(inputs: Any) -> np.ndarray:
-    """Return a batch of one example of the shape of these inputs, to initialize a network with."""
+    """Return one example of zeros, shaped like these inputs, to initialize a network with."""
     shape = (1, *np.shape(inputs)[1:])
     return np.zeros(shape, np.int32 if len(shape) == 2 else np.float32)
 
@@ -178,12 +178,12 @@ def check_examples(examples: Split | Batch) -> None:
     arrays = arrays_of(examples)
     shapes = {name: np.shape(array) for name, array in arrays.items()}
     inputs, targets = shapes.get("inputs", ()), shapes.get("targets", ())
-    each = inputs[:1], inputs[:2]  # example, or time step
+    leading = inputs[:1], inputs[:2]  # of one for each example, or time step
     allowed = {
         "inputs": len(inputs) in (2, 3),
-        "labels": shapes.get("labels") in each,
+        "labels": shapes.get("labels") in leading,
         "lengths": shapes.get("lengths") == inputs[:1],
-        "targets": targets == inputs[:1] or targets[:-1] in each,
+        "targets": targets == inputs[:1] or targets[:-1] in leading,
     }
     if not all(allowed[name] for name in ("inputs", *shapes)):
         raise ValueError(

@@ -20,11 +20,11 @@ _BYTES_AT_ONCE = 2**24  # or as many as fit, at least one
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """Batches of a source in random order, pass after pass; made by :func:`stream`.
+    """Batches of a source in random order, pass after pass; created by :func:`stream`.
 
-    Iterating gives single batches of numpy arrays: endlessly with a key, else one pass in file
-    order. The iterator is Grain's: its ``get_state()`` returns JSON that says where it is, and
-    after ``set_state`` another iterator continues with the very next batch.
+    Iterating yields single batches of numpy arrays: endlessly with a key, else one pass in file
+    order. The iterator is Grain's: its ``get_state()`` returns its position as JSON, and after
+    ``set_state`` another iterator continues with the next batch.
 
     ``len`` is the number of steps that :func:`jaxrnn.fit` counts as one epoch.
     """
@@ -72,12 +72,12 @@ class Stream:
     def blocks(
         self, *, epoch: int = 1, place: Callable[[Batch, int, bool], Any], **options: Any
     ) -> Iterator[Any]:
-        """Iterate over blocks of batches; Grain reads ahead, and closes at the end.
+        """Iterate over blocks of batches, which Grain reads ahead until the ``with`` block ends.
 
         Args:
           epoch: where to start, from 1.
-          place: called with each batch, its number of steps, and whether its batches are whole; a
-            batch has ``places``, the position of each example in the source.
+          place: called with the examples of each block, its number of steps, and whether its
+            batches are whole; ``places`` are the positions of the examples in the source.
           options: ``own``, ``devices`` and ``outputs`` of :class:`jaxrnn.data.reading.Blocks`.
         """
         blocks = self._blocks(self._sizes(), **options)
@@ -95,9 +95,9 @@ class Stream:
 
 
 def equal_parts(steps: int, most: int) -> list[int]:
-    """Divide steps into parts of at most ``most``, equal ones if possible.
+    """Divide steps into parts of at most ``most``, of equal size if possible.
 
-    Each size of parts is another program to compile.
+    Each size requires a compilation.
 
     >>> equal_parts(320, 64), equal_parts(7, 3)
     ([64, 64, 64, 64, 64], [3, 2, 2])
@@ -116,7 +116,7 @@ def stream(
     steps_per_epoch: int | None = None,
     workers: int = 0,
 ) -> Stream:
-    """Read batches for :func:`jaxrnn.fit` or a loop from disk, by Grain, as they are needed.
+    """Stream batches from disk, with Grain, for :func:`jaxrnn.fit` or your own loop.
 
     For the same key, the batches are those of :func:`jaxrnn.batches` and ``fit`` over the same
     examples in memory: pass p is in the order of ``fold_in(key, p)``. Memory holds the index of the
@@ -129,14 +129,15 @@ def stream(
         ``read(indices) -> batch``; a sequence of (inputs, labels), such as a torch ``Dataset`` or
         the one of a ``DataLoader``; or an iterable of such examples or batches, which is read into
         memory.
-      batch_size: examples per batch, of all processes together.
+      batch_size: examples per batch, over all processes.
       key: root of the order; iteration is then endless. None for one pass in file order, to
         evaluate on.
-      drop_remainder: whole batches only; otherwise a pass ends with the short batch that is left.
+      drop_remainder: drop the short batch that a pass may end with.
       steps_per_epoch: number of batches that ``fit`` counts as an epoch; by default one pass. The
         next epoch continues with the next batch. It requires batches of equal size. With
-        augmentation it should not exceed a pass, as an example is warped alike within an epoch.
-      workers: number of processes that read; by default a thread does. Each imports jaxrnn and the
+        augmentation it should not exceed a pass, as within an epoch, each example is warped in one
+        way.
+      workers: number of reader processes; by default, a thread reads. Each imports jaxrnn and the
         main module, which must therefore be protected by ``if __name__ == "__main__"``.
 
     Raises:

@@ -58,7 +58,7 @@ class Adding(Group):
 
 @dataclass(frozen=True, kw_only=True)
 class Copying(Group):
-    """The copy-memory task: ten symbols, to be recalled after a delay."""
+    """The copy-memory task: ten symbols to recall after a delay."""
 
     delay: Count = 100
     """Number of time steps between the symbols and their recall."""
@@ -104,7 +104,7 @@ class Copying(Group):
 
 
 def _draw_all(group: Adding | Copying) -> tuple[Split, dict[str, Split]]:
-    """Draw the training split, then those to evaluate on."""
+    """Draw the training split, then the others."""
     rng = np.random.default_rng(group.data_seed)
     train = group._draw(rng, group.examples)
     return train, {name: group._draw(rng, group.held_out) for name in ("validation", "test")}

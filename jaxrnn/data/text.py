@@ -1,4 +1,4 @@
-"""Characters to predict one by one, and how well other programs compress them."""
+"""Text to predict character by character, with compression programs as baselines."""
 
 import gzip
 import lzma
@@ -18,15 +18,15 @@ from jaxrnn.groups import Count, Group
 
 @dataclass(frozen=True, kw_only=True)
 class Text(Group):
-    """A text whose characters are predicted one by one."""
+    """A text to predict character by character."""
 
     text: Path | None = None
     """UTF-8 text file; None for the language reference that comes with Python, which differs
     between versions."""
     rows: Count = 64
-    """Number of equal pieces that the training text is cut into, to be read in parallel."""
+    """Number of equal pieces to cut the training text into, which are read in parallel."""
     held_out: Annotated[float, Gt(0), Lt(0.4)] = 0.05
-    """Fraction of the text to test on, at its end; as much before it is for validation."""
+    """Fraction of the text for testing, at its end; as much before it is for validation."""
 
     def build(self) -> Datasets:
         """Read the text and cut it into rows.
@@ -54,7 +54,7 @@ class Text(Group):
         return Datasets(train, evals, outputs=len(alphabet), baselines={"bits": bits})
 
     def read(self) -> str:
-        """Read the whole text; Python's reference without repeated paragraphs."""
+        """Read the whole text, Python's reference without repeated paragraphs."""
         if self.text is None:
             from pydoc_data.topics import topics
 
@@ -81,8 +81,8 @@ def _bits(compress: Callable[[bytes], bytes], text: str, last: int) -> float:
 def _in_rows(text: str, alphabet: Sequence[str], rows: int) -> Split:
     """Cut (rows, time) tokens, and the tokens that follow; leftover characters are dropped."""
     number = {character: token for token, character in enumerate(alphabet)}
-    kind = np.uint8 if len(alphabet) <= 256 else np.int32
-    tokens = np.array([number[character] for character in text], kind)
+    dtype = np.uint8 if len(alphabet) <= 256 else np.int32
+    tokens = np.array([number[character] for character in text], dtype)
     time = (len(tokens) - 1) // rows
     inputs, labels = (tokens[start : start + rows * time].reshape(rows, time) for start in (0, 1))
     return Split(inputs, labels, class_names=tuple(alphabet))

@@ -13,7 +13,7 @@ from jaxrnn.plotting.curves import Picture
 def plot_samples(
     split: Split, *, rows: int = 6, columns: int = 6, titles: Sequence[str] | None = None
 ) -> Figure:
-    """Draw the first examples of a split as a grid of grey images, each with its label.
+    """Draw the first examples of a split as a grid of gray images, each with its label.
 
     Args:
       split: ``inputs`` (N, height, width); each sequence is drawn as an image, a row per time step.
@@ -40,7 +40,7 @@ def plot_samples(
 def draw_images(
     axes: Any, images: np.ndarray, titles: Sequence[str], grid: tuple[int, int], fontsize: float
 ) -> None:
-    """Draw grey images (N, height, width) with titles in a grid of (rows, columns).
+    """Draw gray images (N, height, width) with titles in a grid of (rows, columns).
 
     They share one Axes; one Axes for each would take several times as long to draw.
     """

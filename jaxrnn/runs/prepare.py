@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrnn.data import Datasets, Source, Split, Stream, default_places, stream
+from jaxrnn.data import Datasets, Source, Split, Stream, default_dirs, stream
 from jaxrnn.runs.config import Experiment, RuntimeConfig
 from jaxrnn.training.epochs import Augment
 from jaxrnn.training.fitting import TrainerConfig
@@ -80,7 +80,7 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
 
 def build_data(group: Any, runtime: RuntimeConfig) -> Datasets:
     """Build the data, and read the training split into memory unless it is streamed."""
-    with default_places(runtime.data_dir, runtime.archives):
+    with default_dirs(runtime.data_dir, runtime.archives):
         data: Datasets = group.build()
     if isinstance(data.train, Source) and not runtime.stream:
         return dataclasses.replace(data, train=data.train.load())

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxrnn.data import ImageSequences, default_places
+from jaxrnn.data import ImageSequences, default_dirs
 from jaxrnn.data.splits import Split, check_values, take
 from jaxrnn.files import read_json
 from jaxrnn.runs.checkpoints import Checkpoints
@@ -229,7 +229,7 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     devices = suitable_devices(stored.state.params, runtime.devices)
     state = replicate(stored.network, mesh := batch_mesh(trainer.batch_size, devices))
     results: dict[str, Any] = {"epoch": len(stored.history)}
-    with default_places(runtime.data_dir, runtime.archives):
+    with default_dirs(runtime.data_dir, runtime.archives):
         data = experiment.data.build()
     for name, split in data.evals.items():
         split = replicate(split, mesh) if isinstance(split, Split) else split

@@ -16,7 +16,7 @@ def dot(row, column, size=28):
     return jnp.zeros((size, size)).at[row, column].set(1.0)
 
 
-def centres(warp, image):
+def centers(warp, image):
     """(200, 2): where the brightness of the image goes."""
     warped = np.asarray(jax.vmap(warp, (0, None))(KEYS, image))
     grid = np.stack(np.meshgrid(*map(np.arange, image.shape), indexing="ij"))
@@ -29,21 +29,21 @@ def test_nothing_to_do_is_no_function():
 
 
 def test_shift_moves_by_up_to_so_many_pixels_each_way():
-    moved = centres(WarpConfig(shift=3.0).build(), dot(14, 10)) - [14, 10]
+    moved = centers(WarpConfig(shift=3.0).build(), dot(14, 10)) - [14, 10]
     assert np.abs(moved).max() <= 3.5
     np.testing.assert_allclose(np.abs(moved).mean(0), 1.5, atol=0.3)
     assert abs(np.corrcoef(moved.T)[0, 1]) < 0.3  # one does not follow from the other
 
 
-def test_rotation_and_zoom_keep_the_centre():
+def test_rotation_and_zoom_keep_the_center():
     blob = jnp.zeros((29, 29)).at[13:16, 13:16].set(1.0)
     for options in ({"rotation": 45.0}, {"zoom": 0.3}):
-        np.testing.assert_allclose(centres(WarpConfig(**options).build(), blob), 14, atol=0.1)
+        np.testing.assert_allclose(centers(WarpConfig(**options).build(), blob), 14, atol=0.1)
 
 
 def test_rotation_turns_by_up_to_so_many_degrees():
     image = jnp.zeros((29, 29)).at[13:16, 22:25].set(1.0)
-    place = centres(WarpConfig(rotation=30.0).build(), image) - 14
+    place = centers(WarpConfig(rotation=30.0).build(), image) - 14
     angle = np.degrees(np.arctan2(place[:, 0], place[:, 1]))
     assert 25 < np.abs(angle).max() < 32
     np.testing.assert_allclose(np.hypot(*place.T), 9, atol=0.5)
@@ -51,19 +51,19 @@ def test_rotation_turns_by_up_to_so_many_degrees():
 
 def test_zoom_stretches_by_up_to_its_exponential():
     image = jnp.zeros((29, 29)).at[13:16, 22:25].set(1.0)
-    distance = centres(WarpConfig(zoom=0.2).build(), image)[:, 1] - 14
+    distance = centers(WarpConfig(zoom=0.2).build(), image)[:, 1] - 14
     assert distance.min() == pytest.approx(9 * np.exp(-0.2), abs=0.4)
     assert distance.max() == pytest.approx(9 * np.exp(0.2), abs=0.4)
 
 
-def test_shear_moves_rows_away_from_the_centre():
-    above = centres(WarpConfig(shear=0.5).build(), jnp.zeros((29, 29)).at[6, 13:16].set(1.0))
+def test_shear_moves_rows_away_from_the_center():
+    above = centers(WarpConfig(shear=0.5).build(), jnp.zeros((29, 29)).at[6, 13:16].set(1.0))
     np.testing.assert_allclose(above[:, 0], 6, atol=1e-4)
     assert np.abs(above[:, 1] - 14).max() == pytest.approx(4, abs=0.3)
 
 
 def test_elastic_displacements_have_their_deviation():
-    moved = centres(WarpConfig(elastic=1.0).build(), dot(14, 14)) - 14
+    moved = centers(WarpConfig(elastic=1.0).build(), dot(14, 14)) - 14
     # At a grid point the field is the grid's own value; here almost.
     np.testing.assert_allclose(moved.std(0), 1.0, atol=0.25)
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 import jaxrnn
-from jaxrnn.data.images import default_places
+from jaxrnn.data.images import default_dirs
 
 
 def test_protocol_splits_meet_without_overlap():
@@ -136,15 +136,15 @@ def test_a_dataset_without_classes_is_refused_before_it_is_prepared(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_default_places_are_used_unless_others_are_given(tmp_path, digits):
+def test_default_dirs_are_used_unless_others_are_given(tmp_path, digits):
     (tmp_path / "file").write_text("")
-    with default_places(tmp_path / "file" / "data", None):
+    with default_dirs(tmp_path / "file" / "data", None):
         with pytest.raises(OSError, match=r"could not be prepared in .*/file/data"):
             jaxrnn.load("mnist", split="train[:5]")
         given = jaxrnn.load("mnist", split="train[:5]", data_dir=os.environ["TFDS_DATA_DIR"])
     np.testing.assert_array_equal(given.inputs, digits.inputs[:5])
     assert len(jaxrnn.load("mnist", split="train[:5]")) == 5
-    with default_places(None, tmp_path), pytest.raises(FileNotFoundError, match="lacks train-"):
+    with default_dirs(None, tmp_path), pytest.raises(FileNotFoundError, match="lacks train-"):
         jaxrnn.load("mnist", split="train[:5]")
 
 

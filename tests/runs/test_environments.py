@@ -157,5 +157,5 @@ def test_a_home_that_cannot_be_written(folder, monkeypatch, caplog):
     monkeypatch.setenv("TFDS_DATA_DIR", str(folder / "file" / "data"))
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     assert len(jaxrnn.load("mnist", split="test[:5]")) == 5
-    assert "cannot be made; preparing data in" in caplog.text
+    assert "cannot be created; preparing data in" in caplog.text
     assert list(folder.glob("tensorflow_datasets-*/mnist/1.0.0"))

@@ -1,4 +1,4 @@
-"""Readers: labelled images by the name of their dataset, as memory-mapped arrays."""
+"""Readers: labelled images by dataset name, as memory-mapped arrays."""
 
 import logging
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from jaxrnn.data.readers.arrays import Arrays, Images, Kept, concatenate, keep, temporary_data_dir
+from jaxrnn.data.readers.arrays import Arrays, Cached, Images, cache, concatenate, fallback_data_dir
 from jaxrnn.data.readers.builders import FAMILY, LabelledImages, decode, open_builder
 from jaxrnn.data.readers.files import (
     find_idx,
@@ -28,48 +28,48 @@ _Path = str | os.PathLike[str] | None
 def read_split(
     name: str, split: str, data_dir: _Path, archives: _Path
 ) -> tuple[Arrays, tuple[str, ...]]:
-    """Read a split and the names of its classes; see :class:`jaxrnn.Source`."""
+    """Read a split and its class names; see :class:`jaxrnn.Source`."""
     data_dir = Path(data_dir) if data_dir else _default_data_dir()
-    if kept := _read_whole(name, data_dir, Path(archives) if archives else None):
-        splits, class_names = kept
+    if cached := _read_whole(name, data_dir, Path(archives) if archives else None):
+        splits, class_names = cached
         sizes = {part: tfds.core.SplitInfo(part, [len(splits[part].labels)], 0) for part in splits}
         parts = _find_parts(name, split, sizes)
     else:
         builder = open_builder(name, data_dir)
         parts = _find_parts(name, split, builder.info.splits)
         identity, splits = identify([Path(builder.data_dir, "dataset_info.json")]), {}
-        for part in {part for part, _ in parts}:  # other splits may be large
+        for part in {part for part, _ in parts}:  # others may be large
             read = partial(decode, builder, part)
-            kept_part, class_names = keep(data_dir, f"{builder.name}-{part}", identity, read)
-            splits |= kept_part
+            cached_part, class_names = cache(data_dir, f"{builder.name}-{part}", identity, read)
+            splits |= cached_part
     arrays = [Arrays(*(array[rows] for array in splits[part])) for part, rows in parts]
     return arrays[0] if len(arrays) == 1 else concatenate(arrays), class_names
 
 
-def _read_whole(name: str, data_dir: Path, archives: Path | None) -> Kept | None:
+def _read_whole(name: str, data_dir: Path, archives: Path | None) -> Cached | None:
     """Read a dataset of the MNIST family or of files; None if it is one of tfds's."""
     path, family = Path(name).expanduser(), FAMILY.get(name.lower())
     if archives is not None and (family or name.lower() == "idx"):
         idx, key = find_idx(archives), name.lower()
-        return keep(data_dir, key, identify(idx.values()), partial(_read_archives, idx, family))
+        return cache(data_dir, key, identify(idx.values()), partial(_read_archives, idx, family))
     if name.lower() == "idx":
         raise ValueError("name 'idx' needs archives (--archives), a directory of IDX files")
     if archives is not None:
         known = ", ".join(["idx", *FAMILY])
         raise ValueError(f"archives are read for {known} only, not for {name!r}")
     if family:
-        return keep(data_dir, family.name, "published", partial(_read_family, family, data_dir))
+        return cache(data_dir, family.name, "published", partial(_read_family, family, data_dir))
     if path.suffix == ".npz":
-        return keep(data_dir, path.stem, identify([path]), partial(read_npz, path))
+        return cache(data_dir, path.stem, identify([path]), partial(read_npz, path))
     if len(path.parts) > 1 and path.is_dir():
         found = find_images(path)
         identity = identify(image for _, _, image in found)
-        return keep(data_dir, path.name, identity, partial(read_images, found, path))
+        return cache(data_dir, path.name, identity, partial(read_images, found, path))
     return None
 
 
 def _read_archives(idx: Mapping[str, Path], family: type[LabelledImages] | None) -> Images:
-    """Read the given IDX files, as a dataset of the MNIST family or under no name."""
+    """Read IDX files, as a dataset of the MNIST family if one is given."""
     images = read_idx_files(idx, family.CLASS_NAMES if family else ())
     if family and set(family.CONTENT_SHA256) - images.sha256:
         folder = next(iter(idx.values())).parent
@@ -86,7 +86,7 @@ def _read_family(family: type[LabelledImages], data_dir: Path) -> Images:
 def _find_parts(
     name: str, split: str, splits: Mapping[str, tfds.core.SplitInfo]
 ) -> list[tuple[str, slice]]:
-    """Interpret a tfds split string as parts of the splits of a dataset."""
+    """Convert a tfds split string to slices of a dataset's splits."""
     try:
         found = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
     except (ValueError, NotImplementedError) as error:
@@ -98,13 +98,13 @@ def _find_parts(
 
 
 def _default_data_dir() -> Path:
-    """Return tfds's data_dir or, if that can't be made, a temporary directory."""
+    """Return tfds's data_dir or, if it can't be created, a temporary directory."""
     directory = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     try:
         directory = directory.expanduser()
         directory.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # RuntimeError: there is no home directory
-        temporary = temporary_data_dir()
-        log.warning("%s cannot be made; preparing data in %s instead", directory, temporary)
+    except (OSError, RuntimeError):  # RuntimeError: no home directory
+        temporary = fallback_data_dir()
+        log.warning("%s cannot be created; preparing data in %s instead", directory, temporary)
         return temporary
     return directory

@@ -1,4 +1,4 @@
-"""Labelled images as arrays, kept in files and memory-mapped."""
+"""Labelled images as arrays, cached in files and memory-mapped."""
 
 import contextlib
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_FORMAT = 2  # raise it when the same files are read or kept differently
+_FORMAT = 2  # increment it when files are read or cached differently
 
 
 class Arrays(NamedTuple):
@@ -28,7 +28,7 @@ class Images:
     """Labelled images of some splits.
 
     Attributes:
-      splits: for each split, such as ``train``, pieces to be read one after the other, once.
+      splits: the pieces of each split, such as ``train``, which can be iterated over once.
       class_names: the name of each class, in order.
       sha256: of the decompressed content of each IDX file.
     """
@@ -38,33 +38,33 @@ class Images:
     sha256: frozenset[str] = frozenset()
 
 
-Kept = tuple[dict[str, Arrays], tuple[str, ...]]
-"""The arrays of each split, and the name of each class."""
+Cached = tuple[dict[str, Arrays], tuple[str, ...]]
+"""The arrays of each split, and the class names."""
 
 
-def keep(data_dir: Path, name: str, identity: str, read: Callable[[], Images]) -> Kept:
-    """Memory-map the arrays of a dataset, which is read only if they are not kept yet.
+def cache(data_dir: Path, name: str, identity: str, read: Callable[[], Images]) -> Cached:
+    """Memory-map the cached arrays of a dataset, which is read if there are none.
 
-    They are kept in ``<data_dir>/jaxrnn/<name>-<digest of the identity>``, which is complete or
-    absent and may be deleted at any time; if that can't be written, in :func:`temporary_data_dir`.
+    The cache is ``<data_dir>/jaxrnn/<name>-<digest of the identity>``, which is complete or absent
+    and may be deleted at any time; if it can't be written, it is in :func:`fallback_data_dir`.
 
     Raises:
-      OSError: neither can be written.
+      OSError: neither directory can be written.
     """
     digest = hashlib.sha256(f"{_FORMAT} {identity}".encode("utf-8", "surrogateescape")).hexdigest()
-    parents = data_dir, temporary_data_dir()
+    parents = data_dir, fallback_data_dir()
     place, fallback = (parent / "jaxrnn" / f"{name}-{digest[:16]}" for parent in parents)
-    for kept in (place, fallback):
+    for directory in (place, fallback):
         with contextlib.suppress(OSError, ValueError):  # absent or damaged
-            return _map(kept)
+            return _map(directory)
     images = read()
     with contextlib.suppress(OSError):  # read-only or full
         return _write(place, images)
     return _write(fallback, read())
 
 
-def temporary_data_dir() -> Path:
-    """Return a directory of this user for data that can't be kept where it should be."""
+def fallback_data_dir() -> Path:
+    """Return the user's fallback directory for data whose own can't be written."""
     user = os.getuid() if hasattr(os, "getuid") else ""
     return Path(tempfile.gettempdir(), f"tensorflow_datasets-{user}")
 
@@ -74,22 +74,22 @@ def concatenate(pieces: Iterable[Arrays]) -> Arrays:
     return Arrays(*map(np.concatenate, zip(*pieces, strict=True)))
 
 
-def _map(place: Path) -> Kept:
+def _map(place: Path) -> Cached:
     class_names, splits = json.loads((place / "arrays.json").read_text("utf-8"))
 
     def map_array(name: str, dtype: str, shape: list[int]) -> np.ndarray:
         return np.asarray(np.memmap(place / name, dtype, "r", shape=tuple(shape)))
 
-    arrays = {split: Arrays(*(map_array(*one) for one in files)) for split, files in splits.items()}
+    arrays = {name: Arrays(*(map_array(*file) for file in files)) for name, files in splits.items()}
     return arrays, tuple(class_names)
 
 
-def _write(place: Path, images: Images) -> Kept:
-    """Write the arrays elsewhere, piece by piece, and rename them at the end."""
+def _write(place: Path, images: Images) -> Cached:
+    """Write the arrays piece by piece to a temporary directory, then rename it."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as temporary:
         new = Path(temporary, "new")
-        new.mkdir()  # which, unlike a temporary directory, others may read
+        new.mkdir()  # unlike a temporary directory, readable by other users
         splits = {
             split: _write_split(new, split, pieces) for split, pieces in images.splits.items()
         }

@@ -1,4 +1,4 @@
-"""tfds builders: ours of the MNIST family, and how any is prepared and read without TensorFlow."""
+"""tfds builders: those of the MNIST family, and reading any without TensorFlow."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ from jaxrnn.data.readers.arrays import Arrays, Images
 from jaxrnn.data.readers.files import IDX_NAMES, find_idx, read_idx_files
 from jaxrnn.files import first_line
 
-_AT_ONCE = 4096  # examples; bounds what is in memory while they are decoded
+_AT_ONCE = 4096  # examples that are decoded and in memory together
 
 
 class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -32,8 +32,8 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
     URL: str
     CLASS_NAMES: tuple[str, ...]
     ARCHIVES: Path | None = None  # in place of a download
-    CONTENT_SHA256: tuple[str, ...] = ()  # of each file, decompressed, where it is known
-    images: Images | None = None  # once they have been prepared
+    CONTENT_SHA256: tuple[str, ...] = ()  # of each decompressed file, if known
+    images: Images | None = None  # set by preparation
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(skip_registration=True, **kwargs)
@@ -72,13 +72,13 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
         self.info.set_splits(tfds.core.SplitDict(splits))
 
     def _serialize(self, piece: Arrays) -> Iterator[bytes]:
-        """Serialize examples; those of one label differ in their pixels alone."""
-        white, around = np.full((28, 28, 1), 255, np.uint8), []
+        """Serialize examples; records of the same label differ only in their pixels."""
+        white, affixes = np.full((28, 28, 1), 255, np.uint8), []
         for label in range(len(self.CLASS_NAMES)):
             record = self.info.features.serialize_example({"image": white, "label": label})
-            around.append(record.split(white.tobytes()))
+            affixes.append(record.split(white.tobytes()))
         for image, label in zip(piece.images, piece.labels.tolist(), strict=True):
-            yield image.tobytes().join(around[label])
+            yield image.tobytes().join(affixes[label])
 
 
 class Mnist(LabelledImages):
@@ -97,7 +97,7 @@ class Mnist(LabelledImages):
 
 
 class FashionMnist(LabelledImages):
-    """Fashion-MNIST articles of clothing, Han Xiao, Kashif Rasul, Roland Vollgraf (MIT licence)."""
+    """Fashion-MNIST articles of clothing, Han Xiao, Kashif Rasul, Roland Vollgraf (MIT license)."""
 
     name = "fashion_mnist"
     URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -125,9 +125,9 @@ FAMILY = {builder.name: builder for builder in (Mnist, FashionMnist, Kmnist)}
 
 
 def open_builder(name: str, data_dir: Path) -> Any:
-    """Find the tfds builder of a dataset of labelled images, and prepare it as ArrayRecord.
+    """Return the tfds builder of a dataset of labelled images, prepared as ArrayRecord.
 
-    Two processes may prepare a dataset at once: tfds renames a temporary directory at the end.
+    Several processes may prepare it at once, as tfds renames a temporary directory at the end.
     """
     with _one_line_errors(name, data_dir):
         builder = FAMILY.get(name, partial(tfds.builder, name))(data_dir=data_dir)
@@ -152,7 +152,7 @@ def open_builder(name: str, data_dir: Path) -> Any:
 
 
 def decode(builder: Any, *splits: str) -> Images:
-    """Open some splits of prepared data."""
+    """Decode some splits of prepared data, lazily."""
     names = builder.info.features[builder.info.supervised_keys[1]].names
     return Images({split: _decode(builder, split) for split in splits}, tuple(names))
 
@@ -172,7 +172,7 @@ def _decode(builder: Any, split: str) -> Iterator[Arrays]:
 
 @contextlib.contextmanager
 def _one_line_errors(name: str, directory: object) -> Iterator[None]:
-    """Say what went wrong; tfds and the packages below it raise errors of many kinds."""
+    """Raise the errors of tfds and its dependencies, of many kinds, as errors of one line."""
     try:
         yield
     except tfds.core.DatasetNotFoundError as error:  # whose message fills a screen

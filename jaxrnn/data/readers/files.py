@@ -23,16 +23,16 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 
 def identify(paths: Iterable[Path]) -> str:
-    """Return a text that changes when one of the files does, without reading them.
+    """Return a text that changes when a file does, without reading the files.
 
-    A file that is replaced by one of the same size and modification time has another ctime.
+    The ctime tells apart files of the same size and modification time.
     """
     stats = ((path.absolute(), path.stat()) for path in paths)
     return "\n".join(f"{path} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}" for path, s in stats)
 
 
 def find_idx(folder: Path) -> dict[str, Path]:
-    """Find the IDX file of each role, such as ``train images``, whatever the naming scheme."""
+    """Find the IDX file of each role, such as ``train images``, in any common naming scheme."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a directory; it should contain the archives")
     found: dict[str, Path] = {}
@@ -52,21 +52,21 @@ def find_idx(folder: Path) -> dict[str, Path]:
 
 
 def read_idx_files(paths: Mapping[str, Path], class_names: tuple[str, ...] = ()) -> Images:
-    """Read the IDX file of each role; the names of the classes are the labels by default."""
+    """Read the IDX file of each role; by default, classes are named by their labels."""
     arrays, sha256 = {}, set()
     for role, path in paths.items():
         array, digest = read_idx(path)
         sha256.add(digest)
         if array.ndim == 3 and path.name.lower().startswith("emnist"):  # stored transposed
             array = array.transpose(0, 2, 1)
-        arrays[role] = array[:, 0] if array.ndim == 2 else array  # QMNIST's labels: the class
+        arrays[role] = array[:, 0] if array.ndim == 2 else array  # QMNIST: the class comes first
     splits = [split for split in ("train", "test") if f"{split} images" in arrays]
     pairs = {split: (arrays[f"{split} images"], arrays[f"{split} labels"]) for split in splits}
     return _check(next(iter(paths.values())).parent, pairs, class_names, frozenset(sha256))
 
 
 def read_npz(path: Path) -> Images:
-    """Read ``x_train, y_train, x_test, y_test`` of a ``.npz`` file, as Keras stores data sets."""
+    """Read ``x_train, y_train, x_test, y_test`` of a ``.npz`` file, as Keras stores datasets."""
     try:
         with np.load(path, allow_pickle=False) as file:
             if missing := {"x_train", "y_train"} - set(file.files):
@@ -74,12 +74,12 @@ def read_npz(path: Path) -> Images:
             splits = [split for split in ("train", "test") if f"x_{split}" in file.files]
             pairs = {split: (file[f"x_{split}"], file[f"y_{split}"]) for split in splits}
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise ValueError(f"{path} cannot be read as Keras stores data sets: {error}") from error
+        raise ValueError(f"{path} cannot be read as Keras stores datasets: {error}") from error
     return _check(path, pairs)
 
 
 def find_images(folder: Path) -> list[tuple[str, str, Path]]:
-    """Find images with split and class, below ``train`` and ``test`` or without these."""
+    """Find images with their split (``train`` if there are no such directories) and class."""
     places = {name: folder / name for name in ("train", "test") if (folder / name).is_dir()}
     return [
         (split, path.parent.name, path)
@@ -90,7 +90,7 @@ def find_images(folder: Path) -> list[tuple[str, str, Path]]:
 
 
 def read_images(found: Sequence[tuple[str, str, Path]], folder: Path) -> Images:
-    """Read the images that :func:`find_images` has found in a folder."""
+    """Read the images that :func:`find_images` found in a folder."""
     if not found:
         raise ValueError(f"{folder} has no images in directories named by class")
     class_names = sorted({name for _, name, _ in found})
@@ -108,7 +108,7 @@ def read_images(found: Sequence[tuple[str, str, Path]], folder: Path) -> Images:
 
 def _read_image(path: Path) -> np.ndarray:
     """Read an image as (height, width) gray or (height, width, 3) color."""
-    from PIL import Image  # here, as it takes a while to import
+    from PIL import Image  # slow to import
 
     try:
         with Image.open(path) as image:
@@ -125,7 +125,7 @@ def _check(
     class_names: tuple[str, ...] = (),
     sha256: frozenset[str] = frozenset(),
 ) -> Images:
-    """Check images and labels; labels that have no names are counted from the least of 0 and 1."""
+    """Check images and labels; labels without names may start at 0 or 1."""
     arrays = {}
     for split, (images, labels) in pairs.items():
         labels = as_column(convert("labels", labels))
@@ -142,10 +142,10 @@ def _check(
                 f"{labels.dtype} from {labels.min(initial=0)} to {labels.max(initial=0)}"
             )
         arrays[split] = Arrays(images, labels.astype(np.int32))
-    every = np.concatenate([labels for _, labels in arrays.values()])
+    joined = np.concatenate([labels for _, labels in arrays.values()])
     first = 0
-    if every.max() >= len(class_names):
-        first = min(int(every.min()), 1)
-        class_names = tuple(map(str, range(first, every.max() + 1)))
+    if joined.max() >= len(class_names):
+        first = min(int(joined.min()), 1)
+        class_names = tuple(map(str, range(first, joined.max() + 1)))
     splits = {name: [Arrays(ims, ls - first)] for name, (ims, ls) in arrays.items()}
     return Images(splits, class_names, sha256)

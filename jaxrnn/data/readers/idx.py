@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 ELEMENT_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-MAX_BYTES = 2**30  # of one array; EMNIST's largest has 547 MB
+MAX_BYTES = 2**30  # of an array; EMNIST's largest has 547 MB
 
 
 def read_idx(path: str | os.PathLike[str]) -> tuple[np.ndarray, str]:
@@ -29,7 +29,7 @@ def read_idx(path: str | os.PathLike[str]) -> tuple[np.ndarray, str]:
 
     Raises:
       OSError: the file can't be read.
-      ValueError: the file is not IDX, is truncated, longer than its header says or too large.
+      ValueError: the file is not IDX, truncated, longer than its header says, or too large.
     """
     with open(path, "rb") as opened:
         compressed = opened.read(2) == b"\x1f\x8b"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.data.readers.arrays import Arrays, Images, keep
+from jaxrnn.data.readers.arrays import Arrays, Images, cache
 
 GENERATOR = np.random.default_rng(0)
 ARRAYS = Arrays(GENERATOR.integers(0, 256, (9, 2, 3), np.uint8), np.arange(9, dtype=np.int32))
@@ -27,7 +27,7 @@ def fallback(tmp_path, monkeypatch):
 
 
 def check(data_dir, read=read, identity="1"):
-    splits, class_names = keep(data_dir, "digits", identity, read)
+    splits, class_names = cache(data_dir, "digits", identity, read)
     np.testing.assert_array_equal(splits["train"].images, ARRAYS.images)
     np.testing.assert_array_equal(splits["train"].labels, ARRAYS.labels)
     assert (list(splits), class_names) == (["train"], ("é", "b"))
@@ -104,5 +104,7 @@ def test_home_that_cannot_be_written(fallback, monkeypatch, caplog, digits):
     monkeypatch.setenv("HOME", "/proc/home")
     split = jaxrnn.load("mnist", split="train[:500]")
     np.testing.assert_array_equal(split.inputs, digits.inputs)
-    message = f"/proc/home/tensorflow_datasets cannot be made; preparing data in {fallback} instead"
+    message = (
+        f"/proc/home/tensorflow_datasets cannot be created; preparing data in {fallback} instead"
+    )
     assert message in caplog.text

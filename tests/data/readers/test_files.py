@@ -156,7 +156,7 @@ def test_arrays_as_keras_stores_them(tmp_path, channels, order):
         ({"x_train": np.zeros((3, 4, 4)), "y_train": np.full(3, -1)}, "int32 from -1 to 0"),
         ({"x_train": np.full((3, 4, 4), 0.5), "y_train": np.zeros(3)}, "float64"),
         ({"x_train": np.array([None]), "y_train": np.zeros(1)}, "cannot be read as Keras"),
-        (None, "cannot be read as Keras stores data sets"),
+        (None, "cannot be read as Keras stores datasets"),
     ],
 )
 def test_arrays_that_are_no_data_set(tmp_path, content, message):

@@ -133,14 +133,14 @@ def _place(
 
 
 def _put_on_paper(rng: np.random.Generator, ink: np.ndarray) -> tuple[Image.Image, str]:
-    """A photo of that ink in RGB, or a clean picture in grey; and its description."""
+    """A photo of that ink in RGB, or a clean picture in gray; and its description."""
     bright = rng.random() < 0.4
     black, white = rng.uniform(0, 0.25), rng.uniform(0.7, 1)
     paper, pen = (black, white) if bright else (white, black)
     words = "bright on dark" if bright else "dark on bright"
     if rng.random() < 0.3:
-        grey = paper + (pen - paper) * ink
-        return Image.fromarray(np.round(255 * grey).astype(np.uint8)), f"{words}, clean"
+        gray = paper + (pen - paper) * ink
+        return Image.fromarray(np.round(255 * gray).astype(np.uint8)), f"{words}, clean"
 
     tints = rng.uniform(0.85, 1, (2, 3)).astype(np.float32)
     colour = tints[0] * paper + (tints[1] * pen - tints[0] * paper) * ink[..., None]

@@ -123,7 +123,7 @@ def test_short_help(capsys):
         assert f"\n  {line}" in text
     text = show(capsys, "-h", run=run_page)
     assert "About it." in text
-    assert "--hidden 150 " in text
+    assert "--model.hidden 150 " in text  # another group has hidden, too
 
 
 def test_whole_help_has_a_box_for_each_group(capsys):

@@ -152,7 +152,7 @@ def test_class_names_cannot_end_the_script():
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"bidirectional": True}, "reads in both directions"),
+        ({"bidirectional": True}, "a bidirectional network"),
         ({"pooling": "mean"}, "pooling 'mean'"),
         ({"layer_norm": True}, "layer_norm"),
         ({"dtype": "bfloat16"}, "dtype bfloat16"),

@@ -80,8 +80,9 @@ def test_specks_are_left_out_and_detached_strokes_are_not():
     specks = np.zeros_like(ink)
     specks[3:6, 3:6] = specks[110:113, 150:153] = 1
     noise = np.random.default_rng(0).normal(0, 0.03, ink.shape).astype(np.float32)
-    for gray in (0.9 - 0.7 * (ink + stroke + specks), 0.9 - 0.7 * (ink + stroke + specks) + noise):
-        found = find_ink(gray)
+    clean = 0.9 - 0.7 * (ink + stroke + specks)
+    for picture in (clean, clean + noise):
+        found = find_ink(picture)
         assert not found[specks > 0].any()
         assert found[stroke > 0].mean() > 0.7
         assert not found[~around(ink + stroke)].any()
@@ -115,9 +116,9 @@ def test_ringing_of_jpeg_does_not_enlarge_the_box():
 
 
 def test_ink_is_chosen_against_the_border():
-    gray = 0.2 + 0.6 * scene()
-    np.testing.assert_allclose(find_ink(1 - gray), find_ink(gray), atol=1e-5)
-    inside_out = find_ink(gray, "dark")
+    picture = 0.2 + 0.6 * scene()
+    np.testing.assert_allclose(find_ink(1 - picture), find_ink(picture), atol=1e-5)
+    inside_out = find_ink(picture, "dark")
     assert inside_out[60, 70] == 1  # the hole of the ring
     assert not inside_out[scene() > 0].any()
 
@@ -145,9 +146,9 @@ def test_noise_alone_is_nothing():
 
 
 def test_long_pictures():
-    gray = np.ones((30, 3000), np.float32)
-    gray[8:22, 1000:1003] = 0
-    image = normalize_digit(gray)
+    picture = np.ones((30, 3000), np.float32)
+    picture[8:22, 1000:1003] = 0
+    image = normalize_digit(picture)
     assert image.any(1).sum() == 20
     assert image.any(0).sum() <= 6
     dot = np.zeros((3, 5000))
@@ -155,10 +156,10 @@ def test_long_pictures():
     assert normalize_digit(dot).max() == 255
 
 
-@pytest.mark.parametrize("gray", [np.zeros((2, 3, 3)), np.full((4, 4), np.nan), np.zeros(5)])
-def test_arrays_that_are_no_gray_pictures(gray):
+@pytest.mark.parametrize("picture", [np.zeros((2, 3, 3)), np.full((4, 4), np.nan), np.zeros(5)])
+def test_arrays_that_are_no_gray_pictures(picture):
     with pytest.raises(ValueError, match=r"^a picture must be .*\(height, width\).*got"):
-        find_ink(gray)
+        find_ink(picture)
 
 
 def test_unknown_ink():

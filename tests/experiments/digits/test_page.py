@@ -74,7 +74,7 @@ def script() -> Script:
     ],
     ids=["tanh", "relu", "gru", "gru_relu", "lstm"],
 )
-def test_script_believes_what_the_network_computes(digits, options, time, order):
+def test_script_computes_the_probabilities_of_the_network(digits, options, time, order):
     model, params = network(time, **{"layers": 2, **options})
     script = Script(drawing_page(model, params, (time, 784 // time), NAMES, order))
     images = np.asarray(digits.inputs[:10])
@@ -86,7 +86,7 @@ def test_script_believes_what_the_network_computes(digits, options, time, order)
         np.testing.assert_allclose(script.beliefs(image), beliefs, rtol=0, atol=1e-4)
 
 
-def test_last_belief_is_the_answer_of_the_network(digits, script):
+def test_last_beliefs_are_the_probabilities_of_the_network(digits, script):
     model, params = network()
     images = np.asarray(digits.inputs[:10])
     logits = model.apply({"params": params}, images / np.float32(255))
@@ -180,6 +180,6 @@ def test_networks_that_the_page_cannot_compute_are_refused(options, what):
         (784, SHUFFLED, {"cell": "lstm"}, "in a fixed, shuffled order"),
     ],
 )
-def test_page_says_what_the_network_is(time, order, options, about):
+def test_page_describes_the_network(time, order, options, about):
     html = drawing_page(*network(time, **options), (time, 784 // time), NAMES, order)
     assert about in html

@@ -133,14 +133,14 @@ def test_large_pictures_are_shrunk():
 
 @pytest.mark.parametrize("value", [0, 100, 255])
 @pytest.mark.parametrize("shape", [(1, 1), (28, 28), (1, 5000), (5000, 1), (0, 5), (300, 300)])
-def test_nothing_on_it(shape, value):
+def test_blank_picture(shape, value):
     blank = np.full(shape, value, np.uint8)
     with pytest.raises(ValueError, match=r"^there is no ink in the picture$"):
         normalize_digit(blank)
     assert not find_ink(np.full(shape, value / 255)).any()
 
 
-def test_noise_alone_is_nothing():
+def test_noise_alone_is_not_ink():
     noise = np.random.default_rng(0).normal(0.5, 0.05, (150, 200))
     assert not find_ink(noise).any()
 
@@ -157,7 +157,7 @@ def test_long_pictures():
 
 
 @pytest.mark.parametrize("picture", [np.zeros((2, 3, 3)), np.full((4, 4), np.nan), np.zeros(5)])
-def test_arrays_that_are_no_gray_pictures(picture):
+def test_invalid_arrays(picture):
     with pytest.raises(ValueError, match=r"^a picture must be .*\(height, width\).*got"):
         find_ink(picture)
 

@@ -134,7 +134,7 @@ def test_script_is_short():
     assert sum(len(part.splitlines()) for part in parts) < 200
 
 
-def test_page_loads_nothing():
+def test_web_page_loads_nothing():
     html = drawing_page(*network(), (28, 28), NAMES)
     assert "default-src 'none'" in html
     assert re.findall(r"""(?:src|href)=["']?([^"' >]*)""", html) == ["data:,"]
@@ -162,7 +162,7 @@ def test_class_names_cannot_end_the_script():
         ({"cell": nn.SimpleCell(5)}, "cell SimpleCell"),
     ],
 )
-def test_networks_that_the_page_cannot_compute_are_refused(options, what):
+def test_networks_that_the_web_page_cannot_compute(options, what):
     with pytest.raises(ValueError, match=f"can't compute.*{what}"):
         drawing_page(RNNModel(**options), {}, (28, 28), NAMES)
 
@@ -180,6 +180,6 @@ def test_networks_that_the_page_cannot_compute_are_refused(options, what):
         (784, SHUFFLED, {"cell": "lstm"}, "in a fixed, shuffled order"),
     ],
 )
-def test_page_describes_the_network(time, order, options, about):
+def test_web_page_describes_the_network(time, order, options, about):
     html = drawing_page(*network(time, **options), (time, 784 // time), NAMES, order)
     assert about in html

@@ -173,14 +173,14 @@ def test_nonempty_directory_is_left_unchanged(tmp_path):
         (RNNConfig(hidden=4), {"class_names": tuple("abcdefghij")}, "--page needs a network that"),
     ],
 )
-def test_networks_without_a_page_to_draw_on(config, changes, message, tmp_path):
+def test_networks_without_a_web_page(config, changes, message, tmp_path):
     run = dataclasses.replace(trained(config), **changes)
     with pytest.raises(ValueError, match=message):
         next(export_run(run, ExportDigits(Path(), tmp_path / "out", page=True)))
     assert not (tmp_path / "out").exists()
 
 
-def test_page_to_draw_on_has_the_order_of_the_pixels(tmp_path):
+def test_web_page_has_the_order_of_the_pixels(tmp_path):
     run = trained(RNNConfig(hidden=4))
     data = dataclasses.replace(run.experiment.data, permute=True, permutation=5)
     experiment = dataclasses.replace(run.experiment, data=data)

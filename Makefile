@@ -2,16 +2,16 @@
 # make test        create .venv, install, run every check and test; pytest -m "not program" skips
 #                  the tests that start programs
 # make notebooks   run the notebooks and store their outputs
-# make page        train a network, export its page and draw on it in Chromium (Debian's package)
-# make kills       kill runs at random moments, resume them and compare bit for bit; the same for one
-#                  of two processes, and for sweeps (half an hour)
+# make page        train a network, write its web page and draw on it in Chromium (Debian's package)
+# make kills       kill runs at random moments, resume them and compare bit for bit; also a run of
+#                  two processes, and sweeps (half an hour)
 # make fuzz        fuzz the readers of IDX, JSON and configurations, 100,000 inputs each
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-WHAT := --quiet --constraint constraints.txt --editable
-INSTALL = $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(WHAT) $(1) \
-	|| $(BIN)/python -m pip install $(WHAT) $(1)
+OPTIONS := --quiet --constraint constraints.txt --editable
+INSTALL = $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(OPTIONS) $(1) \
+	|| $(BIN)/python -m pip install $(OPTIONS) $(1)
 
 .PHONY: mnist test notebooks page kills fuzz clean
 

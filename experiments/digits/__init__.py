@@ -1,1 +1,1 @@
-"""Pictures of digits as MNIST has them, and the page to draw on."""
+"""Pictures of digits in the style of MNIST, and the web page to draw on."""

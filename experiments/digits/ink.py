@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-_WORKING = 200  # for speed, larger pictures are shrunk to the area of a square of this side
+_WORKING = 200  # larger pictures are shrunk to the area of a square of this side, for speed
 _STROKE = 0.4  # strokes are narrower than this fraction of the side
 _PAPER = 0.3  # at least this fraction of a picture is paper
 _ROUNDING = 0.5 / 255  # half a gray level; smaller differences are rounding
@@ -36,8 +36,7 @@ def find_ink(picture: np.ndarray, ink: Literal["auto", "bright", "dark"] = "auto
       are shrunk to the area of 200 × 200 pixels.
 
     Raises:
-      ValueError: the picture is not two-dimensional or not finite, or ``ink`` is not one of
-        these.
+      ValueError: the picture is not two-dimensional or not finite, or ``ink`` is unknown.
 
     >>> find_ink(np.array([[9, 9, 9, 9], [9, 9, 209, 9], [9, 9, 9, 9]], np.uint8))
     array([[0., 0., 0., 0.],
@@ -94,7 +93,7 @@ def _subtract_surface(gray: np.ndarray) -> np.ndarray:
 
 
 def _subtract_paper(level: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return what ink adds to the paper, and the standard deviation of the paper's noise."""
+    """Return the picture minus the paper, and the standard deviation of the noise."""
     side = level.size**0.5  # of a square of the same area
     smooth = ndimage.gaussian_filter(level, _SMOOTH * side)
     if np.quantile(np.abs(level - smooth), _PAPER) > _ROUNDING:

@@ -15,7 +15,7 @@ from jaxrnn.nn.model import RNNModel
 _TEMPLATE = Path(__file__).with_name("digit.html")
 _PLACE = '"DATA"'  # the placeholder in the template
 
-# For each cell: what to call the network, and the gates of its kernels.
+# For each cell: the name of the network, and the gates of its kernels.
 _CELLS = {
     "simple": ("An Elman network", ("",)),
     "gru": ("A GRU network", ("r", "z", "n")),
@@ -32,13 +32,13 @@ def drawing_page(
 ) -> str:
     """Make a web page on which to draw a digit and watch a network classify it as it reads.
 
-    The page is one HTML file that holds the weights and works offline. It fits the drawing into
+    The web page is one HTML file that holds the weights and works offline. It fits the drawing into
     28 × 28 pixels as :func:`fit_digit` does, and shows the probability of each class after every
     time step.
 
     Args:
-      model: a forward network of ``simple``, ``gru`` or ``lstm`` cells that classifies by its last
-        state, without ``layer_norm``, ``skip`` or ``embedding``.
+      model: a unidirectional network of ``simple``, ``gru`` or ``lstm`` cells that classifies by
+        its last state, without ``layer_norm``, ``skip`` or ``embedding``.
       params: its parameters.
       input_shape: (time, features) of an image, 784 numbers in all.
       class_names: the name of each class.
@@ -49,7 +49,7 @@ def drawing_page(
       The HTML.
 
     Raises:
-      ValueError: the page can't compute the network.
+      ValueError: the web page can't compute the network.
 
     >>> model = RNNModel(hidden=4)
     >>> params = model.init(jax.random.key(0), np.zeros((1, 28, 28)))["params"]
@@ -85,10 +85,10 @@ def drawing_page(
 
 
 def _check(model: RNNModel) -> None:
-    """Raise ``ValueError`` if the page can't compute the network."""
+    """Raise ``ValueError`` if the web page can't compute the network."""
     cell = model.cell if isinstance(model.cell, str) else type(model.cell).__name__
     refused = {
-        "a network that reads in both directions": model.bidirectional,
+        "a bidirectional network": model.bidirectional,
         f"pooling {model.pooling!r}": model.pooling != "last",
         "layer_norm": model.layer_norm,
         "skip": model.skip,
@@ -99,8 +99,8 @@ def _check(model: RNNModel) -> None:
     for what, present in refused.items():
         if present:
             raise ValueError(
-                "the page needs a forward network that classifies from its last state; it can't "
-                f"compute {what}"
+                "the web page needs a unidirectional network that classifies by its last state; "
+                f"it can't compute {what}"
             )
 
 
@@ -114,11 +114,11 @@ def _layer(cell: str, params: Any) -> Iterator[np.ndarray]:
 
 
 def _about(model: RNNModel, params: Any, unit: str, shuffled: bool) -> str:
-    kind, count = _CELLS[str(model.cell)][0], sum(leaf.size for leaf in jax.tree.leaves(params))
+    name, count = _CELLS[str(model.cell)][0], sum(leaf.size for leaf in jax.tree.leaves(params))
     layers = f"{model.layers} layers of " if model.layers > 1 else ""
     way = {"row": "row by row, from top to bottom", "pixel": "pixel by pixel, in reading order"}
     how = "in a fixed, shuffled order" if shuffled else way.get(unit, "step by step")
     return (
-        f"{kind} of {layers}{model.hidden} units ({count:,} parameters) reads "
+        f"{name} of {layers}{model.hidden} units ({count:,} parameters) reads "
         f"your drawing {how}. The bars show how likely it finds each answer after each {unit}."
     )

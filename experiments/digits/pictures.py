@@ -52,7 +52,7 @@ def fit_digit(ink: np.ndarray) -> np.ndarray:
 
     image = np.zeros((SIDE, SIDE), np.float32)
     top, left = (
-        # Rounded, or the last bits would decide where symmetric ink goes.
+        # Rounded, as otherwise the last bits would decide where symmetric ink goes.
         int(np.clip(np.ceil(np.round(SIDE / 2 - center, 4)), 0, SIDE - size))
         for center, size in zip(_center_of_mass(small), small.shape, strict=True)
     )

@@ -21,7 +21,7 @@ class PredictDigits(Predict):
     """Digits: whether ink is brighter or darker than the paper; auto decides by the border."""
 
     def reader(self, run: Run) -> Reader:
-        """Choose how to read files; pictures of digits become images like those of MNIST."""
+        """Return the reader of files; pictures of digits become images like those of MNIST."""
         if not reads_digits(run):
             if self.ink != "auto":
                 raise ValueError("--ink needs a network that reads digits of 28 × 28 pixels")
@@ -41,10 +41,10 @@ class ExportDigits(Export):
     """Write a trained network for other programs."""
 
     page: bool = False
-    """Also write digit.html, a page on which to draw digits for the network."""
+    """Also write digit.html, a web page on which to draw digits for the network."""
 
     def more_files(self, run: Run) -> Mapping[str, str | bytes]:
-        """Make the page to draw on, if it is asked for."""
+        """Return the web page to draw on, if requested."""
         if not self.page:
             return {}
         if not reads_digits(run):
@@ -55,10 +55,10 @@ class ExportDigits(Export):
         if data.permute:
             order = data.as_inputs(np.arange(784).reshape(1, 28, 28)).ravel()
         params = run.network.params
-        page = drawing_page(run.model, params, run.input_shape, run.class_names, order)
-        return {"digit.html": page}
+        html = drawing_page(run.model, params, run.input_shape, run.class_names, order)
+        return {"digit.html": html}
 
 
 def reads_digits(run: Run) -> bool:
-    """Return whether a network names the digits of images like those of MNIST."""
+    """Return whether a network classifies digits in images like those of MNIST."""
     return run.image_shape == (28, 28, 1) and run.class_names == tuple("0123456789")

@@ -41,7 +41,7 @@ class Split:
       lengths: (N,) integers, the number of valid time steps of each sequence; None if all are.
       targets: (N, width) or (N, time, width) floats, instead of labels.
       class_names: the name of each class, in order; may be empty.
-      channels: numbers per pixel, side by side in ``features``, if the inputs are images.
+      channels: number of channels of a pixel, adjacent in ``features``, if the inputs are images.
 
     Raises:
       ValueError: an array can't be converted without loss, or the arrays don't fit each other.

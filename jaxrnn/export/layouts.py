@@ -1,4 +1,4 @@
-"""Layouts: where Flax, Keras and PyTorch keep the weights of the same network."""
+"""Layouts: the arrays in which Flax, Keras and PyTorch store the weights of a network."""
 
 import itertools
 import re
@@ -17,8 +17,8 @@ class Entry(NamedTuple):
     """An array of a layout, concatenated from Flax's arrays.
 
     Attributes:
-      name: the name of the array.
-      rows: the names of Flax's arrays along the last axis; several rows are stacked.
+      name: name of the array.
+      rows: names of Flax's arrays, joined along the last axis; several rows are stacked.
       transposed: whether the array is stored transposed.
     """
 
@@ -56,9 +56,9 @@ def split(layout: Iterable[Entry], arrays: Mapping[str, np.ndarray]) -> dict[str
     return leaves
 
 
-# The names of the arrays of a layer and, by the modules of a cell of Flax, those whose kernels or
-# biases they hold; a bar separates rows. Where a bias occurs twice, the two are summed. Flax's LSTM
-# has its biases in the modules that read the state, other cells in those that read the inputs.
+# The names of a layer's arrays and, by the modules of Flax's cell, the modules whose kernels or
+# biases each array holds; a bar separates rows. A bias that occurs twice is summed. Flax's LSTM has
+# its biases in the modules that read the state, other cells in those that read the inputs.
 KERAS = ("kernel", "recurrent_kernel", "bias")
 KERAS_CELLS = {
     "h i": ("i", "h", "i"),
@@ -74,16 +74,16 @@ TORCH_CELLS = {
 
 
 def flax_layout(model: RNNModel, leaves: Shapes) -> list[Entry]:
-    """Lay out Flax's own arrays, which every model has."""
+    """Return the layout of Flax's own arrays, for any model."""
     return [Entry(name, ((name,),)) for name in leaves]
 
 
 def keras_layout(model: RNNModel, leaves: Shapes) -> list[Entry]:
-    """Lay out Keras's ``model.get_weights()``, by the names that ``np.savez`` gives them."""
+    """Return the layout of Keras's ``model.get_weights()``, with the names of ``np.savez``."""
     rows: list[Rows] = [(("embedding/embedding",),)] if model.embedding else []
     rows += [part for *_, part in _parts(model, leaves, "Keras", KERAS, KERAS_CELLS)]
     rows += [(("head/kernel",),), (("head/bias",),)]
-    return [Entry(f"arr_{place}", row) for place, row in enumerate(rows)]
+    return [Entry(f"arr_{index}", row) for index, row in enumerate(rows)]
 
 
 def torch_layout(
@@ -93,7 +93,7 @@ def torch_layout(
     head: str = "head.",
     embedding: str = "embedding.",
 ) -> list[Entry]:
-    """Lay out the state dict of a PyTorch module whose layers have these prefixes."""
+    """Return the layout of a PyTorch state dict with these prefixes of its layers."""
     table = [Entry(f"{embedding}weight", (("embedding/embedding",),))] if model.embedding else []
     for layer, backward, part, rows in _parts(model, leaves, "PyTorch", TORCH, TORCH_CELLS):
         name = f"{rnn}{part}_l{layer}" + "_reverse" * backward
@@ -103,7 +103,7 @@ def torch_layout(
 
 
 def torch_prefixes(names: Collection[str]) -> dict[str, str] | None:
-    """Find the prefixes of a state dict's layers, for ``torch_layout``; None if none is recurrent.
+    """Find the prefixes for ``torch_layout`` in a state dict; None if no layer is recurrent.
 
     >>> torch_prefixes(["net.encoder.weight_ih_l0", "net.fc.weight", "net.fc.bias"])
     {'rnn': 'net.encoder.', 'head': 'net.fc.'}

@@ -1,4 +1,4 @@
-"""ONNX: a network as a file made of ONNX's own recurrent operators."""
+"""ONNX: a network as a file of ONNX's own recurrent operators."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -109,11 +109,11 @@ class _Graph:
         self.constants: dict[str, np.ndarray] = {}
 
     def add(self, op: str, *inputs: Any, output: str = "", **attributes: Any) -> str:
-        """Add a node that reads constants and named outputs of others; returns its output."""
+        """Add a node that reads constants and outputs of other nodes; return its output's name."""
         output = output or f"{op}{len(self.nodes)}"
         names = []
-        for place, value in enumerate(inputs):
-            names.append(value if isinstance(value, str) else f"{output}.{place}")
+        for index, value in enumerate(inputs):
+            names.append(value if isinstance(value, str) else f"{output}.{index}")
             if not isinstance(value, str):
                 self.constants[names[-1]] = np.asarray(value)
         self.nodes.append((op, (names, [output]), attributes))
@@ -147,7 +147,7 @@ def _add_network(graph: _Graph, model: RNNModel, params: Any, tokens: bool) -> N
 
 
 def _add_layer(graph: _Graph, model: RNNModel, params: Any, name: str, states: str) -> str:
-    """Add a recurrent layer and return its states, its directions concatenated."""
+    """Add a recurrent layer; return its states, with directions concatenated."""
     op, gates, activations = _OPERATORS[str(model.cell)]
     names = [name, f"{name}_backward"][: 1 + model.bidirectional]
     weights = zip(*(_weights(params[direction], gates) for direction in names), strict=True)
@@ -168,12 +168,12 @@ def _add_layer(graph: _Graph, model: RNNModel, params: Any, name: str, states: s
 
 
 def _weights(params: Any, gates: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the weights W, R and B of one direction of an operator."""
+    """Return the weights W, R and B of an operator, for one direction."""
     kernels, biases = [], []
     for side in "ih":
         modules = [params[side + gate] for gate in gates]
         kernels.append(np.concatenate([module["kernel"].T for module in modules]))
-        zeros = np.zeros(modules[0]["kernel"].shape[1], np.float32)  # Flax has one bias, of i or h
+        zeros = np.zeros(modules[0]["kernel"].shape[1], np.float32)  # Flax has a bias in i or h
         biases += [module.get("bias", zeros) for module in modules]
     return kernels[0], kernels[1], np.concatenate(biases)
 

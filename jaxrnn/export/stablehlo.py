@@ -21,7 +21,7 @@ def to_stablehlo(state: TrainState, input_shape: Sequence[int | str]) -> bytes:
     scaled to 0 … 1, or (batch, time) int32 tokens, and lengths are (batch,) int32.
 
     Args:
-      state: the state of one network.
+      state: the trained state.
       input_shape: (time, features), or (time,) for tokens; ``"time"`` for any number of time steps.
     """
 

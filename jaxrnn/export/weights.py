@@ -1,4 +1,4 @@
-"""load_weights, save_weights: the weights of Keras, PyTorch and Flax networks."""
+"""Load and save weights in the layouts of Keras, PyTorch and Flax."""
 
 import io
 import os
@@ -31,7 +31,7 @@ LAYOUTS: Mapping[str, Callable[[RNNModel, Shapes], list[Entry]]] = {
     "keras": keras_layout,
     "torch": torch_layout,
 }
-# Stands for the number of input features in shapes; a large prime, unlike any other size.
+# Placeholder for the number of input features in shapes: a large prime, unlike other sizes.
 FEATURES = 99_991
 
 
@@ -43,7 +43,7 @@ def load_weights(
     Keras: ``Embedding`` if the model has ``embedding``, ``SimpleRNN``, ``GRU`` (with the default
     ``reset_after=True``) or ``LSTM`` layers, in ``Bidirectional`` or not, and ``Dense``. PyTorch:
     ``nn.Embedding``, ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM``, and ``nn.Linear``, under any names. All
-    layers must have biases; two for one of Flax are summed. Arrays of the same shape in the wrong
+    layers must have biases; two are summed where Flax has one. Arrays of equal shape in the wrong
     order go unnoticed. Activation, skip connections and pooling have no weights.
 
     Args:
@@ -112,7 +112,7 @@ def save_weights(
 
 
 def _shapes(model: Any) -> Shapes:
-    """Return the shapes of the parameters, by their names joined by a slash."""
+    """Return the shapes of the parameters, by names joined with slashes."""
     if not isinstance(model, RNNModel):
         raise ValueError(f"the model must be an RNNModel; got {type(model).__name__}")
     kind, shape = (jnp.int32, (1, 1)) if model.embedding else (jnp.float32, (1, 1, FEATURES))
@@ -128,7 +128,7 @@ def _arrays_of(weights: Any) -> dict[str, Any]:
     if isinstance(weights, Mapping):
         return flatten_dict(dict(weights.get("params", weights)), sep="/")
     if isinstance(weights, list | tuple):
-        return {f"arr_{place}": array for place, array in enumerate(weights)}
+        return {f"arr_{index}": array for index, array in enumerate(weights)}
     raise ValueError(
         "weights must be a file, a list of arrays (Keras: model.get_weights()) or arrays by name "
         f"(PyTorch: model.state_dict(), Flax: state.params); got {type(weights).__name__}"
@@ -141,8 +141,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         if not content.startswith(b"PK"):  # as zip files do
             return safetensors.numpy.load(content)
         with np.load(io.BytesIO(content)) as arrays:
-            return {f"arr_{place}": arrays[f"arr_{place}"] for place in range(len(arrays))}
-    except Exception as error:  # each kind of damage raises another
+            return {f"arr_{index}": arrays[f"arr_{index}"] for index in range(len(arrays))}
+    except Exception as error:  # its type depends on the damage
         raise ValueError(
             f"{path} is not a safetensors file of floats, nor an npz file of arr_0, arr_1, … "
             f"({error}); write it with safetensors.torch.save_file(model.state_dict(), file) or "

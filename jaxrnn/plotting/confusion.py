@@ -1,4 +1,4 @@
-"""A picture of what a classifier confuses: its confusion matrix and its worst mistakes."""
+"""The confusion matrix and the worst mistakes of a classifier."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +13,12 @@ from jaxrnn.plotting.samples import draw_images
 
 
 def plot_confusion(split: Split, logits: Any, *, worst: int = 8) -> Figure:
-    """Draw which classes a network takes for which, and its worst mistakes.
+    """Draw the confusion matrix of a classifier, and its worst mistakes.
 
     Args:
-      split: N examples with one label each; of images the worst mistakes are drawn.
+      split: N examples with one label each; the worst mistakes are drawn if they are images.
       logits: (N, classes) outputs of the network, from :func:`jaxrnn.predict`.
-      worst: number of mistakes to draw, those of the highest cross entropy.
+      worst: number of mistakes to draw, those with the highest cross entropy.
 
     Returns:
       A figure of 12 × 6 inches, and 1.9 more for the mistakes: the number of examples of each class
@@ -33,9 +33,10 @@ def plot_confusion(split: Split, logits: Any, *, worst: int = 8) -> Figure:
     classes, predicted = logits.shape[1], logits.argmax(1)
     names = split.class_names or tuple(map(str, range(classes)))
     counts = np.bincount(classes * labels + predicted, minlength=classes**2)
-    chances = softmax(logits, axis=1)
+    probabilities = softmax(logits, axis=1)
     mistakes = np.flatnonzero(predicted != labels)
-    mistakes = mistakes[np.argsort(chances[mistakes, labels[mistakes]], kind="stable")][:worst]
+    order = np.argsort(probabilities[mistakes, labels[mistakes]], kind="stable")
+    mistakes = mistakes[order][:worst]
     drawn = np.ndim(split.inputs) == 3 and np.shape(split.inputs)[2] > 1 and len(mistakes) > 0
 
     figure = Picture(figsize=(12, 6 + 1.9 * drawn), layout="constrained")
@@ -44,7 +45,9 @@ def plot_confusion(split: Split, logits: Any, *, worst: int = 8) -> Figure:
     _draw_counts(matrix, pairs, counts.reshape(classes, classes), names)
     if drawn:
         pair = "{} → {}, {:.0%}".format
-        titles = [pair(names[labels[i]], names[predicted[i]], chances[i].max()) for i in mistakes]
+        titles = [
+            pair(names[labels[i]], names[predicted[i]], probabilities[i].max()) for i in mistakes
+        ]
         axes = parts[1, 0].subplots()
         draw_images(axes, np.asarray(split.inputs)[mistakes], titles, (1, worst), fontsize=9)
     return figure

@@ -1,4 +1,4 @@
-"""Curves of one or several runs. Every function returns a Figure and shows nothing itself."""
+"""Curves of one or several runs. The functions return figures and show nothing."""
 
 import io
 import itertools
@@ -29,8 +29,8 @@ def plot_history(
     """Draw every metric against epochs, one panel each, with one line for each split.
 
     Args:
-      history: at least one epoch; or the histories of several runs: the mean of the epochs that all
-        of them have is drawn in a band of one standard deviation.
+      history: at least one epoch; or the histories of several runs, drawn as mean and band of one
+        standard deviation over the epochs that all of them have.
       baselines: values to compare with, by metric and name, drawn as horizontal lines. A metric
         with baselines that varies more than thirtyfold gets a logarithmic axis.
 
@@ -73,7 +73,7 @@ def plot_history(
 
 
 def _values(runs: Sequence[History], column: str) -> np.ndarray:
-    """Return a column of every run, cut to the epochs that all of them have, (runs, epochs)."""
+    """Return a column of every run, (runs, epochs), for the epochs that all of them have."""
     return np.array([run[column][: min(map(len, runs))] for run in runs])
 
 
@@ -87,10 +87,10 @@ def _draw_mean(axes: Any, x: np.ndarray, values: np.ndarray, **style: Any) -> No
 
 
 def plot_runs(runs: Mapping[str, History | Sequence[History]], column: str | None = None) -> Figure:
-    """Draw a metric of any number of runs against seconds of training, one line for each name.
+    """Draw a metric of several runs against seconds of training, one line for each name.
 
     Args:
-      runs: for each name a history, or those of several runs, drawn as in :func:`plot_history`.
+      runs: by name, a history, or those of several runs, drawn as in :func:`plot_history`.
       column: the metric, such as ``validation_loss``; by default the last one that every run
         evaluated, an accuracy if there is one.
 
@@ -98,7 +98,7 @@ def plot_runs(runs: Mapping[str, History | Sequence[History]], column: str | Non
       A figure 10 inches wide, seconds on a logarithmic axis, accuracy on a logit one.
 
     Raises:
-      ValueError: no run, or none of the columns was measured after every epoch of all runs.
+      ValueError: there is no run, or no such column measured after every epoch of all runs.
 
     >>> history = History().append(epoch=1, test_accuracy=0.9, seconds=2.0)
     >>> plot_runs({"tf1": history}).axes[0].get_ylabel()
@@ -109,7 +109,7 @@ def plot_runs(runs: Mapping[str, History | Sequence[History]], column: str | Non
     rows = -(-len(runs) // 4)  # of the legend
     figure = Picture(figsize=(10, 6 + 0.25 * rows), layout="constrained")
     axes = figure.subplots()
-    if len(runs) > 10:  # more than there are colors by default
+    if len(runs) > 10:  # more than the default colors
         axes.set_prop_cycle(color=colormaps["turbo"](np.linspace(0.05, 0.95, len(runs))))
     axes.set(xscale="log", xlabel="Seconds of training", ylabel=column.replace("_", " ").title())
     axes.xaxis.set_major_formatter("{x:g}")
@@ -130,7 +130,7 @@ def plot_runs(runs: Mapping[str, History | Sequence[History]], column: str | Non
 
 
 def _common_column(lines: Mapping[str, Sequence[History]], column: str | None) -> str:
-    """Choose the column to compare runs by, which all of them measured after every epoch."""
+    """Choose the column to compare, which all runs measured after every epoch."""
     runs = [*itertools.chain(*lines.values())]
     if not runs:
         raise ValueError("there is no run to plot")

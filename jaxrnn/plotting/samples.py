@@ -17,7 +17,7 @@ def plot_samples(
 
     Args:
       split: ``inputs`` (N, height, width); each sequence is drawn as an image, a row per time step.
-      rows, columns: size of the grid, which fewer examples don't fill.
+      rows, columns: size of the grid; too few examples leave it partly empty.
       titles: one for each example, instead of its label.
 
     Returns:
@@ -42,10 +42,10 @@ def draw_images(
 ) -> None:
     """Draw gray images (N, height, width) with titles in a grid of (rows, columns).
 
-    They share one Axes; one Axes for each would take several times as long to draw.
+    They share one Axes, which is several times as fast as one for each.
     """
     (rows, columns), (height, width) = grid, images.shape[1:]
-    size = max(height, width)  # cells are square, whatever the images are
+    size = max(height, width)  # cells are square, unlike some images
     step = 1.25 * size
     for index, image in enumerate(images):
         top = step * (index // columns) + (size - height) / 2

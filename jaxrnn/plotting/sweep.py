@@ -1,4 +1,4 @@
-"""A picture of a sweep: a metric by the values of the options that were varied."""
+"""A metric of a sweep against the options that were varied."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,13 +12,13 @@ from jaxrnn.plotting.curves import Picture
 def plot_sweep(
     configurations: Sequence[Mapping[str, Any]], varied: Sequence[str], column: str
 ) -> Figure:
-    """Draw a metric for every configuration of a sweep: its mean, and one standard deviation.
+    """Draw the mean and standard deviation of a metric for every configuration of a sweep.
 
     Args:
       configurations: those of ``sweep.json``: the value of each varied option, the mean of the
         metric and, of several seeds, its deviation as ``COLUMN_deviation``.
-      varied: names of the varied options. One number is drawn as a curve in a band, two options as
-        a grid of means, and anything else as points with error bars.
+      varied: names of the varied options. One numeric option is drawn as a curve in a band, two
+        options as a grid of means, and anything else as points with error bars.
       column: name of the metric, such as ``validation_accuracy``.
 
     Returns:
@@ -34,7 +34,9 @@ def plot_sweep(
     mean = np.array([row[column] for row in configurations], float)
     deviation = np.array([row.get(f"{column}_deviation", 0) for row in configurations], float)
     if len(varied) == 2:
-        rows, columns = (list(dict.fromkeys(map(str, each))) for each in zip(*values, strict=True))
+        rows, columns = (
+            list(dict.fromkeys(map(str, option))) for option in zip(*values, strict=True)
+        )
         grid = np.full((len(rows), len(columns)), np.nan)
         box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0}
         for (first, second), value in zip(values, mean, strict=True):

@@ -27,16 +27,16 @@ _log = logging.getLogger("jaxrnn")
 
 
 class Checkpoints:
-    """The checkpoints of one run, the last three epochs and the best one; a hook of ``fit``.
+    """Checkpoints of the last three epochs of a run and of the best one; a hook of ``fit``.
 
     The directory ``7`` holds epoch 7: arrays, written by Orbax, and ``run.json``, with a SHA-256 of
-    all of it. It is written in the background under another name and renamed when complete. A
+    both. It is written in the background under another name and renamed when complete. A
     damaged one is reported, and an earlier one restored. Nothing is unpickled. Several processes
     call the same methods: the first one writes, all read, and their number may change.
 
     Args:
       folder: directory, which a ``with`` block creates.
-      description: JSON that is stored with every checkpoint, such as what the model was built from.
+      description: JSON that is stored with every checkpoint, such as the model's configuration.
     """
 
     def __init__(self, folder: Path | str, description: Mapping[str, Any] | None = None) -> None:
@@ -54,7 +54,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with self._thread:  # which ends it
+        with self._thread:  # shut down at the end
             if error[0] is None:
                 self.wait()
 
@@ -64,13 +64,13 @@ class Checkpoints:
 
     @property
     def epochs(self) -> list[int]:
-        """The epochs that have a checkpoint, in order, whether or not it is good."""
+        """Epochs that have a checkpoint, in order, damaged ones included."""
         items = (*self.folder.glob("*/arrays"), *self.folder.glob("*/run.json"))
         names = {item.parent.name for item in items}
         return sorted(int(name) for name in names if re.fullmatch(r"[1-9][0-9]{0,8}", name))
 
     def save(self, state: TrainState, history: History, key: jax.Array) -> None:
-        """Start to save the last epoch of ``history``; as :meth:`wait` for the previous one."""
+        """Start saving the last epoch of ``history``; first :meth:`wait` for the previous one."""
         leaves = {**_named(state), "key": key}
         keys = [name for name in leaves if issubdtype(leaves[name].dtype, prng_key)]
         arrays = jax.device_get(leaves | {name: jax.random.key_data(leaves[name]) for name in keys})
@@ -82,7 +82,7 @@ class Checkpoints:
             self._saving = self._thread.submit(self._write, arrays, run)
 
     def wait(self) -> None:
-        """Return when everything is on disk; raises ``OSError`` if it could not be written."""
+        """Wait until everything is on disk; raises ``OSError`` if it could not be written."""
         saving, self._saving = self._saving, None
         if saving is not None and (error := saving.exception()):  # of Orbax, TensorStore, Python
             raise OSError(f"could not save to {self.folder}: {first_line(error)}") from error
@@ -91,8 +91,8 @@ class Checkpoints:
         """Restore state, history and root key of the last epoch; None if no epoch was saved.
 
         Args:
-          template: makes, from the stored description, a state of the expected structure and
-            shapes; its values don't matter. The restored state is in host memory.
+          template: function of the stored description that returns a state of the expected
+            structure and shapes, whatever its values. The restored state is in host memory.
           best: restore the best epoch instead of the last.
 
         Raises:
@@ -100,19 +100,19 @@ class Checkpoints:
         """
         chosen: int | None = None
         reports: list[str] = []
-        # Listed anew each time, as a run that continues removes epochs while they are read.
+        # Listed again each time, as a run in progress removes epochs while they are read.
         while epochs := [epoch for epoch in self.epochs if epoch not in self._damaged]:
             epoch = chosen if chosen in epochs else epochs[-1]
             folder = self.folder / str(epoch)
             try:
                 run, arrays = _read(folder)
-            except Exception as error:  # of many kinds: Orbax, TensorStore, JSON, our own
+            except Exception as error:  # of Orbax, TensorStore, JSON or ours
                 if folder.exists():
                     self._damaged[epoch] = f"checkpoint {folder} is damaged: {first_line(error)}"
                     reports.append(self._damaged[epoch])
                 continue
             if best and chosen != (chosen := run["best"]):
-                continue  # with that one, if there is one
+                continue  # with the best one, if it exists
             try:
                 restored = _rebuild(run, arrays, template)
             except Exception as error:
@@ -126,14 +126,14 @@ class Checkpoints:
 
     def _write(self, arrays: Named, run: dict[str, Any]) -> None:
         epoch = len(run["history"])
-        self.folder.mkdir(exist_ok=True)  # without its parents: they go if the run is deleted
+        self.folder.mkdir(exist_ok=True)  # without parents: they are gone if the run was deleted
         shutil.rmtree(self._partial, ignore_errors=True)
         later = [other for other in self.epochs if other >= epoch]
         if good := [other for other in later if self._damaged.pop(other, None) is None]:
             raise FileExistsError(f"epoch {good[0]} exists already")
         self._remove(later)
         self._partial.mkdir()
-        # Claim the room first, as TensorStore reports a full disk by many tracebacks.
+        # Reserve the space first, as TensorStore reports a full disk with many tracebacks.
         with tempfile.TemporaryFile(dir=self._partial) as file:
             file.write(bytes(sum(array.nbytes for array in arrays.values()) + 2**18))
         with _checkpointer() as checkpointer:
@@ -145,13 +145,13 @@ class Checkpoints:
 
     def _remove(self, epochs: Iterable[int]) -> None:
         for epoch in epochs:
-            (self.folder / str(epoch)).rename(self._partial)  # so that nobody reads a part of it
+            (self.folder / str(epoch)).rename(self._partial)  # so that no part of it is read
             shutil.rmtree(self._partial)
 
 
 def _checkpointer() -> Any:
-    """Orbax's checkpointer, for a process that doesn't wait for others while reading or writing."""
-    import orbax.checkpoint as ocp  # here, as it takes a while to import
+    """Return an Orbax checkpointer that reads and writes without waiting for other processes."""
+    import orbax.checkpoint as ocp  # slow to import
 
     index = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(index, {index}, f"process-{index}")
@@ -160,17 +160,17 @@ def _checkpointer() -> Any:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], Named]:
-    """Read what was stored; raises an error of any kind if it is damaged."""
+    """Read a stored epoch; raises an error of any kind if it is damaged."""
     run = read_json(folder / "run.json")
-    # Before TensorStore reads anything, as it reports damage by many tracebacks.
+    # Before TensorStore reads anything, as it reports damage with many tracebacks.
     if run.pop("sha256", None) != _digest(run, folder / "arrays"):
-        raise ValueError("its SHA-256 is not the one that was saved with it")
+        raise ValueError("its SHA-256 does not match the stored one")
     with _checkpointer() as checkpointer:
         return run, checkpointer.restore(folder / "arrays")
 
 
 def _digest(run: dict[str, Any], folder: Path) -> str:
-    """Return the SHA-256 of all that is stored: the JSON, and the files of arrays."""
+    """Return the SHA-256 of a stored epoch: its JSON and the files of its arrays."""
     sums = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb") as file:
@@ -179,7 +179,7 @@ def _digest(run: dict[str, Any], folder: Path) -> str:
 
 
 def _rebuild(run: dict[str, Any], arrays: Named, template: Template) -> Restored:
-    """Put what was stored into the state that the template makes."""
+    """Fill the state that the template returns with the stored arrays."""
     for name, impl in run["keys"].items():
         arrays[name] = jax.random.wrap_key_data(arrays[name], impl=impl)
     key, state = arrays.pop("key"), template(run["description"])

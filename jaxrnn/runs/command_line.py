@@ -38,13 +38,13 @@ class Sweep:
     """Several runs of one experiment, each in a directory of its own."""
 
     seeds: int = 1
-    """Number of networks to train, with consecutive seeds."""
+    """Number of runs of each configuration, with consecutive seeds."""
     vary: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Values to try, as in learning_rate=1e-3,3e-3 hidden=64,150; every combination is run."""
     jobs: int = 1
-    """Number of runs at a time, each in a process with its share of the cores."""
+    """Number of runs to train at once, each in a process with its share of the cores."""
     pictures: bool = False
-    """Draw the pictures of every run too."""
+    """Also draw the pictures of every run."""
 
 
 def main(
@@ -57,18 +57,18 @@ def main(
     """Run the command line of a page; ``--help`` shows presets, commands and options.
 
     Every option of every group is a flag, ``--model.hidden 64``, or without its group where that is
-    unambiguous, ``--hidden 64``. Errors are one line each, with status 2 for what the user gave and
-    1 for what went wrong in training; the status is 141 if the output is closed, as by ``| head``.
+    unambiguous, ``--hidden 64``. Errors are one line each, with status 2 for invalid input and 1
+    for failures in training; the status is 141 if the output is closed, as by ``| head``.
 
     Args:
       presets: experiments by name, all of one class.
       default: the preset to train if none is named.
       description: shown by ``--help``; usually ``__doc__`` of the page.
-      arguments: the words of the command line; by default those of the process.
+      arguments: the command-line arguments; by default those of the process.
     """
-    if arguments is None:  # until training handles signals there is nothing to save: end at once
+    if arguments is None:  # end at once until training, which handles signals
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        gc.freeze()  # exempts what was imported from garbage collection
+        gc.freeze()  # exempts imported modules from garbage collection
         atexit.register(gc.freeze)  # avoids collections at exit, when all memory is freed anyway
     _make_printable()
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -85,7 +85,7 @@ def main(
         print(end="", flush=True)
         return
     except BrokenPipeError:
-        with open(os.devnull, "w") as nowhere:  # for what Python writes at its end
+        with open(os.devnull, "w") as nowhere:  # for what Python writes at exit
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         status = _BROKEN_PIPE
     except _ERRORS as error:
@@ -98,17 +98,17 @@ def main(
 
 
 def _make_printable() -> None:
-    """Let everything be printed: without standard output, or one that lacks some characters."""
+    """Make any text printable, even without standard output or in a limited encoding."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed, and its number free for a file that is opened next
+        if stream is None:  # closed, with its number free for the next open file
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def _report(error: Exception) -> int:
-    """Print a line for each thing that is wrong, and return the exit status."""
+    """Print a line for each error, and return the exit status."""
     message, notes = str(error), getattr(error, "__notes__", [])
     advice = [note for note in notes if isinstance(note, Advice)]
     if isinstance(error, OSError) and error.strerror and error.filename:
@@ -121,7 +121,7 @@ def _report(error: Exception) -> int:
 def _train(
     presets: Mapping[str, Experiment], default: str, words: list[str], description: str
 ) -> None:
-    """Train the preset with the options that follow it, or several networks."""
+    """Train a preset, changed by the options that follow it, or a sweep of it."""
     sweeping = words[:1] == ["sweep"]
     words = words[sweeping:]
     preset = words.pop(0) if words and not words[0].startswith("-") else default
@@ -142,7 +142,7 @@ def _train(
 def configured(
     page: Experiment, words: Sequence[str], description: str = ""
 ) -> tuple[Experiment, Sweep]:
-    """Return an experiment changed by the options of a command line, and those of a sweep."""
+    """Apply command-line options to an experiment; return it and the options of a sweep."""
     names, sweep = [field.name for field in fields(page)], ("sweep", Sweep, Sweep())
     kind = make_dataclass("Page", [sweep], bases=(type(page),), frozen=True, kw_only=True)
     default = kind(**{name: getattr(page, name) for name in names})
@@ -152,7 +152,7 @@ def configured(
 
 
 def values(experiment: Experiment, *vary: Sequence[str]) -> dict[str, list[Any]]:
-    """Return the values of each option to vary by its dotted name, parsed like the option.
+    """Parse ``--vary``: return the values of each option by its dotted name.
 
     Raises:
       ValueError: there is no such option, or no value of its type.
@@ -160,11 +160,11 @@ def values(experiment: Experiment, *vary: Sequence[str]) -> dict[str, list[Any]]
     kind = type(experiment)
     found: dict[str, list[Any]] = {}
     for word in itertools.chain(*vary):
-        flag, _, several = "".join(complete([f"--{word}"], kind)[0]).partition("=")
-        if not several:
+        flag, _, listed = "".join(complete([f"--{word}"], kind)[0]).partition("=")
+        if not listed:
             raise ValueError(f"--vary expects OPTION=VALUE,VALUE,…; got {word!r}")
         name = flag.removeprefix("--").replace("-", "_")
-        for value in several.split(","):
+        for value in listed.split(","):
             option = [f"{flag}={value}"]
             changed = parse(kind, experiment, option, "", "", tyro.conf.FlagConversionOff)
             found.setdefault(name, []).append(attrgetter(name)(changed))
@@ -180,7 +180,7 @@ def _commands(page: Experiment) -> list[str]:
 
 
 def _help(presets: Mapping[str, Experiment], preset: str, description: str) -> Iterator[str]:
-    """Yield the short help, in which a preset is what differs from the chosen one."""
+    """Yield the short help, which lists how other presets differ from the chosen one."""
     page = presets[preset]
     yield f"usage: {page.command} [PRESET] [OPTIONS]\n\n{description}".rstrip()
     yield "\npresets:"

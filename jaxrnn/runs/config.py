@@ -1,4 +1,4 @@
-"""Experiment: what a run is, in groups that check themselves and build their own part."""
+"""Experiment: the full description of a run, in groups that check and build themselves."""
 
 import re
 import sys
@@ -39,13 +39,13 @@ class RuntimeConfig(Group):
     stream: bool = False
     """Read the training split from disk while training, for data larger than memory."""
     workers: Annotated[int, Ge(0)] = 0
-    """When streaming: number of processes that read; 0 for a thread."""
+    """Number of reader processes when streaming; 0 for a thread."""
     sample: Annotated[int, Ge(0)] = 0
     """Language modeling: number of tokens to generate and print at the end."""
     tensorboard: bool = False
-    """Write the curves to event files for TensorBoard too (extra tensorboard)."""
+    """Also write event files for TensorBoard (needs the extra tensorboard)."""
     distributed: bool = False
-    """Train on several processes, which JAX finds (SLURM, Open MPI, Kubernetes, TPU pods)."""
+    """Train on several processes, which JAX detects (SLURM, Open MPI, Kubernetes, TPU pods)."""
     coordinator: str | None = None
     """Address of the first of several processes, host:port."""
     processes: Count | None = None
@@ -53,7 +53,7 @@ class RuntimeConfig(Group):
     process: Annotated[int, Ge(0)] | None = None
     """Index of this process, from 0."""
     heartbeat: Count = 100
-    """Seconds without a sign of life after which a process counts as lost."""
+    """Heartbeat timeout in seconds, after which other processes count as lost."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,7 +79,7 @@ class Experiment:
     ``model.build(outputs)`` a Flax module, ``optimizer.build(steps)`` an optax transformation, and
     ``augment.build()`` a function or None. The identity of a run is everything except ``runtime``.
 
-    What a page adds to the verbs ``predict`` and ``export`` are ``predict_options`` and
+    A page extends the verbs ``predict`` and ``export`` by ``predict_options`` and
     ``export_options``, subclasses of ``Predict`` and ``Export`` in :mod:`jaxrnn.runs.verbs`.
     """
 
@@ -96,7 +96,7 @@ class Experiment:
     runtime: RuntimeConfig = RuntimeConfig()
 
     def hooks(self) -> Sequence[Hook]:
-        """Return hooks to call after every epoch, in the first process."""
+        """Return more hooks to call after every epoch, in the first process."""
         return ()
 
     def check(self) -> None:
@@ -110,7 +110,7 @@ class Experiment:
         if getattr(self.optimizer, "average", 0) and self.trainer.train_curve == "last_batch":
             lines.append("--trainer.train-curve last_batch needs --optimizer.average 0")
         if self.trainer.truncate is not None and getattr(self.model, "bidirectional", False):
-            lines.append("--trainer.truncate needs a network that reads forwards only")
+            lines.append("--trainer.truncate needs a unidirectional network")
         if self.runtime.sample and not isinstance(self.task, LanguageModeling):
             lines.append("--runtime.sample needs a language model")
         if lines:
@@ -123,7 +123,7 @@ class Experiment:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Read what :meth:`to_json` returned; options that it lacks have their defaults.
+        """Build an experiment from :meth:`to_json`; missing options get their defaults.
 
         Raises:
           ValueError: an option is unknown, or has another type or a value that is not allowed.
@@ -146,7 +146,7 @@ class Experiment:
         return not getattr(self.optimizer, "scheduled", False)
 
     def check_same(self, identity: Mapping[str, Any], *, any_epochs: bool = False) -> None:
-        """Check that a stored run is this one, possibly with fewer or, if asked for, any epochs.
+        """Check that a stored run is this one, with at most its epochs or, if asked for, any.
 
         Raises:
           ValueError: it is another run; the message says what differs.

@@ -12,13 +12,13 @@ from jaxrnn.training.fitting import Record
 
 
 class Progress:
-    """A hook of :func:`jaxrnn.fit` that shows a bar on a terminal, otherwise a line per epoch.
+    """A hook of :func:`jaxrnn.fit`: a progress bar on a terminal, otherwise a line per epoch.
 
-    The bar moves during an epoch too; the end of a ``with`` block closes it.
+    The bar moves during epochs, too; the end of a ``with`` block closes it.
 
     Args:
-      epochs: number of epochs of the whole training.
-      done: number of epochs that were trained before.
+      epochs: total number of epochs.
+      done: number of epochs trained before.
     """
 
     def __init__(self, epochs: int, done: int = 0) -> None:
@@ -45,7 +45,7 @@ class Progress:
         self._bar.update(epoch - 1 + fraction - self._bar.n)
 
     def __call__(self, record: Record) -> None:
-        """Show an epoch."""
+        """Show the metrics of an epoch."""
         row, task = record.history.rows[-1], record.state.task
         epoch, rate = int(row["epoch"]), record.examples / row["seconds"]
         text = ", ".join([*_describe(row, task.best), f"{rate:,.0f} examples/s"])
@@ -57,7 +57,7 @@ class Progress:
 
 
 def _describe(row: Mapping[str, float], best: str) -> Iterator[str]:
-    """Describe all metrics of the training split and, of the others, the one that counts."""
+    """Describe all metrics of the training split, and the main metric of the others."""
     for name, value in row.items():
         if name.startswith("train_") or name.endswith(f"_{best}"):
             digits = f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
@@ -65,7 +65,7 @@ def _describe(row: Mapping[str, float], best: str) -> Iterator[str]:
 
 
 def check_tensorboard() -> None:
-    """Raise ``ValueError`` if what writes event files is not installed."""
+    """Raise ``ValueError`` if tensorboardX is not installed."""
     if importlib.util.find_spec("tensorboardX") is None:
         raise ValueError("--tensorboard needs tensorboardX; install jaxrnn's extra tensorboard")
 
@@ -76,13 +76,13 @@ class Events:
     ``tensorboard --logdir FOLDER`` shows the files.
 
     Args:
-      folder: for the event files.
+      folder: directory of the event files.
       splits: names of the splits that are evaluated.
-      done: epochs that were trained before; what TensorBoard shows of later ones is replaced.
+      done: number of epochs trained before; TensorBoard discards earlier events of later ones.
     """
 
     def __init__(self, folder: Path, splits: Sequence[str], done: int = 0) -> None:
-        from tensorboardX import SummaryWriter  # here, as it is an extra
+        from tensorboardX import SummaryWriter  # an extra
 
         self._splits = ("train", *splits)
         purge, suffix = done + 1 if done else None, f".{done:06}"  # names have whole seconds only

@@ -1,4 +1,4 @@
-"""What ends a run early: signals, and errors with advice on what to do about them."""
+"""Early ends of a run: by signals, and by errors, with advice on what to do."""
 
 import contextlib
 import os
@@ -39,7 +39,7 @@ def interruption() -> Iterator[Interruption]:
     Python runs signal handlers between its own instructions, but a call into XLA takes long.
     Therefore a thread waits for the byte that the interpreter's C handler writes at once.
 
-    Within another ``with`` block of this function, as in a run of a sweep, the state is the same.
+    Nested ``with`` blocks, as in the runs of a sweep, share the state of the outer one.
     """
     global _current
     if _current is not None:
@@ -81,18 +81,18 @@ def interruption() -> Iterator[Interruption]:
 
 
 class Advice(str):
-    """A note of an error in training: what to do about it."""
+    """A note of an error in training that says what to do."""
 
 
 @contextlib.contextmanager
 def reading(workers: int) -> Iterator[None]:
-    """Turn the ``RuntimeError`` of Grain, if a process that reads data ends, into ``OSError``."""
+    """Convert Grain's ``RuntimeError`` for a reader process that ended to ``OSError``."""
     try:
         yield
     except RuntimeError as error:
         if not workers or isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
             raise
-        hint, shared = "", Path("/dev/shm")  # through which the processes pass what they have read
+        hint, shared = "", Path("/dev/shm")  # which passes data between processes
         if shared.is_dir() and (free := shutil.disk_usage(shared).free) < 2**28:
             hint = f"; /dev/shm has only {free // 2**20} MiB left"
         raise OSError(f"a process that reads data has ended{hint}: {error}") from error
@@ -100,7 +100,7 @@ def reading(workers: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(checkpoints: Checkpoints, resume: str) -> Iterator[None]:
-    """Add to an error in training what to do about it."""
+    """Add advice to an error in training."""
     try:
         yield
     except Exception as error:

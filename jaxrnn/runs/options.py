@@ -1,7 +1,7 @@
-"""Options: those of a dataclass and its groups, parsed by tyro, with short names.
+"""Command-line options of a dataclass and its groups, parsed by tyro, with short names.
 
-What is wrong with an option, and its docstring, are known to private modules of tyro alone;
-therefore pyproject.toml pins its version.
+The causes of errors and the docstrings of fields come from private modules of tyro, so
+pyproject.toml pins its version.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ def parse(
 ) -> Any:
     """Parse options of a dataclass, which may be given without their group, as in ``--hidden 64``.
 
-    ``prog`` and ``description`` are what ``--help`` shows; ``markers`` are those of ``tyro.conf``.
+    ``--help`` shows ``prog`` and ``description``; ``markers`` are those of ``tyro.conf``.
 
     Raises:
       ValueError: an option is unknown or ambiguous, or its value has another type.
@@ -42,7 +42,7 @@ def parse(
 
 
 def _refuse(event: errors.ParseErrorEvent) -> None:
-    """Raise what tyro is about to print, as an error of one line."""
+    """Raise the error that tyro is about to print, in one line."""
     argument = getattr(event, "argument", None)
     name = f"{argument.display_name()}: " if argument else ""
     match event:
@@ -62,8 +62,8 @@ def _refuse(event: errors.ParseErrorEvent) -> None:
 def complete(words: Iterable[str], kind: Any) -> tuple[list[str], dict[str, Any]]:
     """Complete options that were given without their group.
 
-    Returns the words, and the groups that ``--optimizer muon`` or the like choose, by field. Raises
-    ``ValueError`` if there is no such option, or several.
+    Return the words, and the groups that options such as ``--optimizer muon`` choose, by field.
+    Raises ``ValueError`` if an option is unknown or ambiguous.
     """
     known, completed, chosen = _options(kind), [], {}
     queue = iter(words)
@@ -91,7 +91,7 @@ def complete(words: Iterable[str], kind: Any) -> tuple[list[str], dict[str, Any]
 
 
 def describe_options(options: Any, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield each of these options that a dataclass has: name and value, and what it is."""
+    """Yield name with value, and description, of those of the options that a dataclass has."""
     known = _options(type(options))
     for name in names:
         found = list(_find(name, known))
@@ -108,7 +108,7 @@ def describe_options(options: Any, names: Iterable[str]) -> Iterator[tuple[str, 
 
 
 def _options(kind: Any, prefix: str = "") -> dict[str, dict[str, Any]]:
-    """Return the full names of options and, where a group is chosen, the groups by name."""
+    """Return the full names of options and, for those that choose a group, the groups by name."""
     hints, known = get_type_hints(kind), {}
     for field in dataclasses.fields(kind):
         hint, option = hints[field.name], field.name.replace("_", "-")
@@ -124,7 +124,7 @@ def _options(kind: Any, prefix: str = "") -> dict[str, dict[str, Any]]:
 
 
 def _find(name: str, known: Iterable[str]) -> list[str]:
-    """Return the options that a name, which may lack its group, stands for."""
+    """Return the full names that a name, with or without its group, may stand for."""
     return [name] if name in known else [full for full in known if full.endswith(f".{name}")]
 
 

@@ -1,4 +1,4 @@
-"""Prepare a run: data, the state at step 0, and what checkpoints say of them."""
+"""Prepare a run: data, the state at step 0, and their description in checkpoints."""
 
 import dataclasses
 import math
@@ -20,16 +20,16 @@ from jaxrnn.training.steps import check_truncation
 
 
 class Prepared(NamedTuple):
-    """What an experiment consists of, built.
+    """The parts of an experiment, built.
 
     Attributes:
-      data: what it trains and evaluates on.
+      data: the data to train and evaluate on.
       train: the split to train on, or a stream of it.
-      augment: what changes the training examples; None if nothing does.
-      description: what its checkpoints say of it, in JSON.
-      state: where training starts: at step 0, if nothing was restored.
-      history: the epochs that were trained before.
-      key: root of the data order.
+      augment: the augmentation of training examples, or None.
+      description: JSON that is stored with every checkpoint.
+      state: the state to start from: at step 0, if nothing was restored.
+      history: the epochs trained before.
+      key: root key of the data order.
       mesh: devices that share each batch.
     """
 
@@ -44,11 +44,11 @@ class Prepared(NamedTuple):
 
 
 def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
-    """Build what an experiment consists of.
+    """Build the parts of an experiment.
 
     Args:
-      experiment: one that has been checked.
-      data: what :func:`build_data` returned for it before.
+      experiment: a checked experiment.
+      data: the result of :func:`build_data` for it, if there is one.
 
     Raises:
       ValueError: data, model and task don't fit each other; batches don't divide among processes;
@@ -88,7 +88,7 @@ def build_data(group: Any, runtime: RuntimeConfig) -> Datasets:
 
 
 def _describe(experiment: Experiment, data: Datasets) -> dict[str, Any]:
-    """Describe what a run consists of, for its checkpoints.
+    """Describe the parts of a run, for its checkpoints.
 
     Raises:
       ValueError: data, model and task don't fit each other.
@@ -118,7 +118,7 @@ def _describe(experiment: Experiment, data: Datasets) -> dict[str, Any]:
 def initial_state(
     experiment: Experiment, description: Mapping[str, Any], key: jax.Array | None
 ) -> TrainState:
-    """Build model and optimizer, and their state at step 0; without a key, its shapes.
+    """Build model and optimizer, and their state at step 0; without a key, only its shapes.
 
     Raises:
       ValueError: the network does not fit in memory.

@@ -1,4 +1,4 @@
-"""The session of a run: devices, and processes that find each other, write and end together."""
+"""The session of a run: its devices, and the coordination of its processes."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from jaxrnn.runs.config import RuntimeConfig
 from jaxrnn.runs.hooks import check_tensorboard
 from jaxrnn.training.sharding import use_cpu_cores
 
-_MESSAGE = 2**16  # bytes; collectives move arrays of a fixed size
+_MESSAGE = 2**16  # bytes, as collectives move arrays of a fixed size
 
 
 class Stopped(SystemExit):
@@ -32,7 +32,7 @@ class LostProcessesError(RuntimeError):
 
 @contextlib.contextmanager
 def session(runtime: RuntimeConfig) -> Iterator[None]:
-    """Set up devices, the cache of compiled programs and, with several, the processes of runs.
+    """Set up devices, the compilation cache and, if there are several, the processes.
 
     Raises:
       ValueError: JAX has no such devices, or is set up so that training can't use them.
@@ -43,7 +43,7 @@ def session(runtime: RuntimeConfig) -> Iterator[None]:
     config: Any = jax.config
     if config.jax_compilation_cache_dir is None:
         directory = Path(platformdirs.user_cache_dir("jaxrnn"), "compiled")
-        with contextlib.suppress(OSError):  # no such directory can be made: compile every time
+        with contextlib.suppress(OSError):  # it can't be created: compile every time
             directory.mkdir(parents=True, exist_ok=True)
             config.update("jax_compilation_cache_dir", str(directory))
     config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -52,8 +52,8 @@ def session(runtime: RuntimeConfig) -> Iterator[None]:
             count = min(len(jax.local_devices()), runtime.devices or sys.maxsize)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(
-                f"JAX finds no device for JAX_PLATFORMS={config.jax_platforms}; without it, JAX "
-                "takes what there is"
+                f"JAX finds no device for JAX_PLATFORMS={config.jax_platforms}; unset it "
+                "to use what there is"
             ) from error
         if config.jax_disable_jit and count > 1:
             raise ValueError("with JAX_DISABLE_JIT, JAX cannot divide batches; use --devices 1")
@@ -78,9 +78,9 @@ def processes(runtime: RuntimeConfig) -> Iterator[None]:
     if not runtime.distributed:
         yield
         return
-    # This service would take SIGTERM away from Python, and only record it.
+    # This service would intercept SIGTERM, and only record it.
     jax.config.update("jax_enable_preemption_service", False)
-    patience = 3 * runtime.heartbeat  # JAX's own ratio of the two
+    patience = 3 * runtime.heartbeat  # JAX's default ratio of the two
     try:
         if runtime.coordinator and runtime.process:
             _wait_for(runtime.coordinator, patience)
@@ -110,7 +110,7 @@ def processes(runtime: RuntimeConfig) -> Iterator[None]:
 
 
 def end_at_once(status: int) -> None:
-    """End this process, if it has others that would wait for it at an orderly end."""
+    """End this process if, at an orderly end, it would wait for others."""
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -126,7 +126,7 @@ def _wait_for(address: str, seconds: float) -> None:
     while True:
         try:
             return socket.create_connection((host, int(port)), timeout=seconds).close()
-        except (OSError, OverflowError) as error:  # not yet, or its name is not known yet
+        except (OSError, OverflowError) as error:  # not listening yet, or the name is unknown yet
             if time.monotonic() > deadline:
                 raise ValueError(f"nothing listens at {address} ({error})") from error
         time.sleep(0.2)
@@ -134,7 +134,7 @@ def _wait_for(address: str, seconds: float) -> None:
 
 def is_first() -> bool:
     """Return whether this process writes files and prints."""
-    # Without others JAX isn't asked, as that would start its devices.
+    # Alone, JAX isn't asked, as that would initialize its devices.
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
@@ -145,7 +145,7 @@ def say(message: str) -> None:
 
 
 def from_first(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Call a function in the first process; return its result, JSON, in all of them.
+    """Call a function in the first process, and return its result, JSON, in all of them.
 
     Raises:
       ValueError: in all of them, if the function raises it or an ``OSError``.

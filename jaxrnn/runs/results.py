@@ -1,4 +1,4 @@
-"""Results: what a run writes and prints at its start and, for good, at its end."""
+"""Results: what a run writes and prints at its start and at its end."""
 
 import platform
 import shlex
@@ -36,7 +36,7 @@ def describe_start(prepared: Prepared) -> str:
 
 
 def describe_devices(mesh: jax.sharding.Mesh) -> list[str]:
-    """Return the platform of each device and, if that says more, its kind."""
+    """Return the platform of each device and, if different, its kind."""
     devices = mesh.devices.flat
     return [" ".join(dict.fromkeys((device.platform, device.device_kind))) for device in devices]
 
@@ -49,7 +49,7 @@ def describe_mesh(mesh: jax.sharding.Mesh) -> str:
 
 
 def write_about(workdir: Path, model: nn.Module, prepared: Prepared, *, pictures: bool) -> None:
-    """Write the table of parameters and, of labelled images, the first training examples."""
+    """Write the table of parameters and, for labelled images, the first training examples."""
     train = prepared.data.train
     example = zeros_like_one(np.empty((1, *prepared.description["input_shape"])))
     plain = {"width": 120, "force_terminal": False, "no_color": True}
@@ -58,7 +58,7 @@ def write_about(workdir: Path, model: nn.Module, prepared: Prepared, *, pictures
     write_atomically(workdir / "parameters.txt", "\n".join(lines) + "\n")
     images = example.shape[2:] > (1,)  # wider than one pixel
     if pictures and isinstance(train, Split) and train.class_names and images:
-        from jaxrnn.plotting.samples import plot_samples  # here, as it takes a while to import
+        from jaxrnn.plotting.samples import plot_samples  # slow to import
 
         write_figure(workdir / "samples.png", plot_samples(train))
 
@@ -72,14 +72,14 @@ def finish(
     *,
     pictures: bool,
 ) -> dict[str, Any]:
-    """Write the results of a finished run, and print what counts and how to go on.
+    """Write the results of a finished run; print its main metrics and how to continue.
 
     Args:
       workdir: directory of the run.
       experiment: the full description of the run.
-      prepared: what it consists of, with state and history after the last epoch.
+      prepared: its parts, with state and history after the last epoch.
       checkpoints: closed; with patience, the best epoch is read from them.
-      seconds: by phase.
+      seconds: duration of each phase.
       pictures: whether to draw curves and confusions.
 
     Returns:
@@ -122,7 +122,7 @@ def _size(prepared: Prepared) -> int:
 
 
 def _metrics(history: History, task: Task, epoch: int) -> dict[str, Any]:
-    """Return the metrics of an epoch, and the best value of those that count."""
+    """Return the metrics of an epoch, and the best values of the main metric."""
     row = history.rows[epoch - 1]
     metrics = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
     best = {
@@ -135,8 +135,8 @@ def _metrics(history: History, task: Task, epoch: int) -> dict[str, Any]:
 
 
 def _draw(workdir: Path, state: TrainState, data: Datasets, history: History) -> None:
-    """Draw the curves and, of the test split or the last one, what a classifier confuses."""
-    from jaxrnn.plotting import plot_confusion, plot_history  # here, as matplotlib is slow
+    """Draw the curves and, for classifiers, the confusion matrix of the test or last split."""
+    from jaxrnn.plotting import plot_confusion, plot_history  # slow to import
 
     write_figure(workdir / "curves.png", plot_history(history, data.baselines))
     splits = {
@@ -152,7 +152,7 @@ def _draw(workdir: Path, state: TrainState, data: Datasets, history: History) ->
 def _describe(
     results: Mapping[str, Any], data: Datasets, experiment: Experiment, workdir: Path
 ) -> Iterator[str]:
-    """Yield the lines that a run ends with: the metrics that count, and commands that go on."""
+    """Yield the last lines of a run: its main metrics, and commands to continue with."""
     command, directory = experiment.command, shlex.quote(str(workdir))
     if results["epoch"] < results["epochs"]:
         yield f"epoch {results['epoch']} of {results['epochs']} was the best and is kept"

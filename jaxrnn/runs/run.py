@@ -1,4 +1,4 @@
-"""run: prepare an experiment, restore it, train it and leave its results."""
+"""run: prepare an experiment, restore it, train it and write its results."""
 
 import contextlib
 import importlib
@@ -56,9 +56,9 @@ def run_one(
     """Run an experiment within a :func:`session`; see :func:`run`.
 
     Args:
-      experiment: one that has been checked.
-      name: of the run.
-      data: what ``experiment.data`` builds, if that has been done before.
+      experiment: a checked experiment.
+      name: the name of the run.
+      data: what ``experiment.data`` builds, if it was built before.
       pictures: whether to draw curves, samples and confusions.
     """
     trainer, clock = experiment.trainer, Clock()

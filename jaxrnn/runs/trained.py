@@ -1,4 +1,4 @@
-"""Trained networks, read back from their work directories to predict, evaluate or export."""
+"""Trained networks, loaded from their work directories to predict, evaluate or export."""
 
 import math
 from collections.abc import Mapping
@@ -38,10 +38,10 @@ class Run:
       state: parameters, optimizer state and step, to evaluate or to train further.
       history: its curves.
       key: root key of the data order; ``fit`` with it and ``history`` continues the run.
-      input_shape: (time, features) of what it was trained on, or (time,) for tokens.
+      input_shape: (time, features) of a training example, or (time,) for tokens.
       outputs: number of outputs.
-      class_names: the name of each class, in order; its index if the data has no names.
-      channels: numbers per pixel, side by side in the features, if it was trained on images.
+      class_names: the name of each class, in order; indices if the data has no names.
+      channels: number of channels of a pixel, which are adjacent in the features of images.
       pixels: whether it was trained on uint8 pixels, which the network reads as 0 … 1.
     """
 
@@ -93,14 +93,14 @@ class Run:
           ValueError: inputs of another kind than in training, or an invalid length.
         """
         count = len(split := self.split_of(inputs, lengths))
-        if count:  # padded, so that few sizes are compiled
+        if count:  # padded, to compile for few sizes
             unit = min(1 << (count - 1).bit_length(), 512)
             rows = np.arange(math.ceil(count / unit) * unit)
             split = Split(**take(split, np.minimum(rows, count - 1)))
         return np.asarray(predict(self.network, split))[:count]
 
     def classify(self, inputs: Any, lengths: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """Name the class of each example, or of each of its time steps.
+        """Predict the class of each example, or of each of its time steps.
 
         Returns:
           The names of the most likely classes, (N,) or (N, time), and the probabilities of all
@@ -143,13 +143,13 @@ class Ensemble(Run):
 
 
 def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: bool = False) -> Run:
-    """Read back a run from its work directory, or all finished runs of a sweep.
+    """Load a run from its work directory, or all finished runs of a sweep.
 
     Args:
       workdir: directory of the run or the sweep.
       experiment: the class of the experiment. The default serves every page whose model, task and
         optimizer are groups of jaxrnn.
-      best: read the best epoch, with which ``history`` then ends, instead of the last. The verbs of
+      best: load the best epoch, with which ``history`` then ends, instead of the last. The verbs of
         a page do so by default where ``--patience`` is set.
 
     Returns:
@@ -170,7 +170,7 @@ def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: b
 
 
 def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
-    """Read back a single run."""
+    """Load a single run."""
     about: dict[str, Any] = {}
 
     def template(description: Mapping[str, Any]) -> TrainState:

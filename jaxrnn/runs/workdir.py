@@ -57,11 +57,11 @@ def open_workdir(workdir: Path | None, name: str, check: Callable[[Path], None])
 
     Args:
       workdir: directory; None for ``runs/NAME-DATE-TIME``.
-      name: see above.
-      check: called with the directory when it is locked, as another process may have used it.
+      name: used for the default directory.
+      check: called with the locked directory, as another process may have used it.
 
     Raises:
-      ValueError: there is something else of that name.
+      ValueError: the path is a file or a broken link.
       OSError: the directory can't be created, or another process uses it.
     """
     chosen = workdir or _unused_directory(name)
@@ -107,7 +107,7 @@ def _unused_directory(name: str) -> Path:
 def restore(
     workdir: Path, checkpoints: Checkpoints, prepared: Prepared, experiment: Experiment
 ) -> Prepared:
-    """Go on from the last checkpoint, if there is one, and make the files of the run agree.
+    """Restore the last checkpoint, if there is one, and make other files of the run agree.
 
     Raises:
       ValueError: all checkpoints are damaged or of another configuration, or there is none though

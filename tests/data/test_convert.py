@@ -74,7 +74,7 @@ def test_memory_maps_are_not_copied(tmp_path):
     np.testing.assert_array_equal(next(iter(batches))["inputs"], PIXELS[:2])
 
 
-def test_a_pytree_of_anything():
+def test_pytree_of_anything():
     split = Split(INPUTS, LABELS, class_names=["a", "b", "c"])
     assert jax.tree.map(jnp.shape, split).inputs == INPUTS.shape
     doubled = jax.tree.map(lambda leaf: leaf * 2, split)
@@ -101,7 +101,7 @@ def test_a_pytree_of_anything():
         ({"inputs": np.array(["2026-01-01"] * 6, "M8[D]")}, "inputs must be numbers"),
     ],
 )
-def test_what_cannot_be_converted(fields, message):
+def test_unconvertible_values(fields, message):
     with pytest.raises(ValueError, match=message) as caught:
         Split(**{"inputs": INPUTS, "labels": LABELS, **fields})
     assert "\n" not in str(caught.value)
@@ -184,12 +184,12 @@ def test_sequences_of_different_lengths(caplog):
         ({"inputs": np.zeros((6, 12)), "rows": 5}, "cannot be divided into 5 equal rows"),
     ],
 )
-def test_what_cannot_be_interpreted(options, message):
+def test_uninterpretable_arrays(options, message):
     with pytest.raises(ValueError, match=message):
         Split.from_arrays(**{"inputs": INPUTS, "labels": LABELS, **options})
 
 
-def test_streams_of_what_other_libraries_have():
+def test_streams_of_other_libraries():
     pairs = [(INPUTS[row], LABELS[row]) for row in range(6)]
     expected = list(jaxrnn.stream(Split(INPUTS, LABELS), batch_size=4))
     in_batches = [(INPUTS[:4], LABELS[:4]), (INPUTS[4:], LABELS[4:])]
@@ -212,6 +212,6 @@ def test_streams_of_what_other_libraries_have():
         (iter([INPUTS]), r"expects examples \(inputs, labels\); got ndarray"),
     ],
 )
-def test_what_cannot_be_streamed(source, message):
+def test_invalid_sources(source, message):
     with pytest.raises(ValueError, match=message):
         jaxrnn.stream(source, batch_size=2)

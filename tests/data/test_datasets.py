@@ -70,7 +70,7 @@ def test_text(tmp_path):
         assert 2 < data.baselines["bits"][name] < 4  # log2 6 = 2.58 at best
 
 
-def test_the_text_that_python_brings():
+def test_default_text():
     text = Text().read()
     assert len(text) > 200_000
     assert text.count('The "assert" statement\n') == 1

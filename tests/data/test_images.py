@@ -81,7 +81,7 @@ def test_archives_are_for_the_family_only(tmp_path):
         jaxrnn.load("cifar10", split="train", archives=tmp_path)
 
 
-def test_data_dir_that_cannot_be_written(tmp_path):
+def test_unwritable_data_dir(tmp_path):
     (tmp_path / "file").write_text("")
     for data_dir in (tmp_path / "file" / "data", "/proc/data"):
         with pytest.raises(OSError, match=f"'mnist' could not be prepared in {data_dir}"):
@@ -116,7 +116,7 @@ class Numbers(Flags):
     LABEL = np.float32
 
 
-def test_a_dataset_of_tfds(tmp_path, monkeypatch):
+def test_tfds_dataset(tmp_path, monkeypatch):
     monkeypatch.setattr("jaxrnn.data.readers.builders._AT_ONCE", 3)
     for split, expected in (("train[1:]", range(1, 7)), ("train[5:]+train[:2]", (5, 6, 0, 1))):
         flags = jaxrnn.load("flags", split=split, data_dir=tmp_path)
@@ -130,7 +130,7 @@ def test_a_dataset_of_tfds(tmp_path, monkeypatch):
         jaxrnn.load("flags", split="odd", data_dir=tmp_path)
 
 
-def test_a_dataset_without_classes_is_refused_before_it_is_prepared(tmp_path):
+def test_dataset_without_classes_is_refused_before_preparation(tmp_path):
     with pytest.raises(ValueError, match="'numbers' is not a dataset of labelled images"):
         jaxrnn.load("numbers", split="train", data_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -138,7 +138,7 @@ def bytes_of(image, kind="PNG"):
         (bytes_of(Image.fromarray(np.float32([[np.nan]])), "TIFF"), "pixels that are not finite"),
     ],
 )
-def test_files_that_are_no_pictures_give_one_line(content, message, recwarn):
+def test_invalid_pictures_give_one_line(content, message, recwarn):
     with pytest.raises(ValueError, match=message) as caught:
         read_picture(io.BytesIO(content))
     assert "\n" not in str(caught.value)

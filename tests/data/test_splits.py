@@ -63,7 +63,7 @@ def test_pixels_are_scaled_and_padding_is_zero():
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(100, 30), (100, 50), (100, 100), (7, 1)])
-def test_an_epoch_takes_each_example_once(size, batch_size):
+def test_epoch_takes_each_example_once(size, batch_size):
     key = jax.random.key(3)
     whole, rest = epoch_indices(key, size, batch_size=batch_size)
     assert whole.shape == (size // batch_size, batch_size)

@@ -45,13 +45,13 @@ def test_batches_are_those_of_the_split(source, digits, drop_remainder):
 
 def test_without_a_key_one_pass_in_file_order(source, digits):
     labels = [batch["labels"] for batch in stream(source, batch_size=150)]
-    assert [len(some) for some in labels] == [150, 150, 150, 50]
+    assert [len(batch) for batch in labels] == [150, 150, 150, 50]
     np.testing.assert_array_equal(np.concatenate(labels), digits.labels)
 
 
 @pytest.mark.program
 @pytest.mark.parametrize("workers", [0, 1])
-def test_iterator_continues_with_the_very_next_batch(source, workers):
+def test_iterator_continues_with_the_next_batch(source, workers):
     batches = stream(source, batch_size=64, key=KEY, workers=workers)
     with contextlib.closing(iter(batches)) as iterator:
         before = list(itertools.islice(iterator, 11))
@@ -83,7 +83,7 @@ def test_epochs_of_some_steps_continue_through_the_passes(source):
         np.testing.assert_array_equal(next(blocks)["labels"][:64], next(iterator)["labels"])
 
 
-def test_a_process_reads_its_part_of_each_batch(source, digits):
+def test_process_reads_its_part_of_each_batch(source, digits):
     """Examples stand by device, then by step; the short last batch is read by all."""
     batches = stream(source, batch_size=64, key=KEY)
     with batches.blocks(place=take_block, own=slice(32, 64), devices=2) as blocks:

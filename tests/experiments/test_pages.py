@@ -64,7 +64,7 @@ def run(experiment, workdir):
 
 
 @pytest.mark.parametrize(("page", "preset"), PAGES)
-def test_a_crash_and_a_resumption(page, preset, tmp_path, monkeypatch, capsys):
+def test_resume_after_a_crash(page, preset, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     experiment = small(page, preset, tmp_path)
     results = run(experiment, "whole")

@@ -104,15 +104,17 @@ def test_inputs_after_the_end_do_not_matter(name):
     np.testing.assert_array_equal(outputs_of(session, inputs, lengths), expected)
 
 
-def test_the_model_says_what_it_takes():
+def test_onnx_inputs_and_outputs():
     contents = to_onnx(small(), params_of(small(), TIME, 4), (TIME, 4))
     session = session_of(contents)
-    described = [(one.name, one.type, one.shape) for one in session.get_inputs()]
+    described = [(node.name, node.type, node.shape) for node in session.get_inputs()]
     assert described == [
         ("inputs", "tensor(float)", ["batch", "time", 4]),
         ("lengths", "tensor(int32)", ["batch"]),
     ]
-    assert [(one.name, one.shape) for one in session.get_outputs()] == [("outputs", ["batch", 3])]
+    assert [(node.name, node.shape) for node in session.get_outputs()] == [
+        ("outputs", ["batch", 3])
+    ]
     whole = onnx.load_from_string(contents)
     assert (whole.producer_name, whole.doc_string) == ("jaxrnn", "")
     assert (whole.ir_version, whole.opset_import[0].version) == (8, 17)
@@ -142,12 +144,12 @@ PARAMS = params_of(small(), TIME, 4)
         (small(), PARAMS, (2, 3, 4), "inputs must be"),
     ],
 )
-def test_what_can_not_be_converted_is_refused(model, params, shape, message):
+def test_unsupported_models(model, params, shape, message):
     with pytest.raises(ValueError, match=message):
         to_onnx(model, params, shape)
 
 
-def test_a_missing_package_is_named(monkeypatch):
+def test_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r"^ONNX needs the package onnx: pip install 'jaxrnn\[on"):
         to_onnx(small(), PARAMS, (TIME, 4))

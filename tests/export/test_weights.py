@@ -360,7 +360,7 @@ def test_files_that_hold_no_weights(tmp_path):
         ({}, {"layout": "onnx"}, "layout must be one of flax, keras, torch; got 'onnx'"),
     ],
 )
-def test_parameters_that_can_not_be_saved(params, options, message, tmp_path):
+def test_unsavable_parameters(params, options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         save_weights(model_of("simple"), params, tmp_path / "file", **options)
     assert not any(tmp_path.iterdir())

@@ -53,7 +53,7 @@ def test_identity_and_gain():
     np.testing.assert_array_equal(of_inputs, kernels()[1])
 
 
-def test_a_permutation_of_units():
+def test_permutation_of_units():
     kernel = np.asarray(init(3, 50, initializers="permutation")["layer0"]["h"]["kernel"])
     assert ((kernel == 0) | (kernel == 1)).all()
     assert (kernel.sum(0) == 1).all()

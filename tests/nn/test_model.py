@@ -148,7 +148,7 @@ class Projecting(nn.RNNCellBase):
         return 1
 
 
-def test_the_head_reads_outputs_and_not_carries():
+def test_head_reads_outputs_and_not_carries():
     params, apply = build(cell=Projecting())
     chex.assert_shape(params["head"]["kernel"], (7, 6))
     close(apply(INPUTS), apply(INPUTS, np.full(5, 7)))
@@ -207,7 +207,7 @@ def test_options_that_do_not_go_together(options, message):
         RNNConfig(**options)
 
 
-def test_a_configuration_builds_its_model():
+def test_config_builds_its_model():
     model = RNNConfig(hidden=8, dropout=0.5).build(3)
     assert model == RNNModel(hidden=8, outputs=3, dropout=0.5)
     assert model.draws
@@ -257,7 +257,7 @@ def test_skip_connections_and_layer_norm():
 
 
 @pytest.mark.parametrize("cell", ["mgu", "mingru"])
-def test_recurrent_dropout_that_is_not_possible(cell):
+def test_invalid_recurrent_dropout(cell):
     with pytest.raises(ValueError, match="recurrent dropout needs cell simple or gru"):
         build(cell=cell, recurrent_dropout=0.5)[1](INPUTS, keys=KEYS)
 
@@ -279,7 +279,7 @@ def test_dropout_keeps_the_mean():
 
 
 @pytest.mark.parametrize("cell", ["simple", "lstm", "mingru"])
-def test_a_carry_continues_a_sequence(cell):
+def test_carry_continues_a_sequence(cell):
     _, apply = build(cell=cell, pooling="none")
     whole, last = apply(INPUTS, return_carry=True)
     first, carry = apply(INPUTS[:, :3], return_carry=True)

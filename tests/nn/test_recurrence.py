@@ -161,7 +161,7 @@ OWN = {"variable_axes": {"params": 0}, "variable_broadcast": False, "split_rngs"
         (nn.SimpleCell(4), OWN),
     ],
 )
-def test_the_rest_falls_through(cell, options):
+def test_other_cells_fall_back_to_flax(cell, options):
     variables = agree(*pair(cell, return_carry=True, **options))
     if options:
         chex.assert_shape(variables["params"]["cell"]["h"]["kernel"], (5, 4, 4))
@@ -306,7 +306,7 @@ class Scaled:
         return self.by * jnp.tanh(inputs)
 
 
-def test_activations_that_cannot_be_hashed():
+def test_unhashable_activations():
     agree(*pair(nn.SimpleCell(4, activation_fn=Scaled(0.5))))
 
 

@@ -122,7 +122,7 @@ def test_sample_grid_of_few_examples_and_of_titles(digits):
         (lambda: plot_runs({"a": with_accuracies(0.5)}, "test_loss"), "test_loss was not"),
     ],
 )
-def test_pictures_that_cannot_be_drawn(draw, message):
+def test_invalid_inputs(draw, message):
     with pytest.raises(ValueError, match=message):
         draw()
 

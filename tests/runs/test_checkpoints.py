@@ -178,7 +178,7 @@ def test_damaged_checkpoint_is_replaced(copy):
     chex.assert_trees_all_equal(restore(folder)[0], state_after(5))
 
 
-def test_files_of_others_are_left_alone(tmp_path):
+def test_unrelated_files_are_left_alone(tmp_path):
     """Whatever they are called; and checkpoints that nobody has read."""
     for name in ("2024/photo", "007/photo", "11"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

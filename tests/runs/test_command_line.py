@@ -228,7 +228,7 @@ def test_several_wrong_options_get_a_line_each(capsys):
     ]
 
 
-def test_workdirs_that_cannot_be_used(folder, capsys):
+def test_unusable_workdirs(folder, capsys):
     (folder / "file").write_text("mine")
     assert "--workdir file is a file; give a directory" in refuse(["--workdir", "file"], capsys)
     for workdir in ("file/run", "/proc/run"):
@@ -303,8 +303,8 @@ def test_tensorboard_reads_the_curves(folder, monkeypatch, capsys):
     assert set(events.Tags()["scalars"]) == {f"{m}/{s}" for m in metrics for s in splits}
     for split in splits:
         scalars = events.Scalars(f"loss/{split}")
-        assert [one.step for one in scalars] == [1, 2, 3]
-        np.testing.assert_allclose([one.value for one in scalars], history[f"{split}_loss"])
+        assert [scalar.step for scalar in scalars] == [1, 2, 3]
+        np.testing.assert_allclose([scalar.value for scalar in scalars], history[f"{split}_loss"])
     capsys.readouterr()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     err = refuse(["--tensorboard"], capsys)

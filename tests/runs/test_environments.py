@@ -67,7 +67,7 @@ def test_settings_of_jax(settings, usual):
 
 
 @pytest.mark.program
-def test_without_jit():
+def test_disabled_jit():
     few = ["--train", "train[:10]", "--test", "test[:5]", "--validation", "None", "--rows", "2"]
     few += ["--hidden", "4", "--batch-size", "5", "--devices", "1"]
     with jax.disable_jit():
@@ -152,7 +152,7 @@ def test_links(folder, capsys):
 
 
 @pytest.mark.program
-def test_a_home_that_cannot_be_written(folder, monkeypatch, caplog):
+def test_unwritable_home(folder, monkeypatch, caplog):
     (folder / "file").touch()
     monkeypatch.setenv("TFDS_DATA_DIR", str(folder / "file" / "data"))
     monkeypatch.setattr("tempfile.tempdir", str(folder))

@@ -49,7 +49,7 @@ def test_bar_keeps_to_the_width_of_the_terminal(columns, monkeypatch):
     assert ("examples/s" in shown) == (columns == 100)
 
 
-def test_shared_memory_that_is_too_small_is_named(monkeypatch):
+def test_error_names_small_shared_memory(monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2**26))
     message = r"has ended; /dev/shm has only 64 MiB left: worker 0"
     with pytest.raises(OSError, match=message), reading(workers=1):

@@ -169,7 +169,7 @@ def damage_checkpoints():
         (damage_checkpoints, "--epochs 3", "checkpoints/2 is damaged.*checkpoints/1 is damaged"),
     ],
 )
-def test_what_cannot_be_continued_is_left_as_it_is(finished, change, words, message, capsys):
+def test_runs_that_cannot_continue_are_left_unchanged(finished, change, words, message, capsys):
     if change:
         change()
     before = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")}

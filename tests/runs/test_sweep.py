@@ -40,7 +40,7 @@ def sweep_in(workdir, experiment=SMALL, **options):
 
 def assert_same_curves(runs, others):
     for run, other in zip(runs, others, strict=True):
-        rows, expected = (jaxrnn.load_run(each).history for each in (run, other))
+        rows, expected = (jaxrnn.load_run(path).history for path in (run, other))
         for row, known in zip(rows, expected, strict=True):
             assert row | {"seconds": 0} == known | {"seconds": 0}
 
@@ -124,7 +124,7 @@ def test_varied_options_and_a_run_that_diverges(tmp_path):
         ({"jobs": 0}, "--jobs must be between 1 and .*; got 0"),
     ],
 )  # fmt: skip
-def test_what_is_refused(two_seeds, options, message):
+def test_invalid_arguments(two_seeds, options, message):
     with pytest.raises(ValueError, match=message):
         sweep_in(two_seeds[0], **options)
 

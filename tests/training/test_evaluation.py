@@ -66,7 +66,7 @@ def test_predict_gives_the_logits_in_order(state, digits, logits, batch_size):
 
 
 @pytest.mark.program
-def test_generation_draws_what_the_network_expects():
+def test_generation_continues_a_predictable_text():
     """A text in which each token follows from the one before is continued without an error."""
     text = np.resize(np.arange(5, dtype=np.uint8), (20, 9))
     split, task = Split(text, (text + 1) % 5), jaxrnn.LanguageModeling()

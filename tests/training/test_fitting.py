@@ -193,12 +193,12 @@ def test_bad_input(state, digits):
 
 
 @pytest.mark.program
-def test_average_is_what_is_evaluated(digits, held_out):
+def test_average_is_evaluated(digits, held_out):
     optimizer = jaxrnn.Adam(learning_rate=0.01, average=0.99).build()
     state = create_train_state(KEY, RNNModel(hidden=8), optimizer, digits.inputs)
     fitted, history = fit(state, digits, TRAINER, key=KEY, evals={"test": held_out})
     states = averaged(fitted), fitted
-    average, last = (float(jaxrnn.evaluate(each, held_out).means()["loss"]) for each in states)
+    average, last = (float(jaxrnn.evaluate(state, held_out).means()["loss"]) for state in states)
     assert history["test_loss"][0] == pytest.approx(average, rel=1e-5)
     assert average != pytest.approx(last)
 

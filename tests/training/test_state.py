@@ -77,7 +77,7 @@ class Unusual(nn.Module):
 
 
 @pytest.mark.parametrize("config", [[8, 3], np.zeros(4)])
-def test_models_that_cannot_be_hashed(config):
+def test_unhashable_models(config):
     states = [create_train_state(1, Unusual(each), OPTIMIZER, FLOATS) for each in (config, None)]
     assert not states[0].takes & {"train", "deterministic", "keys", "carry"}
     assert not states[0].draws

@@ -136,7 +136,7 @@ def test_outputs_that_do_not_fit_are_refused_before_compiling(name, change, mess
 
 @pytest.mark.program
 @pytest.mark.parametrize("name", CASES)
-def test_what_follows_the_end_does_not_matter(name):
+def test_padding_does_not_change_outputs(name):
     """NaN there changes no bit: metrics, gradients, outputs; with augmentation, from streams."""
     split, state = case(name)
     augment = jaxrnn.WarpConfig(shift=1.0).build() if name.startswith("regression") else None

@@ -1,4 +1,4 @@
-"""Several runs of one experiment, and what they say together."""
+"""Several runs of one experiment, and their statistics."""
 
 from jaxrnn.runs.sweeps.summary import runs_of
 from jaxrnn.runs.sweeps.sweep import sweep

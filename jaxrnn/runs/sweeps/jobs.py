@@ -1,4 +1,4 @@
-"""Train the runs of a sweep, one after the other or side by side in several processes."""
+"""Train the runs of a sweep, one after the other or in parallel processes."""
 
 import contextlib
 import io
@@ -77,23 +77,23 @@ class _Trainer:
 
 
 _worker: dict[str, Any] = {}
-"""What a process that trains runs of a sweep keeps."""
+"""The state of a worker process."""
 
 
 def _start_worker(shares: Any, stopping: Any, pictures: bool) -> None:
-    """Set up a process that trains runs on its share of the cores."""
+    """Set up a worker process on its share of the cores."""
     job, jobs = shares.get()
     os.setsid()  # Ctrl-C interrupts the parent alone, which tells its workers
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[job::jobs])
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / jobs:.3f}")  # of a GPU
-    _worker["signals"] = signals = interruption()  # kept, as its end would restore the handlers
+    _worker["signals"] = signals = interruption()  # kept, as exiting would restore the handlers
     interrupted = signals.__enter__()
     _worker["train"] = _Trainer(pictures, interrupted)
     parent: Any = multiprocessing.parent_process()
 
     def watch() -> None:
-        stopping.poll(None)  # until the parent closes its end, or has ended
+        stopping.poll(None)  # until the parent closes its end, or ends
         interrupted.received = signal.SIGTERM
         parent.join()
         os._exit(1)
@@ -102,6 +102,6 @@ def _start_worker(shares: Any, stopping: Any, pictures: bool) -> None:
 
 
 def _work(run: Experiment) -> Outcome:
-    with session(run.runtime):  # here, where errors reach the parent
+    with session(run.runtime):  # here, so that errors reach the parent
         outcome: Outcome = _worker["train"](run)
     return outcome

@@ -1,4 +1,4 @@
-"""Summary: what the runs of a sweep say together, in its files and in print."""
+"""Statistics over the runs of a sweep, in its files and on the terminal."""
 
 import csv
 import functools
@@ -40,7 +40,7 @@ def runs_of(directory: Path) -> list[Path]:
 
 
 def results_if_finished(workdir: Path, epochs: int) -> dict[str, Any] | None:
-    """Return the results of a run of so many epochs; None if it is not finished."""
+    """Return the results of a run, or None if it has not finished this number of epochs."""
     path = workdir / "results.json"
     results = read_json(path) if path.exists() else {}
     return results if results.get("stopped_early") or results.get("epochs") == epochs else None
@@ -50,7 +50,7 @@ def _rows(directory: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return directory, options and metrics of each finished run, ordered by its options."""
 
     def rank(value: Any) -> tuple[float, str]:
-        """Order numbers by their value, after other values by their text."""
+        """Order numbers by value, after other values, by their text."""
         return value if isinstance(value, int | float) else -math.inf, str(value)
 
     keys, rows = [*content["varied"], SEED], []
@@ -70,15 +70,15 @@ def option_of(content: Mapping[str, Any], key: str) -> Any:
 
 
 def short_names(keys: Iterable[str]) -> list[str]:
-    """Return the last part of each dotted name, or all of it if two of them end alike."""
+    """Return the last part of each dotted name, or whole names if the last parts are not unique."""
     keys = list(keys)
     last = [key.rpartition(".")[2] for key in keys]
     return last if len({*last}) == len(last) else keys
 
 
 def write_summary(directory: Path, task: Task, failed: Mapping[str, str]) -> None:
-    """Add to ``sweep.json`` what the finished runs say; write ``sweep.csv`` and ``sweep.png``."""
-    from jaxrnn.plotting import plot_history, plot_sweep  # here, as they take a while to import
+    """Add statistics of the finished runs to ``sweep.json``; write ``sweep.csv``, ``sweep.png``."""
+    from jaxrnn.plotting import plot_history, plot_sweep  # slow to import
 
     content = read_sweep(directory)
     rows, varied = _rows(directory, content), content["varied"]
@@ -106,7 +106,7 @@ def write_summary(directory: Path, task: Task, failed: Mapping[str, str]) -> Non
 
 
 def evaluated(results: Mapping[str, Any], task: Task) -> list[str]:
-    """Return the columns of the metric that counts, of every evaluated split or of training."""
+    """Return the columns of the main metric, of every evaluated split or else of training."""
     columns = [name for name in results if name.endswith(f"_{task.best}")]
     evals = [name for name in columns if not name.startswith(("best_", "train_"))]
     return evals or [f"train_{task.best}"]
@@ -114,7 +114,7 @@ def evaluated(results: Mapping[str, Any], task: Task) -> list[str]:
 
 def _statistics(members: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, Any]:
     """Return mean, deviation and the 95 % interval of the mean (Student's t) over seeds."""
-    from scipy.special import stdtrit  # here, as it takes a while to import
+    from scipy.special import stdtrit  # slow to import
 
     statistics: dict[str, Any] = {"seeds": len(members)}
     for column in columns:
@@ -127,12 +127,12 @@ def _statistics(members: Sequence[Mapping[str, Any]], columns: Sequence[str]) ->
     return statistics
 
 
-def describe_run(name: str, outcome: Mapping[str, Any] | str, task: Task) -> str:
-    """Return the line that says how a run has ended."""
+def describe_run(directory: str, outcome: Mapping[str, Any] | str, task: Task) -> str:
+    """Describe the outcome of a run in one line."""
     if isinstance(outcome, str):
-        return f"{name}: failed, as {outcome}"
-    metrics = (f"{_words(each)} {_digits(outcome[each])}" for each in evaluated(outcome, task))
-    return f"{name}: {', '.join(metrics)}, {sum(outcome['seconds'].values()):.1f} s"
+        return f"{directory}: failed, as {outcome}"
+    metrics = (f"{_words(name)} {_digits(outcome[name])}" for name in evaluated(outcome, task))
+    return f"{directory}: {', '.join(metrics)}, {sum(outcome['seconds'].values()):.1f} s"
 
 
 def describe_sweep(content: Mapping[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""sweep: several runs of one experiment, one after the other or side by side."""
+"""sweep: several runs of one experiment, one after the other or in parallel."""
 
 import contextlib
 import itertools
@@ -50,9 +50,9 @@ def sweep(
       seeds: number of runs of each configuration, with consecutive seeds.
       vary: values by dotted name, such as ``{"optimizer.learning_rate": [1e-3, 3e-3]}``; every
         combination of them is a configuration.
-      jobs: number of processes that train runs side by side, each on its share of the cores.
-      pictures: write the pictures of each run, too.
-      name: as in :func:`jaxrnn.run`, which says also what is raised.
+      jobs: number of processes that train runs in parallel, each on its share of the cores.
+      pictures: also draw the pictures of each run.
+      name: as in :func:`jaxrnn.run`, which also says what is raised.
 
     Returns:
       The contents of ``sweep.json``: for each of ``configurations`` the mean, standard deviation
@@ -64,10 +64,10 @@ def sweep(
     if not 1 <= jobs <= most:
         limit = f"{most}, the number of cores or, with --distributed, 1"
         raise ValueError(f"--jobs must be between 1 and {limit}; got {jobs}")
-    vary = dict(sorted(vary.items()))  # with those of the data early: they are read less often
+    vary = dict(sorted(vary.items()))  # data options first, so that data is read less often
     plan, missing, failed = _plan(experiment, seeds, vary), {}, {}
     with contextlib.ExitStack() as held:
-        if jobs == 1:  # otherwise the devices are left to the processes that train
+        if jobs == 1:  # otherwise workers use the devices
             held.enter_context(session(runtime))
         check = partial(_begin, experiment=experiment, varied=[*vary])
         opened = open_workdir(runtime.workdir, name, check)
@@ -123,7 +123,7 @@ def _plan(
 
 
 def _replaced(group: Any, key: str, value: Any) -> Any:
-    """Return a configuration with another value of an option."""
+    """Return a configuration with an option, by its dotted name, replaced."""
     name, _, rest = key.partition(".")
     return replace(group, **{name: _replaced(getattr(group, name), rest, value) if rest else value})
 
@@ -134,7 +134,7 @@ def _begin(workdir: Path, experiment: Experiment, varied: Sequence[str]) -> None
     stored = read_sweep(workdir) or content
     if stored is content and (workdir / "config.json").exists():
         raise ValueError(f"--workdir {workdir} holds a single run; choose another directory")
-    there, here = (", ".join(each) or "only the seed" for each in (stored["varied"], varied))
+    there, here = (", ".join(keys) or "only the seed" for keys in (stored["varied"], varied))
     if there != here:
         other = f"a sweep that varies {there} instead of {here}"
         raise ValueError(f"--workdir {workdir} holds {other}; choose another directory")

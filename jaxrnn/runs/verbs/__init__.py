@@ -51,7 +51,7 @@ def _resume(stored: Experiment, given: Resume) -> None:
 
 
 def _evaluate(stored: Experiment, given: Evaluate) -> None:
-    every, paths = [], runs_of(given.workdir)
+    outcomes, paths = [], runs_of(given.workdir)
     for path in paths:
         experiment = replace(read_experiment(path, type(stored)), runtime=given.runtime)
         with session(given.runtime):
@@ -59,11 +59,11 @@ def _evaluate(stored: Experiment, given: Evaluate) -> None:
         print(f"{path}, " * (len(paths) > 1) + f"after epoch {results.pop('epoch')}:")
         for name, value in results.items():
             print(name, value)
-        every.append(results)
+        outcomes.append(results)
     if len(paths) > 1:
         print(f"mean of {len(paths)} runs:")
-        for name in [name for name in every[0] if name != "sample"]:
-            print(name, np.mean([results[name] for results in every]))
+        for name in [name for name in outcomes[0] if name != "sample"]:
+            print(name, np.mean([results[name] for results in outcomes]))
 
 
 def _predict(stored: Experiment, given: Predict) -> None:
@@ -88,7 +88,7 @@ VERBS: dict[str, tuple[type, Callable[[Experiment, Any], None], str]] = {
     "predict": (Predict, _predict, "WORKDIR FILE…: print what it predicts for files."),
     "export": (Export, _export, "WORKDIR OUT: write the network for other programs."),
 }
-"""Options of each verb, what it does with the stored experiment and them, and a line of help."""
+"""For each verb: its options, its function of a stored experiment and options, and its help."""
 
 
 def run_verb(page: Experiment, verb: str, words: list[str]) -> None:
@@ -111,7 +111,7 @@ def run_verb(page: Experiment, verb: str, words: list[str]) -> None:
         if verb in ("resume", "export") and (others or path != workdir):
             raise ValueError(f"{workdir} holds a sweep; give the directory of a run, as {path}")
         stored = read_experiment(path, type(page))
-    # How processes find each other can change from start to start, and is not resumed.
+    # How processes find each other may change between runs, so it is not resumed.
     alone: Any = dict.fromkeys(("coordinator", "processes", "process"))
     defaults = {
         "workdir": workdir,

@@ -36,7 +36,7 @@ class Export(Group):
     """Export the best epoch instead of the last."""
 
     def more_files(self, run: Run) -> Mapping[str, str | bytes]:
-        """Make further files, by name; a page may override this."""
+        """Return more files, by name; a page may override this."""
         return {}
 
 

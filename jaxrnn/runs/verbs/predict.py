@@ -27,7 +27,7 @@ class Predict(Group):
     """Predict with a stored run, and print a line for each example."""
 
     workdir: Workdir
-    """Directory of the run, or of a sweep, whose runs answer together."""
+    """Directory of the run, or of a sweep, whose runs predict together."""
     files: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE…")]] = ()
     """Pictures, texts, .npy or IDX files, directories of them, or - for standard input."""
     json: bool = False
@@ -44,7 +44,7 @@ class Predict(Group):
     """Seed of the sampled tokens."""
 
     def reader(self, run: Run) -> Reader:
-        """Choose how files become inputs of the network; a page may override this."""
+        """Return the reader of files; a page may override this."""
         if shape := run.image_shape:
             fit = partial(fit_picture, shape=shape, resize=not self.as_is)
             return image_reader(shape, fit, run.experiment.data.as_inputs)
@@ -74,7 +74,7 @@ def predict_files(run: Run, options: Predict) -> bool:
         return inputs
 
     complete = True
-    for examples in read_files(options.files, Reader(convert, reader.is_one)):
+    for examples in read_files(options.files, Reader(convert, reader.is_single)):
         good = [example for example in examples.values() if not isinstance(example, ValueError)]
         outputs = iter([] if options.sample or not good else _outputs(run, np.stack(good)))
         for name, example in zip(map(quoted, examples), examples.values(), strict=True):
@@ -99,7 +99,7 @@ def _continue(run: Run, example: np.ndarray, options: Predict) -> dict[str, Any]
 
 
 def _outputs(run: Run, inputs: np.ndarray) -> np.ndarray:
-    """Compute the outputs for a batch, padded to one of few lengths, so that few are compiled."""
+    """Compute the outputs for a batch, padded to one of few lengths, to compile for few."""
     if run.pixels or "lengths" not in run.state.takes:
         return run.predict(inputs)
     count, time = inputs.shape[:2]
@@ -125,7 +125,7 @@ def _answer(run: Run, output: np.ndarray, count: int) -> dict[str, Any]:
 
 
 def _in_words(answer: Mapping[str, Any]) -> str:
-    """Write an answer as one line."""
+    """Format an answer as one line."""
     if "outputs" in answer:
         return " ".join(f"{number:.6g}" for number in np.ravel(answer["outputs"]))
     if "continuation" in answer:
@@ -136,5 +136,5 @@ def _in_words(answer: Mapping[str, Any]) -> str:
 
 
 def quoted(name: str) -> str:
-    """Return a name in one line, as itself if all of it can be seen."""
+    """Return a name, quoted unless it is printable."""
     return name if name.isprintable() and name.strip() else repr(name)

@@ -1,4 +1,4 @@
-"""Files as inputs of a trained network: arrays, texts and images, read as in its training."""
+"""Files as inputs of a trained network: arrays, text and images, read as in training."""
 
 import glob
 import math
@@ -21,8 +21,8 @@ class Reader(NamedTuple):
     """How files become inputs of a network."""
 
     convert: Callable[[Path | np.ndarray], np.ndarray]
-    """Turns a file, or an example of an array, into inputs; raises ``ValueError`` if it can't."""
-    is_one: Callable[[np.ndarray], bool]
+    """Converts a file, or an example of an array, to inputs; raises ``ValueError`` if it can't."""
+    is_single: Callable[[np.ndarray], bool]
     """Whether an array is one example instead of several."""
 
 
@@ -43,11 +43,11 @@ def image_reader(
             picture = picture.reshape(shape)
         return as_inputs(fit(picture)[None])[0]
 
-    def is_one(array: np.ndarray) -> bool:
+    def is_single(array: np.ndarray) -> bool:
         color = array.ndim == 3 and array.shape[2] in (1, 3, 4)
         return color or (array.ndim < 3 and array.shape[1:] != (size,))
 
-    return Reader(convert, is_one)
+    return Reader(convert, is_single)
 
 
 def array_reader(axes: int, alphabet: Sequence[str] = ()) -> Reader:
@@ -102,7 +102,7 @@ def _read_file(name: str, reader: Reader) -> dict[str, Example]:
                 copy.flush()
                 path = Path(copy.name)
             array = _load_array(path)
-            if array is None or reader.is_one(array):
+            if array is None or reader.is_single(array):
                 return {name: reader.convert(path if array is None else array)}
             examples: dict[str, Example] = {}
             for index, example in enumerate(array):
@@ -120,6 +120,6 @@ def _load_array(path: Path) -> np.ndarray | None:
     """Load a .npy or IDX file, which may be compressed by gzip; None for other files."""
     with path.open("rb") as file:
         magic = file.read(6)
-    if magic == b"\x93NUMPY":  # mapped, it is no larger than the file, whatever its header says
+    if magic == b"\x93NUMPY":  # mapped, so that its header can't make it larger than the file
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     return read_idx(path)[0] if magic[:2] in (b"\0\0", b"\x1f\x8b") else None

@@ -49,7 +49,7 @@ def test_arrays_are_kept_in_pieces_and_mapped(tmp_path):
     assert (folder.stat().st_mode & 0o777) == 0o777 & ~mask
 
 
-def test_a_directory_that_cannot_be_written(fallback):
+def test_unwritable_directory(fallback):
     for reader in (read, None):
         check(Path("/proc/data"), reader)
     assert kept_in(fallback) == ["digits-"]
@@ -88,7 +88,7 @@ def test_another_process_is_faster(tmp_path):
     assert kept_in(tmp_path) == ["digits-"]
 
 
-def test_prepared_data_in_a_directory_that_cannot_be_written(tmp_path, fallback, digits):
+def test_prepared_data_in_an_unwritable_directory(tmp_path, fallback, digits):
     """A data_dir where mnist is prepared, but arrays can't be kept."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mnist").symlink_to(Path(os.environ["TFDS_DATA_DIR"]) / "mnist")
@@ -99,7 +99,7 @@ def test_prepared_data_in_a_directory_that_cannot_be_written(tmp_path, fallback,
     assert kept_in(fallback) == ["mnist-f"]
 
 
-def test_home_that_cannot_be_written(fallback, monkeypatch, caplog, digits):
+def test_unwritable_home(fallback, monkeypatch, caplog, digits):
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", "/proc/home")
     split = jaxrnn.load("mnist", split="train[:500]")

@@ -50,7 +50,7 @@ def test_prepared_data_is_the_archives_in_file_order():
             np.testing.assert_array_equal(array, expected)
 
 
-def test_plain_tfds_reads_what_was_prepared():
+def test_tfds_reads_prepared_data():
     digits = jaxrnn.load(split="train")
     directory = open_builder("mnist", Path(tfds.core.constants.DATA_DIR)).data_dir
     source = tfds.builder_from_directory(directory).as_data_source("train")

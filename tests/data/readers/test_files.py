@@ -159,7 +159,7 @@ def test_arrays_as_keras_stores_them(tmp_path, channels, order):
         (None, "cannot be read as Keras stores datasets"),
     ],
 )
-def test_arrays_that_are_no_data_set(tmp_path, content, message):
+def test_invalid_npz_files(tmp_path, content, message):
     path = tmp_path / "mine.npz"
     if content is None:
         path.write_bytes(b"nonsense")

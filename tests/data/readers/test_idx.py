@@ -33,7 +33,7 @@ def header(code: int, *shape: int) -> bytes:
     shape=st.lists(st.integers(0, 4), min_size=0, max_size=4),
     seed=st.integers(0, 99),
 )
-def test_reads_back_what_was_written(tmp_path, code, shape, seed):
+def test_reads_what_was_written(tmp_path, code, shape, seed):
     dtype = np.dtype(ELEMENT_TYPES[code])
     data = np.random.default_rng(seed).integers(-100, 100, shape).astype(dtype)
     path = write(tmp_path / "a.gz", header(code, *shape) + data.tobytes())
@@ -86,7 +86,7 @@ def test_wrong_magic(tmp_path, content):
 
 @reuse_tmp_path
 @given(shape=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4))
-def test_lying_sizes(tmp_path, shape):
+def test_wrong_sizes_in_the_header(tmp_path, shape):
     path = write(tmp_path / "a.gz", header(0x08, *shape) + bytes(7))
     if np.prod([float(size) for size in shape]) != 7:
         with pytest.raises(ValueError, match=r"truncated|continues after|at most"):

@@ -74,7 +74,7 @@ def script() -> Script:
     ],
     ids=["tanh", "relu", "gru", "gru_relu", "lstm"],
 )
-def test_script_believes_what_the_network_computes(digits, options, time, order):
+def test_script_computes_the_probabilities_of_the_network(digits, options, time, order):
     model, params = network(time, **{"layers": 2, **options})
     script = Script(drawing_page(model, params, (time, 784 // time), NAMES, order))
     images = np.asarray(digits.inputs[:10])
@@ -86,7 +86,7 @@ def test_script_believes_what_the_network_computes(digits, options, time, order)
         np.testing.assert_allclose(script.beliefs(image), beliefs, rtol=0, atol=1e-4)
 
 
-def test_last_belief_is_the_answer_of_the_network(digits, script):
+def test_last_beliefs_are_the_probabilities_of_the_network(digits, script):
     model, params = network()
     images = np.asarray(digits.inputs[:10])
     logits = model.apply({"params": params}, images / np.float32(255))
@@ -134,7 +134,7 @@ def test_script_is_short():
     assert sum(len(part.splitlines()) for part in parts) < 200
 
 
-def test_page_loads_nothing():
+def test_web_page_loads_nothing():
     html = drawing_page(*network(), (28, 28), NAMES)
     assert "default-src 'none'" in html
     assert re.findall(r"""(?:src|href)=["']?([^"' >]*)""", html) == ["data:,"]
@@ -152,7 +152,7 @@ def test_class_names_cannot_end_the_script():
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"bidirectional": True}, "reads in both directions"),
+        ({"bidirectional": True}, "a bidirectional network"),
         ({"pooling": "mean"}, "pooling 'mean'"),
         ({"layer_norm": True}, "layer_norm"),
         ({"dtype": "bfloat16"}, "dtype bfloat16"),
@@ -162,7 +162,7 @@ def test_class_names_cannot_end_the_script():
         ({"cell": nn.SimpleCell(5)}, "cell SimpleCell"),
     ],
 )
-def test_networks_that_the_page_cannot_compute_are_refused(options, what):
+def test_networks_that_the_web_page_cannot_compute(options, what):
     with pytest.raises(ValueError, match=f"can't compute.*{what}"):
         drawing_page(RNNModel(**options), {}, (28, 28), NAMES)
 
@@ -180,6 +180,6 @@ def test_networks_that_the_page_cannot_compute_are_refused(options, what):
         (784, SHUFFLED, {"cell": "lstm"}, "in a fixed, shuffled order"),
     ],
 )
-def test_page_says_what_the_network_is(time, order, options, about):
+def test_web_page_describes_the_network(time, order, options, about):
     html = drawing_page(*network(time, **options), (time, 784 // time), NAMES, order)
     assert about in html

@@ -116,9 +116,9 @@ def test_ringing_of_jpeg_does_not_enlarge_the_box():
 
 
 def test_ink_is_chosen_against_the_border():
-    gray = 0.2 + 0.6 * scene()
-    np.testing.assert_allclose(find_ink(1 - gray), find_ink(gray), atol=1e-5)
-    inside_out = find_ink(gray, "dark")
+    picture = 0.2 + 0.6 * scene()
+    np.testing.assert_allclose(find_ink(1 - picture), find_ink(picture), atol=1e-5)
+    inside_out = find_ink(picture, "dark")
     assert inside_out[60, 70] == 1  # the hole of the ring
     assert not inside_out[scene() > 0].any()
 
@@ -133,22 +133,22 @@ def test_large_pictures_are_shrunk():
 
 @pytest.mark.parametrize("value", [0, 100, 255])
 @pytest.mark.parametrize("shape", [(1, 1), (28, 28), (1, 5000), (5000, 1), (0, 5), (300, 300)])
-def test_nothing_on_it(shape, value):
+def test_blank_picture(shape, value):
     blank = np.full(shape, value, np.uint8)
     with pytest.raises(ValueError, match=r"^there is no ink in the picture$"):
         normalize_digit(blank)
     assert not find_ink(np.full(shape, value / 255)).any()
 
 
-def test_noise_alone_is_nothing():
+def test_noise_alone_is_not_ink():
     noise = np.random.default_rng(0).normal(0.5, 0.05, (150, 200))
     assert not find_ink(noise).any()
 
 
 def test_long_pictures():
-    gray = np.ones((30, 3000), np.float32)
-    gray[8:22, 1000:1003] = 0
-    image = normalize_digit(gray)
+    picture = np.ones((30, 3000), np.float32)
+    picture[8:22, 1000:1003] = 0
+    image = normalize_digit(picture)
     assert image.any(1).sum() == 20
     assert image.any(0).sum() <= 6
     dot = np.zeros((3, 5000))
@@ -156,10 +156,10 @@ def test_long_pictures():
     assert normalize_digit(dot).max() == 255
 
 
-@pytest.mark.parametrize("gray", [np.zeros((2, 3, 3)), np.full((4, 4), np.nan), np.zeros(5)])
-def test_arrays_that_are_no_gray_pictures(gray):
+@pytest.mark.parametrize("picture", [np.zeros((2, 3, 3)), np.full((4, 4), np.nan), np.zeros(5)])
+def test_invalid_arrays(picture):
     with pytest.raises(ValueError, match=r"^a picture must be .*\(height, width\).*got"):
-        find_ink(gray)
+        find_ink(picture)
 
 
 def test_unknown_ink():

@@ -121,7 +121,7 @@ def test_onnx_predicts_the_same(network):
         agree(got, expected[:size], lengths)
 
 
-def test_description_says_what_is_read_and_where_it_comes_from(network):
+def test_description_of_inputs_and_training(network):
     out, _, _, expected, run = network
     about = json.loads((out / "model.json").read_text())
     assert about["input"] == {"shape": ["batch", 28, 28], "dtype": "float32", "scale": 1 / 255}
@@ -139,7 +139,7 @@ def test_weights_have_the_names_of_the_parameters(network):
     chex.assert_trees_all_equal(params, run.state.params)
 
 
-def test_what_onnx_cannot_express_is_said_and_the_rest_is_written(tmp_path):
+def test_export_without_onnx_says_why(tmp_path):
     run = trained(RNNConfig(hidden=4, cell="mingru"))
     *lines, last = export_run(run, Export(Path(), tmp_path / "out"))
     assert [line.split(":")[0].rpartition("/")[2] for line in lines] == [
@@ -159,7 +159,7 @@ def test_regression_is_described_as_numbers(tmp_path):
     assert about["class_names"] == []
 
 
-def test_a_directory_that_is_not_empty_is_left_as_it_is(tmp_path):
+def test_nonempty_directory_is_left_unchanged(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is not an empty directory"):
         next(export_run(trained(RNNConfig(hidden=4)), Export(Path(), tmp_path)))
@@ -173,14 +173,14 @@ def test_a_directory_that_is_not_empty_is_left_as_it_is(tmp_path):
         (RNNConfig(hidden=4), {"class_names": tuple("abcdefghij")}, "--page needs a network that"),
     ],
 )
-def test_networks_without_a_page_to_draw_on(config, changes, message, tmp_path):
+def test_networks_without_a_web_page(config, changes, message, tmp_path):
     run = dataclasses.replace(trained(config), **changes)
     with pytest.raises(ValueError, match=message):
         next(export_run(run, ExportDigits(Path(), tmp_path / "out", page=True)))
     assert not (tmp_path / "out").exists()
 
 
-def test_page_to_draw_on_has_the_order_of_the_pixels(tmp_path):
+def test_web_page_has_the_order_of_the_pixels(tmp_path):
     run = trained(RNNConfig(hidden=4))
     data = dataclasses.replace(run.experiment.data, permute=True, permutation=5)
     experiment = dataclasses.replace(run.experiment, data=data)

@@ -133,7 +133,7 @@ def test_runs_of_a_sweep_must_read_the_same(sweep, run, monkeypatch):
         load_run(sweep)
 
 
-def test_a_sweep_is_evaluated_run_by_run(sweep, capsys):
+def test_sweep_is_evaluated_run_by_run(sweep, capsys):
     out, err, status = said(capsys, "evaluate", sweep)
     assert (err, status) == ([], 0)
     heads = [line for line in out if line.endswith(":")]
@@ -307,7 +307,7 @@ def steps(tmp_path_factory):
     return folder, page
 
 
-def test_arrays_that_are_no_images_are_read_as_they_are(steps, capsys):
+def test_arrays_other_than_images_are_read_unchanged(steps, capsys):
     folder, page = steps
     inputs = OnSteps().data.build().train.inputs
     np.save(folder / "five.npy", inputs[:5])

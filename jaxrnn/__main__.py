@@ -30,4 +30,5 @@ if __name__ == "__main__":
     ):
         runpy.run_module("experiments", run_name="__main__")
         print()
-    print(f"A page of your own, which python FILE.py trains and --help explains:\n\n{PAGE}", end="")
+    print("To write one: save this as FILE.py, and run python FILE.py --help.\n")
+    print(PAGE, end="")

@@ -15,7 +15,7 @@ import chex
 import jax
 from jax.dtypes import issubdtype, prng_key
 
-from jaxrnn.files import first_line, read_json, write_atomically
+from jaxrnn.files import Json, first_line, read_json, write_atomically
 from jaxrnn.training.fitting import Record
 from jaxrnn.training.history import History, best_epoch
 from jaxrnn.training.state import TrainState
@@ -74,7 +74,7 @@ class Checkpoints:
         leaves = {**_named(state), "key": key}
         keys = [name for name in leaves if issubdtype(leaves[name].dtype, prng_key)]
         arrays = jax.device_get(leaves | {name: jax.random.key_data(leaves[name]) for name in keys})
-        run: dict[str, Any] = {"description": self.description, "history": [*history]}
+        run: Json = {"description": self.description, "history": [*history]}
         run["keys"] = {name: str(jax.random.key_impl(leaves[name])) for name in keys}
         run["best"] = best_epoch(history, state.task)
         self.wait()
@@ -124,7 +124,7 @@ class Checkpoints:
             raise ValueError("; ".join(self._damaged.values()))
         return None
 
-    def _write(self, arrays: Named, run: dict[str, Any]) -> None:
+    def _write(self, arrays: Named, run: Json) -> None:
         epoch = len(run["history"])
         self.folder.mkdir(exist_ok=True)  # without parents: they are gone if the run was deleted
         shutil.rmtree(self._partial, ignore_errors=True)
@@ -159,7 +159,7 @@ def _checkpointer() -> Any:
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], Named]:
+def _read(folder: Path) -> tuple[Json, Named]:
     """Read a stored epoch; raises an error of any kind if it is damaged."""
     run = read_json(folder / "run.json")
     # Before TensorStore reads anything, as it reports damage with many tracebacks.
@@ -169,7 +169,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], Named]:
         return run, checkpointer.restore(folder / "arrays")
 
 
-def _digest(run: dict[str, Any], folder: Path) -> str:
+def _digest(run: Json, folder: Path) -> str:
     """Return the SHA-256 of a stored epoch: its JSON and the files of its arrays."""
     sums = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -178,7 +178,7 @@ def _digest(run: dict[str, Any], folder: Path) -> str:
     return hashlib.sha256(json.dumps([run, sums]).encode()).hexdigest()
 
 
-def _rebuild(run: dict[str, Any], arrays: Named, template: Template) -> Restored:
+def _rebuild(run: Json, arrays: Named, template: Template) -> Restored:
     """Fill the state that the template returns with the stored arrays."""
     for name, impl in run["keys"].items():
         arrays[name] = jax.random.wrap_key_data(arrays[name], impl=impl)

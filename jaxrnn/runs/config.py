@@ -12,6 +12,7 @@ from annotated_types import Ge
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from tyro.conf import Fixed, Suppress
 
+from jaxrnn.files import Json
 from jaxrnn.groups import Count, Group
 from jaxrnn.nn.config import RNNConfig
 from jaxrnn.training.fitting import Hook, TrainerConfig
@@ -116,9 +117,9 @@ class Experiment:
         if lines:
             raise ValueError("\n".join(lines))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return the experiment as JSON, the content of ``config.json``."""
-        content: dict[str, Any] = pydantic_core.to_jsonable_python(self, fallback=str)
+        content: Json = pydantic_core.to_jsonable_python(self, fallback=str)
         return content
 
     @classmethod
@@ -136,7 +137,7 @@ class Experiment:
         return experiment
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Json:
         """Everything except ``runtime``, as JSON."""
         return {name: value for name, value in self.to_json().items() if name != "runtime"}
 

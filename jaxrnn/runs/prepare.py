@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxrnn.data import Datasets, Source, Split, Stream, default_dirs, stream
+from jaxrnn.files import Json
 from jaxrnn.runs.config import Experiment, RuntimeConfig
 from jaxrnn.training.epochs import Augment
 from jaxrnn.training.fitting import TrainerConfig
@@ -36,7 +37,7 @@ class Prepared(NamedTuple):
     data: Datasets
     train: Split | Stream
     augment: Augment | None
-    description: dict[str, Any]
+    description: Json
     state: TrainState
     history: History
     key: jax.Array
@@ -87,7 +88,7 @@ def build_data(group: Any, runtime: RuntimeConfig) -> Datasets:
     return data
 
 
-def _describe(experiment: Experiment, data: Datasets) -> dict[str, Any]:
+def _describe(experiment: Experiment, data: Datasets) -> Json:
     """Describe the parts of a run, for its checkpoints.
 
     Raises:

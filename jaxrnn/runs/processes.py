@@ -15,6 +15,7 @@ import numpy as np
 import platformdirs
 from jax.experimental import multihost_utils
 
+from jaxrnn.files import Json
 from jaxrnn.runs.config import RuntimeConfig
 from jaxrnn.runs.hooks import check_tensorboard
 from jaxrnn.training.sharding import use_cpu_cores
@@ -152,7 +153,7 @@ def from_first(function: Callable[..., Any], *arguments: Any, **options: Any) ->
     """
     if not jax.distributed.is_initialized():
         return function(*arguments, **options)
-    answer: dict[str, Any] = {}
+    answer: Json = {}
     if is_first():
         try:
             answer["value"] = function(*arguments, **options)

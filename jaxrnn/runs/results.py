@@ -15,7 +15,7 @@ import optax
 
 from jaxrnn.data import Datasets, Split
 from jaxrnn.data.splits import zeros_like_one
-from jaxrnn.files import write_atomically, write_figure, write_json
+from jaxrnn.files import Json, write_atomically, write_figure, write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.prepare import Prepared
@@ -71,7 +71,7 @@ def finish(
     seconds: Mapping[str, float],
     *,
     pictures: bool,
-) -> dict[str, Any]:
+) -> Json:
     """Write the results of a finished run; print its main metrics and how to continue.
 
     Args:
@@ -121,7 +121,7 @@ def _size(prepared: Prepared) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(prepared.state.params))
 
 
-def _metrics(history: History, task: Task, epoch: int) -> dict[str, Any]:
+def _metrics(history: History, task: Task, epoch: int) -> Json:
     """Return the metrics of an epoch, and the best values of the main metric."""
     row = history.rows[epoch - 1]
     metrics = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}

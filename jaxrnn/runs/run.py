@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from jaxrnn.data import Datasets, Split
+from jaxrnn.files import Json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.hooks import Events, Progress
@@ -22,7 +22,7 @@ from jaxrnn.training.fitting import Hook, Record, fit
 from jaxrnn.training.history import Clock, has_stalled
 
 
-def run(experiment: Experiment, *, name: str | None = None) -> dict[str, Any]:
+def run(experiment: Experiment, *, name: str | None = None) -> Json:
     """Train an experiment, or continue it if its work directory holds it already.
 
     The work directory gets ``config.json``, ``parameters.txt``, ``history.csv``, ``checkpoints/``,
@@ -52,7 +52,7 @@ def run(experiment: Experiment, *, name: str | None = None) -> dict[str, Any]:
 
 def run_one(
     experiment: Experiment, name: str, *, data: Datasets | None = None, pictures: bool = True
-) -> dict[str, Any]:
+) -> Json:
     """Run an experiment within a :func:`session`; see :func:`run`.
 
     Args:
@@ -82,7 +82,7 @@ def run_one(
             if not early and len(trained.history) < trainer.epochs:
                 say(f"stopped; earlier epochs are saved in {workdir}\n{resume}")
                 raise Stopped(interrupted.exit_status)
-            results: dict[str, Any] = from_first(
+            results: Json = from_first(
                 finish, workdir, experiment, trained, checkpoints, clock.seconds, pictures=pictures
             )
             return results

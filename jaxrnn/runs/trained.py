@@ -14,7 +14,7 @@ import optax
 
 from jaxrnn.data import ImageSequences, default_dirs
 from jaxrnn.data.splits import Split, check_values, take
-from jaxrnn.files import read_json
+from jaxrnn.files import Json, read_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.prepare import initial_state
@@ -171,7 +171,7 @@ def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: b
 
 def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
     """Load a single run."""
-    about: dict[str, Any] = {}
+    about: Json = {}
 
     def template(description: Mapping[str, Any]) -> TrainState:
         known = {field.name for field in fields(kind)}
@@ -212,7 +212,7 @@ def read_experiment(workdir: Path, kind: type[Experiment]) -> Experiment:
         raise ValueError(f"{path} cannot be used: {error}") from error
 
 
-def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
+def evaluate_run(experiment: Experiment, workdir: Path) -> Json:
     """Measure a stored run on the splits that it was evaluated on.
 
     Returns:
@@ -228,7 +228,7 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     experiment.check_same(stored.experiment.identity, any_epochs=True)
     devices = suitable_devices(stored.state.params, runtime.devices)
     state = replicate(stored.network, mesh := batch_mesh(trainer.batch_size, devices))
-    results: dict[str, Any] = {"epoch": len(stored.history)}
+    results: Json = {"epoch": len(stored.history)}
     with default_dirs(runtime.data_dir, runtime.archives):
         data = experiment.data.build()
     for name, split in data.evals.items():

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from concurrent import futures
 from typing import Any, TypeAlias
 
+from jaxrnn.files import Json
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import Interruption, interruption
 from jaxrnn.runs.prepare import build_data
@@ -18,7 +19,7 @@ from jaxrnn.runs.run import run_one
 from jaxrnn.training.fitting import NonFiniteLossError
 from jaxrnn.training.sharding import in_any_process
 
-Outcome: TypeAlias = dict[str, Any] | str
+Outcome: TypeAlias = Json | str
 """The results of a run, or why it failed."""
 
 
@@ -76,7 +77,7 @@ class _Trainer:
             return str(error)
 
 
-_worker: dict[str, Any] = {}
+_worker: Json = {}
 """The state of a worker process."""
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxrnn.files import read_json, write_atomically, write_figure, write_json
+from jaxrnn.files import Json, read_json, write_atomically, write_figure, write_json
 from jaxrnn.training.history import History
 from jaxrnn.training.tasks import Task
 
 SEED = "trainer.seed"
 
 
-def read_sweep(directory: Path) -> dict[str, Any]:
+def read_sweep(directory: Path) -> Json:
     """Return the contents of ``sweep.json``; empty if the directory holds no sweep."""
     path = directory / "sweep.json"
     return read_json(path) if path.exists() else {}
@@ -39,14 +39,14 @@ def runs_of(directory: Path) -> list[Path]:
     return runs
 
 
-def results_if_finished(workdir: Path, epochs: int) -> dict[str, Any] | None:
+def results_if_finished(workdir: Path, epochs: int) -> Json | None:
     """Return the results of a run, or None if it has not finished this number of epochs."""
     path = workdir / "results.json"
     results = read_json(path) if path.exists() else {}
     return results if results.get("stopped_early") or results.get("epochs") == epochs else None
 
 
-def _rows(directory: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(directory: Path, content: Mapping[str, Any]) -> list[Json]:
     """Return directory, options and metrics of each finished run, ordered by its options."""
 
     def rank(value: Any) -> tuple[float, str]:
@@ -112,11 +112,11 @@ def evaluated(results: Mapping[str, Any], task: Task) -> list[str]:
     return evals or [f"train_{task.best}"]
 
 
-def _statistics(members: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, Any]:
+def _statistics(members: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Json:
     """Return mean, deviation and the 95 % interval of the mean (Student's t) over seeds."""
     from scipy.special import stdtrit  # slow to import
 
-    statistics: dict[str, Any] = {"seeds": len(members)}
+    statistics: Json = {"seeds": len(members)}
     for column in columns:
         values = np.array([member.get(column) for member in members], float)
         mean = statistics[column] = float(values.mean())

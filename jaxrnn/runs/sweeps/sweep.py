@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jaxrnn.files import write_json
+from jaxrnn.files import Json, write_json
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import interruption
 from jaxrnn.runs.processes import Stopped, from_first, say, session
@@ -37,7 +37,7 @@ def sweep(
     jobs: int = 1,
     pictures: bool = False,
     name: str | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """Train an experiment with several seeds and values of its options, each in a run of its own.
 
     The directory of the sweep gets one for each run, such as ``hidden=64/seed-0``, ``sweep.json``,
@@ -130,7 +130,7 @@ def _replaced(group: Any, key: str, value: Any) -> Any:
 
 def _begin(workdir: Path, experiment: Experiment, varied: Sequence[str]) -> None:
     """Check that a directory holds this sweep or nothing, and write ``sweep.json``."""
-    content: dict[str, Any] = {"experiment": experiment.identity, "varied": varied}
+    content: Json = {"experiment": experiment.identity, "varied": varied}
     stored = read_sweep(workdir) or content
     if stored is content and (workdir / "config.json").exists():
         raise ValueError(f"--workdir {workdir} holds a single run; choose another directory")

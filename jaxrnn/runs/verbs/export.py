@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from jaxrnn.data.splits import zeros_like_one
 from jaxrnn.export.onnx import to_onnx
 from jaxrnn.export.stablehlo import PLATFORMS, to_stablehlo
 from jaxrnn.export.weights import save_weights
-from jaxrnn.files import finite, local_path, write_atomically
+from jaxrnn.files import Json, finite, local_path, write_atomically
 from jaxrnn.groups import Group
 from jaxrnn.nn.model import RNNModel
 from jaxrnn.runs.options import Workdir
@@ -75,7 +75,7 @@ def exported_shape(run: Run) -> tuple[int | str, ...]:
     return "time", *run.input_shape[1:]
 
 
-def describe(run: Run) -> dict[str, Any]:
+def describe(run: Run) -> Json:
     """Describe what the network reads and returns, and how it was trained, for ``model.json``."""
     row, state = run.history.rows[-1], run.network
     example = zeros_like_one(np.empty((1, *run.input_shape)))

@@ -14,6 +14,7 @@ import tyro
 from annotated_types import Ge
 
 from jaxrnn.data.pictures import fit_picture
+from jaxrnn.files import Json
 from jaxrnn.groups import Count, Group
 from jaxrnn.runs.options import Workdir
 from jaxrnn.runs.trained import Ensemble, Run
@@ -91,7 +92,7 @@ def predict_files(run: Run, options: Predict) -> bool:
     return complete
 
 
-def _continue(run: Run, example: np.ndarray, options: Predict) -> dict[str, Any]:
+def _continue(run: Run, example: np.ndarray, options: Predict) -> Json:
     """Continue a text by sampling from a language model."""
     key = jax.random.key(options.seed)
     tokens = np.asarray(generate(run.network, example, key, count=options.sample))
@@ -109,7 +110,7 @@ def _outputs(run: Run, inputs: np.ndarray) -> np.ndarray:
     return outputs[:, :time] if outputs.ndim > 2 else outputs
 
 
-def _answer(run: Run, output: np.ndarray, count: int) -> dict[str, Any]:
+def _answer(run: Run, output: np.ndarray, count: int) -> Json:
     """Describe the outputs for one example as JSON, with the ``count`` likeliest classes."""
     if not run.class_names:
         return {"outputs": output.tolist()}

@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxrnn.training.history import History
+from jaxrnn.training.history import History, metric_columns
 
 
 class Picture(Figure):
@@ -51,8 +51,8 @@ def plot_history(
     figure = Picture(figsize=(10 * len(metrics), 6), layout="constrained")
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, metric in zip(panels, metrics, strict=True):
-        for column in columns:
-            if column.endswith(f"_{metric}") and runs[0].measured(column):
+        for column in metric_columns(columns, metric):
+            if runs[0].measured(column):
                 split = column.removesuffix(f"_{metric}").replace("_", " ").title()
                 values = _values(runs, column)
                 marker = "o" if np.isfinite(values[0]).sum() == 1 else None

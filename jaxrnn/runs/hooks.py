@@ -9,6 +9,7 @@ import jax
 from tqdm import tqdm
 
 from jaxrnn.training.fitting import Record
+from jaxrnn.training.history import metric_columns
 
 
 class Progress:
@@ -58,8 +59,9 @@ class Progress:
 
 def _describe(row: Mapping[str, float], best: str) -> Iterator[str]:
     """Describe all metrics of the training split, and the main metric of the others."""
+    main = metric_columns([*row], best)
     for name, value in row.items():
-        if name.startswith("train_") or name.endswith(f"_{best}"):
+        if name.startswith("train_") or name in main:
             digits = f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
             yield f"{name.removeprefix('train_').replace('_', ' ')} {digits}"
 

@@ -21,7 +21,7 @@ from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.prepare import Prepared
 from jaxrnn.runs.processes import say
 from jaxrnn.training.evaluation import generate, predict
-from jaxrnn.training.history import History, best_epoch, has_stalled
+from jaxrnn.training.history import History, best_epoch, has_stalled, metric_columns
 from jaxrnn.training.optimizers import averaged
 from jaxrnn.training.sharding import available_cores
 from jaxrnn.training.state import TrainState
@@ -127,8 +127,8 @@ def _metrics(history: History, task: Task, epoch: int) -> Json:
     metrics = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
     best = {
         f"best_{name}": history.best(name, maximize=task.maximize)[name]
-        for name in metrics
-        if name.endswith(f"_{task.best}") and history.measured(name)
+        for name in metric_columns(metrics, task.best)
+        if history.measured(name)
     }
     epochs = {"epochs": len(history), "epoch": epoch}
     return {**epochs, **metrics, **best, "best_epoch": best_epoch(history, task)}

@@ -120,15 +120,20 @@ class History:
         return cls(tuple(rows))
 
 
+def metric_columns(names: Iterable[str], metric: str) -> list[str]:
+    """Return the columns of a metric; those of ``accuracy`` are not those of ``top5_accuracy``."""
+    names = [name for name in names if name.endswith(f"_{metric}")]
+    trained = [name.removeprefix("train") for name in names if name.startswith("train_")]
+    longer = tuple(name for name in trained if name != f"_{metric}")
+    return [name for name in names if not name.endswith(longer)]
+
+
 def best_epoch(history: History, task: Task) -> int:
     """Return the epoch with the best value of ``task.best`` on the first evaluated split.
 
     Without one, that of the training split; the last epoch if nothing was measured.
     """
-    names = [name for name in history.columns if name.endswith(f"_{task.best}")]
-    trained = [name.removeprefix("train") for name in names if name.startswith("train_")]
-    others = tuple(name for name in trained if name != f"_{task.best}")  # such as top5_accuracy
-    columns = [name for name in names if not name.endswith(others)]
+    columns = metric_columns(history.columns, task.best)
     columns.sort(key=lambda name: name.startswith("train_"))
     for column in columns:
         if history.measured(column):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxrnn.files import Json, read_json, write_atomically, write_figure, write_json
-from jaxrnn.training.history import History
+from jaxrnn.training.history import History, metric_columns
 from jaxrnn.training.tasks import Task
 
 SEED = "trainer.seed"
@@ -107,7 +107,7 @@ def write_summary(directory: Path, task: Task, failed: Mapping[str, str]) -> Non
 
 def evaluated(results: Mapping[str, Any], task: Task) -> list[str]:
     """Return the columns of the main metric, of every evaluated split or else of training."""
-    columns = [name for name in results if name.endswith(f"_{task.best}")]
+    columns = metric_columns([*results], task.best)
     evals = [name for name in columns if not name.startswith(("best_", "train_"))]
     return evals or [f"train_{task.best}"]
 

@@ -100,9 +100,8 @@ def fit(
 
     The data order of an epoch depends on ``fold_in(key, epoch)`` alone, for splits and for streams,
     so a run that continues from ``history`` sees the same batches as one that was never stopped. If
-    the optimizer averages the parameters, the average is evaluated.
-
-    With several processes, all of them call this with the same arguments and share the batches.
+    the optimizer averages the parameters, the average is evaluated. Several processes all call this
+    with the same arguments, and share the batches.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`; it is not modified.
@@ -138,6 +137,8 @@ def fit(
     evals = dict(evals or {})
     if any(name.split("_")[0] == "train" or not name.isidentifier() for name in evals):
         raise ValueError(f"evals need identifiers that don't begin with train; got {[*evals]}")
+    if trainer.steps_per_epoch and isinstance(train, Split):
+        raise ValueError("steps_per_epoch is an option of streams")
     if [row["epoch"] for row in history] != list(range(1, len(history) + 1)):
         raise ValueError("history must contain every epoch from 1 on, once and in order")
     if trainer.train_curve not in ("epoch", "last_batch"):

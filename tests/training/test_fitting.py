@@ -175,6 +175,7 @@ def test_bad_input(state, digits):
         ("batch size must be between 1 and the 0", empty, {}),
         ("batch size must be between 1 and the 500", digits, {"batch_size": 501}),
         ("train_curve must be epoch or last_batch; got 'mean'", digits, {"train_curve": "mean"}),
+        ("steps_per_epoch is an option of streams", digits, {"steps_per_epoch": 2}),
         ("every epoch from 1 on", digits, {"history": History().append(epoch=5)}),
         ("devices must be between 1 and 4; got 5", digits, {"devices": 5}),
         *(("that don't begin with train; got", digits, {"evals": {n: digits}}) for n in reserved),

@@ -118,7 +118,7 @@ def _plan(
             planned = plan[str(Path(label, f"seed-{seed}"))] = _replaced(varied, SEED, seed)
             planned.check()
     if not plan:
-        raise ValueError("a sweep needs a seed, and a value of each option that it varies")
+        raise ValueError("--seeds must be at least 1, and --vary needs values")
     return plan
 
 

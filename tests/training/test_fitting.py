@@ -187,7 +187,7 @@ def test_bad_input(state, digits):
         ("expected a Split or a stream; got Source", digits, {"evals": {"test": source}}),
         *(("expected a Split or a stream", train, {}) for train in ((1, 2), {}, labels, source)),
     ):
-        fields = {n: options.pop(n) for n in ("batch_size", "train_curve") if n in options}
+        fields = {n: options.pop(n) for n in vars(TRAINER) if n in options}
         trainer = TrainerConfig(**{"epochs": 1, "batch_size": 100, **fields})
         with pytest.raises(ValueError, match=message):
             fit(state, train, trainer, **{"key": KEY, **options})

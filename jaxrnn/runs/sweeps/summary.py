@@ -173,4 +173,4 @@ def _words(column: str) -> str:
 def _digits(value: float | None) -> str:
     if value is None:  # not measured, or not finite
         return ""
-    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
+    return f"{value:.4f}" if value == 0 or 1e-4 <= abs(value) < 1e4 else f"{value:.4g}"

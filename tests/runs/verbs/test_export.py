@@ -169,7 +169,7 @@ def test_nonempty_directory_is_left_unchanged(tmp_path):
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
     [
-        (RNNConfig(hidden=4, bidirectional=True), {}, "both directions"),
+        (RNNConfig(hidden=4, bidirectional=True), {}, "a bidirectional network"),
         (RNNConfig(hidden=4), {"class_names": tuple("abcdefghij")}, "--page needs a network that"),
     ],
 )

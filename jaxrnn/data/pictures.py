@@ -27,7 +27,7 @@ def read_picture(picture: Picture) -> np.ndarray:
         ``PIXELS``.
       OSError: the file cannot be opened.
     """
-    image = _open(picture)
+    image = open_picture(picture)
     if image.mode == "F":
         return np.array(image)
     return np.asarray(image.convert("L")) / np.float32(255)
@@ -53,7 +53,7 @@ def fit_picture(
     height, width, channels = shape
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (gray) or 3 (RGB); got {channels}")
-    image = _open(picture)
+    image = open_picture(picture)
     if not resize and image.size != (width, height):
         size = f"{image.width} × {image.height}"
         raise ValueError(f"the picture must be {width} pixels wide and {height} high; got {size}")
@@ -63,7 +63,7 @@ def fit_picture(
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
-def _open(picture: Picture) -> Image.Image:
+def open_picture(picture: Picture) -> Image.Image:
     """Open a picture upright, in mode L, RGB, or F with numbers from 0 to 1."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about odd files, and sizes refused here

@@ -1,9 +1,10 @@
 """Streams: batches read while earlier ones are trained on, for data of any size."""
 
 import contextlib
-import dataclasses
 import operator
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -11,14 +12,15 @@ import numpy as np
 
 from jaxrnn.data.batches import as_key, check_batch_size
 from jaxrnn.data.readable import Readable, readable
-from jaxrnn.data.reading import Blocks, read_ahead
-from jaxrnn.data.splits import Batch, Split
+from jaxrnn.data.reading import on_cpu, read_ahead
+from jaxrnn.data.splits import Batch, Split, check_values
 
 _STEPS_AT_ONCE = 32  # batches that are read, moved and trained on together,
 _BYTES_AT_ONCE = 2**24  # or as many as fit, at least one
+_ENDLESS = 2**40  # blocks, as Grain requires a length
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Stream:
     """Batches of a source in random order, pass after pass; created by :func:`stream`.
 
@@ -37,61 +39,119 @@ class Stream:
     workers: int
 
     def __len__(self) -> int:
-        return self._whole + (self._remainder > 0)
+        return self.whole + (self.remainder > 0)
+
+    @property
+    def whole(self) -> int:
+        """Number of whole batches in one epoch."""
+        return self.steps_per_epoch or len(self.source) // self.batch_size
+
+    @property
+    def remainder(self) -> int:
+        """Size of the short batch at the end of each pass; 0 for none."""
+        return 0 if self.drop_remainder else len(self.source) % self.batch_size
 
     @property
     def examples_per_epoch(self) -> int:
         """Number of examples in one epoch of :func:`jaxrnn.fit`."""
-        return self._whole * self.batch_size + self._remainder
+        return self.whole * self.batch_size + self.remainder
 
     @property
     def blocks_per_epoch(self) -> int:
         """Number of blocks in one epoch."""
-        return self._blocks(self._sizes()).per_epoch
+        return len(self._sizes) + (self.remainder > 0)
 
     @property
     def is_whole(self) -> bool:
         """Whether an epoch is one pass over all examples."""
         return not (self.steps_per_epoch or self.drop_remainder)
 
-    @property
-    def _whole(self) -> int:
-        return self.steps_per_epoch or len(self.source) // self.batch_size
-
-    @property
-    def _remainder(self) -> int:
-        return 0 if self.drop_remainder else len(self.source) % self.batch_size
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """The number of batches in each block of an epoch."""
+        example = self.source.read([0])
+        size = self.batch_size * sum(np.asarray(array).nbytes for array in example.values())
+        return equal_parts(self.whole, max(1, min(_STEPS_AT_ONCE, _BYTES_AT_ONCE // size)))
 
     def __iter__(self) -> Any:
         def batch_of(block: dict[str, Any]) -> Batch:
             return {name: array for name, array in block["batch"].items() if name != "places"}
 
-        return iter(read_ahead(self._blocks([1] * self._whole), self.workers).map(batch_of))
+        single = _Blocks(self, [1] * self.whole)
+        return iter(read_ahead(single, self.workers).map(batch_of))
 
     @contextlib.contextmanager
     def blocks(
-        self, *, epoch: int = 1, place: Callable[[Batch, int, bool], Any], **options: Any
+        self, put: Callable[[Batch, int, bool], Any], *, epoch: int = 1, **options: Any
     ) -> Iterator[Any]:
         """Iterate over blocks of batches, which Grain reads ahead until the ``with`` block ends.
 
         Args:
-          epoch: where to start, from 1.
-          place: called with the examples of each block, its number of steps, and whether its
+          put: called with the examples of each block, its number of steps, and whether its
             batches are whole; ``places`` are the positions of the examples in the source.
-          options: ``own``, ``devices`` and ``outputs`` of :class:`jaxrnn.data.reading.Blocks`.
+          epoch: where to start, from 1.
+          options: ``own``, the part of each whole batch that this process reads, all of it by
+            default; ``devices``, the number of those that share this part, whose examples are
+            contiguous; and ``outputs``, the upper bound of the labels, exclusive, to check them.
         """
-        blocks = self._blocks(self._sizes(), **options)
-        start = (epoch - 1) * blocks.per_epoch
-        with contextlib.closing(iter(read_ahead(blocks, self.workers, start, place))) as iterator:
+        blocks = _Blocks(self, self._sizes, **options)
+        start = (epoch - 1) * self.blocks_per_epoch
+        with contextlib.closing(iter(read_ahead(blocks, self.workers, start, put))) as iterator:
             yield iterator
 
-    def _blocks(self, sizes: list[int], **options: Any) -> Blocks:
-        return Blocks(self.source, self.batch_size, self.key, self._remainder, sizes, **options)
 
-    def _sizes(self) -> list[int]:
-        example = self.source.read([0])
-        size = self.batch_size * sum(np.asarray(array).nbytes for array in example.values())
-        return equal_parts(self._whole, max(1, min(_STEPS_AT_ONCE, _BYTES_AT_ONCE // size)))
+@dataclass(eq=False)
+class _Blocks:
+    """Random access to the blocks of a stream, of ``sizes`` batches, each epoch the same.
+
+    A block is a ``batch``, its number of ``steps``, and whether its batches are ``whole``: the
+    short batch at the end of a pass is a block of its own.
+    """
+
+    stream: Stream
+    sizes: list[int]
+    own: slice | None = None
+    devices: int = 1
+    outputs: int | None = None
+    _latest: tuple[int, np.ndarray] | None = field(default=None, init=False)
+
+    @property
+    def _per_epoch(self) -> int:
+        return len(self.sizes) + (self.stream.remainder > 0)
+
+    def __len__(self) -> int:
+        return self._per_epoch if self.stream.key is None else _ENDLESS
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        epoch, block = divmod(int(index), self._per_epoch)
+        if whole := block < len(self.sizes):
+            first = epoch * sum(self.sizes) + sum(self.sizes[:block])
+            steps, own = self.sizes[block], self.own or slice(None)
+            rows = np.stack([self._batch(step)[own] for step in range(first, first + steps)])
+            places = rows.reshape(steps, self.devices, -1).swapaxes(0, 1).reshape(-1)
+        else:
+            places, steps = self._order(epoch)[-self.stream.remainder :], 1
+        batch = dict(self.stream.source.read(places))
+        if self.outputs is not None:
+            check_values(batch, self.outputs)
+        return {"batch": {**batch, "places": places}, "steps": steps, "whole": whole}
+
+    def _batch(self, step: int) -> np.ndarray:
+        """Return the positions of the examples of a step, counted over all passes."""
+        size = self.stream.batch_size
+        epoch, step = divmod(step, len(self.stream.source) // size)
+        return self._order(epoch)[step * size :][:size]
+
+    def _order(self, index: int) -> np.ndarray:
+        """Return the order of a pass; the latest is cached, as blocks are read in sequence."""
+        if self._latest is None or self._latest[0] != index:
+            order = np.arange(len(self.stream.source), dtype=np.int32)
+            if self.stream.key is not None:
+                with on_cpu():
+                    key = jax.random.fold_in(self.stream.key, index + 1)
+                    order = np.asarray(jax.random.permutation(key, len(order)))
+            self._latest = index, order
+        return self._latest[1]
 
 
 def equal_parts(steps: int, most: int) -> list[int]:
@@ -152,11 +212,11 @@ def stream(
     """
     source, batch_size = readable(source), operator.index(batch_size)
     check_batch_size(batch_size, source)
-    left = 0 if drop_remainder else len(source) % batch_size
-    if steps_per_epoch and left:
+    key = None if key is None else as_key(key)
+    made = Stream(source, batch_size, key, drop_remainder, steps_per_epoch, workers)
+    if steps_per_epoch and made.remainder:
         raise ValueError(
             f"steps_per_epoch requires batches of equal size, but {len(source)} examples leave a "
-            f"batch of {left}; use drop_remainder=True"
+            f"batch of {made.remainder}; use drop_remainder=True"
         )
-    key = None if key is None else as_key(key)
-    return Stream(source, batch_size, key, drop_remainder, steps_per_epoch, workers)
+    return made

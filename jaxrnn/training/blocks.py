@@ -62,10 +62,8 @@ def blocks_of_stream(
     """
     shared_by = mesh if mesh is not None and stream.batch_size % mesh.size == 0 else None
     own, devices = (None, 1) if shared_by is None else own_part(shared_by, stream.batch_size)
-    place = partial(_put_block, mesh=mesh, shared_by=shared_by)
-    with stream.blocks(
-        epoch=epoch, place=place, own=own, devices=devices, outputs=outputs
-    ) as blocks:
+    put = partial(_put_block, mesh=mesh, shared_by=shared_by)
+    with stream.blocks(put, epoch=epoch, own=own, devices=devices, outputs=outputs) as blocks:
         yield from blocks
 
 

@@ -73,20 +73,20 @@ def test_epochs_of_some_steps_continue_through_the_passes(source):
     batches = stream(source, batch_size=64, key=KEY, drop_remainder=True, steps_per_epoch=3)
     assert (len(batches), batches.examples_per_epoch, batches.is_whole) == (3, 192, False)
     iterator = iter(batches)
-    with batches.blocks(place=take_block) as blocks:
+    with batches.blocks(take_block) as blocks:
         for block in itertools.islice(blocks, 4 * batches.blocks_per_epoch):
             expected = list(itertools.islice(iterator, block["steps"]))
             for name in ("inputs", "labels"):
                 joined = np.concatenate([batch[name] for batch in expected])
                 np.testing.assert_array_equal(block[name], joined)
-    with batches.blocks(epoch=5, place=take_block) as blocks:
+    with batches.blocks(take_block, epoch=5) as blocks:
         np.testing.assert_array_equal(next(blocks)["labels"][:64], next(iterator)["labels"])
 
 
 def test_process_reads_its_part_of_each_batch(source, digits):
     """Examples stand by device, then by step; the short last batch is read by all."""
     batches = stream(source, batch_size=64, key=KEY)
-    with batches.blocks(place=take_block, own=slice(32, 64), devices=2) as blocks:
+    with batches.blocks(take_block, own=slice(32, 64), devices=2) as blocks:
         part, rest = itertools.islice(blocks, 2)
     order = np.asarray(jax.random.permutation(jax.random.fold_in(KEY, 1), 500))
     own = order[:448].reshape(7, 64)[:, 32:].reshape(7, 2, 16).swapaxes(0, 1).ravel()
@@ -132,7 +132,7 @@ def test_memory_does_not_hold_all_blocks():
             read.append(len(indices))
             return {"inputs": np.zeros((len(indices), 28, 28), np.uint8)}
 
-    with stream(Counting(), batch_size=100, key=KEY).blocks(place=take_block) as blocks:
+    with stream(Counting(), batch_size=100, key=KEY).blocks(take_block) as blocks:
         next(blocks)
         before = 0
         while before < len(read):  # until it waits for us

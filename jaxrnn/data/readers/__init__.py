@@ -6,18 +6,13 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxrnn.data.readers.arrays import Arrays, Cached, Images, cache, concatenate, fallback_data_dir
+from jaxrnn.data.readers.arrays import Arrays, Cached, Images, cache, fallback_data_dir
 from jaxrnn.data.readers.builders import FAMILY, LabelledImages, decode, open_builder
-from jaxrnn.data.readers.files import (
-    find_idx,
-    find_images,
-    identify,
-    read_idx_files,
-    read_images,
-    read_npz,
-)
+from jaxrnn.data.readers.files import find_idx, find_images, read_idx_files, read_images, read_npz
+from jaxrnn.data.readers.idx import content_sha256
 from jaxrnn.files import first_line
 
 log = logging.getLogger("jaxrnn")
@@ -37,49 +32,50 @@ def read_split(
     else:
         builder = open_builder(name, data_dir)
         parts = _find_parts(name, split, builder.info.splits)
-        identity, splits = identify([Path(builder.data_dir, "dataset_info.json")]), {}
-        for part in {part for part, _ in parts}:  # others may be large
-            read = partial(decode, builder, part)
-            cached_part, class_names = cache(data_dir, f"{builder.name}-{part}", identity, read)
-            splits |= cached_part
+        used = sorted({part for part, _ in parts})  # other splits may be large
+        info = Path(builder.data_dir, "dataset_info.json")
+        key, read = "-".join([builder.name, *used]), partial(decode, builder, *used)
+        splits, class_names = cache(data_dir, key, [info], read)
     arrays = [Arrays(*(array[rows] for array in splits[part])) for part, rows in parts]
-    return arrays[0] if len(arrays) == 1 else concatenate(arrays), class_names
+    if len(arrays) > 1:
+        arrays = [Arrays(*map(np.concatenate, zip(*arrays, strict=True)))]
+    return arrays[0], class_names
 
 
 def _read_whole(name: str, data_dir: Path, archives: Path | None) -> Cached | None:
     """Read a dataset of the MNIST family or of files; None if it is one of tfds's."""
-    path, family = Path(name).expanduser(), FAMILY.get(name.lower())
-    if archives is not None and (family or name.lower() == "idx"):
-        idx, key = find_idx(archives), name.lower()
-        return cache(data_dir, key, identify(idx.values()), partial(_read_archives, idx, family))
-    if name.lower() == "idx":
-        raise ValueError("name 'idx' needs archives (--archives), a directory of IDX files")
+    key, path = name.lower(), Path(name).expanduser()
+    family = FAMILY.get(key)
     if archives is not None:
-        known = ", ".join(["idx", *FAMILY])
-        raise ValueError(f"archives are read for {known} only, not for {name!r}")
+        if key not in (known := ["idx", *FAMILY]):
+            raise ValueError(f"archives are read for {', '.join(known)} only, not for {name!r}")
+        idx = find_idx(archives)
+        return cache(data_dir, key, idx.values(), partial(_read_archives, idx, family))
+    if key == "idx":
+        raise ValueError("name 'idx' needs archives (--archives), a directory of IDX files")
     if family:
-        return cache(data_dir, family.name, "published", partial(_read_family, family, data_dir))
+        return cache(data_dir, key, [], partial(_read_family, key, data_dir))
     if path.suffix == ".npz":
-        return cache(data_dir, path.stem, identify([path]), partial(read_npz, path))
+        return cache(data_dir, path.stem, [path], partial(read_npz, path))
     if len(path.parts) > 1 and path.is_dir():
         found = find_images(path)
-        identity = identify(image for _, _, image in found)
-        return cache(data_dir, path.name, identity, partial(read_images, found, path))
+        files = [image for _, _, image in found]
+        return cache(data_dir, path.name, files, partial(read_images, found, path))
     return None
 
 
 def _read_archives(idx: Mapping[str, Path], family: type[LabelledImages] | None) -> Images:
     """Read IDX files, as a dataset of the MNIST family if one is given."""
     images = read_idx_files(idx, family.CLASS_NAMES if family else ())
-    if family and set(family.CONTENT_SHA256) - images.sha256:
+    if family and set(family.CONTENT_SHA256) - set(map(content_sha256, idx.values())):
         folder = next(iter(idx.values())).parent
         log.warning("the files in %s are not those published as %s", folder, family.name)
     return images
 
 
-def _read_family(family: type[LabelledImages], data_dir: Path) -> Images:
+def _read_family(name: str, data_dir: Path) -> Images:
     """Read a dataset of the MNIST family as it was published."""
-    builder = open_builder(family.name, data_dir)
+    builder = open_builder(name, data_dir)
     return builder.images or decode(builder, *builder.info.splits)
 
 

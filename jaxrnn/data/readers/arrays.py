@@ -7,13 +7,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-_FORMAT = 2  # increment it when files are read or cached differently
+_FORMAT = 3  # increment it when files are read or cached differently
 
 
 class Arrays(NamedTuple):
@@ -23,43 +22,40 @@ class Arrays(NamedTuple):
     labels: np.ndarray
 
 
-@dataclass(frozen=True)
-class Images:
-    """Labelled images of some splits.
-
-    Attributes:
-      splits: the pieces of each split, such as ``train``, which can be iterated over once.
-      class_names: the name of each class, in order.
-      sha256: of the decompressed content of each IDX file.
-    """
+class Images(NamedTuple):
+    """Labelled images: the pieces of each split, which are read once, and the class names."""
 
     splits: Mapping[str, Iterable[Arrays]]
     class_names: tuple[str, ...]
-    sha256: frozenset[str] = frozenset()
 
 
 Cached = tuple[dict[str, Arrays], tuple[str, ...]]
 """The arrays of each split, and the class names."""
 
 
-def cache(data_dir: Path, name: str, identity: str, read: Callable[[], Images]) -> Cached:
+def cache(data_dir: Path, name: str, files: Iterable[Path], read: Callable[[], Images]) -> Cached:
     """Memory-map the cached arrays of a dataset, which is read if there are none.
 
-    The cache is ``<data_dir>/jaxrnn/<name>-<digest of the identity>``, which is complete or absent
-    and may be deleted at any time; if it can't be written, it is in :func:`fallback_data_dir`.
+    The cache is ``<data_dir>/jaxrnn/<name>-<digest>``, which is complete or absent and may be
+    deleted at any time; if it can't be written, it is in :func:`fallback_data_dir`. The digest
+    changes with the size or a time of ``files``: the ctime tells apart those of the same size and
+    modification time.
 
     Raises:
       OSError: neither directory can be written.
     """
-    digest = hashlib.sha256(f"{_FORMAT} {identity}".encode("utf-8", "surrogateescape")).hexdigest()
+    stats = [(path.absolute(), path.stat()) for path in files]
+    identity = [(os.fsencode(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in stats]
+    digest = hashlib.sha256(repr((_FORMAT, identity)).encode()).hexdigest()[:16]
     parents = data_dir, fallback_data_dir()
-    place, fallback = (parent / "jaxrnn" / f"{name}-{digest[:16]}" for parent in parents)
-    for directory in (place, fallback):
+    folder, fallback = (parent / "jaxrnn" / f"{name}-{digest}" for parent in parents)
+    for directory in (folder, fallback):
         with contextlib.suppress(OSError, ValueError):  # absent or damaged
             return _map(directory)
+        shutil.rmtree(directory, ignore_errors=True)
     images = read()
     with contextlib.suppress(OSError):  # read-only or full
-        return _write(place, images)
+        return _write(folder, images)
     return _write(fallback, read())
 
 
@@ -69,39 +65,27 @@ def fallback_data_dir() -> Path:
     return Path(tempfile.gettempdir(), f"tensorflow_datasets-{user}")
 
 
-def concatenate(pieces: Iterable[Arrays]) -> Arrays:
-    """Join pieces, in memory."""
-    return Arrays(*map(np.concatenate, zip(*pieces, strict=True)))
-
-
-def _map(place: Path) -> Cached:
-    class_names, splits = json.loads((place / "arrays.json").read_text("utf-8"))
+def _map(folder: Path) -> Cached:
+    class_names, splits = json.loads((folder / "arrays.json").read_text("utf-8"))
 
     def map_array(name: str, dtype: str, shape: list[int]) -> np.ndarray:
-        return np.asarray(np.memmap(place / name, dtype, "r", shape=tuple(shape)))
+        return np.asarray(np.memmap(folder / name, dtype, "r", shape=tuple(shape)))
 
     arrays = {name: Arrays(*(map_array(*file) for file in files)) for name, files in splits.items()}
     return arrays, tuple(class_names)
 
 
-def _write(place: Path, images: Images) -> Cached:
+def _write(folder: Path, images: Images) -> Cached:
     """Write the arrays piece by piece to a temporary directory, then rename it."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as temporary:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         new = Path(temporary, "new")
         new.mkdir()  # unlike a temporary directory, readable by other users
-        splits = {
-            split: _write_split(new, split, pieces) for split, pieces in images.splits.items()
-        }
+        splits = {name: _write_split(new, name, pieces) for name, pieces in images.splits.items()}
         (new / "arrays.json").write_text(json.dumps([images.class_names, splits]), "utf-8")
-        try:
-            new.rename(place)
-        except OSError:
-            with contextlib.suppress(OSError, ValueError):
-                return _map(place)  # another process was faster
-            shutil.rmtree(place)  # it is damaged
-            new.rename(place)
-    return _map(place)
+        with contextlib.suppress(OSError):  # another process was faster
+            new.rename(folder)
+    return _map(folder)
 
 
 def _write_split(folder: Path, split: str, pieces: Iterable[Arrays]) -> list[Any]:

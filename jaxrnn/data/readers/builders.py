@@ -3,7 +3,6 @@
 import contextlib
 import io
 import re
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -23,9 +22,9 @@ _AT_ONCE = 4096  # examples that are decoded and in memory together
 class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Labelled images of the MNIST family, which tfds reads without TensorFlow.
 
-    Examples are stored as ArrayRecord, in the order of the files, which the protocols of the
-    ``tf1`` and ``keras`` presets rely on. The builders are not registered with tfds, whose own
-    builders of these names stay unchanged.
+    Examples are stored in the order of the files, which the protocols of the ``tf1`` and ``keras``
+    presets rely on. The builders are not registered with tfds, whose own builders of these names
+    stay unchanged.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -35,11 +34,8 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
     CONTENT_SHA256: tuple[str, ...] = ()  # of each decompressed file, if known
     images: Images | None = None  # set by preparation
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(skip_registration=True, **kwargs)
-
-    def __init__(self, **kwargs: Any):
-        super().__init__(file_format="array_record", **kwargs)
+    def __init__(self, **options: Any):
+        super().__init__(file_format="array_record", **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
         image = tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8, encoding="bytes")
@@ -59,29 +55,28 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
         urls = {role: self.URL + name for role, name in IDX_NAMES.items()}
         paths = find_idx(self.ARCHIVES) if self.ARCHIVES else dl_manager.download(urls)
         self.images, splits = read_idx_files(paths, self.CLASS_NAMES), []
-        for name, (piece,) in self.images.splits.items():
-            size = 0
-            template = self._get_filename_template(name)
-            path = template.sharded_filepath(shard_index=0, num_shards=1)
+        for split, (piece,) in self.images.splits.items():
+            files = self._get_filename_template(split)
+            path = files.sharded_filepath(shard_index=0, num_shards=1)
             writer = ArrayRecordWriter(str(path), "group_size:16")  # small records in groups
-            for record in self._serialize(piece):
+            for record in self._serialize(*piece):
                 writer.write(record)
-                size += len(record)
             writer.close()
-            splits.append(tfds.core.SplitInfo(name, [len(piece.labels)], size, template))
+            size = path.stat().length
+            splits.append(tfds.core.SplitInfo(split, [len(piece.labels)], size, files))
         self.info.set_splits(tfds.core.SplitDict(splits))
 
-    def _serialize(self, piece: Arrays) -> Iterator[bytes]:
+    def _serialize(self, images: np.ndarray, labels: np.ndarray) -> Iterator[bytes]:
         """Serialize examples; records of the same label differ only in their pixels."""
         white, affixes = np.full((28, 28, 1), 255, np.uint8), []
         for label in range(len(self.CLASS_NAMES)):
             record = self.info.features.serialize_example({"image": white, "label": label})
             affixes.append(record.split(white.tobytes()))
-        for image, label in zip(piece.images, piece.labels.tolist(), strict=True):
+        for image, label in zip(images, labels.tolist(), strict=True):
             yield image.tobytes().join(affixes[label])
 
 
-class Mnist(LabelledImages):
+class Mnist(LabelledImages, skip_registration=True):
     """MNIST handwritten digits, Yann LeCun, Corinna Cortes, Christopher Burges (CC BY-SA 3.0)."""
 
     name = "mnist"
@@ -96,7 +91,7 @@ class Mnist(LabelledImages):
     )
 
 
-class FashionMnist(LabelledImages):
+class FashionMnist(LabelledImages, skip_registration=True):
     """Fashion-MNIST articles of clothing, Han Xiao, Kashif Rasul, Roland Vollgraf (MIT license)."""
 
     name = "fashion_mnist"
@@ -113,7 +108,7 @@ class FashionMnist(LabelledImages):
     )
 
 
-class Kmnist(LabelledImages):
+class Kmnist(LabelledImages, skip_registration=True):
     """Kuzushiji-MNIST cursive hiragana, Tarin Clanuwat and others (CC BY-SA 4.0)."""
 
     name = "kmnist"
@@ -125,10 +120,7 @@ FAMILY = {builder.name: builder for builder in (Mnist, FashionMnist, Kmnist)}
 
 
 def open_builder(name: str, data_dir: Path) -> Any:
-    """Return the tfds builder of a dataset of labelled images, prepared as ArrayRecord.
-
-    Several processes may prepare it at once, as tfds renames a temporary directory at the end.
-    """
+    """Return the tfds builder of a dataset of labelled images, prepared as ArrayRecord."""
     with _one_line_errors(name, data_dir):
         builder = FAMILY.get(name, partial(tfds.builder, name))(data_dir=data_dir)
     match builder.info.supervised_keys, builder.info.features:
@@ -139,14 +131,12 @@ def open_builder(name: str, data_dir: Path) -> Any:
         case _:
             raise ValueError(f"{name!r} is not a dataset of labelled images")
     with _one_line_errors(name, data_dir):
-        if not builder.data_path.exists():
-            quiet = name in FAMILY and builder.ARCHIVES  # tfds prints that it downloads
-            with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout):
-                try:
-                    builder.download_and_prepare(file_format="array_record")
-                except Exception:
-                    if not builder.data_path.exists():  # else another process was faster
-                        raise
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # tfds prints that it downloads
+                builder.download_and_prepare(file_format="array_record")
+        except Exception:
+            if not builder.data_path.exists():  # else another process was faster
+                raise
         builder.info.read_from_directory(builder.data_dir)
     return builder
 

@@ -3,12 +3,14 @@
 import itertools
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL.Image import Image
 
 from jaxrnn.data.convert import as_column, convert
+from jaxrnn.data.pictures import open_picture
 from jaxrnn.data.readers.arrays import Arrays, Images
 from jaxrnn.data.readers.idx import read_idx
 
@@ -20,15 +22,6 @@ IDX_NAMES = {
 }
 _ROLE = re.compile(r"(?:^|[-_.])(train|t10k|test)[-_.]?(images|labels)[-_.]")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
-
-
-def identify(paths: Iterable[Path]) -> str:
-    """Return a text that changes when a file does, without reading the files.
-
-    The ctime tells apart files of the same size and modification time.
-    """
-    stats = ((path.absolute(), path.stat()) for path in paths)
-    return "\n".join(f"{path} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}" for path, s in stats)
 
 
 def find_idx(folder: Path) -> dict[str, Path]:
@@ -53,16 +46,15 @@ def find_idx(folder: Path) -> dict[str, Path]:
 
 def read_idx_files(paths: Mapping[str, Path], class_names: tuple[str, ...] = ()) -> Images:
     """Read the IDX file of each role; by default, classes are named by their labels."""
-    arrays, sha256 = {}, set()
+    arrays = {}
     for role, path in paths.items():
-        array, digest = read_idx(path)
-        sha256.add(digest)
+        array = read_idx(path)
         if array.ndim == 3 and path.name.lower().startswith("emnist"):  # stored transposed
             array = array.transpose(0, 2, 1)
         arrays[role] = array[:, 0] if array.ndim == 2 else array  # QMNIST: the class comes first
     splits = [split for split in ("train", "test") if f"{split} images" in arrays]
     pairs = {split: (arrays[f"{split} images"], arrays[f"{split} labels"]) for split in splits}
-    return _check(next(iter(paths.values())).parent, pairs, class_names, frozenset(sha256))
+    return _check(next(iter(paths.values())).parent, pairs, class_names)
 
 
 def read_npz(path: Path) -> Images:
@@ -80,11 +72,11 @@ def read_npz(path: Path) -> Images:
 
 def find_images(folder: Path) -> list[tuple[str, str, Path]]:
     """Find images with their split (``train`` if there are no such directories) and class."""
-    places = {name: folder / name for name in ("train", "test") if (folder / name).is_dir()}
+    splits = [name for name in ("train", "test") if (folder / name).is_dir()]
     return [
-        (split, path.parent.name, path)
-        for split, place in (places or {"train": folder}).items()
-        for path in sorted(place.glob("*/*"))
+        (split or "train", path.parent.name, path)
+        for split in splits or [""]
+        for path in sorted((folder / split).glob("*/*"))
         if path.suffix.lower() in _SUFFIXES
     ]
 
@@ -98,32 +90,27 @@ def read_images(found: Sequence[tuple[str, str, Path]], folder: Path) -> Images:
     for split, group in itertools.groupby(found, lambda image: image[0]):
         _, names, paths = zip(*group, strict=True)
         images = [_read_image(path) for path in paths]
-        if any(image.ndim == 3 for image in images):  # some are in color
-            images = [im if im.ndim == 3 else np.stack([im] * 3, -1) for im in images]
-        if len(sizes := {image.shape[:2] for image in images}) > 1:
+        mode = "RGB" if any(image.mode == "RGB" for image in images) else "L"
+        if len(sizes := {image.size for image in images}) > 1:
             raise ValueError(f"the {split} images of {folder} differ in size: {sorted(sizes)[:2]}")
-        pairs[split] = np.stack(images), np.searchsorted(class_names, names)
+        pixels = np.stack([np.asarray(image.convert(mode)) for image in images])
+        pairs[split] = pixels, np.searchsorted(class_names, names)
     return _check(folder, pairs, tuple(class_names))
 
 
-def _read_image(path: Path) -> np.ndarray:
-    """Read an image as (height, width) gray or (height, width, 3) color."""
-    from PIL import Image  # slow to import
-
+def _read_image(path: Path) -> Image:
+    """Read an image in 8-bit gray or color."""
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):  # Pillow would clip them to 255
-                raise ValueError(f"its pixels are of mode {image.mode}; expected 8 bits")
-            return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        image = open_picture(path)
+        if image.mode == "F":
+            raise ValueError("its pixels have more than 8 bits")
+        return image
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
 
 def _check(
-    where: Path,
-    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    class_names: tuple[str, ...] = (),
-    sha256: frozenset[str] = frozenset(),
+    where: Path, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], names: tuple[str, ...] = ()
 ) -> Images:
     """Check images and labels; labels without names may start at 0 or 1."""
     arrays = {}
@@ -141,11 +128,9 @@ def _check(
                 f"indices from 0; got {images.shape} {images.dtype} and {labels.shape} "
                 f"{labels.dtype} from {labels.min(initial=0)} to {labels.max(initial=0)}"
             )
-        arrays[split] = Arrays(images, labels.astype(np.int32))
-    joined = np.concatenate([labels for _, labels in arrays.values()])
-    first = 0
-    if joined.max() >= len(class_names):
-        first = min(int(joined.min()), 1)
-        class_names = tuple(map(str, range(first, joined.max() + 1)))
-    splits = {name: [Arrays(ims, ls - first)] for name, (ims, ls) in arrays.items()}
-    return Images(splits, class_names, sha256)
+        arrays[split] = images, labels.astype(np.int32)
+    lowest, highest = (f(f(labels) for _, labels in arrays.values()) for f in (min, max))
+    first = min(lowest, 1) if highest >= len(names) else 0
+    names = names if highest < len(names) else tuple(map(str, range(first, highest + 1)))
+    splits = {split: [Arrays(ims, ls - first)] for split, (ims, ls) in arrays.items()}
+    return Images(splits, names)

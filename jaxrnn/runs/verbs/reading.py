@@ -122,4 +122,4 @@ def _load_array(path: Path) -> np.ndarray | None:
         magic = file.read(6)
     if magic == b"\x93NUMPY":  # mapped, so that its header can't make it larger than the file
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    return read_idx(path)[0] if magic[:2] in (b"\0\0", b"\x1f\x8b") else None
+    return read_idx(path) if magic[:2] in (b"\0\0", b"\x1f\x8b") else None

@@ -46,7 +46,7 @@ def test_prepared_data_is_the_archives_in_file_order():
         loaded = jaxrnn.load(split=split)
         assert len(loaded) == size
         for kind, array in (("images-idx3", loaded.inputs), ("labels-idx1", loaded.labels)):
-            expected, _ = read_idx(Mnist.ARCHIVES / f"{prefix}-{kind}-ubyte.gz")
+            expected = read_idx(Mnist.ARCHIVES / f"{prefix}-{kind}-ubyte.gz")
             np.testing.assert_array_equal(array, expected)
 
 

@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import hashlib
 import struct
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxrnn.data.readers.idx import ELEMENT_TYPES, read_idx
+from jaxrnn.data.readers.idx import ELEMENT_TYPES, content_sha256, read_idx
 
 # One file, overwritten by each example: hypothesis need not warn of a folder that is shared.
 reuse_tmp_path = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -37,7 +36,7 @@ def test_reads_what_was_written(tmp_path, code, shape, seed):
     dtype = np.dtype(ELEMENT_TYPES[code])
     data = np.random.default_rng(seed).integers(-100, 100, shape).astype(dtype)
     path = write(tmp_path / "a.gz", header(code, *shape) + data.tobytes())
-    array, _ = read_idx(path)
+    array = read_idx(path)
     assert array.dtype.isnative
     np.testing.assert_array_equal(array, data)
 
@@ -62,7 +61,7 @@ def test_flipped_byte_never_passes_for_the_file(tmp_path, position, flip):
     path = tmp_path / "a.gz"
     path.write_bytes(archive)
     try:
-        array, _ = read_idx(path)
+        array = read_idx(path)
     except ValueError:
         return
     np.testing.assert_array_equal(array, original)  # the byte was one of gzip's name or time
@@ -74,7 +73,7 @@ def test_fuzz_content_reads_or_raises_value_error(tmp_path, content, compressed)
     path = tmp_path / "a.gz"
     path.write_bytes(gzip.compress(content, compresslevel=1) if compressed else content)
     with contextlib.suppress(ValueError):
-        array, _ = read_idx(path)
+        array = read_idx(path)
         assert array.nbytes == len(content) - 4 - 4 * array.ndim
 
 
@@ -89,24 +88,13 @@ def test_wrong_magic(tmp_path, content):
 def test_wrong_sizes_in_the_header(tmp_path, shape):
     path = write(tmp_path / "a.gz", header(0x08, *shape) + bytes(7))
     if np.prod([float(size) for size in shape]) != 7:
-        with pytest.raises(ValueError, match=r"truncated|continues after|at most"):
+        with pytest.raises(ValueError, match=r"truncated|continues after"):
             read_idx(path)
-
-
-def test_bomb_is_not_decompressed(tmp_path):
-    """64 MiB of zeros in 64 KiB."""
-    path = write(tmp_path / "bomb.gz", header(0x08, 16) + bytes(64 * 2**20))
-    tracemalloc.start()
-    with pytest.raises(ValueError, match="continues after the 16 bytes"):
-        read_idx(path)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 8 * 2**20
 
 
 def test_sha256_is_that_of_the_content(tmp_path):
     content = header(0x08, 3) + b"abc"
-    compressed, plain = write(tmp_path / "a.gz", content), tmp_path / "a"
+    plain = tmp_path / "a"
     plain.write_bytes(content)
-    for path in (compressed, plain):
-        assert read_idx(path)[1] == hashlib.sha256(content).hexdigest()
+    for path in (write(tmp_path / "a.gz", content), plain):
+        assert content_sha256(path) == hashlib.sha256(content).hexdigest()

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxrnn.data.pictures import Picture, read_picture
+from jaxrnn.data.pictures import PictureLike, read_picture
 from jaxrnn.runs import Run
 from jaxrnn.runs.verbs.export import Export
 from jaxrnn.runs.verbs.predict import Predict
@@ -30,7 +30,7 @@ class PredictDigits(Predict):
             return super().reader(run)
         from experiments.digits.pictures import normalize_digit  # slow to import
 
-        def fit(picture: Picture) -> np.ndarray:
+        def fit(picture: PictureLike) -> np.ndarray:
             return normalize_digit(read_picture(picture), self.ink)
 
         return image_reader((28, 28, 1), fit, run.experiment.data.as_inputs)

@@ -11,12 +11,12 @@ from PIL import Image, ImageOps
 PIXELS = 50_000_000  # larger pictures are not decoded
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
 
-Picture = Path | BinaryIO | np.ndarray
+PictureLike = Path | BinaryIO | np.ndarray
 """Path or open binary file of a picture in one of ``FORMATS``, of which the first frame is read; or
 a (height, width) or uint8 (height, width, channels) array."""
 
 
-def read_picture(picture: Picture) -> np.ndarray:
+def read_picture(picture: PictureLike) -> np.ndarray:
     """Read a picture in grayscale, rotated upright by its EXIF orientation.
 
     Returns:
@@ -34,7 +34,7 @@ def read_picture(picture: Picture) -> np.ndarray:
 
 
 def fit_picture(
-    picture: Picture, shape: tuple[int, int, int], *, resize: bool = True
+    picture: PictureLike, shape: tuple[int, int, int], *, resize: bool = True
 ) -> np.ndarray:
     """Read and resize a picture; one that has the size already keeps its pixels exactly.
 
@@ -63,7 +63,7 @@ def fit_picture(
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
-def open_picture(picture: Picture) -> Image.Image:
+def open_picture(picture: PictureLike) -> Image.Image:
     """Open a picture upright, in mode L, RGB, or F with numbers from 0 to 1."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about odd files, and sizes refused here

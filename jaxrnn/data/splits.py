@@ -163,8 +163,8 @@ def valid_steps(batch: Batch) -> jax.Array:
     return jnp.arange(time, dtype=lengths.dtype)[None] < lengths[:, None]
 
 
-def zeros_like_one(inputs: Any) -> np.ndarray:
-    """Return one example of zeros, shaped like these inputs, to initialize a network with."""
+def blank_example(inputs: Any) -> np.ndarray:
+    """Return one example of zeros, shaped like those of ``inputs``, to trace a network with."""
     shape = (1, *np.shape(inputs)[1:])
     return np.zeros(shape, np.int32 if len(shape) == 2 else np.float32)
 

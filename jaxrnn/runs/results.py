@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from jaxrnn.data import Datasets, Split
-from jaxrnn.data.splits import zeros_like_one
+from jaxrnn.data.splits import blank_example
 from jaxrnn.files import Json, write_atomically, write_figure, write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
@@ -51,7 +51,7 @@ def describe_mesh(mesh: jax.sharding.Mesh) -> str:
 def write_about(workdir: Path, model: nn.Module, prepared: Prepared, *, pictures: bool) -> None:
     """Write the table of parameters and, for labelled images, the first training examples."""
     train = prepared.data.train
-    example = zeros_like_one(np.empty((1, *prepared.description["input_shape"])))
+    example = blank_example(np.empty((1, *prepared.description["input_shape"])))
     plain = {"width": 120, "force_terminal": False, "no_color": True}
     table = model.tabulate(jax.random.key(0), example, console_kwargs=plain)
     lines = (line.rstrip() for line in table.strip("\n").splitlines())

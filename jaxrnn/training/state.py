@@ -15,7 +15,7 @@ from flax.training import train_state
 from jaxtyping import Array, Key, Shaped
 
 from jaxrnn.data.batches import as_key
-from jaxrnn.data.splits import zeros_like_one
+from jaxrnn.data.splits import blank_example
 from jaxrnn.training.tasks import Classification, Task
 
 
@@ -68,7 +68,7 @@ def create_train_state(
     >>> int(state.step)
     0
     """
-    inputs = jnp.asarray(zeros_like_one(example))
+    inputs = jnp.asarray(blank_example(example))
     if key is not None:
         key = as_key(key)
     hashable = _is_hashable(model)

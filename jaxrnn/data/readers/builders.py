@@ -34,6 +34,9 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
     CONTENT_SHA256: tuple[str, ...] = ()  # of each decompressed file, if known
     images: Images | None = None  # set by preparation
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(skip_registration=True, **options)
+
     def __init__(self, **options: Any):
         super().__init__(file_format="array_record", **options)
 
@@ -76,7 +79,7 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
             yield image.tobytes().join(affixes[label])
 
 
-class Mnist(LabelledImages, skip_registration=True):
+class Mnist(LabelledImages):
     """MNIST handwritten digits, Yann LeCun, Corinna Cortes, Christopher Burges (CC BY-SA 3.0)."""
 
     name = "mnist"
@@ -91,7 +94,7 @@ class Mnist(LabelledImages, skip_registration=True):
     )
 
 
-class FashionMnist(LabelledImages, skip_registration=True):
+class FashionMnist(LabelledImages):
     """Fashion-MNIST articles of clothing, Han Xiao, Kashif Rasul, Roland Vollgraf (MIT license)."""
 
     name = "fashion_mnist"
@@ -108,7 +111,7 @@ class FashionMnist(LabelledImages, skip_registration=True):
     )
 
 
-class Kmnist(LabelledImages, skip_registration=True):
+class Kmnist(LabelledImages):
     """Kuzushiji-MNIST cursive hiragana, Tarin Clanuwat and others (CC BY-SA 4.0)."""
 
     name = "kmnist"

@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from jaxrnn import export
-from jaxrnn.data.splits import zeros_like_one
+from jaxrnn.data.splits import blank_example
 from jaxrnn.export.onnx import to_onnx
 from jaxrnn.export.stablehlo import PLATFORMS, to_stablehlo
 from jaxrnn.export.weights import save_weights
@@ -78,7 +78,7 @@ def exported_shape(run: Run) -> tuple[int | str, ...]:
 def describe(run: Run) -> Json:
     """Describe what the network reads and returns, and how it was trained, for ``model.json``."""
     row, state = run.history.rows[-1], run.network
-    example = zeros_like_one(np.empty((1, *run.input_shape)))
+    example = blank_example(np.empty((1, *run.input_shape)))
     outputs = jax.eval_shape(lambda: forward(state, {"inputs": example})[0])
     return {
         "input": {

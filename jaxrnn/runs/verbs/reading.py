@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrnn.data.pictures import Picture
+from jaxrnn.data.pictures import PictureLike
 from jaxrnn.data.readers.idx import read_idx
 
 Example = np.ndarray | ValueError
@@ -28,7 +28,7 @@ class Reader(NamedTuple):
 
 def image_reader(
     shape: tuple[int, int, int],
-    fit: Callable[[Picture], np.ndarray],
+    fit: Callable[[PictureLike], np.ndarray],
     as_inputs: Callable[[np.ndarray], np.ndarray],
 ) -> Reader:
     """Build a reader of pictures, and of arrays of images, flattened or not.

@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from jaxrnn.training.fitting import Record
 from jaxrnn.training.history import metric_columns
 
 
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """A hook of :func:`jaxrnn.fit`: a progress bar on a terminal, otherwise a line per epoch.
 
     The bar moves during epochs, too; the end of a ``with`` block closes it.
@@ -33,9 +34,6 @@ class Progress:
             file=sys.stdout,
             disable=jax.process_index() > 0 or not sys.stdout.isatty(),
         )
-
-    def __enter__(self) -> "Progress":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._bar.close()
@@ -72,7 +70,7 @@ def check_tensorboard() -> None:
         raise ValueError("--tensorboard needs tensorboardX; install jaxrnn's extra tensorboard")
 
 
-class Events:
+class Events(AbstractContextManager["Events"]):
     """A hook of :func:`jaxrnn.fit` that writes every curve to an event file, as METRIC/SPLIT.
 
     ``tensorboard --logdir FOLDER`` shows the files.
@@ -89,9 +87,6 @@ class Events:
         self._splits = ("train", *splits)
         purge, suffix = done + 1 if done else None, f".{done:06}"  # names have whole seconds only
         self._writer = SummaryWriter(str(folder), purge_step=purge, filename_suffix=suffix)
-
-    def __enter__(self) -> "Events":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._writer.close()

@@ -1,7 +1,6 @@
 """Trained networks, loaded from their work directories to predict, evaluate or export."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -173,20 +172,15 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
     """Load a single run."""
     about: Json = {}
 
-    def template(description: Mapping[str, Any]) -> TrainState:
+    def template(description: Json) -> TrainState:
         known = {field.name for field in fields(kind)}
         config = {name: v for name, v in description["config"].items() if name in known}
-        experiment, outputs = kind.from_json(config), description["outputs"]
+        about["experiment"] = experiment = kind.from_json(config)
         state = initial_state(experiment, description, None)
-        names = description["class_names"] or map(str, range(outputs))
-        about.update(
-            experiment=experiment,
-            input_shape=tuple(description["input_shape"]),
-            outputs=outputs,
-            class_names=tuple(names) if experiment.task.categorical else (),
-            channels=description["channels"],
-            pixels=description["pixels"],
-        )
+        about["input_shape"] = tuple(description["input_shape"])
+        about.update({name: description[name] for name in ("outputs", "channels", "pixels")})
+        names = description["class_names"] or map(str, range(about["outputs"]))
+        about["class_names"] = tuple(names) if experiment.task.categorical else ()
         return state
 
     restored = Checkpoints(workdir / "checkpoints").restore(template, best=best)
@@ -197,12 +191,7 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
 
 
 def read_experiment(workdir: Path, kind: type[Experiment]) -> Experiment:
-    """Read the experiment of a work directory, with its runtime options.
-
-    Raises:
-      FileNotFoundError: there is none.
-      ValueError: it is another experiment, or its ``config.json`` is damaged.
-    """
+    """Read the experiment of a work directory, with its runtime options."""
     path = workdir / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{workdir} holds no run")
@@ -213,14 +202,7 @@ def read_experiment(workdir: Path, kind: type[Experiment]) -> Experiment:
 
 
 def evaluate_run(experiment: Experiment, workdir: Path) -> Json:
-    """Measure a stored run on the splits that it was evaluated on.
-
-    Returns:
-      The epoch, and each metric of each split as in ``results.json``.
-
-    Raises:
-      ValueError, OSError: as :func:`load_run`, or the checkpoint is of another configuration.
-    """
+    """Measure a stored run on its evaluated splits; return the epoch and, by name, the metrics."""
     trainer, runtime = experiment.trainer, experiment.runtime
     experiment.check()
     # With patience, the best epoch is the one that the run kept.

@@ -7,26 +7,25 @@ import os
 import platform
 import signal
 import sys
-import textwrap
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, make_dataclass
 
 import flax
 import jax
 
-from jaxrnn.runs.config import Experiment, differences
+from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import Advice, NonFiniteLossError
-from jaxrnn.runs.options import describe_options, nearest, parse
+from jaxrnn.runs.options import nearest, parse
 from jaxrnn.runs.processes import LostProcessesError, end_at_once
 from jaxrnn.runs.run import run
 from jaxrnn.runs.sweeps import Sweep, sweep
-from jaxrnn.runs.verbs import USAGES, VERBS, page_name, run_verb
+from jaxrnn.runs.verbs import VERBS, page_name, run_verb
+from jaxrnn.runs.verbs.help import USAGES, short_help
 from jaxrnn.version import __version__
 
 _ERRORS = (ValueError, OSError, ImportError, NonFiniteLossError, LostProcessesError)
 _BROKEN_PIPE = 128 + 13  # 13 is SIGPIPE, where there are signals
-_USUAL = "epochs batch-size optimizer learning-rate hidden cell devices workdir seed".split()  # noqa: SIM905
 
 
 def main(
@@ -113,7 +112,7 @@ def _train(
         hint = nearest(preset, [*presets, *USAGES])
         raise ValueError(f"unknown preset {preset!r}{hint}; there are {', '.join(presets)}")
     if {"-h", "--help"} & {*words} and words[-1] != "all":
-        print(*_help(presets, preset, description), sep="\n")
+        print(*short_help(presets, preset, description), sep="\n")
         return
     experiment, options = configured(presets[preset], words, description)
     name = f"{page_name(experiment)}/{preset}"
@@ -134,20 +133,3 @@ def configured(
     about = "\n\n".join([description, *commands])
     parsed = parse(kind, kind(**groups), words, f"{page.command} [PRESET]", about)
     return type(page)(**{name: getattr(parsed, name) for name in groups}), parsed.sweep
-
-
-def _help(presets: Mapping[str, Experiment], preset: str, description: str) -> Iterator[str]:
-    """Yield the short help, which lists how other presets differ from the chosen one."""
-    page = presets[preset]
-    yield f"usage: {page.command} [PRESET] [OPTIONS]\n\n{description}".rstrip()
-    yield "\npresets:"
-    for name, experiment in presets.items():
-        differing = differences(experiment, page).items()
-        text = ", ".join(f"{option.split('.')[-1]} {value}" for option, (value, _) in differing)
-        yield f"  {name:<10} {textwrap.shorten(text, 85, placeholder=' …')}".rstrip()
-    yield "\nother commands:"
-    yield from (f"  {verb} {usage}" for verb, usage in USAGES.items())
-    yield f"\noptions, and their values in {preset}:"
-    for option, text in (*describe_options(page, _USUAL), *describe_options(Sweep(), ["seeds"])):
-        yield f"  {option:<25} {text}"
-    yield "  --help all                all options, which may be given with or without their group"

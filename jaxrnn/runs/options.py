@@ -1,19 +1,16 @@
 """Command-line options of a dataclass and its groups, parsed by tyro, with short names.
 
-The causes of errors and the docstrings of fields come from private modules of tyro, so
-pyproject.toml pins its version.
+The causes of errors come from a private module of tyro, so pyproject.toml pins its version.
 """
 
 import dataclasses
 import difflib
-import functools
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
-from tyro import _docstrings
 from tyro import _errors as errors
 
 Workdir = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="WORKDIR")]]
@@ -65,7 +62,7 @@ def complete(words: Iterable[str], kind: Any) -> tuple[list[str], dict[str, Any]
     Return the words, and the groups that options such as ``--optimizer muon`` choose, by field.
     Raises ``ValueError`` if an option is unknown or ambiguous.
     """
-    known, completed, chosen = _options(kind), [], {}
+    known, completed, chosen = options_of(kind), [], {}
     queue = iter(words)
     for word in queue:
         flag, equals, value = word.partition("=")
@@ -73,7 +70,7 @@ def complete(words: Iterable[str], kind: Any) -> tuple[list[str], dict[str, Any]
         if not word.startswith("--") or name == "help" or name.startswith("tyro-"):
             completed.append(word)
             continue
-        if not (found := _find(name, known)):
+        if not (found := find(name, known)):
             short = [full.rpartition(".")[2] for full in known]
             raise ValueError(f"unknown option {flag}{nearest(name, [*short, *known], '--')}")
         if len(found) > 1:
@@ -89,22 +86,7 @@ def complete(words: Iterable[str], kind: Any) -> tuple[list[str], dict[str, Any]
     return completed, chosen
 
 
-def describe_options(options: Any, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield name with value, and description, of those of the options that a dataclass has."""
-    known = _options(type(options))
-    for name in names:
-        for full in (found := _find(name, known)):
-            *path, field = full.replace("-", "_").split(".")
-            group = functools.reduce(getattr, path, options)
-            value = getattr(group, field)
-            text = _docstrings.get_field_docstring(type(group), field, ()) or ""
-            if known[full]:
-                value, text = type(value).__name__.lower(), f"One of {', '.join(known[full])}"
-            option = name if len(found) == 1 else full
-            yield f"--{option} {value}", text.partition(";")[0].rstrip(".")
-
-
-def _options(kind: Any, prefix: str = "") -> dict[str, dict[str, Any]]:
+def options_of(kind: Any, prefix: str = "") -> dict[str, dict[str, Any]]:
     """Return the full names of options and, for those that choose a group, the groups by name."""
     hints, known = get_type_hints(kind), {}
     for field in dataclasses.fields(kind):
@@ -116,11 +98,11 @@ def _options(kind: Any, prefix: str = "") -> dict[str, dict[str, Any]]:
         if hint is bool:
             known[f"{prefix}no-{option}"] = {}
         for group in groups.values():
-            known |= _options(group, f"{prefix}{option}.")
+            known |= options_of(group, f"{prefix}{option}.")
     return known
 
 
-def _find(name: str, known: Iterable[str]) -> list[str]:
+def find(name: str, known: Iterable[str]) -> list[str]:
     """Return the full names that a name, with or without its group, may stand for."""
     return [name] if name in known else [full for full in known if full.endswith(f".{name}")]
 

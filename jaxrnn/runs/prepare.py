@@ -20,25 +20,14 @@ from jaxrnn.training.steps import check_truncation
 
 
 class Prepared(NamedTuple):
-    """The parts of an experiment, built.
-
-    Attributes:
-      data: the data to train and evaluate on.
-      train: the split to train on, or a stream of it.
-      augment: the augmentation of training examples, or None.
-      description: JSON that is stored with every checkpoint.
-      key: root key of the data order.
-      mesh: devices that share each batch.
-      state: the state to start from: at step 0, if nothing was restored.
-      history: the epochs trained before.
-    """
+    """The parts of an experiment, built; then what has been restored or trained of it."""
 
     data: Datasets
-    train: Split | Stream
+    train: Split | Stream  # of data.train
     augment: Augment | None
-    description: Json
-    key: jax.Array
-    mesh: jax.sharding.Mesh
+    description: Json  # stored with every checkpoint
+    key: jax.Array  # root of the data order
+    mesh: jax.sharding.Mesh  # devices that share each batch
     state: TrainState
     history: History = History()
 
@@ -47,8 +36,7 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
     """Build the parts of a checked experiment, whose ``data`` may have been built before.
 
     Raises:
-      ValueError: data, model and task don't fit each other; batches don't divide among processes;
-        or the network doesn't fit in memory.
+      ValueError: they don't fit each other, the processes, or the memory.
     """
     trainer, runtime = experiment.trainer, experiment.runtime
     data = build_data(experiment.data, runtime) if data is None else data
@@ -106,9 +94,7 @@ def _describe(data: Datasets, trainer: TrainerConfig, *, in_memory: bool) -> Jso
     }
 
 
-def initial_state(
-    experiment: Experiment, description: Json, key: jax.Array | None
-) -> TrainState:
+def initial_state(experiment: Experiment, description: Json, key: jax.Array | None) -> TrainState:
     """Build model and optimizer, and their state at step 0; without a key, only its shapes."""
     try:
         return create_train_state(

@@ -36,8 +36,7 @@ def session(runtime: RuntimeConfig) -> Iterator[None]:
     """Set up devices, the compilation cache and, if there are several, the processes.
 
     Raises:
-      ValueError: JAX has no such devices, or is set up so that training can't use them; or the
-        processes are unknown, or don't find each other.
+      ValueError: JAX has no such devices, or can't use them; or the processes aren't found.
       LostProcessesError: other processes have ended.
     """
     if runtime.tensorboard:

@@ -3,15 +3,13 @@
 import platform
 import shlex
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
-import jaxlib
 import numpy as np
-import optax
 
 from jaxrnn.data import Datasets, Split
 from jaxrnn.data.splits import zeros_like_one
@@ -76,13 +74,7 @@ def finish(
     *,
     pictures: bool,
 ) -> Json:
-    """Write the results of a finished run; print its main metrics and how to continue.
-
-    With patience, the best epoch is read from its checkpoints.
-
-    Returns:
-      The contents of ``results.json``.
-    """
+    """Write and return the results of a finished run; print its main metrics, how to continue."""
     task, trainer, data = experiment.task, experiment.trainer, trained.data
     state, history = trained.state, trained.history
     epoch = len(history)  # the one that is reported
@@ -96,14 +88,8 @@ def finish(
         "stopped_early": has_stalled(history, task, trainer.patience),
         "devices": _devices(trained.mesh),
         "seconds": seconds,
-        "versions": {
-            "jaxrnn": __version__,
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "jaxlib": jaxlib.version.__version__,
-            "flax": flax.__version__,
-            "optax": optax.__version__,
-        },
+        "versions": {"jaxrnn": __version__, "python": platform.python_version()}
+        | {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
     }
     if pictures:
         _draw(workdir, state, data, history)

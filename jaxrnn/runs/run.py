@@ -53,13 +53,9 @@ def run(experiment: Experiment, *, name: str | None = None) -> Json:
 def run_one(
     experiment: Experiment, name: str, *, data: Datasets | None = None, pictures: bool = True
 ) -> Json:
-    """Run a checked experiment within a :func:`session`; see :func:`run`.
+    """Run a checked experiment, whose ``data`` may have been built before, in a :func:`session`.
 
-    Args:
-      experiment: the full description of the run.
-      name: the name of the run.
-      data: what ``experiment.data`` builds, if it was built before.
-      pictures: whether to draw curves, samples and confusions.
+    ``pictures`` is whether to draw curves, samples and confusions; for the rest see :func:`run`.
     """
     task, trainer, clock = experiment.task, experiment.trainer, Clock()
     check = partial(check_workdir, experiment=experiment)

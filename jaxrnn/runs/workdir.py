@@ -1,7 +1,6 @@
 """The directory of a run: checked, created, locked against other processes, and restored."""
 
 import contextlib
-import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -46,18 +45,10 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
 
 @contextlib.contextmanager
 def open_workdir(workdir: Path | None, name: str, check: Callable[[Path], None]) -> Iterator[Path]:
-    """Create the directory of a run, or open an existing one, and lock it in the first process.
+    """Create or open the directory of a run, by default ``runs/NAME-DATE-TIME``, and lock it.
 
-    If it was created and is empty at the end of the ``with`` block, it is removed.
-
-    Args:
-      workdir: directory; None for ``runs/NAME-DATE-TIME``.
-      name: used for the default directory.
-      check: called with the locked directory, as another process may have used it.
-
-    Raises:
-      ValueError: the path is a file or a broken link.
-      OSError: the directory can't be created, or another process uses it.
+    ``check`` is called with the locked directory, as another process may have used it. If it was
+    created and is empty at the end of the ``with`` block, it is removed.
     """
     with contextlib.ExitStack() as held:
         yield Path(from_first(_open, workdir, name, check, held))
@@ -100,20 +91,16 @@ def _remove_empty(directories: Iterable[Path]) -> None:
 
 
 def _unused_directory(name: str) -> Path:
-    stem = f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-    return next(path for path in map(Path, names) if not path.exists())
+    stem, number = f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}", 1
+    while (path := Path(stem if number == 1 else f"{stem}-{number}")).exists():
+        number += 1
+    return path
 
 
 def restore(
     workdir: Path, checkpoints: Checkpoints, prepared: Prepared, experiment: Experiment
 ) -> Prepared:
-    """Restore the last checkpoint, if there is one, and make other files of the run agree.
-
-    Raises:
-      ValueError: all checkpoints are damaged or of another configuration, or there is none though
-        the run was past its second epoch; or not all processes find the same.
-    """
+    """Restore the last checkpoint, if there is one, and make other files of the run agree."""
 
     def template(description: Json) -> TrainState:
         experiment.check_same(description["config"], any_epochs=True)

@@ -28,11 +28,10 @@ def train_each(
 ) -> Iterator[tuple[str, Outcome]]:
     """Train runs, and yield the directory of each with its outcome when it has ended.
 
-    Args:
-      runs: by their directories.
-      pictures: whether each run draws its pictures.
-      jobs: number of processes; a single one is this one, within a session.
-      interrupted: whether a signal was received; if so, raises ``Stopped`` after the epoch.
+    A single job is this process, within a session; several are processes of their own.
+
+    Raises:
+      Stopped: a signal was received.
     """
     if jobs == 1:
         yield from zip(runs, map(_Trainer(pictures, interrupted), runs.values()), strict=True)

@@ -25,11 +25,7 @@ class Sweep:
     """Also draw the pictures of every run."""
 
     def values(self, experiment: Experiment) -> dict[str, list[Any]]:
-        """Parse ``vary``: return the values of each option by its dotted name.
-
-        Raises:
-          ValueError: there is no such option, or no value of its type.
-        """
+        """Parse ``vary``: return the values of each option by its dotted name."""
         kind = type(experiment)
         found: dict[str, list[Any]] = {}
         for word in itertools.chain(*self.vary):

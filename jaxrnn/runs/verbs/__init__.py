@@ -89,15 +89,6 @@ VERBS: dict[str, tuple[type, Callable[[Experiment, Any], None]]] = {
     "export": (Export, _export),
 }
 """For each verb: its options, and its function of a stored experiment and options."""
-USAGES = {
-    "resume": "WORKDIR [--epochs N] [runtime options]: continue a stored run.",
-    "evaluate": "WORKDIR [runtime options]: print its metrics.",
-    "predict": "WORKDIR FILE…: print what it predicts for files.",
-    "export": "WORKDIR OUT: write the network for other programs.",
-    "sweep": "[PRESET] [--seeds N] [--vary OPTION=A,B,… …] [--jobs N] [options]: compare several "
-    "runs.",
-}
-"""The commands of a page, with their help."""
 
 
 def run_verb(page: Experiment, verb: str, words: list[str]) -> None:

@@ -57,11 +57,7 @@ class Predict(Group):
 
 
 def predict_files(run: Run, options: Predict) -> bool:
-    """Print what a run predicts for files; returns whether all of them could be read.
-
-    Raises:
-      ValueError: an option doesn't fit the run.
-    """
+    """Print what a run predicts for files; returns whether all of them could be read."""
     if options.sample and not isinstance(run.experiment.task, LanguageModeling):
         raise ValueError("--sample needs a language model")
     if options.sample and isinstance(run, Ensemble):

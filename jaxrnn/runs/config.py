@@ -169,7 +169,7 @@ class Experiment:
         return f"python -m {module}" if module else f"python {sys.argv[0]}"
 
 
-def differences(here: Experiment, there: Experiment) -> dict[str, tuple[Any, Any]]:
+def differences(here: Experiment, there: Experiment) -> dict[str, tuple[object, object]]:
     """Return the options, runtime aside, in which two experiments differ, and both values."""
     mine, other = (
         {

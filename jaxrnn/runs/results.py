@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -145,7 +144,7 @@ def _describe(
         yield f"to continue: {command} resume {directory} --epochs {2 * experiment.trainer.epochs}"
 
 
-def draw_sample(state: TrainState, train: Any, count: int, seed: int) -> str:
+def draw_sample(state: TrainState, train: object, count: int, seed: int) -> str:
     """Generate ``count`` tokens with a language model, as text or, without class names, numbers."""
     names = getattr(train, "class_names", ())
     first = names.index("\n") if "\n" in names else 0

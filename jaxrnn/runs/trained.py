@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from jaxrnn.training.optimizers import averaged
 from jaxrnn.training.sharding import batch_mesh, replicate, suitable_devices
 from jaxrnn.training.state import TrainState
 
+Inputs: TypeAlias = jax.Array | np.ndarray
 _NO_OPTIMIZER = optax.identity()
 
 
@@ -77,7 +78,7 @@ class Run:
         # Without the optimizer, runs of the same model share their compiled programs.
         return averaged(self.state).replace(tx=_NO_OPTIMIZER, opt_state=())
 
-    def predict(self, inputs: Any, lengths: Any = None) -> np.ndarray:
+    def predict(self, inputs: Inputs, lengths: Inputs | None = None) -> np.ndarray:
         """Compute the outputs of the network for any number of examples.
 
         Args:
@@ -98,7 +99,9 @@ class Run:
             split = Split(**take(split, np.minimum(rows, count - 1)))
         return np.asarray(predict(self.network, split))[:count]
 
-    def classify(self, inputs: Any, lengths: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    def classify(
+        self, inputs: Inputs, lengths: Inputs | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Predict the class of each example, or of each of its time steps.
 
         Returns:
@@ -113,7 +116,7 @@ class Run:
         probabilities = np.asarray(jax.nn.softmax(self.predict(inputs, lengths)))
         return np.asarray(self.class_names)[probabilities.argmax(-1)], probabilities
 
-    def split_of(self, inputs: Any, lengths: Any = None) -> Split:
+    def split_of(self, inputs: Inputs, lengths: Inputs | None = None) -> Split:
         """Return the inputs as a split on the host; raises as :meth:`predict`."""
         split = jax.device_get(Split(inputs, lengths=lengths))
         expected = ("N", self.input_shape[0] if self.pixels else "time", *self.input_shape[1:])
@@ -135,13 +138,15 @@ class Ensemble(Run):
 
     runs: tuple[Run, ...]
 
-    def predict(self, inputs: Any, lengths: Any = None) -> np.ndarray:
+    def predict(self, inputs: Inputs, lengths: Inputs | None = None) -> np.ndarray:
         """Average the outputs of all runs, in classification their probabilities, as logits."""
         outputs = [run.predict(inputs, lengths) for run in self.runs]
         return np.asarray(self.experiment.task.combine(jnp.stack(outputs)))
 
 
-def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: bool = False) -> Run:
+def load_run(
+    workdir: str | Path, experiment: type[Experiment] = Experiment, *, best: bool = False
+) -> Run:
     """Load a run from its work directory, or all finished runs of a sweep.
 
     Args:

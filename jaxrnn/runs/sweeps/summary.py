@@ -49,7 +49,7 @@ def results_if_finished(workdir: Path, epochs: int) -> Json | None:
 def _rows(directory: Path, content: Json) -> list[Json]:
     """Return directory, options and metrics of each finished run, ordered by its options."""
 
-    def rank(value: Any) -> tuple[float, str]:
+    def rank(value: object) -> tuple[float, str]:
         """Order numbers by value, after other values, by their text."""
         return value if isinstance(value, int | float) else -math.inf, str(value)
 

@@ -70,8 +70,7 @@ def sweep(
         if jobs == 1:  # otherwise workers use the devices
             held.enter_context(session(runtime))
         check = partial(_begin, experiment=experiment, varied=[*vary])
-        opened = open_workdir(runtime.workdir, name, check)
-        workdir = Path(from_first(lambda: str(held.enter_context(opened))))
+        workdir = held.enter_context(open_workdir(runtime.workdir, name, check))
         say(f"{name}: {len(plan)} runs; files in {workdir}")
         for directory, planned in plan.items():
             path = workdir / directory

@@ -16,11 +16,8 @@ from jaxrnn.training.history import metric_columns
 class Progress(AbstractContextManager["Progress"]):
     """A hook of :func:`jaxrnn.fit`: a progress bar on a terminal, otherwise a line per epoch.
 
-    The bar moves during epochs, too; the end of a ``with`` block closes it.
-
-    Args:
-      epochs: total number of epochs.
-      done: number of epochs trained before.
+    The bar, for a total of ``epochs`` of which some are ``done``, moves during epochs, too; the end
+    of a ``with`` block closes it.
     """
 
     def __init__(self, epochs: int, done: int = 0) -> None:
@@ -73,12 +70,8 @@ def check_tensorboard() -> None:
 class Events(AbstractContextManager["Events"]):
     """A hook of :func:`jaxrnn.fit` that writes every curve to an event file, as METRIC/SPLIT.
 
-    ``tensorboard --logdir FOLDER`` shows the files.
-
-    Args:
-      folder: directory of the event files.
-      splits: names of the splits that are evaluated.
-      done: number of epochs trained before; TensorBoard discards earlier events of later ones.
+    ``tensorboard --logdir FOLDER`` shows the files; it discards earlier events of epochs after the
+    ``done`` ones.
     """
 
     def __init__(self, folder: Path, splits: Sequence[str], done: int = 0) -> None:

@@ -4,15 +4,17 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
-from annotated_types import Ge, Gt, Lt
+import numpy as np
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AllowInfNan
 
 from jaxrnn.files import local_path
 
+_Float32 = Annotated[float, AllowInfNan(False), Le(float(np.finfo(np.float32).max))]
 Count = Annotated[int, Ge(1)]
-Positive = Annotated[float, Gt(0), AllowInfNan(False)]
-NonNegative = Annotated[float, Ge(0), AllowInfNan(False)]
-Fraction = Annotated[float, Ge(0), Lt(1), AllowInfNan(False)]
+Positive = Annotated[_Float32, Gt(0)]
+NonNegative = Annotated[_Float32, Ge(0)]
+Fraction = Annotated[_Float32, Ge(0), Lt(1)]
 
 
 class Group:

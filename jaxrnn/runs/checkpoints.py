@@ -6,7 +6,7 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from jaxrnn.training.fitting import Record
 from jaxrnn.training.history import History, best_epoch
 from jaxrnn.training.state import TrainState
 
-Template = Callable[[Mapping[str, Any]], TrainState]
+Template = Callable[[Json], TrainState]
 Restored = tuple[TrainState, History, jax.Array]
 Named = dict[str, Any]  # arrays, or their shapes
 _log = logging.getLogger("jaxrnn")
@@ -39,7 +39,7 @@ class Checkpoints:
       description: JSON that is stored with every checkpoint, such as the model's configuration.
     """
 
-    def __init__(self, folder: Path | str, description: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path | str, description: Json | None = None) -> None:
         self.folder = Path(folder).absolute()
         self.description = dict(description or {})
         self._partial = self.folder / ".partial"  # what is being written or deleted

@@ -2,10 +2,10 @@
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import pydantic_core
 from annotated_types import Ge
@@ -19,6 +19,7 @@ from jaxrnn.training.fitting import Hook, TrainerConfig
 from jaxrnn.training.optimizers import Adam, Muon
 from jaxrnn.training.tasks import Classification, LanguageModeling, Regression
 
+Checked = TypeVar("Checked")
 _KIND = Field(discriminator="kind")
 Optimizer = Annotated[Adam | Muon, _KIND]
 
@@ -101,13 +102,10 @@ class Experiment:
         return ()
 
     def check(self) -> None:
-        """Check the value of every option.
-
-        Raises:
-          ValueError: one line for each option that is wrong.
-        """
-        names = [field.name for field in fields(self)]
-        lines = [line for name in names for line in errors_of(getattr(self, name), name)]
+        """Raise ``ValueError`` with one line for each option that is wrong."""
+        lines = [
+            line for field in fields(self) for line in errors_of(vars(self)[field.name], field.name)
+        ]
         if getattr(self.optimizer, "average", 0) and self.trainer.train_curve == "last_batch":
             lines.append("--trainer.train-curve last_batch needs --optimizer.average 0")
         if self.trainer.truncate is not None and getattr(self.model, "bidirectional", False):
@@ -123,18 +121,17 @@ class Experiment:
         return content
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
+    def from_json(cls, content: Json) -> Self:
         """Build an experiment from :meth:`to_json`; missing options get their defaults.
 
         Raises:
           ValueError: an option is unknown, or has another type or a value that is not allowed.
         """
         try:
-            experiment: Self = _validated(cls, content)
+            return _validated(cls, content)
         except ValidationError as error:
             reason = next(_lines(error))
             raise ValueError(f"it is damaged, or of another experiment: {reason}") from error
-        return experiment
 
     @property
     def identity(self) -> Json:
@@ -146,11 +143,10 @@ class Experiment:
         """Whether more epochs continue the same run: no schedule depends on their number."""
         return not getattr(self.optimizer, "scheduled", False)
 
-    def check_same(self, identity: Mapping[str, Any], *, any_epochs: bool = False) -> None:
-        """Check that a stored run is this one, with at most its epochs or, if asked for, any.
+    def check_same(self, identity: Json, *, any_epochs: bool = False) -> None:
+        """Raise ``ValueError`` if a stored run differs, except in epochs that can follow.
 
-        Raises:
-          ValueError: it is another run; the message says what differs.
+        ``any_epochs`` allows any number of epochs.
         """
         stored = type(self).from_json(identity)
         differing = differences(self, stored)
@@ -173,7 +169,7 @@ class Experiment:
         return f"python -m {module}" if module else f"python {sys.argv[0]}"
 
 
-def differences(here: Experiment, there: Experiment) -> dict[str, tuple[Any, Any]]:
+def differences(here: Experiment, there: Experiment) -> dict[str, tuple[object, object]]:
     """Return the options, runtime aside, in which two experiments differ, and both values."""
     mine, other = (
         {
@@ -187,7 +183,7 @@ def differences(here: Experiment, there: Experiment) -> dict[str, tuple[Any, Any
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def errors_of(value: Any, *group: str) -> Iterator[str]:
+def errors_of(value: object, *group: str) -> Iterator[str]:
     """Yield a line for each wrong value in a dataclass of options."""
     try:
         _validated(type(value), value)
@@ -195,7 +191,7 @@ def errors_of(value: Any, *group: str) -> Iterator[str]:
         yield from _lines(error, *group)
 
 
-def _validated(kind: Any, content: Any) -> Any:
+def _validated(kind: type[Checked], content: object) -> Checked:
     text = pydantic_core.to_json(content, fallback=str)
     return TypeAdapter(kind).validate_json(text, strict=True)
 

@@ -13,15 +13,19 @@ from pathlib import Path
 import jax
 
 from jaxrnn.runs.checkpoints import Checkpoints
-from jaxrnn.training.fitting import NonFiniteLossError
+from jaxrnn.training.fitting import NonFiniteLossError, Record
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """The first signal that was received, if any."""
+    """The first signal that was received, if any; a hook that stops :func:`jaxrnn.fit` then."""
 
     received: int | None = None
+
+    def __call__(self, record: Record) -> bool:
+        """Return whether a signal was received."""
+        return self.received is not None
 
     @property
     def exit_status(self) -> int:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -21,49 +20,34 @@ from jaxrnn.training.steps import check_truncation
 
 
 class Prepared(NamedTuple):
-    """The parts of an experiment, built.
-
-    Attributes:
-      data: the data to train and evaluate on.
-      train: the split to train on, or a stream of it.
-      augment: the augmentation of training examples, or None.
-      description: JSON that is stored with every checkpoint.
-      state: the state to start from: at step 0, if nothing was restored.
-      history: the epochs trained before.
-      key: root key of the data order.
-      mesh: devices that share each batch.
-    """
+    """The parts of an experiment, built; then what has been restored or trained of it."""
 
     data: Datasets
-    train: Split | Stream
+    train: Split | Stream  # of data.train
     augment: Augment | None
-    description: Json
+    description: Json  # stored with every checkpoint
+    key: jax.Array  # root of the data order
+    mesh: jax.sharding.Mesh  # devices that share each batch
     state: TrainState
-    history: History
-    key: jax.Array
-    mesh: jax.sharding.Mesh
+    history: History = History()
 
 
 def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
-    """Build the parts of an experiment.
-
-    Args:
-      experiment: a checked experiment.
-      data: the result of :func:`build_data` for it, if there is one.
+    """Build the parts of a checked experiment, whose ``data`` may have been built before.
 
     Raises:
-      ValueError: data, model and task don't fit each other; batches don't divide among processes;
-        or the network doesn't fit in memory.
+      ValueError: they don't fit each other, the processes, or the memory.
     """
     trainer, runtime = experiment.trainer, experiment.runtime
     data = build_data(experiment.data, runtime) if data is None else data
-    description = _describe(experiment, data)
     init_key, key = jax.random.split(jax.random.key(trainer.seed))
+    in_memory = isinstance(data.train, Split) and not runtime.stream
+    description = {"config": experiment.identity, **_describe(data, trainer, in_memory=in_memory)}
     augment = experiment.augment.build() if experiment.augment is not None else None
     if augment is not None and (channels := description["channels"]) > 1:
         raise ValueError(f"images of {channels} channels cannot be warped; set --augment to 0")
     train: Any = data.train
-    if runtime.stream or not isinstance(train, Split):
+    if not in_memory:
         train = stream(
             train,
             key=key,
@@ -73,10 +57,10 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
             workers=runtime.workers,
         )
     state = initial_state(experiment, description, init_key)
-    for split in (train, *data.evals.values()):
-        check_fits(state, split)
     mesh = batch_mesh(trainer.batch_size, suitable_devices(state.params, runtime.devices))
-    return Prepared(data, train, augment, description, state, History(), key, mesh)
+    for split in (train, *data.evals.values()):
+        check_fits(state, split)  # before there are files, unlike that of fit
+    return Prepared(data, train, augment, description, key, mesh, state)
 
 
 def build_data(group: Any, runtime: RuntimeConfig) -> Datasets:
@@ -88,42 +72,30 @@ def build_data(group: Any, runtime: RuntimeConfig) -> Datasets:
     return data
 
 
-def _describe(experiment: Experiment, data: Datasets) -> Json:
-    """Describe the parts of a run, for its checkpoints.
-
-    Raises:
-      ValueError: data, model and task don't fit each other.
-    """
-    train, trainer, size = data.train, experiment.trainer, len(data.train)
+def _describe(data: Datasets, trainer: TrainerConfig, *, in_memory: bool) -> Json:
+    """Describe the data of a run, for its checkpoints."""
+    train, size = data.train, len(data.train)
     if trainer.batch_size > size:
         raise ValueError(
             f"--batch-size {trainer.batch_size} is larger than the training split of {size} "
             "examples"
         )
-    in_memory = isinstance(train, Split) and not experiment.runtime.stream
     example = train.read([0])
     input_shape = np.shape(example["inputs"])[1:]
     if trainer.truncate is not None:
         check_truncation(example)
     return {
-        "config": experiment.identity,
         "input_shape": list(input_shape),
         "outputs": data.outputs,
-        "steps": _count_steps(size, input_shape[0], trainer, streamed=not in_memory),
+        "steps": _count_steps(size, input_shape[0], trainer, in_memory=in_memory),
         "class_names": list(getattr(train, "class_names", ())),
         "channels": getattr(train, "channels", 1),
         "pixels": len(input_shape) == 2 and example["inputs"].dtype == np.uint8,
     }
 
 
-def initial_state(
-    experiment: Experiment, description: Mapping[str, Any], key: jax.Array | None
-) -> TrainState:
-    """Build model and optimizer, and their state at step 0; without a key, only its shapes.
-
-    Raises:
-      ValueError: the network does not fit in memory.
-    """
+def initial_state(experiment: Experiment, description: Json, key: jax.Array | None) -> TrainState:
+    """Build model and optimizer, and their state at step 0; without a key, only its shapes."""
     try:
         return create_train_state(
             key,
@@ -138,21 +110,16 @@ def initial_state(
         raise ValueError(f"a network of this size does not fit in memory: {error}") from error
 
 
-def _count_steps(size: int, time: int, trainer: TrainerConfig, *, streamed: bool) -> int:
-    """Count the updates of the whole training, on ``size`` examples of ``time`` steps.
-
-    Raises:
-      ValueError: the split doesn't allow this number of batches.
-    """
+def _count_steps(size: int, time: int, trainer: TrainerConfig, *, in_memory: bool) -> int:
+    """Count the updates of the whole training, on ``size`` examples of ``time`` steps."""
     rest, steps = size % trainer.batch_size, trainer.steps_per_epoch
-    chunks = math.ceil(time / (trainer.truncate or time))
     if steps is None:
         steps = size // trainer.batch_size + (rest > 0 and not trainer.drop_remainder)
-    elif not streamed:
+    elif in_memory:
         raise ValueError("--steps-per-epoch is an option of streams; use --stream")
     elif rest and not trainer.drop_remainder:
         raise ValueError(
             f"--steps-per-epoch requires batches of equal size, but {size} examples leave one of "
             f"{rest}; use --drop-remainder"
         )
-    return trainer.epochs * steps * chunks
+    return trainer.epochs * steps * math.ceil(time / (trainer.truncate or time))

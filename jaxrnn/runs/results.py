@@ -3,15 +3,12 @@
 import platform
 import shlex
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
-import jaxlib
 import numpy as np
-import optax
 
 from jaxrnn.data import Datasets, Split
 from jaxrnn.data.splits import blank_example
@@ -32,20 +29,24 @@ from jaxrnn.version import __version__
 def describe_start(prepared: Prepared) -> str:
     """Describe the size of a run, and where it computes."""
     examples, devices = len(prepared.data.train), describe_mesh(prepared.mesh)
-    return f"{_size(prepared):,} parameters, {examples:,} training examples, on {devices}"
+    return f"{_size(prepared.state):,} parameters, {examples:,} training examples, on {devices}"
 
 
-def describe_devices(mesh: jax.sharding.Mesh) -> list[str]:
+def describe_mesh(mesh: jax.sharding.Mesh) -> str:
+    """Describe the number and kind of devices and, for a single CPU device, its cores."""
+    devices = _devices(mesh)
+    cores = f" ({available_cores()} cores)" if devices == ["cpu"] else ""
+    return f"{len(devices)} × {devices[0]}{cores}"
+
+
+def _devices(mesh: jax.sharding.Mesh) -> list[str]:
     """Return the platform of each device and, if different, its kind."""
     devices = mesh.devices.flat
     return [" ".join(dict.fromkeys((device.platform, device.device_kind))) for device in devices]
 
 
-def describe_mesh(mesh: jax.sharding.Mesh) -> str:
-    """Describe the number and kind of devices and, for a single CPU device, its cores."""
-    devices = describe_devices(mesh)
-    cores = f" ({available_cores()} cores)" if devices == ["cpu"] else ""
-    return f"{len(devices)} × {devices[0]}{cores}"
+def _size(state: TrainState) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
 def write_about(workdir: Path, model: nn.Module, prepared: Prepared, *, pictures: bool) -> None:
@@ -66,46 +67,28 @@ def write_about(workdir: Path, model: nn.Module, prepared: Prepared, *, pictures
 def finish(
     workdir: Path,
     experiment: Experiment,
-    prepared: Prepared,
+    trained: Prepared,
     checkpoints: Checkpoints,
     seconds: Mapping[str, float],
     *,
     pictures: bool,
 ) -> Json:
-    """Write the results of a finished run; print its main metrics and how to continue.
-
-    Args:
-      workdir: directory of the run.
-      experiment: the full description of the run.
-      prepared: its parts, with state and history after the last epoch.
-      checkpoints: closed; with patience, the best epoch is read from them.
-      seconds: duration of each phase.
-      pictures: whether to draw curves and confusions.
-
-    Returns:
-      The contents of ``results.json``.
-    """
-    task, trainer, data = experiment.task, experiment.trainer, prepared.data
-    state, history = prepared.state, prepared.history
-    kept = history  # up to the epoch that is reported
+    """Write and return the results of a finished run; print its main metrics, how to continue."""
+    task, trainer, data = experiment.task, experiment.trainer, trained.data
+    state, history = trained.state, trained.history
+    epoch = len(history)  # the one that is reported
     if trainer.patience is not None and (best := checkpoints.restore(lambda _: state, best=True)):
-        state, kept, _ = best
+        state, epoch = best[0], len(best[1])
     state = jax.device_get(averaged(state).replace(opt_state=()))
     results = {
-        **_metrics(history, task, len(kept)),
+        **_metrics(history, task, epoch),
         "seed": trainer.seed,
-        "parameters": _size(prepared),
+        "parameters": _size(state),
         "stopped_early": has_stalled(history, task, trainer.patience),
-        "devices": describe_devices(prepared.mesh),
+        "devices": _devices(trained.mesh),
         "seconds": seconds,
-        "versions": {
-            "jaxrnn": __version__,
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "jaxlib": jaxlib.version.__version__,
-            "flax": flax.__version__,
-            "optax": optax.__version__,
-        },
+        "versions": {"jaxrnn": __version__, "python": platform.python_version()}
+        | {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
     }
     if pictures:
         _draw(workdir, state, data, history)
@@ -115,10 +98,6 @@ def finish(
     for line in _describe(results, data, experiment, workdir):
         say(line)
     return results
-
-
-def _size(prepared: Prepared) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(prepared.state.params))
 
 
 def _metrics(history: History, task: Task, epoch: int) -> Json:
@@ -150,9 +129,9 @@ def _draw(workdir: Path, state: TrainState, data: Datasets, history: History) ->
 
 
 def _describe(
-    results: Mapping[str, Any], data: Datasets, experiment: Experiment, workdir: Path
+    results: Json, data: Datasets, experiment: Experiment, workdir: Path
 ) -> Iterator[str]:
-    """Yield the last lines of a run: its main metrics, and commands to continue with."""
+    """Yield the main metrics, and commands to continue with."""
     command, directory = experiment.command, shlex.quote(str(workdir))
     if results["epoch"] < results["epochs"]:
         yield f"epoch {results['epoch']} of {results['epochs']} was the best and is kept"
@@ -165,7 +144,7 @@ def _describe(
         yield f"to continue: {command} resume {directory} --epochs {2 * experiment.trainer.epochs}"
 
 
-def draw_sample(state: TrainState, train: Any, count: int, seed: int) -> str:
+def draw_sample(state: TrainState, train: object, count: int, seed: int) -> str:
     """Generate ``count`` tokens with a language model, as text or, without class names, numbers."""
     names = getattr(train, "class_names", ())
     first = names.index("\n") if "\n" in names else 0

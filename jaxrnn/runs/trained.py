@@ -1,11 +1,10 @@
 """Trained networks, loaded from their work directories to predict, evaluate or export."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +25,7 @@ from jaxrnn.training.optimizers import averaged
 from jaxrnn.training.sharding import batch_mesh, replicate, suitable_devices
 from jaxrnn.training.state import TrainState
 
+Inputs: TypeAlias = jax.Array | np.ndarray
 _NO_OPTIMIZER = optax.identity()
 
 
@@ -78,7 +78,7 @@ class Run:
         # Without the optimizer, runs of the same model share their compiled programs.
         return averaged(self.state).replace(tx=_NO_OPTIMIZER, opt_state=())
 
-    def predict(self, inputs: Any, lengths: Any = None) -> np.ndarray:
+    def predict(self, inputs: Inputs, lengths: Inputs | None = None) -> np.ndarray:
         """Compute the outputs of the network for any number of examples.
 
         Args:
@@ -99,7 +99,9 @@ class Run:
             split = Split(**take(split, np.minimum(rows, count - 1)))
         return np.asarray(predict(self.network, split))[:count]
 
-    def classify(self, inputs: Any, lengths: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    def classify(
+        self, inputs: Inputs, lengths: Inputs | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Predict the class of each example, or of each of its time steps.
 
         Returns:
@@ -114,7 +116,7 @@ class Run:
         probabilities = np.asarray(jax.nn.softmax(self.predict(inputs, lengths)))
         return np.asarray(self.class_names)[probabilities.argmax(-1)], probabilities
 
-    def split_of(self, inputs: Any, lengths: Any = None) -> Split:
+    def split_of(self, inputs: Inputs, lengths: Inputs | None = None) -> Split:
         """Return the inputs as a split on the host; raises as :meth:`predict`."""
         split = jax.device_get(Split(inputs, lengths=lengths))
         expected = ("N", self.input_shape[0] if self.pixels else "time", *self.input_shape[1:])
@@ -136,13 +138,15 @@ class Ensemble(Run):
 
     runs: tuple[Run, ...]
 
-    def predict(self, inputs: Any, lengths: Any = None) -> np.ndarray:
+    def predict(self, inputs: Inputs, lengths: Inputs | None = None) -> np.ndarray:
         """Average the outputs of all runs, in classification their probabilities, as logits."""
         outputs = [run.predict(inputs, lengths) for run in self.runs]
         return np.asarray(self.experiment.task.combine(jnp.stack(outputs)))
 
 
-def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: bool = False) -> Run:
+def load_run(
+    workdir: str | Path, experiment: type[Experiment] = Experiment, *, best: bool = False
+) -> Run:
     """Load a run from its work directory, or all finished runs of a sweep.
 
     Args:
@@ -173,20 +177,15 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
     """Load a single run."""
     about: Json = {}
 
-    def template(description: Mapping[str, Any]) -> TrainState:
+    def template(description: Json) -> TrainState:
         known = {field.name for field in fields(kind)}
         config = {name: v for name, v in description["config"].items() if name in known}
-        experiment, outputs = kind.from_json(config), description["outputs"]
+        about["experiment"] = experiment = kind.from_json(config)
         state = initial_state(experiment, description, None)
-        names = description["class_names"] or map(str, range(outputs))
-        about.update(
-            experiment=experiment,
-            input_shape=tuple(description["input_shape"]),
-            outputs=outputs,
-            class_names=tuple(names) if experiment.task.categorical else (),
-            channels=description["channels"],
-            pixels=description["pixels"],
-        )
+        about["input_shape"] = tuple(description["input_shape"])
+        about.update({name: description[name] for name in ("outputs", "channels", "pixels")})
+        names = description["class_names"] or map(str, range(about["outputs"]))
+        about["class_names"] = tuple(names) if experiment.task.categorical else ()
         return state
 
     restored = Checkpoints(workdir / "checkpoints").restore(template, best=best)
@@ -197,12 +196,7 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
 
 
 def read_experiment(workdir: Path, kind: type[Experiment]) -> Experiment:
-    """Read the experiment of a work directory, with its runtime options.
-
-    Raises:
-      FileNotFoundError: there is none.
-      ValueError: it is another experiment, or its ``config.json`` is damaged.
-    """
+    """Read the experiment of a work directory, with its runtime options."""
     path = workdir / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{workdir} holds no run")
@@ -213,14 +207,7 @@ def read_experiment(workdir: Path, kind: type[Experiment]) -> Experiment:
 
 
 def evaluate_run(experiment: Experiment, workdir: Path) -> Json:
-    """Measure a stored run on the splits that it was evaluated on.
-
-    Returns:
-      The epoch, and each metric of each split as in ``results.json``.
-
-    Raises:
-      ValueError, OSError: as :func:`load_run`, or the checkpoint is of another configuration.
-    """
+    """Measure a stored run on its evaluated splits; return the epoch and, by name, the metrics."""
     trainer, runtime = experiment.trainer, experiment.runtime
     experiment.check()
     # With patience, the best epoch is the one that the run kept.

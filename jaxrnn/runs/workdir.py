@@ -1,16 +1,14 @@
 """The directory of a run: checked, created, locked against other processes, and restored."""
 
 import contextlib
-import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from jaxrnn.files import read_json, write_json
+from jaxrnn.files import Json, read_json, write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.prepare import Prepared
@@ -20,11 +18,7 @@ from jaxrnn.training.state import TrainState
 
 
 def check_workdir(workdir: Path, experiment: Experiment) -> None:
-    """Check that a directory, as ``--workdir`` gives it, holds nothing or a run to be continued.
-
-    Raises:
-      ValueError: it holds something else; the message says what.
-    """
+    """Raise ``ValueError`` unless a directory holds nothing, or a run that can be continued."""
     option, config = f"--workdir {workdir}", workdir / "config.json"
     if (workdir / "sweep.json").exists():
         raise ValueError(f"{option} holds a sweep; choose another directory")
@@ -51,45 +45,43 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
 
 @contextlib.contextmanager
 def open_workdir(workdir: Path | None, name: str, check: Callable[[Path], None]) -> Iterator[Path]:
-    """Create the directory of a run, or open an existing one, and lock it.
+    """Create or open the directory of a run, by default ``runs/NAME-DATE-TIME``, and lock it.
 
-    If it was created and is empty at the end of the ``with`` block, it is removed.
-
-    Args:
-      workdir: directory; None for ``runs/NAME-DATE-TIME``.
-      name: used for the default directory.
-      check: called with the locked directory, as another process may have used it.
-
-    Raises:
-      ValueError: the path is a file or a broken link.
-      OSError: the directory can't be created, or another process uses it.
+    ``check`` is called with the locked directory, as another process may have used it. If it was
+    created and is empty at the end of the ``with`` block, it is removed.
     """
+    with contextlib.ExitStack() as held:
+        yield Path(from_first(_open, workdir, name, check, held))
+
+
+def _open(
+    workdir: Path | None, name: str, check: Callable[[Path], None], held: contextlib.ExitStack
+) -> str:
     chosen = workdir or _unused_directory(name)
     option = f"--workdir {chosen}"
-    with contextlib.ExitStack() as stack:
-        try:
-            made = [path for path in (chosen, *chosen.parents) if not path.exists()]
-            if chosen in made and chosen.is_symlink():
-                raise ValueError(f"{option} is a link to {chosen.readlink()}, which is missing")
-            if chosen not in made and not chosen.is_dir():
-                raise ValueError(f"{option} is a file; give a directory")
-            stack.callback(_remove_empty, made)
-            # Only a directory that was asked for may exist already.
-            chosen.mkdir(parents=True, exist_ok=workdir is not None)
-            descriptor = os.open(chosen, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            with contextlib.suppress(ImportError):  # of fcntl, which only Unix has
-                import fcntl
+    try:
+        made = [path for path in (chosen, *chosen.parents) if not path.exists()]
+        if chosen in made and chosen.is_symlink():
+            raise ValueError(f"{option} is a link to {chosen.readlink()}, which is missing")
+        if chosen not in made and not chosen.is_dir():
+            raise ValueError(f"{option} is a file; give a directory")
+        held.callback(_remove_empty, made)
+        # Only a directory that was asked for may exist already.
+        chosen.mkdir(parents=True, exist_ok=workdir is not None)
+        descriptor = os.open(chosen, os.O_RDONLY)
+        held.callback(os.close, descriptor)
+        with contextlib.suppress(ImportError):  # of fcntl, which only Unix has
+            import fcntl
 
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            busy = isinstance(error, BlockingIOError)
-            reason = "another process is using it" if busy else error.strerror
-            raise OSError(f"{option} cannot be used: {reason}") from error
-        check(chosen)
-        for path in chosen.glob(".*.*-*[0-9]"):  # left by a process that was killed while writing
-            path.unlink()
-        yield chosen
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        busy = isinstance(error, BlockingIOError)
+        reason = "another process is using it" if busy else error.strerror
+        raise OSError(f"{option} cannot be used: {reason}") from error
+    check(chosen)
+    for path in chosen.glob(".*.*-*[0-9]"):  # left by a process that was killed while writing
+        path.unlink()
+    return str(chosen)
 
 
 def _remove_empty(directories: Iterable[Path]) -> None:
@@ -99,22 +91,18 @@ def _remove_empty(directories: Iterable[Path]) -> None:
 
 
 def _unused_directory(name: str) -> Path:
-    stem = f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-    return next(path for path in map(Path, names) if not path.exists())
+    stem, number = f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}", 1
+    while (path := Path(stem if number == 1 else f"{stem}-{number}")).exists():
+        number += 1
+    return path
 
 
 def restore(
     workdir: Path, checkpoints: Checkpoints, prepared: Prepared, experiment: Experiment
 ) -> Prepared:
-    """Restore the last checkpoint, if there is one, and make other files of the run agree.
+    """Restore the last checkpoint, if there is one, and make other files of the run agree."""
 
-    Raises:
-      ValueError: all checkpoints are damaged or of another configuration, or there is none though
-        the run was past its second epoch; or not all processes find the same.
-    """
-
-    def template(description: Mapping[str, Any]) -> TrainState:
+    def template(description: Json) -> TrainState:
         experiment.check_same(description["config"], any_epochs=True)
         return prepared.state
 

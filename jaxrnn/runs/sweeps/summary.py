@@ -46,10 +46,10 @@ def results_if_finished(workdir: Path, epochs: int) -> Json | None:
     return results if results.get("stopped_early") or results.get("epochs") == epochs else None
 
 
-def _rows(directory: Path, content: Mapping[str, Any]) -> list[Json]:
+def _rows(directory: Path, content: Json) -> list[Json]:
     """Return directory, options and metrics of each finished run, ordered by its options."""
 
-    def rank(value: Any) -> tuple[float, str]:
+    def rank(value: object) -> tuple[float, str]:
         """Order numbers by value, after other values, by their text."""
         return value if isinstance(value, int | float) else -math.inf, str(value)
 
@@ -64,7 +64,7 @@ def _rows(directory: Path, content: Mapping[str, Any]) -> list[Json]:
     return sorted(rows, key=lambda row: [rank(row[key]) for key in keys])
 
 
-def option_of(content: Mapping[str, Any], key: str) -> Any:
+def option_of(content: Json, key: str) -> Any:
     """Return an option by its dotted name, from an experiment as JSON."""
     return functools.reduce(operator.getitem, key.split("."), content)
 
@@ -105,14 +105,14 @@ def write_summary(directory: Path, task: Task, failed: Mapping[str, str]) -> Non
     write_json(directory / "sweep.json", content)
 
 
-def evaluated(results: Mapping[str, Any], task: Task) -> list[str]:
+def evaluated(results: Json, task: Task) -> list[str]:
     """Return the columns of the main metric, of every evaluated split or else of training."""
     columns = metric_columns([*results], task.best)
     evals = [name for name in columns if not name.startswith(("best_", "train_"))]
     return evals or [f"train_{task.best}"]
 
 
-def _statistics(members: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Json:
+def _statistics(members: Sequence[Json], columns: Sequence[str]) -> Json:
     """Return mean, deviation and the 95 % interval of the mean (Student's t) over seeds."""
     from scipy.special import stdtrit  # slow to import
 
@@ -127,7 +127,7 @@ def _statistics(members: Sequence[Mapping[str, Any]], columns: Sequence[str]) ->
     return statistics
 
 
-def describe_run(directory: str, outcome: Mapping[str, Any] | str, task: Task) -> str:
+def describe_run(directory: str, outcome: Json | str, task: Task) -> str:
     """Describe the outcome of a run in one line."""
     if isinstance(outcome, str):
         return f"{directory}: failed, as {outcome}"
@@ -135,7 +135,7 @@ def describe_run(directory: str, outcome: Mapping[str, Any] | str, task: Task) -
     return f"{directory}: {', '.join(metrics)}, {sum(outcome['seconds'].values()):.1f} s"
 
 
-def describe_sweep(content: Mapping[str, Any]) -> Iterator[str]:
+def describe_sweep(content: Json) -> Iterator[str]:
     """Yield the lines of a table with a row for each configuration, or one line for each split."""
     varied, columns, rows = content["varied"], content["columns"], content["configurations"]
     if content["failed"]:
@@ -160,7 +160,7 @@ def describe_sweep(content: Mapping[str, Any]) -> Iterator[str]:
         yield f"best by {_words(columns[0])}: {text}"
 
 
-def _cells(row: Mapping[str, Any], column: str) -> tuple[str, str, str]:
+def _cells(row: Json, column: str) -> tuple[str, str, str]:
     """Return mean, deviation and interval as text."""
     interval = " to ".join(map(_digits, row.get(f"{column}_interval", ())))
     return _digits(row[column]), _digits(row.get(f"{column}_deviation")), interval

@@ -82,23 +82,18 @@ def _export(stored: Experiment, given: Export) -> None:
             print(line)
 
 
-VERBS: dict[str, tuple[type, Callable[[Experiment, Any], None], str]] = {
-    "resume": (Resume, _resume, "WORKDIR [--epochs N] [runtime options]: continue a stored run."),
-    "evaluate": (Evaluate, _evaluate, "WORKDIR [runtime options]: print its metrics."),
-    "predict": (Predict, _predict, "WORKDIR FILE…: print what it predicts for files."),
-    "export": (Export, _export, "WORKDIR OUT: write the network for other programs."),
+VERBS: dict[str, tuple[type, Callable[[Experiment, Any], None]]] = {
+    "resume": (Resume, _resume),
+    "evaluate": (Evaluate, _evaluate),
+    "predict": (Predict, _predict),
+    "export": (Export, _export),
 }
-"""For each verb: its options, its function of a stored experiment and options, and its help."""
+"""For each verb: its options, and its function of a stored experiment and options."""
 
 
 def run_verb(page: Experiment, verb: str, words: list[str]) -> None:
-    """Run a verb with the words of the command line.
-
-    Raises:
-      ValueError: an option is wrong, or the directory holds no such run.
-      SystemExit: some files could not be read.
-    """
-    options, call, _ = VERBS[verb]
+    """Run a verb with the words of the command line."""
+    options, call = VERBS[verb]
     kind: Any = getattr(page, f"{verb}_options", None) or options
     workdir, stored = Path("WORKDIR"), page
     if not {"-h", "--help"} & {*words}:

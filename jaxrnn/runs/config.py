@@ -42,6 +42,8 @@ class RuntimeConfig(Group):
     """Read the training split from disk while training, for data larger than memory."""
     workers: Annotated[int, Ge(0)] = 0
     """Number of reader processes when streaming; 0 for a thread."""
+    other_data: bool = False
+    """Resume a run although its data has other examples than before, of the same classes."""
     sample: Annotated[int, Ge(0)] = 0
     """Language modeling: number of tokens to generate and print at the end."""
     tensorboard: bool = False

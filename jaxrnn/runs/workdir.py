@@ -11,7 +11,7 @@ import jax
 from jaxrnn.files import Json, read_json, write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
-from jaxrnn.runs.prepare import Prepared
+from jaxrnn.runs.prepare import Prepared, check_same_data
 from jaxrnn.runs.processes import from_first, is_first
 from jaxrnn.training.history import History
 from jaxrnn.training.state import TrainState
@@ -104,6 +104,12 @@ def restore(
 
     def template(description: Json) -> TrainState:
         experiment.check_same(description["config"], any_epochs=True)
+        changed = check_same_data(description, prepared.description)
+        if changed and not experiment.runtime.other_data:
+            raise ValueError(
+                f"the data has changed since training: {changed}; with --other-data, training "
+                "continues on it"
+            )
         return prepared.state
 
     curves, results = workdir / "history.csv", workdir / "results.json"

@@ -106,11 +106,13 @@ def run_verb(page: Experiment, verb: str, words: list[str]) -> None:
         if verb in ("resume", "export") and (others or path != workdir):
             raise ValueError(f"{workdir} holds a sweep; give the directory of a run, as {path}")
         stored = read_experiment(path, type(page))
-    # How processes find each other may change between runs, so it is not resumed.
-    alone: Any = dict.fromkeys(("coordinator", "processes", "process"))
+    # How processes find each other may change between runs, and data that changed once may change
+    # again, so neither is resumed.
+    reset: Any = dict.fromkeys(("coordinator", "processes", "process"))
+    reset |= {"workdir": workdir, "distributed": False, "other_data": False}
     defaults = {
         "workdir": workdir,
-        "runtime": replace(stored.runtime, workdir=workdir, distributed=False, **alone),
+        "runtime": replace(stored.runtime, **reset),
         "epochs": stored.trainer.epochs,
         "best": stored.trainer.patience is not None,
     }

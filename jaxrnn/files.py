@@ -58,6 +58,14 @@ def read_json(path: Path) -> Json:
     return value
 
 
+def read_json_or_none(path: Path) -> Json | None:
+    """Read a JSON object that can be made again: None if it is missing or damaged."""
+    try:
+        return read_json(path)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def finite(content: Any) -> Any:
     """Replace the numbers in JSON that are not finite by None."""
     if isinstance(content, dict):

@@ -94,7 +94,7 @@ def describe_data(data: Datasets) -> Json:
 
 def _content(split: Any) -> Json:
     """Return what tells the examples of a split from others; the digest, if it has one."""
-    source = getattr(split, "source", split)  # that of a stream
+    source = split.source if isinstance(split, Stream) else split
     shape = np.shape(source.inputs if isinstance(source, Split) else source.read([0])["inputs"])
     return {"shape": [len(source), *shape[1:]], "digest": getattr(source, "digest", None)}
 

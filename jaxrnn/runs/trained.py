@@ -14,7 +14,7 @@ import optax
 
 from jaxrnn.data import ImageSequences, default_dirs
 from jaxrnn.data.splits import Split, check_values, take
-from jaxrnn.files import Json, read_json
+from jaxrnn.files import Json, read_json, read_json_or_none
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.prepare import check_same_data, describe_data, initial_state
@@ -204,10 +204,12 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
 def read_experiment(workdir: Path, kind: type[Experiment]) -> Experiment:
     """Read the experiment of a work directory, with its runtime options."""
     path = workdir / "config.json"
+    if (content := read_json_or_none(path)) is None and (workdir / "checkpoints").exists():
+        return _load(workdir, kind, best=False).experiment  # with the default runtime options
     if not path.exists():
         raise FileNotFoundError(f"{workdir} holds no run")
     try:
-        return kind.from_json(read_json(path))
+        return kind.from_json(content or read_json(path))
     except ValueError as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxrnn.files import Json, read_json, write_atomically, write_figure, write_json
+from jaxrnn.runs.workdir import read_results
 from jaxrnn.training.history import History, metric_columns
 from jaxrnn.training.tasks import Task
 
@@ -41,8 +42,7 @@ def runs_of(directory: Path) -> list[Path]:
 
 def results_if_finished(workdir: Path, epochs: int) -> Json | None:
     """Return the results of a run, or None if it has not finished this number of epochs."""
-    path = workdir / "results.json"
-    results = read_json(path) if path.exists() else {}
+    results = read_results(workdir)
     return results if results.get("stopped_early") or results.get("epochs") == epochs else None
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import platform
-import shlex
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -152,16 +151,16 @@ def _describe(
     results: Json, data: Datasets, experiment: Experiment, workdir: Path
 ) -> Iterator[str]:
     """Yield the main metrics, and commands to continue with."""
-    command, directory = experiment.command, shlex.quote(str(workdir))
     if results["epoch"] < results["epochs"]:
         yield f"epoch {results['epoch']} of {results['epochs']} was the best and is kept"
     for split in [*data.evals] or ["train"]:
         if (name := f"{split}_{experiment.task.best}") in results:
             yield f"{name.replace('_', ' ')}: {results[name]:.4f}"
     yield f"curves: {workdir / 'curves.png'}"
-    yield f"to evaluate: {command} evaluate {directory}"
+    yield f"to evaluate: {experiment.advice('evaluate', workdir)}"
     if experiment.can_grow and not results["stopped_early"]:
-        yield f"to continue: {command} resume {directory} --epochs {2 * experiment.trainer.epochs}"
+        epochs = 2 * experiment.trainer.epochs
+        yield f"to continue: {experiment.advice('resume', workdir, epochs)}"
 
 
 def draw_sample(state: TrainState, train: object, count: int, seed: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_FORMAT = 4  # increment it when files are read or cached differently
+_FORMAT = 5  # increment it when files are read or cached differently
 
 
 class Arrays(NamedTuple):

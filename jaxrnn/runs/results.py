@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import platform
+import textwrap
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from jaxrnn.data import Datasets, Split
 from jaxrnn.data.splits import blank_example
-from jaxrnn.files import Json, first_line, write_atomically, write_figure, write_json
+from jaxrnn.files import Json, write_atomically, write_figure, write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.prepare import Prepared
@@ -35,7 +36,7 @@ def drawing(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of matplotlib, of any kind
-        _log.warning("%s could not be drawn: %s", path, first_line(error))
+        _log.warning("%s could not be drawn: %s", path, textwrap.shorten(str(error), 200))
 
 
 def describe_start(prepared: Prepared) -> str:

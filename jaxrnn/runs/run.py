@@ -26,8 +26,9 @@ def run(experiment: Experiment, *, name: str | None = None) -> Json:
 
     The work directory gets ``config.json``, ``parameters.txt``, ``history.csv``, ``checkpoints/``,
     ``results.json``, ``curves.png``, for classes ``confusion.png``, for labelled images
-    ``samples.png`` and, if asked for, TensorBoard's ``events/``. SIGINT and SIGTERM stop the run
-    after the current epoch.
+    ``samples.png`` and, if asked for, TensorBoard's ``events/``. SIGINT, SIGTERM, SIGHUP, SIGUSR1,
+    SIGUSR2 and SIGXCPU stop the run after the current epoch; what handled them before does so again
+    afterwards. All but the first two are left alone if they are ignored or handled already.
 
     Args:
       experiment: the full description of the run.
@@ -38,7 +39,8 @@ def run(experiment: Experiment, *, name: str | None = None) -> Json:
       The contents of ``results.json``.
 
     Raises:
-      ValueError: an option is wrong, or the work directory holds another run.
+      ValueError: an option is wrong, or the work directory holds another run, or one that was
+        trained on other data.
       OSError: data can't be read, or files can't be written.
       NonFiniteLossError: training diverged.
       LostProcessesError: other processes of the run have ended.

@@ -91,6 +91,7 @@ def test_pictures_that_fail_are_a_warning(monkeypatch, caplog):
     monkeypatch.setattr("jaxrnn.runs.results.write_figure", draw)
     mnist_rnn(*RUN[:-1], "new", "--epochs", "1")
     assert sorted(caplog.messages) == [
-        f"new/{name}.png could not be drawn: Unknown symbol:" for name in ("curves", "samples")
+        f"new/{name}.png could not be drawn: Unknown symbol: \\foo"
+        for name in ("curves", "samples")
     ]
     assert Path("new/confusion.png").exists()

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.data.splits import Batch, Split, take
+from jaxrnn.data.splits import Batch, Split, as_split, take
 
 
 def as_key(key: Any) -> jax.Array:
@@ -51,6 +51,7 @@ def batches(
     >>> [len(batch["labels"]) for batch in batches(digits, jax.random.key(0), batch_size=40)]
     [40, 40, 20]
     """
+    split = as_split(split)
     check_batch_size(batch_size, split)
     whole, rest = epoch_indices(
         key, len(split), batch_size=batch_size, drop_remainder=drop_remainder

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ Batch = dict[str, Any]
 optionally ``lengths``."""
 
 _ARRAYS = ("inputs", "labels", "lengths", "targets")
+_SINGULAR = {"image": "inputs", "label": "labels"}  # as tfds and others name them
 _TIMED = {"inputs": 2, "labels": 2, "targets": 3}  # axes of arrays that have time steps
 _DTYPES = {
     "labels": (jnp.integer, "integers; real numbers are targets"),
@@ -59,7 +60,9 @@ class Split:
         fields |= {name: convert(name, fields[name]) for name in _ARRAYS}
         time = np.shape(self.inputs)[1:2]
         fields |= {name: as_column(fields[name], time) for name in ("labels", "lengths")}
-        fields["class_names"] = tuple(self.class_names)
+        fields["class_names"] = names = tuple(self.class_names)
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"class names must be distinct; got {repeated[0]!r} twice")
         abstract = jax.core.Tracer | jax.ShapeDtypeStruct  # with other axes in transformations
         if not any(isinstance(array, abstract) for array in arrays_of(self).values()):
             check_examples(self)
@@ -68,19 +71,24 @@ class Split:
     def from_arrays(
         cls, inputs: Any, labels: Any = None, *, targets: Any = None, lengths: Any = None,
         mask: Any = None, class_names: Sequence[str] = (), rows: int | None = None,
+        scale: float | None = None, one_hot: bool | None = None,
     ) -> Self:  # fmt: skip
         """Build a split from arrays in common layouts, and log how they were interpreted.
 
         Args:
           inputs: (N, time, features); images (N, height, width, channels) or (N, channels, height,
-            width); (N, numbers), square images or else sequences of numbers; or a list of sequences
-            of different lengths. Whole numbers from 0 to 255 are pixels.
+            width); (N, numbers), sequences of numbers or, of uint8, square images; or a list of
+            sequences of different lengths.
           labels: class indices from 0, names of classes, or one-hot rows.
           targets: numbers to predict, instead of labels.
           lengths: number of valid time steps of each sequence.
           mask: (N, time), true for the valid time steps; instead of lengths.
           class_names: the name of each class, in order.
           rows: number of time steps to cut each example into, in reading order.
+          scale: number to divide inputs by; by default, 255 for uint8, which are pixels, and 1 for
+            other types. The same for all splits of a dataset.
+          one_hot: whether labels (N, time) are one-hot rows or one label for each time step; needed
+            only if they could be either.
 
         Raises:
           ValueError: something can't be interpreted.
@@ -89,12 +97,12 @@ class Split:
         [0, 1, 2, 0, 1]
         """
         notes: list[str] = []
-        inputs, padded, channels = read_inputs(inputs, rows, notes)
+        inputs, padded, channels = read_inputs(inputs, rows, scale, notes)
         if mask is not None:
             lengths = read_mask(mask)
         names = tuple(map(str, class_names))
         if labels is not None:
-            labels, names = read_labels(labels, names, inputs.shape, notes)
+            labels, names = read_labels(labels, names, inputs.shape, one_hot, notes)
         if notes:
             logging.getLogger("jaxrnn").warning("Split.from_arrays: %s", "; ".join(notes))
         return cls(inputs, labels, padded if lengths is None else lengths, targets, names, channels)
@@ -125,12 +133,33 @@ class Split:
 
 
 def arrays_of(examples: Any) -> Batch:
-    """Return the arrays that a split or batch has, by name."""
-    if not isinstance(examples, Split | dict):
-        kind = "an array" if isinstance(examples, jax.Array) else type(examples).__name__
-        raise ValueError(f"expected a Split, such as Split(inputs, labels); got {kind}")
-    fields = examples if isinstance(examples, dict) else vars(examples)
-    return {name: fields[name] for name in _ARRAYS if fields.get(name) is not None}
+    """Return the arrays of a split, of a dict or of a pair (inputs, labels), by name.
+
+    In a pair, labels that are floats are targets.
+
+    Raises:
+      ValueError: it is something else, or has no inputs.
+    """
+    fields: Any = vars(examples) if isinstance(examples, Split) else examples
+    if isinstance(examples, tuple | list) and len(examples) == 2:
+        dtype = getattr(examples[1], "dtype", None) or np.asarray(examples[1]).dtype
+        second = "targets" if jnp.issubdtype(dtype, jnp.floating) else "labels"
+        fields = {"inputs": examples[0], second: examples[1]}
+    kind = "an array" if isinstance(examples, jax.Array) else type(examples).__name__
+    if isinstance(fields, Mapping):
+        kind += f" of {', '.join(map(str, fields))}"
+        fields = {_SINGULAR.get(name, name): array for name, array in fields.items()}
+        if isinstance(examples, Split) or fields.keys() & {*_ARRAYS}:
+            return {name: fields[name] for name in _ARRAYS if fields.get(name) is not None}
+    raise ValueError(
+        "expected a Split, a pair (inputs, labels), or a dict of inputs and labels, lengths or "
+        f"targets; got {kind}"
+    )
+
+
+def as_split(examples: Any) -> Split:
+    """Return the examples as a split, unless they are one; see :func:`arrays_of`."""
+    return examples if isinstance(examples, Split) else Split(**arrays_of(examples))
 
 
 def take(split: Split, indices: jax.Array | np.ndarray) -> Batch:
@@ -206,10 +235,16 @@ def check_examples(examples: Split | Batch) -> None:
             raise ValueError(f"{name} must be {description}; got {dtypes[name]}")
 
 
-def check_values(examples: Split | Batch, classes: int, vocabulary: int | None = None) -> None:
-    """Raise ``ValueError`` for labels, lengths and tokens out of range, which JAX ignores.
+def check_values(
+    examples: Split | Batch,
+    classes: int,
+    vocabulary: int | None = None,
+    places: Sequence[int] | np.ndarray = (),
+) -> None:
+    """Raise ``ValueError`` for values out of range, which JAX ignores, and for missing ones.
 
     Labels must be below ``classes``, the outputs of the model, and tokens below ``vocabulary``.
+    Messages count examples by ``places``, their positions in the source, or else by row.
     """
     arrays = arrays_of(examples)
     lengths, labels = arrays.get("lengths"), arrays.get("labels")
@@ -219,14 +254,34 @@ def check_values(examples: Split | Batch, classes: int, vocabulary: int | None =
         _check_range("inputs (N, time)", arrays["inputs"], vocabulary - 1, bound)
     if lengths is not None:
         _check_range("lengths", lengths, time, f"the {time} time steps")
+        if np.size(lengths) and not np.max(lengths):
+            raise ValueError("lengths are all 0, so there is nothing to learn from")
     if labels is not None:
         if lengths is not None and np.ndim(labels) == 2:  # padding may hold anything
             labels = np.asarray(labels)[np.arange(time) < np.asarray(lengths)[:, None]]
         bound = f"{classes - 1}, as the model has {classes} outputs"
         _check_range("labels", labels, classes - 1, bound)
+    for name in ("inputs", "targets"):
+        if name in arrays and jnp.issubdtype(jnp.result_type(arrays[name]), jnp.floating):
+            _check_finite(name, arrays[name], lengths, places)
 
 
 def _check_range(name: str, values: Any, most: int, bound: str) -> None:
     if np.size(values) and not 0 <= np.min(values) <= np.max(values) <= most:
         found = f"{np.min(values)} to {np.max(values)}"
         raise ValueError(f"{name} must be between 0 and {bound}; got {found}")
+
+
+def _check_finite(name: str, values: Any, lengths: Any, places: Sequence[int] | np.ndarray) -> None:
+    """Raise ``ValueError`` for NaN or infinity, except in padding."""
+    bad = ~np.isfinite(values)
+    if lengths is not None and bad.ndim == 3:
+        bad &= (np.arange(bad.shape[1]) < np.asarray(lengths)[:, None])[..., None]
+    if bad.any():
+        index = np.argwhere(bad)[0]
+        row, *others = index.tolist()
+        axes = ("time step", "column") if bad.ndim == 3 else ("column",)
+        where = [f"{axis} {place}" for axis, place in zip(axes, others, strict=False)]
+        where.insert(0, f"example {places[row] if len(places) else row}")
+        found = np.asarray(values)[tuple(index)]
+        raise ValueError(f"{name} must be finite; got {found} in {', '.join(where)}")

@@ -45,7 +45,6 @@ def all_of(source):
     return next(iter(jaxrnn.stream(source, batch_size=len(source))))
 
 
-@pytest.mark.xfail(reason="the dataset of a subset is streamed")
 def test_subsets_are_what_they_give():
     pairs = list(zip(INPUTS, LABELS, strict=True))
     rows = [7, 2, 5]
@@ -55,7 +54,6 @@ def test_subsets_are_what_they_give():
     np.testing.assert_array_equal(doubled["inputs"], INPUTS[rows] * 2)
 
 
-@pytest.mark.xfail(reason="the dataset of a loader is streamed")
 def test_loaders_are_refused_or_read_once():
     loader = Loader(list(zip(INPUTS, LABELS, strict=True)))
     with pytest.raises(ValueError, match=r"Loader draws .* order of its own; .*\.dataset.*iter\("):
@@ -64,32 +62,33 @@ def test_loaders_are_refused_or_read_once():
     assert_identical(batch, {"inputs": INPUTS[[3, 3, 1]], "labels": LABELS[[3, 3, 1]]})
 
 
-@pytest.mark.xfail(reason="dicts are read as strings")
 @pytest.mark.parametrize("names", [("image", "label"), ("inputs", "labels")])
 def test_streams_of_dicts(names):
-    rows = [dict(zip((*names, "id"), row, strict=True)) for row in zip(INPUTS, LABELS, LABELS)]
+    rows = [
+        dict(zip((*names, "id"), row, strict=True))
+        for row in zip(INPUTS, LABELS, LABELS, strict=True)
+    ]
     expected = {"inputs": INPUTS, "labels": LABELS}
     assert_identical(all_of(rows), expected)
-    batches = [{names[0]: INPUTS[part], names[1]: LABELS[part]} for part in (slice(6), slice(6, 10))]
+    batches = [
+        {names[0]: INPUTS[part], names[1]: LABELS[part]} for part in (slice(6), slice(6, 10))
+    ]
     assert_identical(next(iter(jaxrnn.stream(iter(batches), batch_size=10))), expected)
 
 
 CONTAINERS = {
     "tuple": (INPUTS, LABELS),
-    "list": [INPUTS, LABELS],
     "batch": {"inputs": INPUTS, "labels": LABELS},
     "tfds": {"image": INPUTS, "label": LABELS},
 }
 
 
-@pytest.mark.xfail(reason="only splits and batches are taken", strict=False)
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_arrays_in_containers(name):
     arrays = CONTAINERS[name]
     assert_identical(all_of(SPLIT), next(iter(jaxrnn.stream(arrays, batch_size=10))))
-    for found, batch in zip(
-        jaxrnn.batches(arrays, batch_size=4), jaxrnn.batches(SPLIT, batch_size=4), strict=True
-    ):
+    pairs = zip(*(jaxrnn.batches(a, 0, batch_size=4) for a in (arrays, SPLIT)), strict=True)
+    for found, batch in pairs:
         assert_identical(found, batch)
 
 
@@ -98,5 +97,31 @@ def test_arrays_in_containers(name):
 )
 def test_other_containers_are_refused_in_one_line(arrays):
     with pytest.raises(ValueError, match="inputs, labels") as caught:
-        jaxrnn.batches(arrays, batch_size=4)
+        next(jaxrnn.batches(arrays, 0, batch_size=4))
     assert "\n" not in str(caught.value)
+
+
+def test_streams_of_pairs():
+    pairs = [(INPUTS[row], LABELS[row]) for row in range(10)]
+    expected = list(jaxrnn.stream(Split(INPUTS, LABELS), batch_size=4))
+    in_batches = [(INPUTS[:4], LABELS[:4]), (INPUTS[4:], LABELS[4:])]
+    for source in (pairs, iter(pairs), iter(in_batches)):
+        for found, batch in zip(jaxrnn.stream(source, batch_size=4), expected, strict=True):
+            assert_identical(found, batch)
+    images = [(np.zeros((1, 7, 9)), 1.5) for _ in range(6)]  # (channels, height, width)
+    batch = next(iter(jaxrnn.stream(images, batch_size=np.int64(6))))
+    assert (batch["inputs"].shape, batch["targets"].shape) == ((6, 7, 9), (6,))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (INPUTS, "got ndarray"),
+        (5, "got int"),
+        (iter([]), "there is nothing to stream"),
+        (iter([INPUTS]), r"examples of a stream: expected .*; got ndarray"),
+    ],
+)
+def test_invalid_sources(source, message):
+    with pytest.raises(ValueError, match=message):
+        jaxrnn.stream(source, batch_size=2)

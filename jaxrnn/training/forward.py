@@ -110,7 +110,11 @@ def forward(
         result = state.apply_fn(variables, batch["inputs"], *lengths, **options)
     except InvalidRngError as error:
         raise ValueError(_NO_KEY if train else _NOT_DETERMINISTIC) from error
-    return (result, None) if carry is None else result
+    outputs, carry = (result, None) if carry is None else result
+    if not isinstance(outputs, jax.Array):
+        kind = type(outputs).__name__
+        raise ValueError(f"the model must return one array, the outputs; got {kind}")
+    return outputs, carry
 
 
 def check_fits(state: TrainState, data: Split | Stream) -> int:
@@ -165,5 +169,6 @@ def _random_options(
         return {"keys": keys}
     options = mode_options(state.takes, train=train)
     if options and train and keys is not None:
-        options["rngs"] = {"dropout": keys[0]}
+        # make_rng falls back to the key of params.
+        options["rngs"] = {"dropout": keys[0], "params": jax.random.fold_in(keys[0], 1)}
     return options

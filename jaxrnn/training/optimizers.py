@@ -208,10 +208,15 @@ def _keep_average(decay: float) -> optax.GradientTransformation:
 
 
 def averaged(state: TrainState) -> TrainState:
-    """Replace the parameters by their moving average, if the optimizer keeps one.
+    """Replace the parameters by their average, if the optimizer keeps one.
 
     Evaluate and predict with the result; continue training from ``state`` itself.
     """
-    parts = jax.tree.leaves(state.opt_state, is_leaf=lambda part: isinstance(part, _Average))
-    averages = [part.average for part in parts if isinstance(part, _Average)]
-    return state.replace(params=averages[0]) if averages else state
+    kinds = _Average, contrib.ScheduleFreeState
+    for part in jax.tree.leaves(state.opt_state, is_leaf=lambda part: isinstance(part, kinds)):
+        if isinstance(part, _Average):
+            return state.replace(params=part.average)
+        if isinstance(part, contrib.ScheduleFreeState):
+            average = contrib.schedule_free_eval_params(part, state.params)
+            return state.replace(params=average)
+    return state

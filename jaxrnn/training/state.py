@@ -18,6 +18,9 @@ from jaxrnn.data.batches import as_key
 from jaxrnn.data.splits import blank_example
 from jaxrnn.training.tasks import Classification, Task
 
+# Arguments of a network's call that say whether it is training, and their values if it is.
+MODES = {"train": True, "training": True, "is_training": True, "deterministic": False}
+
 
 class TrainState(train_state.TrainState):
     """Flax's ``TrainState``, with the task and what calling the network requires.
@@ -46,10 +49,12 @@ def create_train_state(
       key: PRNG key of the initial parameters, or an integer seed; None to return shapes instead
         of arrays, without compiling.
       model: a Flax linen module that maps (batch, time, features) to (batch, width) outputs, or to
-        (batch, time, width). If its call takes ``train`` or ``deterministic``, that is set in
-        training and in evaluation, and ``nn.Dropout`` gets its random numbers; if it takes
-        ``keys``, these are a key for each example in training.
-      optimizer: any optax gradient transformation. Create it once and keep it: functions are
+        (batch, time, width). If its call takes ``train``, ``training``, ``is_training`` or
+        ``deterministic``, that is set in training and in evaluation, and ``nn.Dropout`` and
+        ``make_rng`` get their random numbers; if it takes ``keys``, these are a key for each
+        example in training.
+      optimizer: any optax gradient transformation that needs no more than gradients, parameters
+        and the value of the loss. Create it once and keep it: functions are
         compiled for this object, and again for any other, even an equal one.
       example: inputs of the shape to be trained on, (batch, time, features) or (batch, time) of
         tokens; only the shape after the first axis matters.
@@ -59,7 +64,8 @@ def create_train_state(
       A :class:`TrainState`.
 
     Raises:
-      ValueError: the model has variables other than ``params``, such as batch statistics.
+      ValueError: the model has variables other than ``params``, such as batch statistics; or the
+        optimizer needs the function to minimize, as line searches do.
 
     >>> from jaxrnn import RNNModel
     >>> state = create_train_state(
@@ -95,14 +101,13 @@ def create_train_state(
         opt_state=opt_state,
         task=task,
         takes=takes,
-        draws=bool(getattr(model, "draws", takes & {"train", "deterministic", "keys"})),
+        draws=bool(getattr(model, "draws", takes & {*MODES, "keys"})),
     )
 
 
 def mode_options(takes: Container[str], *, train: bool) -> dict[str, Any]:
-    """Return ``train`` and ``deterministic``, if the network's call takes them."""
-    modes = {"train": train, "deterministic": not train}
-    return {name: mode for name, mode in modes.items() if name in takes}
+    """Return the arguments of the network's call that turn dropout on or off."""
+    return {name: mode == train for name, mode in MODES.items() if name in takes}
 
 
 def _init(
@@ -116,7 +121,15 @@ def _init(
     if others := ", ".join(sorted(set(variables) - {"params"})):
         raise ValueError(f"the model has variables other than params, which are not kept: {others}")
     params = variables.get("params", {})
-    return params, optimizer.init(params)
+    opt_state = optimizer.init(params)
+    if isinstance(optimizer, optax.GradientTransformationExtraArgs):
+        update = partial(optimizer.update, value=jnp.zeros(()), grad=params)
+        try:
+            jax.eval_shape(update, params, opt_state, params)
+        except TypeError as error:
+            given = "a step gives the optimizer gradients, parameters and the value"
+            raise ValueError(f"{given}, but {error}") from error
+    return params, opt_state
 
 
 _init_compiled = jax.jit(_init, static_argnums=(0, 1))

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
@@ -196,7 +197,18 @@ def _update(
 
     gradient = partial(jax.grad(loss_fn, has_aux=True), state.params)
     grads, (metrics, carry) = _in_parts(gradient, (batch, keys, carry), rows, parts)
-    return state.apply_gradients(grads=sum_over_devices(grads, mesh)), metrics, carry
+    return _apply(state, sum_over_devices(grads, mesh), metrics, mesh), metrics, carry
+
+
+def _apply(
+    state: TrainState, grads: chex.ArrayTree, metrics: Metrics, mesh: Mesh | None
+) -> TrainState:
+    """Update the parameters; some optimizers take the loss of the batch, too."""
+    value = sum_over_devices(metrics, mesh).means()["loss"]
+    update = optax.with_extra_args_support(state.tx).update
+    updates, opt_state = update(grads, state.opt_state, state.params, value=value, grad=grads)
+    params = optax.apply_updates(state.params, updates)
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state)
 
 
 def _in_parts(

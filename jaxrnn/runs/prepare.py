@@ -73,8 +73,7 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
             workers=runtime.workers,
         )
     state = initial_state(experiment, description, init_key)
-    for split in (train, *data.evals.values()):
-        check_fits(state, split)
+    check_fits(state, train, *data.evals.values())
     mesh = batch_mesh(trainer.batch_size, suitable_devices(state.params, runtime.devices))
     return Prepared(data, train, augment, description, state, History(), key, mesh)
 

@@ -2,8 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Generator, Iterable, Iterator
-from functools import partial
+from collections.abc import Generator, Iterable
 from typing import NamedTuple
 
 import chex
@@ -29,28 +28,65 @@ class Block(NamedTuple):
     sharded: bool = False
 
 
-def blocks_of_split(
-    split: Split, whole: np.ndarray, rest: np.ndarray, mesh: Mesh
-) -> Iterator[Block]:
-    """Group the batches of a split into blocks, of equal size if possible.
+def data_order(
+    data: Split | Stream, key: Key[Array, ""] | int | None, batch_size: int, drop_remainder: bool
+) -> tuple[Stream, Key[Array, ""]]:
+    """Return the stream whose order training follows, the data or one of the split, and its key.
+
+    Raises:
+      ValueError: there is no key, or one for a stream; or ``batch_size`` doesn't fit the split.
+    """
+    if isinstance(data, Stream):
+        if key is not None or data.key is None:
+            raise ValueError("give the key of the data order to the stream: stream(…, key=key)")
+        return data, data.key
+    if key is None:
+        raise ValueError("training on a split needs a key, which determines the data order")
+    check_batch_size(batch_size, data)
+    key = as_key(key)
+    return Stream(data, batch_size, key, drop_remainder, steps_per_epoch=None, workers=0), key
+
+
+def shuffled_epochs(
+    data: Split | Stream, order: Stream, mesh: Mesh, *, first: int, outputs: int
+) -> Generator[Iterable[Block], None, None]:
+    """Yield the blocks of each epoch, endlessly; those of a split are a list.
 
     Args:
-      split: replicated over the mesh.
-      whole: positions of the examples of each whole batch.
-      rest: positions of the short last batch, which may be empty. Every device processes all of it,
-        as it may not divide among them.
+      data: a split that is replicated over the mesh, or a stream.
+      order: from :func:`data_order`; the key of an epoch is ``fold_in(order.key, epoch)``.
       mesh: devices that share each whole batch.
+      first: the first epoch, from 1.
+      outputs: upper bound of a stream's labels, exclusive.
     """
-    start = 0
-    for size in equal_parts(len(whole), _STEPS_AT_ONCE):
-        yield Block(split, whole[start : start + size], mesh)
-        start += size
-    if len(rest):
-        yield Block(split, rest[None], None)
+    if isinstance(data, Stream):
+        with contextlib.closing(blocks_of_stream(data, mesh, first, outputs)) as blocks:
+            while True:
+                yield itertools.islice(blocks, data.blocks_per_epoch)
+    sizes = {"batch_size": order.batch_size, "drop_remainder": order.drop_remainder}
+    for epoch in itertools.count(first):
+        whole, rest = jax.device_get(_indices(fold_in(order.key, epoch), len(data), **sizes))
+        ends = np.cumsum(equal_parts(len(whole), _STEPS_AT_ONCE))
+        yield blocks_of_split(data, np.split(whole, ends[:-1]), rest, mesh)
+
+
+fold_in = jax.jit(jax.random.fold_in)
+_indices = jax.jit(epoch_indices, static_argnames=("size", "batch_size", "drop_remainder"))
+
+
+def blocks_of_split(
+    split: Split, pieces: Iterable[np.ndarray], rest: np.ndarray, mesh: Mesh | None
+) -> list[Block]:
+    """Return a block for each piece, rows of whole batches, and one for the short last batch.
+
+    Every device processes all of the latter, as it may not divide among them.
+    """
+    blocks = [Block(split, rows, mesh) for rows in pieces if len(rows)]
+    return [*blocks, Block(split, rest[None], None)] if len(rest) else blocks
 
 
 def blocks_of_stream(
-    stream: Stream, mesh: Mesh | None, *, epoch: int = 1, outputs: int | None = None
+    stream: Stream, mesh: Mesh | None, epoch: int = 1, outputs: int | None = None
 ) -> Generator[Block, None, None]:
     """Yield the blocks of a stream, epoch after epoch, reading ahead.
 
@@ -60,88 +96,18 @@ def blocks_of_stream(
       epoch: the first epoch, from 1.
       outputs: upper bound of the labels, exclusive; None to leave them unchecked.
     """
-    shared_by = mesh if mesh is not None and stream.batch_size % mesh.size == 0 else None
+    divides = mesh is not None and stream.batch_size % mesh.size == 0
+    shared_by = mesh if divides else None
     own, devices = (None, 1) if shared_by is None else own_part(shared_by, stream.batch_size)
-    place = partial(_put_block, mesh=mesh, shared_by=shared_by)
-    with stream.blocks(
-        epoch=epoch, place=place, own=own, devices=devices, outputs=outputs
-    ) as blocks:
+
+    def place(batch: Batch, steps: int, whole: bool) -> Block:
+        """Put a block, which was read in the order of its steps, on the devices."""
+        over = shared_by if whole else None  # the short last batch may not divide
+        examples = batch if mesh is None else put_examples(batch, mesh, sharded=over is not None)
+        share = len(examples["places"]) // (1 if over is None else over.size)
+        rows = np.arange(share, dtype=np.int32).reshape(steps, -1)
+        return Block(examples, rows, over, over is not None)
+
+    options = {"own": own, "devices": devices, "outputs": outputs}
+    with stream.blocks(epoch=epoch, place=place, **options) as blocks:
         yield from blocks
-
-
-class DataOrder(NamedTuple):
-    """Key and sizes of the batches; ``examples`` is the number of examples in an epoch."""
-
-    key: Key[Array, ""]
-    batch_size: int
-    drop_remainder: bool
-    examples: int
-
-    @property
-    def steps(self) -> int:
-        """Number of steps in an epoch."""
-        return -(-self.examples // self.batch_size)
-
-
-def data_order(
-    data: Split | Stream,
-    key: Key[Array, ""] | int | None,
-    batch_size: int,
-    drop_remainder: bool,
-) -> DataOrder:
-    """Return the data order of a stream, which has its own, or of a split, from the arguments.
-
-    Raises:
-      ValueError: there is no key, or one for a stream; or ``batch_size`` doesn't fit the split.
-    """
-    if isinstance(data, Stream):
-        if key is not None or data.key is None:
-            raise ValueError("give the key of the data order to the stream: stream(…, key=key)")
-        return DataOrder(data.key, data.batch_size, data.drop_remainder, data.examples_per_epoch)
-    if key is None:
-        raise ValueError("training on a split needs a key, which determines the data order")
-    check_batch_size(batch_size, data)
-    rest = len(data) % batch_size if drop_remainder else 0
-    return DataOrder(as_key(key), batch_size, drop_remainder, len(data) - rest)
-
-
-def shuffled_epochs(
-    data: Split | Stream,
-    mesh: Mesh,
-    order: DataOrder,
-    *,
-    first: int = 1,
-    outputs: int | None = None,
-) -> Generator[Iterable[Block], None, None]:
-    """Yield the blocks of each epoch, endlessly; those of a split are a list.
-
-    Args:
-      data: a split that is replicated over the mesh, or a stream.
-      mesh, outputs: see :func:`blocks_of_stream`.
-      order: from :func:`data_order`; the key of an epoch is ``fold_in(order.key, epoch)``.
-      first: the first epoch, from 1.
-    """
-    if isinstance(data, Stream):
-        stream = blocks_of_stream(data, mesh, epoch=first, outputs=outputs)
-        with contextlib.closing(stream) as blocks:
-            while True:
-                yield itertools.islice(blocks, data.blocks_per_epoch)
-    sizes = {"batch_size": order.batch_size, "drop_remainder": order.drop_remainder}
-    for epoch in itertools.count(first):
-        whole, rest = jax.device_get(_indices(fold_in(order.key, epoch), len(data), **sizes))
-        yield [*blocks_of_split(data, whole, rest, mesh)]
-
-
-fold_in = jax.jit(jax.random.fold_in)
-_indices = jax.jit(epoch_indices, static_argnames=("size", "batch_size", "drop_remainder"))
-
-
-def _put_block(
-    batch: Batch, steps: int, whole: bool, *, mesh: Mesh | None, shared_by: Mesh | None
-) -> Block:
-    """Put a block that was read in the order of its steps on the devices."""
-    shared_by = shared_by if whole else None  # the short last batch may not divide
-    arrays = batch if mesh is None else put_examples(batch, mesh, sharded=shared_by is not None)
-    share = arrays["places"].shape[0] // (1 if shared_by is None else shared_by.size)
-    rows = np.arange(share, dtype=np.int32).reshape(steps, -1)
-    return Block(arrays, rows, shared_by, shared_by is not None)

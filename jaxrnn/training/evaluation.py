@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxrnn.data.batches import as_key
 from jaxrnn.data.splits import Batch, Split, arrays_of, prepare
 from jaxrnn.data.streams import Stream
-from jaxrnn.training.blocks import Block, blocks_of_stream
+from jaxrnn.training.blocks import Block, blocks_of_split, blocks_of_stream
 from jaxrnn.training.forward import forward, measure_prepared
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import over_devices, own_share, sum_over_devices
@@ -206,10 +206,7 @@ def blocks_in_order(
     if not len(examples):
         raise ValueError("there are no examples to evaluate")
     whole, rest = _rows(state, examples, batch_size, 1 if mesh is None else mesh.size)
-    if len(whole):
-        yield Block(examples, whole, mesh)
-    if len(rest):  # may not divide among the devices: each processes all of it
-        yield Block(examples, rest[None], None)
+    yield from blocks_of_split(examples, [whole], rest, mesh)
 
 
 def _rows(

@@ -1,7 +1,6 @@
 """fit: the epoch loop that ties training, evaluation and history together."""
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -143,40 +142,41 @@ def fit(
         raise ValueError("history must contain every epoch from 1 on, once and in order")
     if trainer.train_curve not in ("epoch", "last_batch"):
         raise ValueError(f"train_curve must be epoch or last_batch; got {trainer.train_curve!r}")
-    outputs = {name: check_fits(state, data) for name, data in {"train": train, **evals}.items()}
-    order = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
+    outputs = check_fits(state, train, *evals.values())
+    order, root = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
     mesh = batch_mesh(order.batch_size, suitable_devices(state.params, devices))
     state, train = replicate(state, mesh), _put(train, mesh)
     evals = {name: _put(data, mesh) for name, data in evals.items()}
     step = {"augment": augment, "options": StepOptions(trainer.accumulate, trainer.truncate)}
     clock, first = Clock(), len(history) + 1
-    shuffled = shuffled_epochs(train, mesh, order, first=first, outputs=outputs["train"])
+    shuffled = shuffled_epochs(train, order, mesh, first=first, outputs=outputs)
     with contextlib.closing(shuffled) as epochs:
         for epoch in range(first, trainer.epochs + 1):
             if has_stalled(history, state.task, trainer.patience):
                 break
             start = clock.seconds.get("training", 0.0)
             with clock("training"):
-                blocks, epoch_key = next(epochs), fold_in(order.key, epoch)
+                blocks, epoch_key = next(epochs), fold_in(root, epoch)
             if epoch == first and isinstance(blocks, list):
                 with clock("compilation"):
                     _compile(state, blocks, evals.values(), epoch_key, mesh, step)
             with clock("training"):
-                report = partial(_report, hooks, epoch, order.steps)
+                report = partial(_report, hooks, epoch, len(order))
                 state, steps, last = _train(state, blocks, epoch_key, report, step)
             _check_finite(state, steps, epoch)
             with clock("evaluation"):
-                if trainer.train_curve == "last_batch":
-                    measured = {"train": measure_block(state, *last)}
-                else:
-                    measured = {"train": jax.tree.map(np.sum, steps)}
+                of_last = trainer.train_curve == "last_batch"
+                train_metrics = measure_block(state, *last) if of_last else jax.tree.map(np.sum, steps)
                 average = averaged(state)
-                for name, data in evals.items():
-                    measured[name] = evaluate(average, data, mesh=mesh, outputs=outputs[name])
+                measured = {"train": train_metrics} | {
+                    name: evaluate(average, data, mesh=mesh, outputs=outputs)
+                    for name, data in evals.items()
+                }
                 row = _columns(state.task, measured)
             seconds = clock.seconds["training"] - start
             history = history.append(epoch=epoch, **row, seconds=seconds)
-            record = Record(state, history, order.key, order.examples, dict(clock.seconds))
+            examples = order.examples_per_epoch
+            record = Record(state, history, root, examples, dict(clock.seconds))
             if in_any_process(any([hook(record) for hook in hooks])):  # noqa: C419 — each is called
                 break
     return state, history
@@ -199,11 +199,10 @@ def _compile(
     splits = [data for data in evals if isinstance(data, Split)]
     measured = [block for split in splits for block in blocks_in_order(state, split, mesh=mesh)]
     with ThreadPoolExecutor() as pool:
-        lowered = itertools.chain(
-            (train_block.lower(state, *block[:2], key, *block[2:], **step) for block in distinct),
-            (measure_block.lower(averaged(state), *block) for block in measured),
-        )
-        list(pool.map(lambda program: program.compile(), lowered))
+        for examples, rows, *shared in distinct:
+            pool.submit(train_block.lower(state, examples, rows, key, *shared, **step).compile)
+        for block in measured:
+            pool.submit(measure_block.lower(averaged(state), *block).compile)
 
 
 def _train(
@@ -215,11 +214,9 @@ def _train(
 ) -> tuple[TrainState, Metrics, Block]:
     """Train for an epoch; return the state, the metrics of each step, and the last batch."""
     measured: list[Metrics] = []
-    done = 0
     for examples, rows, mesh, sharded in blocks:
         jax.block_until_ready(measured[-2:-1])  # waiting blocks take up memory
-        report(done)
-        done += len(measured[-1].weight) if measured else 0
+        report(sum(len(metrics.weight) for metrics in measured[:-1]))
         state, metrics = train_block(state, examples, rows, key, mesh, sharded, **step)
         measured.append(metrics)
     steps = jax.tree.map(lambda *sums: np.concatenate(sums), *jax.device_get(measured))

@@ -69,11 +69,12 @@ def measure_prepared(
     """
     outputs, carry = forward(state, batch, train=train, keys=keys, carry=carry)
     metrics = Metrics.of(state.task.measure(outputs, batch, train=train), state.task.weights(batch))
-    if "lengths" not in batch:
-        return metrics, carry
-    lengths, time = batch["lengths"], batch["inputs"].shape[1]
-    loss = jnp.where(((lengths >= 0) & (lengths <= time)).all(), metrics.sums["loss"], jnp.nan)
-    return Metrics({**metrics.sums, "loss": loss}, metrics.weight), carry
+    if "lengths" in batch:
+        lengths, time = batch["lengths"], batch["inputs"].shape[1]
+        known = ((lengths >= 0) & (lengths <= time)).all()
+        loss = jnp.where(known, metrics.sums["loss"], jnp.nan)
+        metrics = Metrics({**metrics.sums, "loss": loss}, metrics.weight)
+    return metrics, carry
 
 
 def forward(
@@ -113,46 +114,6 @@ def forward(
     return (result, None) if carry is None else result
 
 
-def check_fits(state: TrainState, data: Split | Stream) -> int:
-    """Check that model, task and data fit each other; nothing is compiled.
-
-    Args:
-      state: its arrays may be shapes, as from ``jax.eval_shape``.
-      data: data to train or evaluate on.
-
-    Returns:
-      The number of outputs of the model.
-
-    Raises:
-      ValueError: they don't fit.
-    """
-    if not isinstance(data, Split | Stream):
-        raise ValueError(
-            f"expected a Split or a stream; got {type(data).__name__}: Split(inputs, labels) holds "
-            "arrays, and stream(source, batch_size=…) reads a Source or an iterable of (inputs, "
-            "labels)"
-        )
-    arrays = arrays_of(data) if isinstance(data, Split) else data.source.read([0])
-    example = {
-        name: jax.ShapeDtypeStruct((1, *np.shape(array)[1:]), jnp.result_type(array))
-        for name, array in arrays.items()
-    }
-    outputs: int = _outputs.eval_shape(state, example).shape[-1]
-    if isinstance(data, Split):
-        model = getattr(state.apply_fn, "__self__", None)
-        check_values(data, outputs, getattr(model, "vocabulary", None) or outputs)
-    return outputs
-
-
-@jax.jit  # caches the shapes that it has traced
-def _outputs(state: TrainState, batch: Batch) -> Float[Array, "batch *time outputs"]:
-    """Return the outputs of the network, if they fit the task."""
-    batch = prepare(batch)
-    outputs, _ = forward(state, batch)
-    state.task.measure(outputs, batch, train=True)
-    return outputs
-
-
 def _random_options(
     state: TrainState, train: bool, keys: Key[Array, " batch"] | None
 ) -> dict[str, object]:
@@ -167,3 +128,43 @@ def _random_options(
     if options and train and keys is not None:
         options["rngs"] = {"dropout": keys[0]}
     return options
+
+
+def check_fits(state: TrainState, *data: Split | Stream) -> int:
+    """Check that model, task and data fit each other; nothing is compiled.
+
+    Args:
+      state: its arrays may be shapes, as from ``jax.eval_shape``.
+      data: what to train or evaluate on.
+
+    Returns:
+      The number of outputs of the model.
+
+    Raises:
+      ValueError: they don't fit.
+    """
+    for examples in data:
+        if not isinstance(examples, Split | Stream):
+            raise ValueError(
+                f"expected a Split or a stream; got {type(examples).__name__}: Split(inputs, "
+                "labels) holds arrays, and stream(source, batch_size=…) reads a Source or an "
+                "iterable of (inputs, labels)"
+            )
+        arrays = arrays_of(examples) if isinstance(examples, Split) else examples.source.read([0])
+        one = {
+            name: jax.ShapeDtypeStruct((1, *np.shape(array)[1:]), jnp.result_type(array))
+            for name, array in arrays.items()
+        }
+        outputs: int = _outputs.eval_shape(state, one).shape[-1]
+        if isinstance(examples, Split):
+            check_values(examples, outputs, getattr(state.model, "vocabulary", None) or outputs)
+    return outputs
+
+
+@jax.jit  # caches the shapes that it has traced
+def _outputs(state: TrainState, batch: Batch) -> Float[Array, "batch *time outputs"]:
+    """Return the outputs of the network, if they fit the task."""
+    batch = prepare(batch)
+    outputs, _ = forward(state, batch)
+    state.task.measure(outputs, batch, train=True)
+    return outputs

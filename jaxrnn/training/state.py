@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Container
 from functools import lru_cache, partial
+from typing import Any
 
 import chex
 import jax
@@ -85,7 +86,7 @@ def create_train_state(
     # second call of a jitted function would compile again.
     step: chex.ArrayTree = jnp.zeros((), jnp.int32)
     if key is None:  # traced as in initialization, which is faster if it follows
-        params, opt_state = init.eval_shape(jax.random.key(0), inputs)
+        params, opt_state = jax.eval_shape(init, jax.random.key(0), inputs)
         step = jax.ShapeDtypeStruct(step.shape, step.dtype)
     elif isinstance(key, jax.core.Tracer):  # inside the caller's own jit or vmap
         params, opt_state = _init(model, optimizer, as_key(key), inputs)
@@ -96,7 +97,7 @@ def create_train_state(
     )
 
 
-def mode_options(takes: Container[str], *, train: bool) -> dict[str, bool]:
+def mode_options(takes: Container[str], *, train: bool) -> dict[str, Any]:
     """Return ``train`` and ``deterministic``, if the network's call takes them."""
     modes = {"train": train, "deterministic": not train}
     return {name: mode for name, mode in modes.items() if name in takes}

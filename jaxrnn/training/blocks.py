@@ -50,14 +50,10 @@ def data_order(
 def shuffled_epochs(
     data: Split | Stream, order: Stream, mesh: Mesh, *, first: int, outputs: int
 ) -> Generator[Iterable[Block], None, None]:
-    """Yield the blocks of each epoch, endlessly; those of a split are a list.
+    """Yield the blocks of each epoch from ``first`` on, endlessly; those of a split are a list.
 
-    Args:
-      data: a split that is replicated over the mesh, or a stream.
-      order: from :func:`data_order`; the key of an epoch is ``fold_in(order.key, epoch)``.
-      mesh: devices that share each whole batch.
-      first: the first epoch, from 1.
-      outputs: upper bound of a stream's labels, exclusive.
+    The split is replicated over the mesh; ``order`` is that of :func:`data_order`, and ``outputs``
+    the upper bound of a stream's labels, exclusive.
     """
     if isinstance(data, Stream):
         with contextlib.closing(blocks_of_stream(data, mesh, first, outputs)) as blocks:
@@ -90,11 +86,7 @@ def blocks_of_stream(
 ) -> Generator[Block, None, None]:
     """Yield the blocks of a stream, epoch after epoch, reading ahead.
 
-    Args:
-      stream: every process reads its devices' part of each batch.
-      mesh: devices that share each batch; None to leave the arrays on the host.
-      epoch: the first epoch, from 1.
-      outputs: upper bound of the labels, exclusive; None to leave them unchecked.
+    Every process reads its devices' part of each batch; without a mesh, arrays stay on the host.
     """
     divides = mesh is not None and stream.batch_size % mesh.size == 0
     shared_by = mesh if divides else None

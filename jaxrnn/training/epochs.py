@@ -36,7 +36,7 @@ def train_block(
 ) -> tuple[TrainState, Metrics]:
     """Take several steps as one XLA program.
 
-    Pure. Consecutive blocks give the same result, bit for bit, as one block of all their steps.
+    Pure. Consecutive blocks give the same bits as one block of all their steps.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
@@ -52,7 +52,7 @@ def train_block(
     Returns:
       The state after these steps, and the :class:`jaxrnn.Metrics` of each step, (steps,) arrays.
     """
-    arrays = {**arrays_of(examples)}
+    arrays = arrays_of(examples)
     if isinstance(examples, dict) and "places" in examples:
         arrays["places"] = examples["places"]
 
@@ -61,17 +61,17 @@ def train_block(
     ) -> tuple[TrainState, Metrics]:
         def body(state: TrainState, row: Int[Array, " batch"]) -> tuple[TrainState, Metrics]:
             batch = {name: array[row] for name, array in arrays.items()}
-            places = batch.pop("places", row)
+            places = batch.get("places", row)
             batch = prepare(batch)
             if augment:
-                batch = {**batch, "inputs": augmented(augment, batch["inputs"], places, key)}
+                batch["inputs"] = augmented(augment, batch["inputs"], places, key)
             return step(state, batch, key, mesh, options)
 
         share = rows if sharded else own_share(rows, mesh)
         state, metrics = jax.lax.scan(body, state, share)
         return state, jax.tree.map(lambda sums: sum_over_devices(sums, mesh), metrics)
 
-    return over_devices(block, mesh, sharded=1 if sharded else None)(state, arrays, rows, key)
+    return over_devices(block, mesh, sharded=sharded)(state, arrays, rows, key)
 
 
 @partial(jax.jit, static_argnames=("batch_size", "drop_remainder", "augment", "mesh", "options"))
@@ -131,10 +131,7 @@ def augmented(
     places: Int[Array, " batch"],
     key: Key[Array, ""],
 ) -> Float[Array, "batch time features"]:
-    """Augment each example by a key derived from the epoch's key and its position in the source.
-
-    The result is therefore the same on any number of devices.
-    """
+    """Augment each example by a key derived from that of the epoch and its place in the source."""
     # Unlike any key that jax.random.permutation derives from the epoch's key for the order: it
     # splits the key, which is to fold in 0, 1, …
     keys = keys_of(jax.random.fold_in(key, _WARP), places)

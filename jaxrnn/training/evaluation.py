@@ -87,8 +87,7 @@ def measure_block(
         metrics = jax.lax.map(measure_row, rows if sharded else own_share(rows, mesh))
         return jax.tree.map(lambda sums: sum_over_devices(sums.sum(0), mesh), metrics)
 
-    measure = over_devices(block, mesh, sharded=1 if sharded else None)
-    return measure(state, arrays_of(examples), rows)
+    return over_devices(block, mesh, sharded=sharded)(state, arrays_of(examples), rows)
 
 
 @partial(jax.jit, static_argnames="batch_size")

@@ -166,7 +166,9 @@ def fit(
             _check_finite(state, steps, epoch)
             with clock("evaluation"):
                 of_last = trainer.train_curve == "last_batch"
-                train_metrics = measure_block(state, *last) if of_last else jax.tree.map(np.sum, steps)
+                train_metrics = (
+                    measure_block(state, *last) if of_last else jax.tree.map(np.sum, steps)
+                )
                 average = averaged(state)
                 measured = {"train": train_metrics} | {
                     name: evaluate(average, data, mesh=mesh, outputs=outputs)

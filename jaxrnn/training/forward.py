@@ -56,16 +56,9 @@ def measure_prepared(
     keys: Key[Array, " batch"] | None = None,
     carry: chex.ArrayTree | None = None,
 ) -> tuple[Metrics, chex.ArrayTree | None]:
-    """Compute the metrics of a state on a prepared batch.
+    """Compute metrics, as :func:`measure`, and the next carry; arguments as of :func:`forward`.
 
-    Args:
-      state, train: see :func:`measure`.
-      batch: from :func:`jaxrnn.data.splits.prepare`.
-      keys, carry: see :func:`forward`.
-
-    Returns:
-      The metrics and, if a carry was given, the next one. The loss is NaN if a length is out of
-      range.
+    The loss is NaN if a length is out of range.
     """
     outputs, carry = forward(state, batch, train=train, keys=keys, carry=carry)
     metrics = Metrics.of(state.task.measure(outputs, batch, train=train), state.task.weights(batch))
@@ -85,17 +78,14 @@ def forward(
     keys: Key[Array, " batch"] | None = None,
     carry: chex.ArrayTree | None = None,
 ) -> tuple[Float[Array, "batch *time outputs"], chex.ArrayTree | None]:
-    """Compute the outputs of the network for a prepared batch.
+    """Compute the outputs of the network for a prepared batch and, if one is given, the next carry.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
       batch: from :func:`jaxrnn.data.splits.prepare`; ``inputs`` and ``lengths`` are read.
       train: whether dropout is on.
       keys: a key for each example, required if there is dropout.
-      carry: initial state; ``()`` for that of a new sequence, None to return no carry either.
-
-    Returns:
-      The outputs and, if a carry was given, the next one.
+      carry: state of the network; ``()`` for that of a new sequence.
 
     Raises:
       ValueError: the network draws random numbers, and there is no key; or it takes no carry.
@@ -117,7 +107,6 @@ def forward(
 def _random_options(
     state: TrainState, train: bool, keys: Key[Array, " batch"] | None
 ) -> dict[str, object]:
-    """Return the arguments of the network's call that turn dropout on or off."""
     if "keys" in state.takes:  # a network of jaxrnn, with a key for each example
         if not train or not state.draws:
             return {}
@@ -131,17 +120,9 @@ def _random_options(
 
 
 def check_fits(state: TrainState, *data: Split | Stream) -> int:
-    """Check that model, task and data fit each other; nothing is compiled.
+    """Return the number of outputs of the model, if model, task and data fit each other.
 
-    Args:
-      state: its arrays may be shapes, as from ``jax.eval_shape``.
-      data: what to train or evaluate on.
-
-    Returns:
-      The number of outputs of the model.
-
-    Raises:
-      ValueError: they don't fit.
+    Nothing is compiled, and the arrays of the state may be shapes.
     """
     for examples in data:
         if not isinstance(examples, Split | Stream):
@@ -163,7 +144,6 @@ def check_fits(state: TrainState, *data: Split | Stream) -> int:
 
 @jax.jit  # caches the shapes that it has traced
 def _outputs(state: TrainState, batch: Batch) -> Float[Array, "batch *time outputs"]:
-    """Return the outputs of the network, if they fit the task."""
     batch = prepare(batch)
     outputs, _ = forward(state, batch)
     state.task.measure(outputs, batch, train=True)

@@ -9,13 +9,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import SupportsFloat, TypeAlias
 
 import jax
 import numpy as np
 
 from jaxrnn.files import write_atomically
 from jaxrnn.training.tasks import Task
+
+Number: TypeAlias = SupportsFloat | str
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class History:
         choose = np.nanargmax if maximize else np.nanargmin
         return self.rows[int(choose(self[column]))]
 
-    def append(self, **row: Any) -> "History":
+    def append(self, **row: Number) -> "History":
         """Add an epoch; each value is a number or a scalar array.
 
         Raises:
@@ -81,7 +83,7 @@ class History:
         return History((*self.rows, _check_row(row)))
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> "History":
+    def from_rows(cls, rows: Iterable[Mapping[str, Number]]) -> "History":
         """Build a history from rows, each as :meth:`append` takes it.
 
         Raises:
@@ -148,19 +150,19 @@ def has_stalled(history: History, task: Task, patience: int | None) -> bool:
     return len(history) - best_epoch(history, task) >= patience
 
 
-def _check_row(row: Mapping[str, Any]) -> dict[str, float]:
+def _check_row(row: Mapping[str, Number]) -> dict[str, float]:
     bad = [name for name in row if not name.isidentifier()]
     if bad:
         raise ValueError(f"{bad[0]!r} is not a column name")
     if "epoch" not in row or float(row["epoch"]) % 1:
         raise ValueError(f"a row needs its epoch, a whole number; got {row.get('epoch')}")
-    return {name: float(value) for name, value in row.items()} | {"epoch": int(row["epoch"])}
+    return {name: float(value) for name, value in row.items()} | {"epoch": int(float(row["epoch"]))}
 
 
 class Clock:
     """Seconds by phase; the time that JAX takes to compile counts as ``compilation``.
 
-    Compilation in threads other than the one that entered the phase doesn't count.
+    Phases must not nest. What other threads compile doesn't count.
 
     >>> clock = Clock()
     >>> with clock("training"):
@@ -171,26 +173,18 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {"compilation": 0.0}
-        self._running = False
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         """Add the time that the ``with`` block takes to ``seconds[phase]``."""
-        if self._running:
-            raise RuntimeError("the clock is running already: phases do not nest")
-        self._running, self._thread = True, threading.get_ident()
+        self._thread = threading.get_ident()
         compiled, start = self.seconds["compilation"], time.perf_counter()
-        listening = phase != "compilation"  # which is all compilation
-        if listening:
-            jax.monitoring.register_event_duration_secs_listener(self._listen)
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
         try:
             yield
         finally:
-            if listening:
-                jax.monitoring.unregister_event_duration_listener(self._listen)
-            self._running = False
-            compiling = self.seconds["compilation"] - compiled
-            elapsed = time.perf_counter() - start - compiling
+            jax.monitoring.unregister_event_duration_listener(self._listen)
+            elapsed = time.perf_counter() - start - (self.seconds["compilation"] - compiled)
             self.seconds[phase] = self.seconds.get(phase, 0.0) + elapsed
 
     def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:

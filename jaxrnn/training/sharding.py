@@ -115,26 +115,21 @@ def put_examples(arrays: Tree, mesh: Mesh, *, sharded: bool) -> Tree:
     )
 
 
-def over_devices(function: Function, mesh: Mesh | None, *, sharded: int | None = None) -> Function:
-    """Return a version of a function that runs on every device, with the same result on each.
+def over_devices(function: Function, mesh: Mesh | None, *, sharded: bool = False) -> Function:
+    """Return a version of a function of state, examples, … that runs on every device.
 
     Inside it, :func:`own_share` takes a device's part of each batch, and :func:`sum_over_devices`
-    adds up the parts.
-
-    Args:
-      function: gets the same arguments on every device, except for the one that is sharded.
-      mesh: the devices; for None or a single one, ``function`` itself is returned.
-      sharded: index of an argument whose arrays are divided along their first axis.
+    adds up the parts. The result and all arguments are the same on each device, except for the
+    examples if they are ``sharded``.
     """
     if mesh is None or mesh.size == 1:
         return function
 
-    def on_each_device(*arguments):  # type: ignore[no-untyped-def]
-        specs = tuple(_FIRST if index == sharded else _ALL for index in range(len(arguments)))
+    def on_each_device(state, examples, *others):  # type: ignore[no-untyped-def]
+        specs = _ALL, _FIRST if sharded else _ALL, *(_ALL for _ in others)
         # check_vma would require every scan inside, Flax's included, to declare what varies.
-        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=_ALL, check_vma=False)(
-            *arguments
-        )
+        run = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=_ALL, check_vma=False)
+        return run(state, examples, *others)
 
     return on_each_device  # type: ignore[return-value]
 

@@ -121,9 +121,7 @@ def _init(
 
 
 @lru_cache
-def _compiled_init(
-    model: nn.Module, optimizer: optax.GradientTransformation
-) -> jax.stages.Wrapped:
+def _compiled_init(model: nn.Module, optimizer: optax.GradientTransformation) -> jax.stages.Wrapped:
     # It runs once, and on a CPU, LLVM would take two seconds to optimize it.
     fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(partial(_init, model, optimizer), compiler_options=fast)

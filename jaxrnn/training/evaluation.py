@@ -118,24 +118,16 @@ def predict(
     >>> predict(state, test, batch_size=32).shape
     (50, 10)
     """
-    arrays = arrays_of(split)
+    arrays, count = arrays_of(split), len(split)
 
-    def outputs_of(row: Int[chex.Array, " batch"]) -> Float[Array, "batch *time outputs"]:
+    def outputs_of(row: Int[Array, " batch"]) -> Float[Array, "batch *time outputs"]:
         return forward(state, prepare({name: array[row] for name, array in arrays.items()}))[0]
 
-    if not len(split):
-        arrays = {
-            name: jnp.zeros((1, *array.shape[1:]), array.dtype) for name, array in arrays.items()
-        }
-        return outputs_of(jnp.arange(1))[:0]
-    whole, rest = _rows(state, split, batch_size)
-    parts = []
-    if len(whole):
-        outputs = jax.lax.map(outputs_of, whole)
-        parts.append(outputs.reshape(-1, *outputs.shape[2:]))
-    if len(rest):
-        parts.append(outputs_of(rest))
-    return jnp.concatenate(parts)
+    batches = max(1, -(-count // _batch_size(state, split, batch_size)))
+    size = -(-count // batches)
+    rows = np.arange(batches * size, dtype=np.int32).clip(max=max(count - 1, 0))
+    outputs = jax.lax.map(outputs_of, rows.reshape(batches, size))  # the last example fills up
+    return outputs.reshape(batches * size, *outputs.shape[2:])[:count]
 
 
 @partial(jax.jit, static_argnames=("count", "temperature"))
@@ -204,23 +196,20 @@ def blocks_in_order(
         return
     if not len(examples):
         raise ValueError("there are no examples to evaluate")
-    whole, rest = _rows(state, examples, batch_size, 1 if mesh is None else mesh.size)
-    yield from blocks_of_split(examples, [whole], rest, mesh)
+    devices = 1 if mesh is None else mesh.size
+    size = -(-_batch_size(state, examples, batch_size) // devices) * devices  # equal shares
+    order = np.arange(len(examples), dtype=np.int32)
+    whole = len(examples) // size * size
+    yield from blocks_of_split(examples, [order[:whole].reshape(-1, size)], order[whole:], mesh)
 
 
-def _rows(
-    state: TrainState, split: Split, batch_size: int | None, devices: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cut the positions of a split into whole batches and a short last one."""
-    if batch_size is None:  # the states of a layer should fit in 64 MiB
+def _batch_size(state: TrainState, split: Split, batch_size: int | None) -> int:
+    """Return the batch size or, by default, one with which the states of a layer fit in 64 MiB."""
+    if batch_size is None:
         leaves = [leaf for leaf in jax.tree.leaves(state.params) if leaf.ndim]
         width = max((leaf.shape[-1] for leaf in leaves), default=1)
-        batch_size = max(
-            1, min(1000, _STATES // max(1, width * arrays_of(split)["inputs"].shape[1]))
-        )
+        numbers = max(1, width * arrays_of(split)["inputs"].shape[1])
+        return max(1, min(1000, _STATES // numbers))
     if batch_size < 1:
         raise ValueError(f"batch size must be at least 1; got {batch_size}")
-    batch_size = -(-batch_size // devices) * devices  # equal shares
-    order = np.arange(len(split), dtype=np.int32)
-    whole = len(split) // batch_size * batch_size
-    return order[:whole].reshape(-1, batch_size), order[whole:]
+    return batch_size

@@ -133,7 +133,7 @@ def arrays_of(examples: Any) -> Batch:
     return {name: fields[name] for name in _ARRAYS if fields.get(name) is not None}
 
 
-def take(split: Split, indices: jax.Array | np.ndarray) -> Batch:
+def take(split: Split | Batch, indices: jax.Array | np.ndarray) -> Batch:
     """Return the examples at ``indices``, as a batch."""
     return {name: array[indices] for name, array in arrays_of(split).items()}
 

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrnn.data.batches import as_key, check_batch_size, epoch_indices
-from jaxrnn.data.splits import Batch, Split, arrays_of, prepare
+from jaxrnn.data.splits import Batch, Split, prepare, take
 from jaxrnn.training.forward import keys_of
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import over_devices, own_share, sum_over_devices
@@ -52,18 +52,19 @@ def train_block(
     Returns:
       The state after these steps, and the :class:`jaxrnn.Metrics` of each step, (steps,) arrays.
     """
-    arrays = arrays_of(examples)
-    if isinstance(examples, dict) and "places" in examples:
-        arrays["places"] = examples["places"]
 
     def block(
-        state: TrainState, arrays: Batch, rows: Int[chex.Array, "steps batch"], key: Key[Array, ""]
+        state: TrainState,
+        examples: Split | Batch,
+        rows: Int[chex.Array, "steps batch"],
+        key: Key[Array, ""],
     ) -> tuple[TrainState, Metrics]:
+        read = examples if isinstance(examples, dict) else {}
+
         def body(state: TrainState, row: Int[Array, " batch"]) -> tuple[TrainState, Metrics]:
-            batch = {name: array[row] for name, array in arrays.items()}
-            places = batch.get("places", row)
-            batch = prepare(batch)
+            batch = prepare(take(examples, row))
             if augment:
+                places = read["places"][row] if "places" in read else row
                 batch["inputs"] = augmented(augment, batch["inputs"], places, key)
             return step(state, batch, key, mesh, options)
 
@@ -71,7 +72,7 @@ def train_block(
         state, metrics = jax.lax.scan(body, state, share)
         return state, jax.tree.map(lambda sums: sum_over_devices(sums, mesh), metrics)
 
-    return over_devices(block, mesh, sharded=sharded)(state, arrays, rows, key)
+    return over_devices(block, mesh, sharded=sharded)(state, examples, rows, key)
 
 
 @partial(jax.jit, static_argnames=("batch_size", "drop_remainder", "augment", "mesh", "options"))

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrnn.data.batches import as_key
-from jaxrnn.data.splits import Batch, Split, arrays_of, prepare
+from jaxrnn.data.splits import Batch, Split, arrays_of, prepare, take
 from jaxrnn.data.streams import Stream
 from jaxrnn.training.blocks import Block, blocks_of_split, blocks_of_stream
 from jaxrnn.training.forward import forward, measure_prepared
@@ -79,15 +79,16 @@ def measure_block(
 ) -> Metrics:
     """Compute metrics on several batches as one XLA program; see :func:`train_block`."""
 
-    def block(state: TrainState, arrays: Batch, rows: Int[chex.Array, "steps batch"]) -> Metrics:
+    def block(
+        state: TrainState, examples: Split | Batch, rows: Int[chex.Array, "steps batch"]
+    ) -> Metrics:
         def measure_row(row: Int[Array, " batch"]) -> Metrics:
-            batch = {name: array[row] for name, array in arrays.items()}
-            return measure_prepared(state, prepare(batch))[0]
+            return measure_prepared(state, prepare(take(examples, row)))[0]
 
         metrics = jax.lax.map(measure_row, rows if sharded else own_share(rows, mesh))
         return jax.tree.map(lambda sums: sum_over_devices(sums.sum(0), mesh), metrics)
 
-    return over_devices(block, mesh, sharded=sharded)(state, arrays_of(examples), rows)
+    return over_devices(block, mesh, sharded=sharded)(state, examples, rows)
 
 
 @partial(jax.jit, static_argnames="batch_size")
@@ -118,15 +119,14 @@ def predict(
     >>> predict(state, test, batch_size=32).shape
     (50, 10)
     """
-    arrays, count = arrays_of(split), len(split)
-
-    def outputs_of(row: Int[Array, " batch"]) -> Float[Array, "batch *time outputs"]:
-        return forward(state, prepare({name: array[row] for name, array in arrays.items()}))[0]
-
+    count = len(split)
     batches = max(1, -(-count // _batch_size(state, split, batch_size)))
     size = -(-count // batches)
     rows = np.arange(batches * size, dtype=np.int32).clip(max=max(count - 1, 0))
-    outputs = jax.lax.map(outputs_of, rows.reshape(batches, size))  # the last example fills up
+    # The last example fills up the last batch.
+    outputs = jax.lax.map(
+        lambda row: forward(state, prepare(take(split, row)))[0], rows.reshape(batches, size)
+    )
     return outputs.reshape(batches * size, *outputs.shape[2:])[:count]
 
 

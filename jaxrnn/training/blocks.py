@@ -12,11 +12,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
 from jaxrnn.data.batches import as_key, check_batch_size, epoch_indices
-from jaxrnn.data.splits import Batch, Split
+from jaxrnn.data.splits import Batch, Split, arrays_of
 from jaxrnn.data.streams import Stream, equal_parts
 from jaxrnn.training.sharding import own_part, put_examples
+from jaxrnn.training.state import TrainState
 
 _STEPS_AT_ONCE = 64  # so that the progress bar moves; the calls cost less than 1 % of the time
+_STATES = 2**24  # float32 numbers: 64 MiB
 
 
 class Block(NamedTuple):
@@ -70,8 +72,46 @@ fold_in = jax.jit(jax.random.fold_in)
 _indices = jax.jit(epoch_indices, static_argnames=("size", "batch_size", "drop_remainder"))
 
 
+def blocks_in_order(
+    state: TrainState,
+    examples: Split | Stream,
+    batch_size: int | None,
+    mesh: Mesh | None,
+    outputs: int | None = None,
+) -> Generator[Block, None, None]:
+    """Yield the blocks to evaluate on: of a split, all whole batches and a short last one."""
+    if isinstance(examples, Stream):
+        if not examples.is_whole:
+            raise ValueError(
+                "a stream to evaluate on must be one pass over all examples: leave out "
+                "steps_per_epoch and drop_remainder"
+            )
+        blocks = blocks_of_stream(examples, mesh, outputs=outputs)
+        yield from itertools.islice(blocks, examples.blocks_per_epoch)
+        return
+    if not len(examples):
+        raise ValueError("there are no examples to evaluate")
+    devices = 1 if mesh is None else mesh.size
+    size = -(-bounded_batch_size(state, examples, batch_size) // devices) * devices  # equal shares
+    order = np.arange(len(examples), dtype=np.int32)
+    whole = len(examples) // size * size
+    yield from blocks_of_split(examples, [order[:whole].reshape(-1, size)], order[whole:], mesh)
+
+
+def bounded_batch_size(state: TrainState, split: Split, batch_size: int | None) -> int:
+    """Return the batch size or, by default, one with which the states of a layer fit in 64 MiB."""
+    if batch_size is None:
+        leaves = [leaf for leaf in jax.tree.leaves(state.params) if leaf.ndim]
+        width = max((leaf.shape[-1] for leaf in leaves), default=1)
+        numbers = max(1, width * arrays_of(split)["inputs"].shape[1])
+        return max(1, min(1000, _STATES // numbers))
+    if batch_size < 1:
+        raise ValueError(f"batch size must be at least 1; got {batch_size}")
+    return batch_size
+
+
 def blocks_of_split(
-    split: Split, pieces: Iterable[np.ndarray], rest: np.ndarray, mesh: Mesh | None
+    split: Split, pieces: Iterable[chex.Array], rest: chex.Array, mesh: Mesh | None
 ) -> list[Block]:
     """Return a block for each piece, rows of whole batches, and one for the short last batch.
 

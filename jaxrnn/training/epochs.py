@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxrnn.data.batches import as_key, check_batch_size, epoch_indices
 from jaxrnn.data.splits import Batch, Split, prepare, take
+from jaxrnn.training.blocks import blocks_of_split
 from jaxrnn.training.forward import keys_of
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import over_devices, own_share, sum_over_devices
@@ -117,12 +118,12 @@ def train_epoch(
     whole, rest = epoch_indices(
         key, len(split), batch_size=batch_size, drop_remainder=drop_remainder
     )
-    train = partial(train_block, augment=augment, options=options)
-    state, metrics = train(state, split, whole, key, mesh=mesh)
-    total = jax.tree.map(lambda sums: sums.sum(0), metrics)
-    if len(rest):  # may not divide among the devices: each processes all of it
-        state, metrics = train(state, split, rest[None], key)
-        total += jax.tree.map(lambda sums: sums[0], metrics)
+    total = Metrics.zero()
+    for examples, rows, *shared in blocks_of_split(split, [whole], rest, mesh):
+        state, metrics = train_block(
+            state, examples, rows, key, *shared, augment=augment, options=options
+        )
+        total += jax.tree.map(lambda sums: sums.sum(0), metrics)
     return state, total
 
 

@@ -2,9 +2,7 @@
 
 import contextlib
 import functools
-import itertools
 import operator
-from collections.abc import Generator
 from functools import partial
 
 import chex
@@ -15,15 +13,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrnn.data.batches import as_key
-from jaxrnn.data.splits import Batch, Split, arrays_of, prepare, take
+from jaxrnn.data.splits import Batch, Split, prepare, take
 from jaxrnn.data.streams import Stream
-from jaxrnn.training.blocks import Block, blocks_of_split, blocks_of_stream
+from jaxrnn.training.blocks import blocks_in_order, bounded_batch_size
 from jaxrnn.training.forward import forward, measure_prepared
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import over_devices, own_share, sum_over_devices
 from jaxrnn.training.state import TrainState
-
-_STATES = 2**24  # float32 numbers: 64 MiB
 
 
 def evaluate(
@@ -51,8 +47,8 @@ def evaluate(
       The :class:`jaxrnn.Metrics` of all examples; ``.means()`` divides them.
 
     Raises:
-      ValueError: an empty split, a ``batch_size`` below 1, a stream that leaves out examples, or
-        arrays that don't fit each other.
+      ValueError: there are no examples, a stream leaves some out, ``batch_size`` is below 1, or the
+        arrays don't fit each other.
 
     >>> import optax
     >>> from jaxrnn import RNNModel, create_train_state, load
@@ -120,7 +116,7 @@ def predict(
     (50, 10)
     """
     count = len(split)
-    batches = max(1, -(-count // _batch_size(state, split, batch_size)))
+    batches = max(1, -(-count // bounded_batch_size(state, split, batch_size)))
     size = -(-count // batches)
     rows = np.arange(batches * size, dtype=np.int32).clip(max=max(count - 1, 0))
     # The last example fills up the last batch.
@@ -175,41 +171,3 @@ def generate(
 
     start = read(jnp.asarray(prompt, jnp.int32), ())
     return jax.lax.scan(draw, start, jax.random.split(as_key(key), count))[1]
-
-
-def blocks_in_order(
-    state: TrainState,
-    examples: Split | Stream,
-    batch_size: int | None = None,
-    mesh: Mesh | None = None,
-    outputs: int | None = None,
-) -> Generator[Block, None, None]:
-    """Yield the blocks to evaluate on: of a split, all whole batches and a short last one."""
-    if isinstance(examples, Stream):
-        if not examples.is_whole:
-            raise ValueError(
-                "a stream to evaluate on must be one pass over all examples: leave out "
-                "steps_per_epoch and drop_remainder"
-            )
-        blocks = blocks_of_stream(examples, mesh, outputs=outputs)
-        yield from itertools.islice(blocks, examples.blocks_per_epoch)
-        return
-    if not len(examples):
-        raise ValueError("there are no examples to evaluate")
-    devices = 1 if mesh is None else mesh.size
-    size = -(-_batch_size(state, examples, batch_size) // devices) * devices  # equal shares
-    order = np.arange(len(examples), dtype=np.int32)
-    whole = len(examples) // size * size
-    yield from blocks_of_split(examples, [order[:whole].reshape(-1, size)], order[whole:], mesh)
-
-
-def _batch_size(state: TrainState, split: Split, batch_size: int | None) -> int:
-    """Return the batch size or, by default, one with which the states of a layer fit in 64 MiB."""
-    if batch_size is None:
-        leaves = [leaf for leaf in jax.tree.leaves(state.params) if leaf.ndim]
-        width = max((leaf.shape[-1] for leaf in leaves), default=1)
-        numbers = max(1, width * arrays_of(split)["inputs"].shape[1])
-        return max(1, min(1000, _STATES // numbers))
-    if batch_size < 1:
-        raise ValueError(f"batch size must be at least 1; got {batch_size}")
-    return batch_size

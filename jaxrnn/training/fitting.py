@@ -16,9 +16,9 @@ from jaxtyping import Array, Key
 from jaxrnn.data.splits import Split
 from jaxrnn.data.streams import Stream
 from jaxrnn.groups import Count, Group
-from jaxrnn.training.blocks import Block, data_order, fold_in, shuffled_epochs
+from jaxrnn.training.blocks import Block, blocks_in_order, data_order, fold_in, shuffled_epochs
 from jaxrnn.training.epochs import Augment, train_block
-from jaxrnn.training.evaluation import blocks_in_order, evaluate, measure_block
+from jaxrnn.training.evaluation import evaluate, measure_block
 from jaxrnn.training.forward import check_fits
 from jaxrnn.training.history import Clock, History, has_stalled
 from jaxrnn.training.metrics import Metrics
@@ -79,7 +79,8 @@ class Record:
     """Seconds spent by :func:`fit` so far, by phase."""
 
 
-Hook: TypeAlias = Callable[[Record], Any]
+_Options: TypeAlias = Mapping[str, Any]  # of train_block
+Hook: TypeAlias = Callable[[Record], object]
 """Called after each epoch; its method ``during(epoch, fraction)``, if any, during the epoch."""
 
 
@@ -145,8 +146,10 @@ def fit(
     outputs = check_fits(state, train, *evals.values())
     order, root = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
     mesh = batch_mesh(order.batch_size, suitable_devices(state.params, devices))
-    state, train = replicate(state, mesh), _put(train, mesh)
-    evals = {name: _put(data, mesh) for name, data in evals.items()}
+    in_memory = {name: data for name, data in evals.items() if isinstance(data, Split)}
+    state, in_memory = replicate((state, in_memory), mesh)
+    evals |= in_memory
+    train = replicate(train, mesh) if isinstance(train, Split) else train
     step = {"augment": augment, "options": StepOptions(trainer.accumulate, trainer.truncate)}
     clock, first = Clock(), len(history) + 1
     shuffled = shuffled_epochs(train, order, mesh, first=first, outputs=outputs)
@@ -165,27 +168,21 @@ def fit(
                 state, steps, last = _train(state, blocks, epoch_key, report, step)
             _check_finite(state, steps, epoch)
             with clock("evaluation"):
-                of_last = trainer.train_curve == "last_batch"
-                train_metrics = (
-                    measure_block(state, *last) if of_last else jax.tree.map(np.sum, steps)
-                )
+                if trainer.train_curve == "last_batch":
+                    measured = {"train": measure_block(state, *last)}
+                else:
+                    measured = {"train": jax.tree.map(np.sum, steps)}
                 average = averaged(state)
-                measured = {"train": train_metrics} | {
-                    name: evaluate(average, data, mesh=mesh, outputs=outputs)
-                    for name, data in evals.items()
-                }
+                for name, data in evals.items():
+                    measured[name] = evaluate(average, data, mesh=mesh, outputs=outputs)
                 row = _columns(state.task, measured)
             seconds = clock.seconds["training"] - start
             history = history.append(epoch=epoch, **row, seconds=seconds)
-            examples = order.examples_per_epoch
-            record = Record(state, history, root, examples, dict(clock.seconds))
+            spent = dict(clock.seconds)
+            record = Record(state, history, root, order.examples_per_epoch, spent)
             if in_any_process(any([hook(record) for hook in hooks])):  # noqa: C419 — each is called
                 break
     return state, history
-
-
-def _put(data: Split | Stream, mesh: Mesh) -> Split | Stream:
-    return data if isinstance(data, Stream) else replicate(data, mesh)
 
 
 def _compile(
@@ -194,12 +191,12 @@ def _compile(
     evals: Iterable[Split | Stream],
     key: Key[Array, ""],
     mesh: Mesh,
-    step: Mapping[str, Any],
+    step: _Options,
 ) -> None:
     """Compile the programs of an epoch in parallel; later calls reuse them."""
     distinct = {block.rows.shape: block for block in blocks}.values()
     splits = [data for data in evals if isinstance(data, Split)]
-    measured = [block for split in splits for block in blocks_in_order(state, split, mesh=mesh)]
+    measured = [block for split in splits for block in blocks_in_order(state, split, None, mesh)]
     with ThreadPoolExecutor() as pool:
         for examples, rows, *shared in distinct:
             pool.submit(train_block.lower(state, examples, rows, key, *shared, **step).compile)
@@ -212,7 +209,7 @@ def _train(
     blocks: Iterable[Block],
     key: Key[Array, ""],
     report: Callable[[int], None],
-    step: Mapping[str, Any],
+    step: _Options,
 ) -> tuple[TrainState, Metrics, Block]:
     """Train for an epoch; return the state, the metrics of each step, and the last batch."""
     measured: list[Metrics] = []

@@ -84,11 +84,7 @@ class History:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[str, Number]]) -> "History":
-        """Build a history from rows, each as :meth:`append` takes it.
-
-        Raises:
-          ValueError: as :meth:`append`.
-        """
+        """Build a history from rows, each as :meth:`append` takes it."""
         return cls(tuple(map(_check_row, rows)))
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
@@ -163,12 +159,6 @@ class Clock:
     """Seconds by phase; the time that JAX takes to compile counts as ``compilation``.
 
     Phases must not nest. What other threads compile doesn't count.
-
-    >>> clock = Clock()
-    >>> with clock("training"):
-    ...     _ = jax.jit(lambda x: x + 1)(1.0)
-    >>> sorted(clock.seconds)
-    ['compilation', 'training']
     """
 
     def __init__(self) -> None:

@@ -31,8 +31,7 @@ def use_cpu_cores(count: int | None = None) -> None:
     """Make XLA use one CPU device per core, or ``count`` of them, instead of a single one.
 
     With small matrix products, cores are busier as several devices that share the batch than as one
-    device that splits every product. Call this before JAX uses a device; afterwards it has no
-    effect. Other platforms are not affected.
+    device that splits every product. It has no effect once JAX has used a device.
     """
     with contextlib.suppress(RuntimeError):  # JAX has used its devices already
         jax.config.update("jax_num_cpu_devices", count or available_cores())

@@ -51,8 +51,7 @@ def create_train_state(
     """Initialize parameters and optimizer state, at step 0.
 
     Args:
-      key: PRNG key of the initial parameters, or an integer seed; None to return shapes instead
-        of arrays, without compiling.
+      key: PRNG key of the initial parameters, or an integer seed; None for a state of shapes.
       model: a Flax linen module that maps (batch, time, features) to (batch, width) outputs, or to
         (batch, time, width). If its call takes ``train`` or ``deterministic``, that is set in
         training and in evaluation, and ``nn.Dropout`` gets its random numbers; if it takes

@@ -17,6 +17,7 @@ from jaxrnn.training.forward import forward, keys_of, measure_prepared
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import own_row_numbers, sum_over_devices
 from jaxrnn.training.state import TrainState
+from jaxrnn.training.tasks import per_step
 
 _Part: TypeAlias = tuple[Batch, Key[Array, " batch"] | None, chex.ArrayTree | None]
 _Measured: TypeAlias = tuple[Metrics, chex.ArrayTree | None]
@@ -125,7 +126,7 @@ def step(
 
 def check_truncation(batch: Batch) -> None:
     """Raise ``ValueError`` unless there is a label or target for each time step."""
-    if jnp.ndim(batch.get("labels", 0)) != 2 and jnp.ndim(batch.get("targets", 0)) != 3:
+    if not per_step(batch):
         raise ValueError("--truncate needs a label or target for each time step")
 
 

@@ -58,10 +58,7 @@ class Task(Group):
 
         By default time steps count up to ``lengths``, if there is a label or a target for each.
         """
-        per_step = np.ndim(batch.get("labels", 0)) == 2 or np.ndim(batch.get("targets", 0)) == 3
-        if not per_step or "lengths" not in batch:
-            return None
-        return valid_steps(batch)
+        return valid_steps(batch) if per_step(batch) and "lengths" in batch else None
 
     def summarize(self, means: Means) -> dict[str, chex.Numeric]:
         """Compute the metrics to report, in order, from the means of those measured."""
@@ -173,8 +170,12 @@ class LanguageModeling(Task):
         return {"loss": loss, "perplexity": np.exp(loss), "bits": loss / np.log(2)}
 
 
+def per_step(batch: Batch) -> bool:
+    """Return whether a batch has a label or target for each time step."""
+    return np.ndim(batch.get("labels", 0)) == 2 or np.ndim(batch.get("targets", 0)) == 3
+
+
 def _labels(outputs: Outputs, batch: Batch, task: str) -> Int[Array, " batch *time"]:
-    """Return the labels of a batch, if the outputs fit them."""
     if "labels" not in batch:
         raise ValueError(f"{task} needs labels; the batch has {', '.join(batch)}")
     labels = jnp.asarray(batch["labels"]).astype(jnp.int32)

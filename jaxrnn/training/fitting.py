@@ -176,8 +176,7 @@ def fit(
                 for name, data in evals.items():
                     measured[name] = evaluate(average, data, mesh=mesh, outputs=outputs)
                 row = _columns(state.task, measured)
-            seconds = clock.seconds["training"] - start
-            history = history.append(epoch=epoch, **row, seconds=seconds)
+            history = history.append(epoch=epoch, **row, seconds=clock.seconds["training"] - start)
             spent = dict(clock.seconds)
             record = Record(state, history, root, order.examples_per_epoch, spent)
             if in_any_process(any([hook(record) for hook in hooks])):  # noqa: C419 — each is called
@@ -198,6 +197,7 @@ def _compile(
     splits = [data for data in evals if isinstance(data, Split)]
     measured = [block for split in splits for block in blocks_in_order(state, split, None, mesh)]
     with ThreadPoolExecutor() as pool:
+        # What fails to compile raises where it is called.
         for examples, rows, *shared in distinct:
             pool.submit(train_block.lower(state, examples, rows, key, *shared, **step).compile)
         for block in measured:

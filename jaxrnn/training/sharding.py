@@ -45,11 +45,10 @@ def available_cores() -> int:
 
 
 def suitable_devices(params: chex.ArrayTree, devices: int | None = None) -> int | None:
-    """Return ``devices`` or, if it is None, the default for a network.
+    """Return ``devices`` or by default, on a CPU, 1 for layers of 512 or more recurrent units.
 
-    The default is 1 on a CPU if a layer has 512 or more recurrent units, and otherwise None: as
-    many as divide the batch. A kernel of that width does not fit in a core's cache, so every device
-    would read it from memory at each time step.
+    A kernel of that width does not fit in a core's cache, so every device would read it from memory
+    at each time step. None stands for as many as divide the batch.
     """
     if devices is not None or jax.default_backend() != "cpu":
         return devices

@@ -37,16 +37,13 @@ class Task(Group):
     def measure(
         self, outputs: Outputs, batch: Batch, *, train: bool = False
     ) -> dict[str, Shaped[Array, " batch *time"]]:
-        """Compare the outputs of the network with a batch.
+        """Return metrics of one value per element, unreduced; training minimizes ``loss``.
 
         Args:
           outputs: (batch, width), or (batch, time, width) for one output per time step.
           batch: the batch that the outputs were computed for.
           train: whether to compute the loss to minimize, with label smoothing for instance, or
             the one to report.
-
-        Returns:
-          Arrays of one value per element, unreduced; ``loss`` is what training minimizes.
 
         Raises:
           ValueError: the outputs don't fit the batch.

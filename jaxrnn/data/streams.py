@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrnn.data.batches import as_key, check_batch_size
+from jaxrnn.data.batches import as_key, check_batch_size, check_values
 from jaxrnn.data.readable import Readable, readable
 from jaxrnn.data.reading import on_cpu, read_ahead
-from jaxrnn.data.splits import Batch, Split, check_values
+from jaxrnn.data.splits import Batch, Split
 
 _STEPS_AT_ONCE = 32  # batches that are read, moved and trained on together,
 _BYTES_AT_ONCE = 2**24  # or as many as fit, at least one

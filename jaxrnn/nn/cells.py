@@ -67,10 +67,7 @@ class MinGRUCell(nn.RNNCellBase):
         """Create the initial state."""
         return self.carry_init(rng, (*input_shape[:-1], self.features), self.param_dtype)
 
-    @property
-    def num_feature_axes(self) -> int:
-        """Number of feature axes of the inputs."""
-        return 1
+    num_feature_axes = 1  # of the inputs
 
 
 CELLS: Mapping[str, Callable[..., nn.RNNCellBase]] = {

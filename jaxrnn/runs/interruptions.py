@@ -13,7 +13,8 @@ from pathlib import Path
 import jax
 
 from jaxrnn.runs.checkpoints import Checkpoints
-from jaxrnn.training.fitting import NonFiniteLossError, Record
+from jaxrnn.training.fitting import Record
+from jaxrnn.training.metrics import NonFiniteLossError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

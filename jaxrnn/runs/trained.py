@@ -12,7 +12,8 @@ import numpy as np
 import optax
 
 from jaxrnn.data import ImageSequences, default_dirs
-from jaxrnn.data.splits import Split, check_values, take
+from jaxrnn.data.batches import check_values
+from jaxrnn.data.splits import Split, take
 from jaxrnn.files import Json, read_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment

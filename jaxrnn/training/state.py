@@ -23,17 +23,25 @@ MODES = {"train": True, "training": True, "is_training": True, "deterministic": 
 
 
 class TrainState(train_state.TrainState):
-    """Flax's ``TrainState``, with the task and what calling the network requires.
-
-    Attributes:
-      task: what is minimized and measured.
-      takes: names of the arguments of the network's call; by default none.
-      draws: whether training needs PRNG keys.
-    """
+    """Flax's ``TrainState``, with the task: what is minimized and measured."""
 
     task: Task = struct.field(pytree_node=False, default=Classification())
-    takes: frozenset[str] = struct.field(pytree_node=False, default=frozenset())
-    draws: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The network, if ``apply_fn`` is its ``apply``."""
+        return getattr(self.apply_fn, "__self__", None)
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """Names of the arguments of the network's call."""
+        return _arguments(self.model)
+
+    @property
+    def draws(self) -> bool:
+        """Whether training needs PRNG keys."""
+        random = self.takes & {*MODES, "keys"}
+        return bool(getattr(self.model, "draws", random))
 
 
 def create_train_state(
@@ -46,8 +54,7 @@ def create_train_state(
     """Initialize parameters and optimizer state, at step 0.
 
     Args:
-      key: PRNG key of the initial parameters, or an integer seed; None to return shapes instead
-        of arrays, without compiling.
+      key: PRNG key of the initial parameters, or an integer seed; None for a state of shapes.
       model: a Flax linen module that maps (batch, time, features) to (batch, width) outputs, or to
         (batch, time, width). If its call takes ``train``, ``training``, ``is_training`` or
         ``deterministic``, that is set in training and in evaluation, and ``nn.Dropout`` and
@@ -75,33 +82,23 @@ def create_train_state(
     0
     """
     inputs = jnp.asarray(blank_example(example))
-    if key is not None:
-        key = as_key(key)
-    hashable = _is_hashable(model)
-    static = (model, optimizer) if hashable else ()
-    init = _init_on_cpu if jax.default_backend() == "cpu" else _init_compiled
-    if not hashable:  # with an attribute that is a list, say
-        init = jax.jit(partial(_init, model, optimizer))
+    try:
+        model = _same(model)
+        init = _compiled_init(model, optimizer)
+    except TypeError:  # not hashable, with an attribute that is a list, say
+        init = _compiled_init.__wrapped__(model, optimizer)
     # An array, as the type of a Python integer differs from that of every later step, so that the
     # second call of a jitted function would compile again.
-    step: Any = jnp.zeros((), jnp.int32)
+    step: chex.ArrayTree = jnp.zeros((), jnp.int32)
     if key is None:  # traced as in initialization, which is faster if it follows
-        params, opt_state = init.eval_shape(*static, jax.random.key(0), inputs)
+        params, opt_state = jax.eval_shape(init, jax.random.key(0), inputs)
         step = jax.ShapeDtypeStruct(step.shape, step.dtype)
     elif isinstance(key, jax.core.Tracer):  # inside the caller's own jit or vmap
-        params, opt_state = _init(model, optimizer, key, inputs)
+        params, opt_state = _init(model, optimizer, as_key(key), inputs)
     else:
-        params, opt_state = init(*static, key, inputs)
-    takes = frozenset(inspect.signature(model.__call__).parameters)
+        params, opt_state = init(as_key(key), inputs)
     return TrainState(
-        step=step,
-        apply_fn=_apply_fn(model) if hashable else model.apply,
-        params=params,
-        tx=optimizer,
-        opt_state=opt_state,
-        task=task,
-        takes=takes,
-        draws=bool(getattr(model, "draws", takes & {*MODES, "keys"})),
+        step=step, apply_fn=model.apply, params=params, tx=optimizer, opt_state=opt_state, task=task
     )
 
 
@@ -110,14 +107,17 @@ def mode_options(takes: Container[str], *, train: bool) -> dict[str, Any]:
     return {name: mode == train for name, mode in MODES.items() if name in takes}
 
 
+def _arguments(model: nn.Module | None) -> frozenset[str]:
+    return frozenset() if model is None else frozenset(inspect.signature(model.__call__).parameters)
+
+
 def _init(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
     inputs: Shaped[Array, "1 time *features"],
 ) -> tuple[chex.ArrayTree, chex.ArrayTree]:
-    takes = inspect.signature(model.__call__).parameters
-    variables = model.init(key, inputs, **mode_options(takes, train=False))
+    variables = model.init(key, inputs, **mode_options(_arguments(model), train=False))
     if others := ", ".join(sorted(set(variables) - {"params"})):
         raise ValueError(f"the model has variables other than params, which are not kept: {others}")
     params = variables.get("params", {})
@@ -132,22 +132,14 @@ def _init(
     return params, opt_state
 
 
-_init_compiled = jax.jit(_init, static_argnums=(0, 1))
-# It runs once, and LLVM would take two seconds to optimize it.
-_init_on_cpu = jax.jit(
-    _init, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": 0}
-)
-
-
-def _is_hashable(model: nn.Module) -> bool:
-    try:
-        hash(model)
-    except TypeError:
-        return False
-    return True
+@lru_cache
+def _compiled_init(model: nn.Module, optimizer: optax.GradientTransformation) -> jax.stages.Wrapped:
+    # It runs once, and on a CPU, LLVM would take two seconds to optimize it.
+    fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(partial(_init, model, optimizer), compiler_options=fast)
 
 
 @lru_cache
-def _apply_fn(model: nn.Module) -> Any:
-    """Return one bound method for equal models, so that their states share compiled functions."""
-    return model.apply
+def _same(model: nn.Module) -> nn.Module:
+    """Return one object for equal models, so that their states share compiled functions."""
+    return model

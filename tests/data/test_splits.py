@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.data.batches import epoch_indices
-from jaxrnn.data.splits import check_values, prepare, take
+from jaxrnn.data.batches import check_values, epoch_indices, prepare
+from jaxrnn.data.splits import take
 
 
 @pytest.mark.parametrize(

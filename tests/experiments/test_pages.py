@@ -13,7 +13,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn import History, Regression, RNNConfig, TrainerConfig, load_run
-from jaxrnn.data.splits import prepare
+from jaxrnn.data.batches import prepare
 from jaxrnn.runs.trained import evaluate_run
 from tests.data.test_datasets import sunspots, vowels
 

@@ -159,7 +159,6 @@ def test_non_finite_loss_is_located(digits, streamed, update, step):
     assert seen == [1]
 
 
-@pytest.mark.xfail(reason="test chooses, and missing values are a high learning rate")
 def test_missing_values_are_named_and_do_not_choose(state):
     inputs = np.random.default_rng(0).random((40, 28, 28)).astype(np.float32)
     good, bad = jaxrnn.Split(inputs, np.arange(40) % 10), inputs.copy()
@@ -237,5 +236,3 @@ def test_clock_counts_compilation_apart():
         thread.start()
         thread.join()
     assert clock.seconds["compilation"] == compiled
-    with clock("training"), pytest.raises(RuntimeError, match="running already"), clock("training"):
-        pass

@@ -35,6 +35,13 @@ from tests.kill_runs import (
     unused_address,
 )
 
+# What a launcher says to each of two processes on this machine.
+LAUNCHERS = {
+    "slurm": "SLURM_JOB_ID={job} SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2 "
+    "SLURM_STEP_NUM_TASKS=2 SLURM_PROCID={process} SLURM_LOCALID={process}",
+    "mpi": "OMPI_MCA_orte_hnp_uri={job}.0;tcp://127.0.0.1:1 OMPI_COMM_WORLD_SIZE=2 "
+    "OMPI_COMM_WORLD_RANK={process} OMPI_COMM_WORLD_LOCAL_RANK={process}",
+}
 SMALL = ["--hidden", "12", "--test", "test[:200]", "--train", "train[:640]"]
 
 
@@ -133,7 +140,7 @@ def launchers(folder: Path) -> None:
     """Who the processes are is found in what SLURM and Open MPI tell them."""
     # Of the last 4,096 ports JAX takes the one of the job's number, under SLURM and Open MPI alike.
     job = random.randrange(4096)
-    for launcher in ("slurm", "mpi"):
+    for launcher in LAUNCHERS:
         paths = [folder / f"{launcher}-{process}" for process in range(2)]
         children = [forked(join, launcher, n, job, path) for n, path in enumerate(paths)]
         assert end_of(children, folder / launcher, 60) == [0, 0]
@@ -142,29 +149,11 @@ def launchers(folder: Path) -> None:
 
 def join(launcher: str, process: int, job: int, path: Path) -> None:
     """One of two processes, which leaves what it found out."""
-    os.environ.update(environment(launcher, process, job))
+    words = LAUNCHERS[launcher].format(job=job, process=process).split()
+    os.environ.update(word.split("=") for word in words)
     with processes(RuntimeConfig(distributed=True)):
         path.write_text(f"{jax.process_index()} of {jax.process_count()}")
         jax.distributed.shutdown()
-
-
-def environment(launcher: str, process: int, job: int) -> dict[str, str]:
-    """What a launcher says to one of two processes on this machine."""
-    if launcher == "slurm":
-        return {
-            "SLURM_JOB_ID": str(job),
-            "SLURM_STEP_NODELIST": "localhost",
-            "SLURM_NTASKS": "2",
-            "SLURM_STEP_NUM_TASKS": "2",
-            "SLURM_PROCID": str(process),
-            "SLURM_LOCALID": str(process),
-        }
-    return {
-        "OMPI_MCA_orte_hnp_uri": f"{job}.0;tcp://127.0.0.1:1",
-        "OMPI_COMM_WORLD_SIZE": "2",
-        "OMPI_COMM_WORLD_RANK": str(process),
-        "OMPI_COMM_WORLD_LOCAL_RANK": str(process),
-    }
 
 
 def no_others(folder: Path) -> None:

@@ -67,20 +67,14 @@ def drawn_digits(seed: int, count: int = 100) -> Iterator[tuple[int, Image.Image
     for index in range(count):
         rng = np.random.default_rng([seed, index])
         label, pen = index % 10, index // 10 % 2 == 1
-        width, height = _size(rng)
+        longer = np.exp(rng.uniform(np.log(60), np.log(900)))
+        shorter = longer * rng.uniform(0.67, 1)
+        width, height = (round(side) for side in rng.permutation([longer, shorter]))
         tall = rng.uniform(0.4, 0.85) * min(width, height)
         drawing, tool = (_draw_pen if pen else _draw_font)(rng, label, tall)
         ink = _place(rng, drawing, tall / DETAIL, width, height)
         picture, paper = _put_on_paper(rng, ink)
         yield label, picture, f"{tool}, {width}×{height}, {paper}", ink
-
-
-def _size(rng: np.random.Generator) -> tuple[int, int]:
-    """Width and height, 40 to 900 pixels."""
-    longer = np.exp(rng.uniform(np.log(60), np.log(900)))
-    shorter = longer * rng.uniform(0.67, 1)
-    width, height = (round(side) for side in rng.permutation([longer, shorter]))
-    return width, height
 
 
 def _draw_font(rng: np.random.Generator, label: int, tall: float) -> tuple[Image.Image, str]:
@@ -174,7 +168,7 @@ def _light(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def gray(picture: Image.Image) -> np.ndarray:
     """Return what is read from a file of a picture, in grayscale."""
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    picture.save(file, "PNG", compress_level=0)
     return read_picture(file)
 
 
@@ -200,8 +194,7 @@ def draw_sheet(
     axes = figure.subplots(rows, 20, squeeze=False).reshape(-1)
     for axis in axes:
         axis.set_axis_off()
-    for index, label in enumerate(labels):
-        given, network = axes[2 * index : 2 * index + 2]
+    for index, (label, given, network) in enumerate(zip(labels, axes[::2], axes[1::2])):
         small = pictures[index].convert("RGB")
         small.thumbnail((100, 100))
         given.imshow(small)

@@ -194,7 +194,8 @@ def draw_sheet(
     axes = figure.subplots(rows, 20, squeeze=False).reshape(-1)
     for axis in axes:
         axis.set_axis_off()
-    for index, (label, given, network) in enumerate(zip(labels, axes[::2], axes[1::2])):
+    for index, label in enumerate(labels):
+        given, network = axes[2 * index : 2 * index + 2]
         small = pictures[index].convert("RGB")
         small.thumbnail((100, 100))
         given.imshow(small)

@@ -3,7 +3,7 @@
 import io
 import os
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,7 +100,7 @@ def save_weights(
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}")
     leaves = _arrays_of(params)
     if layout == "flax" and not isinstance(model, RNNModel):
-        arrays = {name: _as_float32(name, leaf) for name, leaf in leaves.items()}
+        arrays = {name: leaf.astype(np.float32) for name, leaf in leaves.items()}
     else:
         shapes = _shapes(model)
         leaves = _checked(flax_layout(model, shapes), leaves, shapes)
@@ -172,31 +172,25 @@ def _checked(
     """Return the arrays as float32, if they fit the layout."""
     entries = {entry.name: entry for entry in layout}
     if entries.keys() != arrays.keys():
-        missing, unknown = (
-            textwrap.shorten(", ".join(names) or "none", 120, placeholder=" …")
-            for names in (
-                [name for name in entries if name not in arrays],
-                [name for name in arrays if name not in entries],
-            )
-        )
+        missing = _listed(name for name in entries if name not in arrays)
+        unknown = _listed(name for name in arrays if name not in entries)
         raise ValueError(
             f"the model has {len(entries)} arrays, the weights {len(arrays)}; missing: {missing}; "
             f"not in the model: {unknown}"
         )
-    checked = {name: _as_float32(name, arrays[name]) for name in entries}
     features: Any = None
     for name, entry in entries.items():
-        expected, got = entry.shape(shapes), checked[name].shape
+        if not jnp.issubdtype(arrays[name].dtype, jnp.floating):
+            raise ValueError(f"{name} must be an array of floats; got {arrays[name].dtype}")
+        expected, got = entry.shape(shapes), arrays[name].shape
         features = features or dict(zip(expected, got, strict=False)).get(FEATURES)
         expected = tuple(features if size == FEATURES else size for size in expected)
         if got != expected:
             leaves = ", ".join(dict.fromkeys(leaf for row in entry.rows for leaf in row))
             holds = "" if leaves == name else f" ({leaves})"
             raise ValueError(f"{name}{holds} must be of shape {expected}; got {got}")
-    return checked
+    return {name: arrays[name].astype(np.float32) for name in entries}
 
 
-def _as_float32(name: str, array: np.ndarray) -> np.ndarray:
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"{name} must be an array of floats; got {array.dtype}")
-    return array.astype(np.float32)
+def _listed(names: Iterable[str]) -> str:
+    return textwrap.shorten(", ".join(names) or "none", 120, placeholder=" …")

@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import chex
@@ -58,7 +59,7 @@ def two_are_one(folder: Path) -> None:
     run_to_the_end(folder / "one", 1, run, 4)
     run_to_the_end(folder / "two", 2, run, 4)
     children = start_and_wait(folder / "killed", run, epoch=2)
-    os.kill(children[1], signal.SIGKILL)
+    children[1].kill()
     assert end_of(children, folder / "killed", 3 * HEARTBEAT + 30)[0], logs(folder / "killed")
     check_lost(folder / "killed", 0)
     assert not (folder / "killed" / "results.json").exists()
@@ -117,7 +118,7 @@ def stopped_and_resumed(folder: Path) -> None:
     run += ["--steps-per-epoch", "7", "--epochs"]  # ten are a pass
     run_to_the_end(folder / "whole", 1, [*run, "12"], 4)
     children = start_and_wait(folder / "run", [*run, "10"], epoch=3)
-    os.kill(children[1], signal.SIGTERM)
+    children[1].terminate()
     statuses = end_of(children, folder / "run", 60)
     assert statuses == [128 + signal.SIGTERM] * 2, logs(folder / "run")
     assert "stopped; earlier epochs are saved in" in log_of(folder / "run").read_text()
@@ -127,12 +128,12 @@ def stopped_and_resumed(folder: Path) -> None:
     assert_close(*(jaxrnn.load_run(folder / name).history for name in ("run", "whole")))
 
 
-def start_and_wait(workdir: Path, run: list[str], epoch: int) -> list[int]:
+def start_and_wait(workdir: Path, run: list[str], epoch: int) -> list[ForkProcess]:
     """Start a run on two processes, and wait for the end of an epoch."""
     children = start(workdir, 2, run, 4)
     while f"epoch {epoch}/" not in logs(workdir):
         time.sleep(0.01)
-        assert os.waitpid(children[0], os.WNOHANG) == (0, 0), logs(workdir)
+        assert children[0].is_alive(), logs(workdir)
     return children
 
 

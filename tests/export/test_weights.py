@@ -27,10 +27,10 @@ HIDDEN, FEATURES, CLASSES, VOCABULARY = 3, 2, 4, 6
 SHAPES = [*itertools.product(("simple", "gru", "lstm"), (1, 2), (False, True))]
 ALL = [*((*shape, None) for shape in SHAPES), ("gru", 1, False, 5)]
 STORED = [case for case in ALL if case[1:3] in ((1, False), (2, True))]
-NAMES = {"rnn": "net.encoder", "head": "fc", "embedding": "words"}
+NAMES = {"rnn.": "net.encoder.", "head.": "fc.", "embedding.": "words."}
 
 
-def keras_network(cell, layers, bidirectional, embedding, names=NAMES):
+def keras_network(cell, layers, bidirectional, embedding):
     """Build a network of Keras with random weights, and a function that applies it."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
     keras = pytest.importorskip("keras", reason="keras is in the extra bench")
@@ -53,7 +53,7 @@ def keras_network(cell, layers, bidirectional, embedding, names=NAMES):
     return model, apply
 
 
-def torch_network(cell, layers, bidirectional, embedding, names=NAMES):
+def torch_network(cell, layers, bidirectional, embedding):
     """Build a network of PyTorch, and a function that applies it."""
     torch = pytest.importorskip("torch", reason="torch is in the extra bench")
     torch.manual_seed(0)
@@ -64,10 +64,6 @@ def torch_network(cell, layers, bidirectional, embedding, names=NAMES):
         "head": torch.nn.Linear(HIDDEN * (1 + bidirectional), CLASSES),
         **({"embedding": torch.nn.Embedding(VOCABULARY, embedding)} if embedding else {}),
     }
-    network = torch.nn.Module()
-    for part, layer in parts.items():
-        owner, _, name = names[part].rpartition(".")
-        network.add_module(owner or name, torch.nn.ModuleDict({name: layer}) if owner else layer)
 
     def apply(inputs):
         with torch.no_grad():
@@ -77,7 +73,7 @@ def torch_network(cell, layers, bidirectional, embedding, names=NAMES):
             read = torch.cat([last[-2], last[-1]], dim=-1) if bidirectional else last[-1]
             return parts["head"](read).numpy()
 
-    return network, apply
+    return torch.nn.ModuleDict(parts), apply
 
 
 LIBRARIES = {"keras": keras_network, "torch": torch_network}
@@ -115,6 +111,12 @@ def random_params(model, features=FEATURES):
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)
 
 
+def renamed(arrays, names):
+    for old, new in names.items():
+        arrays = {name.replace(old, new): array for name, array in arrays.items()}
+    return arrays
+
+
 def make_foreign():
     """Write the file of stored networks, with the real libraries."""
     stored = {}
@@ -123,6 +125,7 @@ def make_foreign():
             network, apply = build(*case)
             if library == "torch":
                 arrays = {name: array.numpy() for name, array in network.state_dict().items()}
+                arrays = renamed(arrays, NAMES)
             else:
                 arrays = {f"arr_{place}": row for place, row in enumerate(network.get_weights())}
             stored |= {f"{library} {case} {name}": array for name, array in arrays.items()}
@@ -154,8 +157,7 @@ def test_logits_of_stored_networks(library, case, tmp_path):
     np.testing.assert_allclose(got, outputs, rtol=0, atol=1e-5)
 
     save_weights(model, params, file, layout=library)
-    for what, theirs in NAMES.items():
-        arrays = {name.replace(f"{theirs}.", f"{what}."): arrays[name] for name in arrays}
+    arrays = renamed(arrays, {theirs: ours for ours, theirs in NAMES.items()})
     if library == "torch":
         saved = safetensors.numpy.load_file(file)
     else:
@@ -181,17 +183,16 @@ def test_logits_of_the_libraries_themselves(library, case, tmp_path):
     np.testing.assert_allclose(logits(model, params, inputs), outputs, rtol=0, atol=1e-5)
 
     save_weights(model, params, file, layout=library)
-    other, apply = LIBRARIES[library](*case, names={name: name for name in NAMES})
     if library == "keras":
-        other.set_weights([0 * array for array in other.get_weights()])
+        network.set_weights([0 * array for array in network.get_weights()])
         with np.load(file) as arrays:
-            other.set_weights([*arrays.values()])
+            network.set_weights([*arrays.values()])
     else:
         from safetensors.torch import load_file
 
-        for parameter in other.parameters():
+        for parameter in network.parameters():
             parameter.data.zero_()
-        other.load_state_dict(load_file(file))
+        network.load_state_dict(load_file(file))
     np.testing.assert_allclose(apply(inputs), outputs, rtol=0, atol=1e-5)
 
 
@@ -249,11 +250,8 @@ def test_tensors_and_names_of_any_prefix():
     for weights in (tensors, {"epoch": 3, "state_dict": tensors}, {"model_state_dict": tensors}):
         assert_trees_all_equal(load_weights(model, weights), expected)
     for rnn, head in (("", "out."), ("module.a.weights.", "module.b."), ("rnn.", "rnn.fc.")):
-        renamed = {
-            name.replace("net.encoder.", rnn).replace("fc.", head): array
-            for name, array in reversed(arrays.items())
-        }
-        assert_trees_all_equal(load_weights(model, renamed), expected)
+        weights = renamed(dict(reversed(arrays.items())), {"net.encoder.": rnn, "fc.": head})
+        assert_trees_all_equal(load_weights(model, weights), expected)
 
 
 def test_bfloat16_files(tmp_path):

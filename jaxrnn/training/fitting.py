@@ -167,8 +167,7 @@ def fit(
                 average = averaged(state)
                 for name, data in evals.items():
                     measured[name] = evaluate(average, data, mesh=mesh, outputs=outputs)
-                row = _columns(state.task, measured)
-            _check_choice(state.task, row, epoch)
+                row = _columns(state.task, measured, epoch)
             history = history.append(epoch=epoch, **row, seconds=clock.seconds["training"] - start)
             spent = dict(clock.seconds)
             record = Record(state, history, root, order.examples_per_epoch, spent)
@@ -231,18 +230,15 @@ def _check_finite(state: TrainState, steps: Metrics, epoch: int) -> None:
         raise NonFiniteLossError(message, epoch, step)
 
 
-def _check_choice(task: Task, row: Mapping[str, float], epoch: int) -> None:
-    """Raise ``NonFiniteLossError`` if another split would choose the best epoch instead."""
-    chosen = choosing_column(row, task)
-    if chosen is not None and not np.isfinite(row[chosen]):
-        raise NonFiniteLossError(f"{chosen} is {row[chosen]:g} after epoch {epoch}", epoch)
-
-
-def _columns(task: Task, measured: Mapping[str, Metrics]) -> dict[str, float]:
+def _columns(task: Task, measured: Mapping[str, Metrics], epoch: int) -> dict[str, float]:
     """Return a row of the history: every metric of every split, in order."""
     on_host = jax.device_get(measured)
-    return {
+    row = {
         f"{split}_{name}": value
         for split in measured
         for name, value in task.summarize(on_host[split].means()).items()
     }
+    chosen = choosing_column(row, task)
+    if chosen is not None and not np.isfinite(row[chosen]):  # else other epochs would be best
+        raise NonFiniteLossError(f"{chosen} is {row[chosen]:g} after epoch {epoch}", epoch)
+    return row

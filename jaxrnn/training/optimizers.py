@@ -54,6 +54,11 @@ class _Optimizer(Group):
     average: Fraction = 0.0
     """Decay of a moving average of the weights, which is what is evaluated; 0 for none."""
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether learning rates depend on the number of steps."""
+        return self.schedule != "constant" or self.warmup > 0
+
     def build(self, steps: int | None = None) -> optax.GradientTransformation:
         """Build the optax transformation, the same object for equal configurations.
 
@@ -65,7 +70,7 @@ class _Optimizer(Group):
         >>> Adam(learning_rate=1e-3).build() is Adam().build()
         True
         """
-        if self.schedule == "constant" and not self.warmup:
+        if not self.scheduled:
             return _build(self, None)
         if steps is None:
             raise ValueError("a schedule or warm-up needs the number of steps of the training")

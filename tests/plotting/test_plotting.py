@@ -95,7 +95,11 @@ def test_sample_grid(digits):
 
 @pytest.mark.parametrize("shape", [(8, 200), (64, 2)])
 def test_titles_of_samples_do_not_overlap(shape):
-    split = Split(np.zeros((36, *shape), np.uint8), np.full(36, 7), class_names=("seven",) * 8)
+    split = Split(
+        np.zeros((36, *shape), np.uint8),
+        np.full(36, 7),
+        class_names=[f"seven{n}" for n in range(8)],
+    )
     figure = plot_samples(split)
     pixels(figure)  # text has a place once it is drawn
     (axes,) = figure.axes

@@ -24,7 +24,7 @@ class Group:
     becomes the home directory.
 
     Raises:
-      ValueError: a path is a URL, or not UTF-8.
+      ValueError: a path is empty, a URL, or not UTF-8.
     """
 
     def __post_init__(self) -> None:
@@ -34,5 +34,5 @@ class Group:
             if getattr(value, "shape", None) == ():
                 value = value.item()
             elif isinstance(value, str | Path) and field.type in (Path, Path | None):
-                value = local_path(field.name.replace("_", "-"), Path(value))
+                value = local_path(field.name.replace("_", "-"), value)
             object.__setattr__(self, field.name, value)

@@ -118,9 +118,9 @@ def stopped_and_resumed(folder: Path) -> None:
     run += ["--steps-per-epoch", "7", "--epochs"]  # ten are a pass
     run_to_the_end(folder / "whole", 1, [*run, "12"], 4)
     children = start_and_wait(folder / "run", [*run, "10"], epoch=3)
-    children[1].terminate()
+    os.kill(children[1].pid, signal.SIGUSR1)
     statuses = end_of(children, folder / "run", 60)
-    assert statuses == [128 + signal.SIGTERM] * 2, logs(folder / "run")
+    assert statuses == [128 + signal.SIGUSR1] * 2, logs(folder / "run")
     assert "stopped; earlier epochs are saved in" in log_of(folder / "run").read_text()
     run_to_the_end(folder / "run", 4, [*run, "10"], 4)
     run_to_the_end(folder / "run", 1, [*run, "12"], 4)

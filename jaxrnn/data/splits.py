@@ -1,9 +1,11 @@
 """Labelled sequences in memory, and their validation."""
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import jax
@@ -108,6 +110,16 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the arrays with their names, types and shapes."""
+        digest = hashlib.sha256()
+        for name, value in arrays_of(self).items():
+            array = np.ascontiguousarray(value)
+            digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+            digest.update(array.reshape(-1).view(np.uint8))
+        return digest.hexdigest()
 
     def read(self, indices: Any) -> Batch:
         """Return the examples at these positions, in this order."""

@@ -49,6 +49,8 @@ def main(
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
+        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # while a page was imported
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         gc.freeze()  # exempts imported modules from garbage collection
         atexit.register(gc.freeze)  # avoids collections at exit, when all memory is freed anyway
     _make_printable()
@@ -129,7 +131,7 @@ def configured(
     groups = {field.name: getattr(page, field.name) for field in fields(page)}
     sweep = [("sweep", Sweep, Sweep())]
     kind = make_dataclass("Page", sweep, bases=(type(page),), frozen=True, kw_only=True)
-    commands = (f"{page.command} {verb} {usage}" for verb, usage in USAGES.items())
+    commands = (f"{page.program} {verb} {usage}" for verb, usage in USAGES.items())
     about = "\n\n".join([description, *commands])
-    parsed = parse(kind, kind(**groups), words, f"{page.command} [PRESET]", about)
+    parsed = parse(kind, kind(**groups), words, f"{page.program} [PRESET]", about)
     return type(page)(**{name: getattr(parsed, name) for name in groups}), parsed.sweep

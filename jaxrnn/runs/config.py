@@ -1,6 +1,7 @@
 """Experiment: the full description of a run, in groups that check and build themselves."""
 
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -42,6 +43,8 @@ class RuntimeConfig(Group):
     """Read the training split from disk while training, for data larger than memory."""
     workers: Annotated[int, Ge(0)] = 0
     """Number of reader processes when streaming; 0 for a thread."""
+    other_data: bool = False
+    """Resume a run although its data has other examples than before, of the same classes."""
     sample: Annotated[int, Ge(0)] = 0
     """Language modeling: number of tokens to generate and print at the end."""
     tensorboard: bool = False
@@ -160,13 +163,29 @@ class Experiment:
             )
 
     @property
-    def command(self) -> str:
-        """The command that runs the page of this experiment."""
-        module: str | None = type(self).__module__
+    def command(self) -> str | None:
+        """The command that runs the page of this experiment; None in a notebook, without a page."""
+        module, program = type(self).__module__, sys.modules["__main__"]
         if module == "__main__":
-            spec = sys.modules["__main__"].__spec__
-            module = spec.name if spec else None
+            module = program.__spec__.name if program.__spec__ else ""
+        if module.partition(".")[0] == "jaxrnn" or not (module or hasattr(program, "__file__")):
+            return None
         return f"python -m {module}" if module else f"python {sys.argv[0]}"
+
+    @property
+    def program(self) -> str:
+        """The command, or what the command line is called without one."""
+        return self.command or type(self).__name__
+
+    def advice(self, verb: str, workdir: Path, epochs: int | None = None) -> str:
+        """Return the command or, without one, the call in Python that goes on with a run."""
+        if command := self.command:
+            more = f" --epochs {epochs}" if epochs else ""
+            return f"{command} {verb} {shlex.quote(str(workdir))}{more}"
+        if verb == "evaluate":
+            return f"jaxrnn.load_run({str(workdir)!r})"
+        more = f" and TrainerConfig(epochs={epochs})" if epochs else ""
+        return f"jaxrnn.run(experiment), with RuntimeConfig(workdir={str(workdir)!r}){more}"
 
 
 def differences(here: Experiment, there: Experiment) -> dict[str, tuple[object, object]]:

@@ -5,6 +5,7 @@ The causes of errors come from a private module of tyro, so pyproject.toml pins 
 
 import dataclasses
 import difflib
+import itertools
 import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -56,12 +57,16 @@ def _refuse(event: errors.ParseErrorEvent) -> None:
             raise ValueError(f"unexpected argument: {' '.join(tokens)}")
 
 
-def complete(words: Iterable[str], kind: Any) -> tuple[list[str], dict[str, Any]]:
+def complete(words: Sequence[str], kind: Any) -> tuple[list[str], dict[str, Any]]:
     """Complete options that were given without their group.
 
     Return the words, and the groups that options such as ``--optimizer muon`` choose, by field.
-    Raises ``ValueError`` if an option is unknown or ambiguous.
+    Raises ``ValueError`` if an option is unknown, ambiguous or empty.
     """
+    for before, word in itertools.pairwise(["an argument", *words]):
+        if not word.strip() or (word.startswith("--") and word.endswith("=")):
+            name = word.strip("= ") or (before if before.startswith("--") else "an argument")
+            raise ValueError(f"{name} is empty; is a variable of the shell unset?")
     known, completed, chosen = options_of(kind), [], {}
     queue = iter(words)
     for word in queue:

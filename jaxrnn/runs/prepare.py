@@ -1,7 +1,13 @@
-"""Prepare a run: data, the state at step 0, and their description in checkpoints."""
+"""Prepare a run: data, the state at step 0, and their description in checkpoints.
+
+The description tells whether data that is read later is what the run was trained on.
+"""
 
 import dataclasses
+import itertools
 import math
+import textwrap
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -42,7 +48,8 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
     data = build_data(experiment.data, runtime) if data is None else data
     init_key, key = jax.random.split(jax.random.key(trainer.seed))
     in_memory = isinstance(data.train, Split) and not runtime.stream
-    description = {"config": experiment.identity, **_describe(data, trainer, in_memory=in_memory)}
+    steps = _check_size(data.train, trainer, in_memory=in_memory)
+    description = {"config": experiment.identity, "steps": steps, **describe_data(data)}
     augment = experiment.augment.build() if experiment.augment is not None else None
     if augment is not None and (channels := description["channels"]) > 1:
         raise ValueError(f"images of {channels} channels cannot be warped; set --augment to 0")
@@ -71,26 +78,68 @@ def build_data(group: Any, runtime: RuntimeConfig) -> Datasets:
     return data
 
 
-def _describe(data: Datasets, trainer: TrainerConfig, *, in_memory: bool) -> Json:
+def describe_data(data: Datasets) -> Json:
     """Describe the data of a run, for its checkpoints."""
-    train, size = data.train, len(data.train)
-    if trainer.batch_size > size:
-        raise ValueError(
-            f"--batch-size {trainer.batch_size} is larger than the training split of {size} "
-            "examples"
-        )
-    example = train.read([0])
-    input_shape = np.shape(example["inputs"])[1:]
-    if trainer.truncate is not None:
-        check_truncation(example)
+    inputs, train = data.train.read([0])["inputs"], data.train
     return {
-        "input_shape": list(input_shape),
+        "input_shape": list(np.shape(inputs)[1:]),
         "outputs": data.outputs,
-        "steps": _count_steps(size, input_shape[0], trainer, in_memory=in_memory),
         "class_names": list(getattr(train, "class_names", ())),
         "channels": getattr(train, "channels", 1),
-        "pixels": len(input_shape) == 2 and example["inputs"].dtype == np.uint8,
+        "pixels": np.ndim(inputs) == 3 and inputs.dtype == np.uint8,
+        "splits": {name: _content(s) for name, s in {"train": train, **data.evals}.items()},
     }
+
+
+def _content(split: Any) -> Json:
+    """Return what tells the examples of a split from others; the digest, if it has one."""
+    source = split.source if isinstance(split, Stream) else split
+    shape = np.shape(source.inputs if isinstance(source, Split) else source.read([0])["inputs"])
+    return {"shape": [len(source), *shape[1:]], "digest": getattr(source, "digest", None)}
+
+
+def check_same_data(stored: Json, here: Json) -> str:
+    """Return which splits have other examples than those of a stored description; "" for none.
+
+    Raises:
+      ValueError: the network doesn't fit the data, which has other classes, or another shape.
+    """
+    needed = {
+        "classes": "class_names",
+        "input shape": "input_shape",
+        **{name: name for name in ("outputs", "channels", "pixels")},
+    }
+    fixed = 0 if stored["pixels"] else 1  # other sequences may have any number of time steps
+    then, now = ({**about, "input_shape": about["input_shape"][fixed:]} for about in (stored, here))
+    different = [
+        f"{word} ({_differing(then[name], now[name])})"
+        for word, name in needed.items()
+        if then[name] != now[name]
+    ]
+    if different:
+        raise ValueError(f"the data has changed since training: {', '.join(different)}")
+    changed = []
+    for name, content in here["splits"].items():
+        known = stored.get("splits", {}).get(name, content)  # earlier versions stored none
+        if known["shape"] != content["shape"]:
+            changed.append(f"{name} ({known['shape']} there, {content['shape']} here)")
+        elif None not in (digests := {known["digest"], content["digest"]}) and len(digests) > 1:
+            changed.append(f"{name} (other examples, or another order)")
+    return ", ".join(changed)
+
+
+def _differing(there: Any, here: Any) -> str:
+    """Describe two values that differ; of long lists, only the entries that differ."""
+    if isinstance(here, list) and len(f"{there}{here}") > 120:
+        if {*there} == {*here}:  # in another order
+            pairs = itertools.zip_longest(there, here)
+            there, here = zip(*(pair for pair in pairs if pair[0] != pair[1]), strict=True)
+        else:
+            both = {*there} & {*here}
+            there, here = ([name for name in names if name not in both] for names in (there, here))
+        shorten = partial(textwrap.shorten, width=80, placeholder=" …")
+        there, here = (shorten(str([*names])) for names in (there, here))
+    return f"{there} there, {here} here"
 
 
 def initial_state(experiment: Experiment, description: Json, key: jax.Array | None) -> TrainState:
@@ -109,8 +158,17 @@ def initial_state(experiment: Experiment, description: Json, key: jax.Array | No
         raise ValueError(f"a network of this size does not fit in memory: {error}") from error
 
 
-def _count_steps(size: int, time: int, trainer: TrainerConfig, *, in_memory: bool) -> int:
-    """Count the updates of the whole training, on ``size`` examples of ``time`` steps."""
+def _check_size(train: Any, trainer: TrainerConfig, *, in_memory: bool) -> int:
+    """Check that a training split can be divided into steps; count those of the whole training."""
+    example, size = train.read([0]), len(train)
+    time = np.shape(example["inputs"])[1]
+    if trainer.batch_size > size:
+        raise ValueError(
+            f"--batch-size {trainer.batch_size} is larger than the training split of {size} "
+            "examples"
+        )
+    if trainer.truncate is not None:
+        check_truncation(example)
     rest, steps = size % trainer.batch_size, trainer.steps_per_epoch
     if steps is None:
         steps = size // trainer.batch_size + (rest > 0 and not trainer.drop_remainder)

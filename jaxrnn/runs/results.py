@@ -1,7 +1,8 @@
 """Results: what a run writes and prints at its start and at its end."""
 
+import contextlib
+import logging
 import platform
-import shlex
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from jaxrnn.data import Datasets, Split
 from jaxrnn.data.splits import blank_example
-from jaxrnn.files import Json, write_atomically, write_figure, write_json
+from jaxrnn.files import Json, first_line, write_atomically, write_figure, write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.prepare import Prepared
@@ -24,6 +25,17 @@ from jaxrnn.training.sharding import available_cores
 from jaxrnn.training.state import TrainState
 from jaxrnn.training.tasks import Classification, Task
 from jaxrnn.version import __version__
+
+_log = logging.getLogger("jaxrnn")
+
+
+@contextlib.contextmanager
+def drawing(path: Path) -> Iterator[None]:
+    """Convert an error in drawing a picture to a warning, as nothing else depends on it."""
+    try:
+        yield
+    except Exception as error:  # of matplotlib, of any kind
+        _log.warning("%s could not be drawn: %s", path, first_line(error))
 
 
 def describe_start(prepared: Prepared) -> str:
@@ -59,9 +71,10 @@ def write_about(workdir: Path, model: nn.Module, prepared: Prepared, *, pictures
     write_atomically(workdir / "parameters.txt", "\n".join(lines) + "\n")
     images = example.shape[2:] > (1,)  # wider than one pixel
     if pictures and isinstance(train, Split) and train.class_names and images:
-        from jaxrnn.plotting.samples import plot_samples  # slow to import
+        with drawing(path := workdir / "samples.png"):
+            from jaxrnn.plotting.samples import plot_samples  # slow to import
 
-        write_figure(workdir / "samples.png", plot_samples(train))
+            write_figure(path, plot_samples(train))
 
 
 def finish(
@@ -90,9 +103,9 @@ def finish(
         "versions": {"jaxrnn": __version__, "python": platform.python_version()}
         | {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
     }
+    write_json(workdir / "results.json", results)
     if pictures:
         _draw(workdir, state, data, history)
-    write_json(workdir / "results.json", results)
     if count := experiment.runtime.sample:
         say(draw_sample(state, data.train, count, trainer.seed))
     for line in _describe(results, data, experiment, workdir):
@@ -115,9 +128,11 @@ def _metrics(history: History, task: Task, epoch: int) -> Json:
 
 def _draw(workdir: Path, state: TrainState, data: Datasets, history: History) -> None:
     """Draw the curves and, for classifiers, the confusion matrix of the test or last split."""
-    from jaxrnn.plotting import plot_confusion, plot_history  # slow to import
+    curves, confusion = workdir / "curves.png", workdir / "confusion.png"
+    with drawing(curves):
+        from jaxrnn.plotting import plot_history  # slow to import
 
-    write_figure(workdir / "curves.png", plot_history(history, data.baselines))
+        write_figure(curves, plot_history(history, data.baselines))
     splits = {
         name: split
         for name, split in data.evals.items()
@@ -125,23 +140,27 @@ def _draw(workdir: Path, state: TrainState, data: Datasets, history: History) ->
     }
     if splits and isinstance(state.task, Classification):
         split = splits.get("test", [*splits.values()][-1])
-        write_figure(workdir / "confusion.png", plot_confusion(split, predict(state, split)))
+        predicted = predict(state, split)
+        with drawing(confusion):
+            from jaxrnn.plotting import plot_confusion
+
+            write_figure(confusion, plot_confusion(split, predicted))
 
 
 def _describe(
     results: Json, data: Datasets, experiment: Experiment, workdir: Path
 ) -> Iterator[str]:
     """Yield the main metrics, and commands to continue with."""
-    command, directory = experiment.command, shlex.quote(str(workdir))
     if results["epoch"] < results["epochs"]:
         yield f"epoch {results['epoch']} of {results['epochs']} was the best and is kept"
     for split in [*data.evals] or ["train"]:
         if (name := f"{split}_{experiment.task.best}") in results:
             yield f"{name.replace('_', ' ')}: {results[name]:.4f}"
     yield f"curves: {workdir / 'curves.png'}"
-    yield f"to evaluate: {command} evaluate {directory}"
+    yield f"to evaluate: {experiment.advice('evaluate', workdir)}"
     if experiment.can_grow and not results["stopped_early"]:
-        yield f"to continue: {command} resume {directory} --epochs {2 * experiment.trainer.epochs}"
+        epochs = 2 * experiment.trainer.epochs
+        yield f"to continue: {experiment.advice('resume', workdir, epochs)}"
 
 
 def draw_sample(state: TrainState, train: object, count: int, seed: int) -> str:

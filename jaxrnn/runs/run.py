@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -67,7 +66,7 @@ def run_one(
         say(f"{name}: {describe_start(prepared)}; files in {workdir}")
         if prepared.history:
             say(f"resuming after epoch {len(prepared.history)}")
-        resume = f"to resume: {experiment.command} resume {shlex.quote(str(workdir))}"
+        resume = f"to resume: {experiment.advice('resume', workdir)}"
         with interruption() as interrupted, explained(checkpoints, resume):
             with checkpoints:
                 hooks: list[Hook] = [checkpoints, interrupted]

@@ -1,7 +1,8 @@
 """Trained networks, loaded from their work directories to predict, evaluate or export."""
 
+import logging
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,10 +15,11 @@ import optax
 from jaxrnn.data import ImageSequences, default_dirs
 from jaxrnn.data.batches import check_values
 from jaxrnn.data.splits import Split, take
-from jaxrnn.files import Json, read_json
+from jaxrnn.files import Json, read_json, read_json_or_none
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
-from jaxrnn.runs.prepare import initial_state
+from jaxrnn.runs.prepare import check_same_data, describe_data, initial_state
+from jaxrnn.runs.processes import is_first
 from jaxrnn.runs.results import draw_sample
 from jaxrnn.runs.sweeps.summary import runs_of
 from jaxrnn.training.evaluation import evaluate, predict
@@ -28,6 +30,7 @@ from jaxrnn.training.state import TrainState
 
 Inputs: TypeAlias = jax.Array | np.ndarray
 _NO_OPTIMIZER = optax.identity()
+_log = logging.getLogger("jaxrnn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,7 @@ class Run:
       class_names: the name of each class, in order; indices if the data has no names.
       channels: number of channels of a pixel, which are adjacent in the features of images.
       pixels: whether it was trained on uint8 pixels, which the network reads as 0 … 1.
+      description: what else is stored with a checkpoint, such as digests of the data.
     """
 
     experiment: Experiment
@@ -55,6 +59,7 @@ class Run:
     class_names: tuple[str, ...] = ()
     channels: int = 1
     pixels: bool = False
+    description: Json = field(default_factory=dict)
 
     @cached_property
     def model(self) -> Any:
@@ -183,6 +188,7 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
         config = {name: v for name, v in description["config"].items() if name in known}
         about["experiment"] = experiment = kind.from_json(config)
         state = initial_state(experiment, description, None)
+        about["description"] = description
         about["input_shape"] = tuple(description["input_shape"])
         about.update({name: description[name] for name in ("outputs", "channels", "pixels")})
         names = description["class_names"] or map(str, range(about["outputs"]))
@@ -199,10 +205,12 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
 def read_experiment(workdir: Path, kind: type[Experiment]) -> Experiment:
     """Read the experiment of a work directory, with its runtime options."""
     path = workdir / "config.json"
+    if (content := read_json_or_none(path)) is None and (workdir / "checkpoints").exists():
+        return _load(workdir, kind, best=False).experiment  # with the default runtime options
     if not path.exists():
         raise FileNotFoundError(f"{workdir} holds no run")
     try:
-        return kind.from_json(read_json(path))
+        return kind.from_json(content or read_json(path))
     except ValueError as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
 
@@ -219,6 +227,9 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> Json:
     results: Json = {"epoch": len(stored.history)}
     with default_dirs(runtime.data_dir, runtime.archives):
         data = experiment.data.build()
+    changed = check_same_data(stored.description, describe_data(data))
+    if changed and not runtime.other_data and is_first():
+        _log.warning("the data has changed since training: %s", changed)
     for name, split in data.evals.items():
         split = replicate(split, mesh) if isinstance(split, Split) else split
         means = jax.device_get(evaluate(state, split, mesh=mesh, outputs=data.outputs)).means()

@@ -8,39 +8,46 @@ from pathlib import Path
 
 import jax
 
-from jaxrnn.files import Json, read_json, write_json
+from jaxrnn.files import Json, read_json, read_json_or_none, write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
-from jaxrnn.runs.prepare import Prepared
+from jaxrnn.runs.prepare import Prepared, check_same_data
 from jaxrnn.runs.processes import from_first, is_first
-from jaxrnn.training.history import History
 from jaxrnn.training.state import TrainState
 
 
 def check_workdir(workdir: Path, experiment: Experiment) -> None:
-    """Raise ``ValueError`` unless a directory holds nothing, or a run that can be continued."""
+    """Raise ``ValueError`` unless a directory holds nothing, or a run that can be continued.
+
+    Files that can be made again from a checkpoint may be damaged or missing.
+    """
     option, config = f"--workdir {workdir}", workdir / "config.json"
     if (workdir / "sweep.json").exists():
         raise ValueError(f"{option} holds a sweep; choose another directory")
-    if not config.exists():
-        if (workdir / "checkpoints").exists():
-            raise ValueError(f"{option} has checkpoints but no config.json")
-        return
+    stored = read_json_or_none(config)
     try:
-        experiment.check_same(read_json(config))
+        if stored is not None:
+            experiment.check_same(stored)
+        elif config.exists() and not (workdir / "checkpoints").exists():
+            read_json(config)  # which raises
     except ValueError as error:
         raise ValueError(f"{option}: {error}") from error
-    if not (workdir / "results.json").exists():
+    if not (results := read_results(workdir)):
         return
-    results = read_json(workdir / "results.json")
-    done, finished = results.get("epochs"), f"{option} holds a finished run"
+    done, finished = results["epochs"], f"{option} holds a finished run"
     if results.get("stopped_early"):
         raise ValueError(
             f"{finished}, which --patience stopped after epoch {done}; choose another directory"
         )
-    if not isinstance(done, int) or done >= experiment.trainer.epochs:
+    if done >= experiment.trainer.epochs:
         more = "raise --epochs to continue it, or " if experiment.can_grow else ""
         raise ValueError(f"{finished} of {done} epochs; {more}choose another directory")
+
+
+def read_results(workdir: Path) -> Json:
+    """Return the contents of ``results.json``; empty if it is missing or damaged."""
+    results = read_json_or_none(workdir / "results.json") or {}
+    return results if isinstance(results.get("epochs"), int) else {}
 
 
 @contextlib.contextmanager
@@ -103,10 +110,18 @@ def restore(
     """Restore the last checkpoint, if there is one, and make other files of the run agree."""
 
     def template(description: Json) -> TrainState:
-        experiment.check_same(description["config"], any_epochs=True)
+        experiment.check_same(description["config"], any_epochs=configured)
+        changed = check_same_data(description, prepared.description)
+        if changed and not experiment.runtime.other_data:
+            raise ValueError(
+                f"the data has changed since training: {changed}; with --other-data, training "
+                "continues on it"
+            )
         return prepared.state
 
     curves, results = workdir / "history.csv", workdir / "results.json"
+    # If it is there, it was checked, and may have another number of epochs than the checkpoint.
+    configured = read_json_or_none(workdir / "config.json") is not None
     if restored := checkpoints.restore(template):
         prepared = prepared._replace(state=restored[0], history=restored[1])
     history = prepared.history
@@ -117,7 +132,7 @@ def restore(
         )
     # The second epoch may be recorded before the first is on disk; the third is not.
     if not history and (
-        results.exists() or (curves.exists() and len(History.from_csv(curves)) > 2)
+        results.exists() or (curves.exists() and len(curves.read_bytes().splitlines()) > 3)
     ):
         lost = "holds a run without its checkpoints; choose another directory"
         raise ValueError(f"--workdir {workdir} {lost}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxrnn.data.readers.arrays import Arrays, Cached, Images, cache, fallback_data_dir
+from jaxrnn.data.readers.arrays import Cached, Images, Stored, cache, fallback_data_dir
 from jaxrnn.data.readers.builders import FAMILY, LabelledImages, decode, open_builder
 from jaxrnn.data.readers.files import find_idx, find_images, read_idx_files, read_images, read_npz
 from jaxrnn.data.readers.idx import content_sha256
@@ -22,7 +22,7 @@ _Path = str | os.PathLike[str] | None
 
 def read_split(
     name: str, split: str, data_dir: _Path, archives: _Path
-) -> tuple[Arrays, tuple[str, ...]]:
+) -> tuple[Stored, tuple[str, ...]]:
     """Read a split and its class names; see :class:`jaxrnn.Source`."""
     data_dir = Path(data_dir) if data_dir else _default_data_dir()
     if cached := _read_whole(name, data_dir, Path(archives) if archives else None):
@@ -36,9 +36,9 @@ def read_split(
         info = Path(builder.data_dir, "dataset_info.json")
         key, read = "-".join([builder.name, *used]), partial(decode, builder, *used)
         splits, class_names = cache(data_dir, key, [info], read)
-    arrays = [Arrays(*(array[rows] for array in splits[part])) for part, rows in parts]
+    arrays = [Stored(*(array[rows] for array in splits[part])) for part, rows in parts]
     if len(arrays) > 1:
-        arrays = [Arrays(*map(np.concatenate, zip(*arrays, strict=True)))]
+        arrays = [Stored(*map(np.concatenate, zip(*arrays, strict=True)))]
     return arrays[0], class_names
 
 

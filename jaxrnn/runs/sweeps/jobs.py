@@ -69,7 +69,7 @@ class _Trainer:
 
     def __call__(self, experiment: Experiment) -> Outcome:
         if in_any_process(self._interrupted.received is not None):
-            raise Stopped(self._interrupted.exit_status or 128 + signal.SIGTERM)
+            raise Stopped(self._interrupted.exit_status)
         if self._data[0] != experiment.data:
             self._data = experiment.data, build_data(experiment.data, experiment.runtime)
         try:

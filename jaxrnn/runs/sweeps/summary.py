@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 
 from jaxrnn.files import Json, read_json, write_atomically, write_figure, write_json
-from jaxrnn.training.history import History, metric_columns
+from jaxrnn.runs.checkpoints import Checkpoints
+from jaxrnn.runs.results import drawing
+from jaxrnn.runs.workdir import read_results
+from jaxrnn.training.history import metric_columns
 from jaxrnn.training.tasks import Task
 
 SEED = "trainer.seed"
@@ -41,8 +44,7 @@ def runs_of(directory: Path) -> list[Path]:
 
 def results_if_finished(workdir: Path, epochs: int) -> Json | None:
     """Return the results of a run, or None if it has not finished this number of epochs."""
-    path = workdir / "results.json"
-    results = read_json(path) if path.exists() else {}
+    results = read_results(workdir)
     return results if results.get("stopped_early") or results.get("epochs") == epochs else None
 
 
@@ -78,8 +80,6 @@ def short_names(keys: Iterable[str]) -> list[str]:
 
 def write_summary(directory: Path, task: Task, failed: Mapping[str, str]) -> None:
     """Add statistics of the finished runs to ``sweep.json``; write ``sweep.csv``, ``sweep.png``."""
-    from jaxrnn.plotting import plot_history, plot_sweep  # slow to import
-
     content = read_sweep(directory)
     rows, varied = _rows(directory, content), content["varied"]
     columns = evaluated(rows[0], task) if rows else []
@@ -96,12 +96,15 @@ def write_summary(directory: Path, task: Task, failed: Mapping[str, str]) -> Non
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(directory / "sweep.csv", table.getvalue())
-        if varied:
-            figure = plot_sweep(configurations, varied, columns[0])
-        else:
-            paths = [directory / row["directory"] / "history.csv" for row in rows]
-            figure = plot_history([History.from_csv(path) for path in paths])
-        write_figure(directory / "sweep.png", figure)
+        with drawing(picture := directory / "sweep.png"):
+            from jaxrnn.plotting import plot_history, plot_sweep  # slow to import
+
+            if varied:
+                figure = plot_sweep(configurations, varied, columns[0])
+            else:
+                paths = [directory / row["directory"] / "checkpoints" for row in rows]
+                figure = plot_history([Checkpoints(path).history for path in paths])
+            write_figure(picture, figure)
     write_json(directory / "sweep.json", content)
 
 

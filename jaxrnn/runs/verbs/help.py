@@ -23,7 +23,7 @@ _USUAL = "epochs batch-size optimizer learning-rate hidden cell devices workdir 
 def short_help(presets: Mapping[str, Experiment], preset: str, description: str) -> Iterator[str]:
     """Yield the lines of the help, which lists how other presets differ from the chosen one."""
     page = presets[preset]
-    yield f"usage: {page.command} [PRESET] [OPTIONS]\n\n{description}".rstrip()
+    yield f"usage: {page.program} [PRESET] [OPTIONS]\n\n{description}".rstrip()
     yield "\npresets:"
     for name, experiment in presets.items():
         differing = differences(experiment, page).items()

@@ -118,7 +118,7 @@ class Split:
         for name, value in arrays_of(self).items():
             array = np.ascontiguousarray(value)
             digest.update(f"{name} {array.dtype} {array.shape} ".encode())
-            digest.update(array.reshape(-1).view(np.uint8))
+            digest.update(array.reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
     def read(self, indices: Any) -> Batch:

@@ -119,6 +119,6 @@ def _digests(piece: Arrays) -> np.ndarray:
     labels = np.ascontiguousarray(piece.labels)[:, None]
     rows = zip(flat.view(np.uint8), labels.view(np.uint8), strict=True)
     whole = b"".join(
-        hashlib.blake2b(row, salt=label, digest_size=16).digest() for row, label in rows
+        hashlib.blake2b(row.data, salt=label, digest_size=16).digest() for row, label in rows
     )
     return np.frombuffer(whole, np.uint8).reshape(-1, 16)

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.tree_util import keystr
 
 from jaxrnn.data import Datasets, Split
 from jaxrnn.data.splits import blank_example

@@ -147,7 +147,7 @@ def initial_state(experiment: Experiment, description: Json, key: jax.Array | No
     try:
         return create_train_state(
             key,
-            experiment.model.build(description["outputs"]),
+            experiment.build_model(description["outputs"], key),
             experiment.optimizer.build(description["steps"]),
             jax.ShapeDtypeStruct((1, *description["input_shape"]), np.float32),
             experiment.task,

@@ -64,7 +64,7 @@ class Run:
     @cached_property
     def model(self) -> Any:
         """The Flax module."""
-        return self.experiment.model.build(self.outputs)
+        return self.experiment.build_model(self.outputs)
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:

@@ -7,7 +7,7 @@ from jaxrnn.training.forward import measure
 from jaxrnn.training.history import History
 from jaxrnn.training.metrics import Metrics, NonFiniteLossError
 from jaxrnn.training.optimizers import Adam, Muon, averaged
-from jaxrnn.training.state import TrainState, create_train_state
+from jaxrnn.training.state import TrainState, create_train_state, merged
 from jaxrnn.training.steps import StepOptions, train_step
 from jaxrnn.training.tasks import Classification, LanguageModeling, Regression, Task
 
@@ -31,6 +31,7 @@ __all__ = [
     "fit",
     "generate",
     "measure",
+    "merged",
     "predict",
     "train_block",
     "train_epoch",

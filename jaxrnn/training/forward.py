@@ -119,7 +119,11 @@ def _random_options(
         if keys is None:
             raise ValueError(_NO_KEY)
         return {"keys": keys}
-    options = mode_options(state.takes, train=train)
+    options: dict[str, object] = {**mode_options(state.takes, train=train)}
+    if not isinstance(state.model, nn.Module | None):  # an NNX module
+        if train and state.draws and keys is None:
+            raise ValueError(_NO_KEY)
+        return {**options, "in_training": train, "streams": None if keys is None else keys[0]}
     if options and train and keys is not None:
         # make_rng falls back to the key of params.
         options["rngs"] = {"dropout": keys[0], "params": jax.random.fold_in(keys[0], 1)}

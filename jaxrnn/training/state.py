@@ -28,8 +28,8 @@ class TrainState(train_state.TrainState):
     task: Task = struct.field(pytree_node=False, default=Classification())
 
     @property
-    def model(self) -> nn.Module | None:
-        """The network, if ``apply_fn`` is its ``apply``."""
+    def model(self) -> Any:
+        """The linen module, or the ``NNXNetwork`` of an NNX module; None for other functions."""
         return getattr(self.apply_fn, "__self__", None)
 
     @property
@@ -46,7 +46,7 @@ class TrainState(train_state.TrainState):
 
 def create_train_state(
     key: Key[Array, ""] | int | None,
-    model: nn.Module,
+    model: Any,
     optimizer: optax.GradientTransformation,
     example: Shaped[chex.Array, "_ time *features"] | jax.ShapeDtypeStruct,
     task: Task = Classification(),  # noqa: B008
@@ -55,11 +55,12 @@ def create_train_state(
 
     Args:
       key: PRNG key of the initial parameters, or an integer seed; None for a state of shapes.
-      model: a Flax linen module that maps (batch, time, features) to (batch, width) outputs, or to
-        (batch, time, width). If its call takes ``train``, ``training``, ``is_training`` or
-        ``deterministic``, that is set in training and in evaluation, and ``nn.Dropout`` and
-        ``make_rng`` get their random numbers; if it takes ``keys``, these are a key for each
-        example in training.
+      model: a Flax linen or NNX module that maps (batch, time, features) to (batch, width)
+        outputs, or to (batch, time, width). If its call takes ``train``, ``training``,
+        ``is_training`` or ``deterministic``, that is set in training and in evaluation, and
+        ``nn.Dropout`` and ``make_rng`` get their random numbers; if it takes ``keys``, these are a
+        key for each example in training. An NNX module brings its parameters, and ``key`` is not
+        used; :func:`jaxrnn.training.merged` returns the trained module.
       optimizer: any optax gradient transformation that needs no more than gradients, parameters
         and the value of the loss. Create it once and keep it: functions are
         compiled for this object, and again for any other, even an equal one.
@@ -81,6 +82,8 @@ def create_train_state(
     >>> int(state.step)
     0
     """
+    if not isinstance(model, nn.Module):
+        return _from_nnx(model, optimizer, task, abstract=key is None)
     inputs = jnp.asarray(blank_example(example))
     try:
         model = _same(model)
@@ -102,13 +105,40 @@ def create_train_state(
     )
 
 
+def _from_nnx(
+    module: Any, optimizer: optax.GradientTransformation, task: Task, *, abstract: bool
+) -> TrainState:
+    from jaxrnn.nn.nnx_network import NNXNetwork  # slow to import
+
+    network = NNXNetwork(module)
+    params = network.params
+
+    def create(params: chex.ArrayTree) -> TrainState:
+        step = jnp.zeros((), jnp.int32)
+        opt_state = _init_optimizer(optimizer, params)
+        apply_fn = _same(network).apply
+        return TrainState(step, apply_fn, params, optimizer, opt_state, task)
+
+    state: TrainState = jax.eval_shape(create, params) if abstract else create(params)
+    return state
+
+
+def merged(state: TrainState) -> Any:
+    """Return the NNX module of a state, with the parameters of the state."""
+    if not hasattr(state.model, "merge"):
+        raise ValueError("only the state of an nnx.Module can be merged; others have state.params")
+    return state.model.merge(state.params)
+
+
 def mode_options(takes: Container[str], *, train: bool) -> dict[str, Any]:
     """Return the arguments of the network's call that turn dropout on or off."""
     return {name: mode == train for name, mode in MODES.items() if name in takes}
 
 
-def _arguments(model: nn.Module | None) -> frozenset[str]:
-    return frozenset() if model is None else frozenset(inspect.signature(model.__call__).parameters)
+def _arguments(model: Any) -> frozenset[str]:
+    if not isinstance(model, nn.Module):
+        return getattr(model, "arguments", frozenset())
+    return frozenset(inspect.signature(model.__call__).parameters)
 
 
 def _init(
@@ -121,6 +151,12 @@ def _init(
     if others := ", ".join(sorted(set(variables) - {"params"})):
         raise ValueError(f"the model has variables other than params, which are not kept: {others}")
     params = variables.get("params", {})
+    return params, _init_optimizer(optimizer, params)
+
+
+def _init_optimizer(
+    optimizer: optax.GradientTransformation, params: chex.ArrayTree
+) -> chex.ArrayTree:
     opt_state = optimizer.init(params)
     if isinstance(optimizer, optax.GradientTransformationExtraArgs):
         update = partial(optimizer.update, value=jnp.zeros(()), grad=params)
@@ -129,7 +165,7 @@ def _init(
         except TypeError as error:
             given = "a step gives the optimizer gradients, parameters and the value"
             raise ValueError(f"{given}, but {error}") from error
-    return params, opt_state
+    return opt_state
 
 
 @lru_cache
@@ -140,6 +176,6 @@ def _compiled_init(model: nn.Module, optimizer: optax.GradientTransformation) ->
 
 
 @lru_cache
-def _same(model: nn.Module) -> nn.Module:
+def _same(model: Any) -> Any:
     """Return one object for equal models, so that their states share compiled functions."""
     return model

@@ -1,5 +1,6 @@
 """Experiment: the full description of a run, in groups that check and build themselves."""
 
+import inspect
 import re
 import shlex
 import sys
@@ -8,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
+import jax
 import pydantic_core
 from annotated_types import Ge
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -81,7 +83,8 @@ class Experiment:
 
     Every group is a frozen dataclass, with constraints such as ``Annotated[int, Ge(1)]`` on its
     fields, that builds its own part: ``data.build()`` returns :class:`jaxrnn.Datasets`,
-    ``model.build(outputs)`` a Flax module, ``optimizer.build(steps)`` an optax transformation, and
+    ``model.build(outputs)`` a Flax module (``model.build(outputs, rngs)`` if it is an NNX module,
+    which draws its parameters itself), ``optimizer.build(steps)`` an optax transformation, and
     ``augment.build()`` a function or None. The identity of a run is everything except ``runtime``.
 
     A page extends the verbs ``predict`` and ``export`` by ``predict_options`` and
@@ -117,6 +120,16 @@ class Experiment:
             lines.append("--runtime.sample needs a language model")
         if lines:
             raise ValueError("\n".join(lines))
+
+    def build_model(self, outputs: int, key: jax.Array | None = None) -> Any:
+        """Build the Flax module; ``key`` is that of the parameters of an NNX module."""
+        if "rngs" not in inspect.signature(self.model.build).parameters:
+            return self.model.build(outputs)
+        from flax import nnx  # slow to import
+
+        rngs = nnx.Rngs(jax.random.key(0) if key is None else key)
+        build: Any = self.model.build
+        return build(outputs, rngs)
 
     def to_json(self) -> Json:
         """Return the experiment as JSON, the content of ``config.json``."""

@@ -17,7 +17,8 @@ from jax.experimental import multihost_utils
 
 from jaxrnn.data.reading import STOPPING
 from jaxrnn.runs.checkpoints import Checkpoints
-from jaxrnn.training.fitting import NonFiniteLossError, Record
+from jaxrnn.training.fitting import Record
+from jaxrnn.training.metrics import NonFiniteLossError
 
 
 class Interruption:

@@ -65,8 +65,7 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
         )
     state = initial_state(experiment, description, init_key)
     mesh = batch_mesh(trainer.batch_size, suitable_devices(state.params, runtime.devices))
-    for split in (train, *data.evals.values()):
-        check_fits(state, split)  # before there are files, unlike that of fit
+    check_fits(state, {"train": train, **data.evals})  # before there are files, unlike that of fit
     return Prepared(data, train, augment, description, key, mesh, state)
 
 
@@ -148,7 +147,7 @@ def initial_state(experiment: Experiment, description: Json, key: jax.Array | No
     try:
         return create_train_state(
             key,
-            experiment.model.build(description["outputs"]),
+            experiment.build_model(description["outputs"], key),
             experiment.optimizer.build(description["steps"]),
             jax.ShapeDtypeStruct((1, *description["input_shape"]), np.float32),
             experiment.task,

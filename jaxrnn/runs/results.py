@@ -7,10 +7,12 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.tree_util import keystr
 
 from jaxrnn.data import Datasets, Split
 from jaxrnn.data.splits import blank_example
@@ -62,12 +64,18 @@ def _size(state: TrainState) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
-def write_about(workdir: Path, model: nn.Module, prepared: Prepared, *, pictures: bool) -> None:
+def write_about(workdir: Path, model: Any, prepared: Prepared, *, pictures: bool) -> None:
     """Write the table of parameters and, for labelled images, the first training examples."""
     train = prepared.data.train
     example = blank_example(np.empty((1, *prepared.description["input_shape"])))
     plain = {"width": 120, "force_terminal": False, "no_color": True}
-    table = model.tabulate(jax.random.key(0), example, console_kwargs=plain)
+    if isinstance(model, nn.Module):
+        table = model.tabulate(jax.random.key(0), example, console_kwargs=plain)
+    else:  # nnx.tabulate changes classes, so nothing else could call the module meanwhile
+        params = jax.tree.leaves_with_path(prepared.state.params)
+        names = {keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in params}
+        rows = (f"{name}  {shape}" for name, shape in names.items())
+        table = "\n".join([*rows, f"total: {_size(prepared.state):,} parameters"])
     lines = (line.rstrip() for line in table.strip("\n").splitlines())
     write_atomically(workdir / "parameters.txt", "\n".join(lines) + "\n")
     images = example.shape[2:] > (1,)  # wider than one pixel

@@ -111,7 +111,7 @@ def _train(
         pool.submit(importlib.import_module, "orbax.checkpoint")  # while XLA compiles
         own: list[Hook] = []
         if is_first():
-            model = experiment.model.build(data.outputs)
+            model = experiment.build_model(data.outputs)
             about = pool.submit(write_about, workdir, model, prepared, pictures=pictures)
             own += experiment.hooks()
             if runtime.tensorboard:

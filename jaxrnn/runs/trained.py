@@ -13,7 +13,8 @@ import numpy as np
 import optax
 
 from jaxrnn.data import ImageSequences, default_dirs
-from jaxrnn.data.splits import Split, check_values, take
+from jaxrnn.data.batches import check_values
+from jaxrnn.data.splits import Split, take
 from jaxrnn.files import Json, read_json, read_json_or_none
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
@@ -63,7 +64,7 @@ class Run:
     @cached_property
     def model(self) -> Any:
         """The Flax module."""
-        return self.experiment.model.build(self.outputs)
+        return self.experiment.build_model(self.outputs)
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:

@@ -118,5 +118,7 @@ def _digests(piece: Arrays) -> np.ndarray:
     flat = np.ascontiguousarray(piece.images).reshape(len(piece.images), -1)
     labels = np.ascontiguousarray(piece.labels)[:, None]
     rows = zip(flat.view(np.uint8), labels.view(np.uint8), strict=True)
-    digests = (hashlib.blake2b(row.data, salt=label.data, digest_size=16) for row, label in rows)
-    return np.frombuffer(b"".join(digest.digest() for digest in digests), np.uint8).reshape(-1, 16)
+    whole = b"".join(
+        hashlib.blake2b(row.data, salt=label, digest_size=16).digest() for row, label in rows
+    )
+    return np.frombuffer(whole, np.uint8).reshape(-1, 16)

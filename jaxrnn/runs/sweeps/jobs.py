@@ -19,7 +19,7 @@ from jaxrnn.runs.interruptions import Interruption, interruption
 from jaxrnn.runs.prepare import build_data
 from jaxrnn.runs.processes import Stopped, session
 from jaxrnn.runs.run import run_one
-from jaxrnn.training.fitting import NonFiniteLossError
+from jaxrnn.training.metrics import NonFiniteLossError
 from jaxrnn.training.sharding import in_any_process
 
 Outcome: TypeAlias = Json | str

@@ -61,7 +61,11 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
     init_key, key = jax.random.split(jax.random.key(trainer.seed))
     augment = experiment.augment.build() if experiment.augment is not None else None
     if augment is not None and (channels := description["channels"]) > 1:
-        raise ValueError(f"images of {channels} channels cannot be warped; set --augment to 0")
+        options = [
+            f"--augment.{name} 0" for name, value in vars(experiment.augment).items() if value
+        ]
+        advice = f"give {' '.join(options)}"
+        raise ValueError(f"images of {channels} channels cannot be warped; {advice}")
     train: Any = data.train
     if runtime.stream or not isinstance(train, Split):
         train = stream(
@@ -113,6 +117,7 @@ def _describe(experiment: Experiment, data: Datasets) -> Json:
         "class_names": list(getattr(train, "class_names", ())),
         "channels": getattr(train, "channels", 1),
         "pixels": len(input_shape) == 2 and example["inputs"].dtype == np.uint8,
+        "pixel_max": data.pixel_max,
     }
 
 

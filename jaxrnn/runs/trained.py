@@ -43,6 +43,7 @@ class Run:
       class_names: the name of each class, in order; indices if the data has no names.
       channels: number of channels of a pixel, which are adjacent in the features of images.
       pixels: whether it was trained on uint8 pixels, which the network reads as 0 … 1.
+      pixel_max: the number that became 255 when its images were read; see :class:`jaxrnn.Source`.
     """
 
     experiment: Experiment
@@ -54,6 +55,7 @@ class Run:
     class_names: tuple[str, ...] = ()
     channels: int = 1
     pixels: bool = False
+    pixel_max: float = 255
 
     @cached_property
     def model(self) -> Any:
@@ -186,6 +188,7 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
             class_names=tuple(names) if experiment.task.categorical else (),
             channels=description["channels"],
             pixels=description["pixels"],
+            pixel_max=description.get("pixel_max", 255),
         )
         return state
 

@@ -1,5 +1,6 @@
 """The verbs of pages whose networks read digits: predict with --ink, export with --page."""
 
+import logging
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from jaxrnn.runs import Run
 from jaxrnn.runs.verbs.export import Export
 from jaxrnn.runs.verbs.predict import Predict
 from jaxrnn.runs.verbs.reading import Reader, image_reader
+
+log = logging.getLogger("jaxrnn")
 
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -35,6 +38,8 @@ class PredictDigits(Predict):
         from experiments.digits.pictures import normalize_digit  # slow to import
 
         data = run.experiment.data
+        if self.ink is None and run.class_names != tuple("0123456789"):
+            log.warning("pictures are read as digits of MNIST; --ink none only resizes them")
 
         def fit(picture: PictureLike) -> np.ndarray:
             return normalize_digit(read_picture(picture, data.background), ink)

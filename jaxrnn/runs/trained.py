@@ -165,7 +165,8 @@ def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: b
     runs = [_load(path, experiment, best) for path in runs_of(workdir)]
     if len(runs) == 1:
         return runs[0]
-    if len({(run.input_shape, run.outputs, run.class_names, run.pixels) for run in runs}) > 1:
+    reading = ("input_shape", "outputs", "class_names", "pixels", "pixel_max")
+    if len({tuple(getattr(run, name) for name in reading) for run in runs}) > 1:
         raise ValueError(f"the runs in {workdir} read or predict different things; give one run")
     shared = {field.name: getattr(runs[0], field.name) for field in fields(Run)}
     return Ensemble(**shared, runs=tuple(runs))

@@ -27,10 +27,11 @@ def read_split(
 ) -> tuple[Arrays, tuple[str, ...], float]:
     """Read a split, its class names, and the number that became 255; see :class:`jaxrnn.Source`."""
     data_dir = Path(data_dir) if data_dir else _default_data_dir()
-    if cached := _read_whole(name, data_dir, Path(archives) if archives else None, background):
-        splits = cached.splits
-        sizes = {part: tfds.core.SplitInfo(part, [len(splits[part].labels)], 0) for part in splits}
-        parts = _find_parts(name, split, sizes)
+    cached = _read_whole(name, data_dir, Path(archives) if archives else None, background)
+    if cached:
+        sizes = {part: len(arrays.labels) for part, arrays in cached.splits.items()}
+        infos = {part: tfds.core.SplitInfo(part, [size], 0) for part, size in sizes.items()}
+        parts = _find_parts(name, split, infos)
     else:
         builder = open_builder(name, data_dir)
         parts = _find_parts(name, split, builder.info.splits)
@@ -38,8 +39,7 @@ def read_split(
         info = Path(builder.data_dir, "dataset_info.json")
         key, read = "-".join([builder.name, *used]), partial(decode, builder, *used)
         cached = cache(data_dir, key, [info], read)
-        splits = cached.splits
-    arrays = [Arrays(*(array[rows] for array in splits[part])) for part, rows in parts]
+    arrays = [Arrays(*(array[rows] for array in cached.splits[part])) for part, rows in parts]
     if len(arrays) > 1:
         arrays = [Arrays(*map(np.concatenate, zip(*arrays, strict=True)))]
     return arrays[0], cached.class_names, cached.pixel_max

@@ -18,9 +18,9 @@ from jaxrnn.data.readers.labelled import check_classes, label_images
 log = logging.getLogger("jaxrnn")
 
 _SPLITS = {
-    "train": re.compile("train(ing)?([-_ ]?(set|data))?", re.IGNORECASE),
-    "validation": re.compile("(val|valid|validation|dev)([-_ ]?(set|data))?", re.IGNORECASE),
-    "test": re.compile("test(ing)?([-_ ]?(set|data))?", re.IGNORECASE),
+    "train": re.compile("train(ing)?([-_ ]?(set|data|images))?", re.IGNORECASE),
+    "validation": re.compile("(val|valid|validation|dev)([-_ ]?(set|data|images))?", re.IGNORECASE),
+    "test": re.compile("test(ing)?([-_ ]?(set|data|images))?", re.IGNORECASE),
 }
 _LEFT_BY_SYSTEMS = {
     *("__macosx", "network trash folder", "temporary items", "icon\r"),
@@ -89,9 +89,10 @@ def _class_of(directory: Path) -> str:
 
 def _directories(folder: Path, skipped: list[Path]) -> list[Path]:
     """List the directories in a directory; everything else is skipped."""
-    paths = sorted(folder.iterdir())
-    found = [path for path in paths if path.is_dir() and not is_left_by_system(path)]
-    skipped += [path for path in paths if path not in set(found)]
+    found: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        is_kept = path.is_dir() and not is_left_by_system(path)
+        (found if is_kept else skipped).append(path)
     return found
 
 

@@ -115,4 +115,5 @@ def stretch(images: np.ndarray, pixel_max: float) -> np.ndarray:
 
 def is_whole(images: np.ndarray) -> bool:
     """Return whether all numbers are whole."""
-    return images.dtype.kind in "biu" or bool((images == np.round(images)).all())
+    kind = images.dtype.kind
+    return kind in "biu" or (kind == "f" and bool((images == np.round(images)).all()))

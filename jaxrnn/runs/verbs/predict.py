@@ -1,6 +1,7 @@
 """The predict verb: what a stored run predicts for files."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ class Predict(Group):
             fit = partial(
                 fit_picture, shape=shape, resize=not self.as_is, background=data.background
             )
-            of_pictures = not data.name.lower().endswith(".npz") and "/" in data.name
-            picture_max = run.pixel_max if of_pictures else 255
+            is_folder = re.match(r"[.~]|.*/", data.name) and not data.name.lower().endswith(".npz")
+            picture_max = run.pixel_max if is_folder else 255
             return image_reader(shape, fit, data.as_inputs, run.pixel_max, picture_max)
         if self.as_is:
             raise ValueError("--as-is needs a network that reads images")

@@ -144,7 +144,7 @@ def _decode(file: BinaryIO) -> Image.Image:
     except Exception as error:  # Pillow may raise anything for other files
         file.seek(0)
         if file.read(16)[4:].startswith(_HEIC):
-            raise ValueError("HEIC pictures are not read; convert it to JPEG or PNG") from error
+            raise ValueError("HEIC pictures are not read; convert them to JPEG or PNG") from error
         formats = ", ".join(FORMATS)
         raise NotAPictureError(f"not a picture in one of the formats {formats}") from error
     if pixels > PIXELS:

@@ -40,7 +40,7 @@ class Datasets:
     evals: Mapping[str, Any] = field(default_factory=dict)
     outputs: int = 1
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    pixel_max: float = 255
+    pixel_max: int = 255
 
 
 def readable(source: Any) -> Readable:

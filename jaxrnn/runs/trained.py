@@ -55,7 +55,7 @@ class Run:
     class_names: tuple[str, ...] = ()
     channels: int = 1
     pixels: bool = False
-    pixel_max: float = 255
+    pixel_max: int = 255
 
     @cached_property
     def model(self) -> Any:

@@ -24,7 +24,7 @@ _Path = str | os.PathLike[str] | None
 
 def read_split(
     name: str, split: str, data_dir: _Path, archives: _Path, background: str | None = None
-) -> tuple[Arrays, tuple[str, ...], float]:
+) -> tuple[Arrays, tuple[str, ...], int]:
     """Read a split, its class names, and the number that became 255; see :class:`jaxrnn.Source`."""
     data_dir = Path(data_dir) if data_dir else _default_data_dir()
     cached = _read_whole(name, data_dir, Path(archives) if archives else None, background)

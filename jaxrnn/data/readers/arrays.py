@@ -33,7 +33,7 @@ class Images(NamedTuple):
 
     splits: Mapping[str, Iterable[Arrays]]
     class_names: tuple[str, ...]
-    pixel_max: float = 255
+    pixel_max: int = 255
 
 
 class Cached(NamedTuple):
@@ -41,7 +41,7 @@ class Cached(NamedTuple):
 
     splits: dict[str, Arrays]
     class_names: tuple[str, ...]
-    pixel_max: float
+    pixel_max: int
 
 
 def cache(data_dir: Path, name: str, files: Iterable[Path], read: Callable[[], Images]) -> Cached:

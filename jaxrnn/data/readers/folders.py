@@ -70,7 +70,10 @@ def find_images(folder: Path) -> Found:
         for path in paths:
             below = path.relative_to(directory).parts[:-1]
             images.append((split or _split_of(*below[:1]) or "train", name, path))
-    _check_found(folder, images, classes)
+    if not images:
+        where = "directories named by class" + " in those named by split" * has_splits
+        raise ValueError(f"{folder} has no images in {where}")
+    _check_found(folder, images, classes[0][1])
     images.sort(key=lambda image: ([*_SPLITS].index(image[0]), image[2]))
     return Found(images, skipped)
 
@@ -120,21 +123,13 @@ def is_left_by_system(path: Path) -> bool:
     return path.name.startswith(".") or path.name.casefold() in _LEFT_BY_SYSTEMS
 
 
-def _check_found(
-    folder: Path,
-    images: Sequence[tuple[str, str, Path]],
-    classes: Sequence[tuple[str | None, Path]],
-) -> None:
-    """Check the classes of each split."""
-    if not images:
-        raise ValueError(f"{folder} has no images in directories named by class")
-    if len({name for _, name, _ in images}) == 1:
-        _, directory = classes[0]
-        if all(path.parent != directory for *_, path in images):  # as archives are often packed
-            raise ValueError(
-                f"{folder} has a single class, with images only in directories below it; give "
-                f"{directory}{os.sep}"
-            )
+def _check_found(folder: Path, images: Sequence[tuple[str, str, Path]], first: Path) -> None:
+    """Check the classes of each split; the directory of the first class tells wrapped data."""
+    is_single = len({name for _, name, _ in images}) == 1
+    if is_single and all(path.parent != first for *_, path in images):  # an archive's own directory
+        raise ValueError(
+            f"{folder} has a single class, with images only in directories below it; give {first}/"
+        )
     splits = sorted({split for split, *_ in images}, key=[*_SPLITS].index)
     names = {
         split: np.array([name for part, name, _ in images if part == split]) for split in splits
@@ -149,7 +144,7 @@ def read_images(found: Found, folder: Path, background: str | None = None) -> Im
     """Read the images that :func:`find_images` found in a folder."""
     if found.skipped:
         names = list_some([path.relative_to(folder) for path in found.skipped])
-        log.warning("%s: skipped %d files and directories: %s", folder, len(found.skipped), names)
+        log.warning("%s: skipped %s, which are no pictures of a class", folder, names)
     if several := [path for *_, path in found.images if has_more_frames(path)]:
         names = list_some([path.relative_to(folder) for path in several])
         log.warning("%s: read the first of several pages or frames of %s", folder, names)
@@ -169,8 +164,8 @@ def read_images(found: Found, folder: Path, background: str | None = None) -> Im
 
 
 def list_some(names: Sequence[object]) -> str:
-    """List the first of some names."""
-    return ", ".join([*map(str, names[:5]), *["…"] * (len(names) > 5)])
+    """List the first of some names, and say how many there are."""
+    return ", ".join(map(str, names[:5])) + f", … ({len(names)} in all)" * (len(names) > 5)
 
 
 def _read_image(path: Path, background: str | None) -> Image:

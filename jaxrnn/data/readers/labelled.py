@@ -37,8 +37,6 @@ def label_images(
     first = min(lowest, 1) if highest >= len(names) else 0
     names = names if highest < len(names) else tuple(map(str, range(first, highest + 1)))
     pixel_max = find_pixel_max(next(iter(pairs.values()))[0])
-    if pixel_max != _WHITE:
-        log.warning("%s: pixels from 0 to %s are stretched to 0 … 255", where, pixel_max)
     splits = {}
     for split, (images, _) in pairs.items():
         try:
@@ -46,6 +44,8 @@ def label_images(
         except ValueError as error:
             raise ValueError(f"{where}: the {split} images have {error}") from error
         splits[split] = [Arrays(pixels, labels[split].astype(np.int32) - first)]
+    if pixel_max != _WHITE:
+        log.warning("%s: pixels from 0 to %s are stretched to 0 … 255", where, pixel_max)
     return Images(splits, names, pixel_max)
 
 
@@ -84,7 +84,7 @@ def check_classes(words: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     return tuple(known)
 
 
-def find_pixel_max(images: np.ndarray) -> float:
+def find_pixel_max(images: np.ndarray) -> int:
     """Return the number that stands for white in images.
 
     It is 1 for numbers from 0 to 1, and the largest of whole numbers that are all below 128, as
@@ -93,10 +93,10 @@ def find_pixel_max(images: np.ndarray) -> float:
     most = images.max()
     if 0 < most <= 1:
         return 1
-    return most.item() if 1 < most < 128 and is_whole(images) else _WHITE
+    return int(most) if 1 < most < 128 and is_whole(images) else _WHITE
 
 
-def stretch(images: np.ndarray, pixel_max: float) -> np.ndarray:
+def stretch(images: np.ndarray, pixel_max: int) -> np.ndarray:
     """Convert images to uint8, such that ``pixel_max`` becomes 255.
 
     Raises:
@@ -104,7 +104,7 @@ def stretch(images: np.ndarray, pixel_max: float) -> np.ndarray:
     """
     least, most = images.min(), images.max()
     if not 0 <= least <= most <= pixel_max or (pixel_max == _WHITE and not is_whole(images)):
-        expected = f"at most {pixel_max}, the largest of the training images"
+        expected = f"numbers from 0 to {pixel_max}, the largest of the training images"
         if pixel_max == _WHITE:
             expected = "whole numbers from 0 to 255, or in every split from 0 to 1"
         raise ValueError(f"{images.dtype} from {least:g} to {most:g}; expected {expected}")

@@ -46,8 +46,8 @@ def image_reader(
     shape: tuple[int, int, int],
     fit: Callable[[PictureLike], np.ndarray],
     as_inputs: Callable[[np.ndarray], np.ndarray],
-    array_max: float = 255,
-    picture_max: float = 255,
+    array_max: int = 255,
+    picture_max: int = 255,
 ) -> Reader:
     """Build a reader of pictures, and of arrays of images, flattened or not.
 
@@ -116,17 +116,15 @@ def read_files(words: Sequence[str], reader: Reader) -> Iterator[dict[str, Examp
         names, skipped = _files_of(word), []
         for name in names:
             examples, path = _read_file(name, reader), Path(name)
-            error = isinstance(examples.get(name), NotAPictureError)
-            if error and name != word and path.suffix.lower() not in picture_suffixes():
+            is_other = isinstance(examples.get(name), NotAPictureError)
+            if is_other and name != word and path.suffix.lower() not in picture_suffixes():
                 skipped.append(name)
                 continue
             if path.is_file() and has_more_frames(path):
                 several.append(name)
             yield examples
         if skipped:
-            log.warning(
-                "skipped %d files, which are no pictures: %s", len(skipped), list_some(skipped)
-            )
+            log.warning("skipped %s, which are no pictures", list_some(skipped))
         if names == skipped:
             kind = "pictures" if skipped else "files"
             yield {word: ValueError(f"the directory has no {kind} in it")}

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,7 +31,7 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
         raise
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Json) -> None:
     """Write indented JSON, atomically; numbers that are not finite become null."""
     write_atomically(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
 
@@ -59,6 +58,14 @@ def read_json(path: Path) -> Json:
     return value
 
 
+def read_json_or_none(path: Path) -> Json | None:
+    """Read a JSON object that can be made again: None if it is missing or damaged."""
+    try:
+        return read_json(path)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def finite(content: Any) -> Any:
     """Replace the numbers in JSON that are not finite by None."""
     if isinstance(content, dict):
@@ -68,15 +75,17 @@ def finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def local_path(option: str, path: Path) -> Path:
-    """Replace ``~`` in a path by the home directory.
+def local_path(option: str, path: str | Path) -> Path:
+    """Convert to a path, with ``~`` replaced by the home directory.
 
     Raises:
-      ValueError: it is a URL, such as gs://bucket/runs.
+      ValueError: it is an empty string, or a URL, such as gs://bucket/runs.
     """
+    if not str(path).strip():
+        raise ValueError(f"--{option} is empty; is a variable of the shell unset?")
     if scheme := re.match(r"([a-z][a-z0-9+.-]+):/", str(path)):
         raise ValueError(f"--{option} must be a local directory; got one of {scheme[1]}://")
-    return path.expanduser()
+    return Path(path).expanduser()
 
 
 def first_line(error: BaseException) -> str:

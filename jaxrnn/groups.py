@@ -4,15 +4,17 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
-from annotated_types import Ge, Gt, Lt
+import numpy as np
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AllowInfNan
 
 from jaxrnn.files import local_path
 
+_Float32 = Annotated[float, AllowInfNan(False), Le(float(np.finfo(np.float32).max))]
 Count = Annotated[int, Ge(1)]
-Positive = Annotated[float, Gt(0), AllowInfNan(False)]
-NonNegative = Annotated[float, Ge(0), AllowInfNan(False)]
-Fraction = Annotated[float, Ge(0), Lt(1), AllowInfNan(False)]
+Positive = Annotated[_Float32, Gt(0)]
+NonNegative = Annotated[_Float32, Ge(0)]
+Fraction = Annotated[_Float32, Ge(0), Lt(1)]
 
 
 class Group:
@@ -22,7 +24,7 @@ class Group:
     becomes the home directory.
 
     Raises:
-      ValueError: a path is a URL, or not UTF-8.
+      ValueError: a path is empty, a URL, or not UTF-8.
     """
 
     def __post_init__(self) -> None:
@@ -32,5 +34,5 @@ class Group:
             if getattr(value, "shape", None) == ():
                 value = value.item()
             elif isinstance(value, str | Path) and field.type in (Path, Path | None):
-                value = local_path(field.name.replace("_", "-"), Path(value))
+                value = local_path(field.name.replace("_", "-"), value)
             object.__setattr__(self, field.name, value)

@@ -9,14 +9,14 @@ others must end by themselves.
 
 import os
 import random
-import signal
 import socket
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
+from multiprocessing import get_context
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +34,11 @@ RUN = [
 ]
 
 
-def forked(function: Callable[..., object], *arguments: Any) -> int:
-    """Call a function in a process of its own; returns its id."""
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        function(*arguments)
-        status = 0
-    except SystemExit as error:
-        status = int(error.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+def forked(function: Callable[..., object], *arguments: Any) -> ForkProcess:
+    """Call a function in a process of its own."""
+    child = get_context("fork").Process(target=function, args=arguments)
+    child.start()
+    return child
 
 
 def run_page(arguments: list[str], log: Path) -> None:
@@ -71,8 +59,8 @@ def unused_address() -> str:
 
 def start(
     workdir: Path, processes: int = 1, arguments: Sequence[str] = RUN, devices: int = 2
-) -> list[int]:
-    """Run the experiment in processes that share the devices; returns their ids."""
+) -> list[ForkProcess]:
+    """Run the experiment in processes that share the devices."""
     words = [*arguments, "--devices", str(devices // processes or 1), "--workdir", str(workdir)]
     if processes > 1:
         words += ["--distributed", "--coordinator", unused_address(), "--heartbeat", str(HEARTBEAT)]
@@ -91,20 +79,16 @@ def logs(workdir: Path) -> str:
     return "\n".join(path.read_text() for path in sorted(workdir.parent.glob(f"{workdir.name}.*")))
 
 
-def end_of(children: list[int], workdir: Path, seconds: float) -> list[int]:
+def end_of(children: Sequence[ForkProcess], workdir: Path, seconds: float) -> list[int | None]:
     """The exit statuses of processes that have to end in time, or ``AssertionError``."""
-    deadline, statuses = time.monotonic() + seconds, {}
-    while len(statuses) < len(children):
-        for child in set(children) - set(statuses):
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                statuses[child] = os.waitstatus_to_exitcode(status)
-        if time.monotonic() > deadline:
-            for child in set(children) - set(statuses):
-                os.kill(child, signal.SIGKILL)
-            raise AssertionError(f"{workdir.name} did not end:\n{logs(workdir)}")
-        time.sleep(0.01)
-    return [statuses[child] for child in children]
+    deadline = time.monotonic() + seconds
+    for child in children:
+        child.join(max(0, deadline - time.monotonic()))
+    late = [child for child in children if child.is_alive()]
+    for child in late:
+        child.kill()
+    assert not late, f"{workdir.name} did not end:\n{logs(workdir)}"
+    return [child.exitcode for child in children]
 
 
 def run_to_the_end(workdir: Path, *how: Any) -> None:
@@ -118,7 +102,7 @@ def kill_after(seconds: float, workdir: Path, processes: int, victim: int) -> No
     """Start a run and kill one of its processes; the others end, and say why."""
     children = start(workdir, processes)
     time.sleep(seconds)
-    os.kill(children[victim], signal.SIGKILL)
+    children[victim].kill()
     statuses = end_of(children, workdir, 3 * HEARTBEAT + 30)
     if (workdir / "results.json").exists():
         return

@@ -3,10 +3,8 @@
 python -m tests.kill_sweeps [KILLS [SEED [JOBS]]]
 """
 
-import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -19,7 +17,7 @@ import jaxrnn
 from experiments.mnist_rnn import PRESETS
 from jaxrnn.runs import RuntimeConfig
 from jaxrnn.runs.sweeps import runs_of, sweep
-from tests.kill_runs import assert_same_bits, forked
+from tests.kill_runs import assert_same_bits, end_of, forked
 
 
 def train(workdir: Path, jobs: int) -> None:
@@ -34,8 +32,7 @@ def train(workdir: Path, jobs: int) -> None:
 
 def finish(workdir: Path, jobs: int) -> None:
     """Run the sweep to its end."""
-    status = os.waitpid(forked(train, workdir, jobs), 0)[1]
-    assert status == 0, f"{workdir.name} ended with {status}"
+    assert end_of([forked(train, workdir, jobs)], workdir, 300) == [0], workdir.name
 
 
 def main(kills: int = 10, seed: int = 0, jobs: int = 1) -> None:
@@ -51,8 +48,8 @@ def main(kills: int = 10, seed: int = 0, jobs: int = 1) -> None:
         for _ in range(kills):
             child = forked(train, killed, jobs)
             time.sleep(generator.uniform(0, 0.5 * duration))
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            child.kill()
+            child.join()
             time.sleep(0.5)  # in which its workers notice
             finished.append(len([*killed.rglob("results.json")]))
         finish(killed, jobs)

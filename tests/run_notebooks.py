@@ -33,28 +33,16 @@ def execute(notebook: nbformat.NotebookNode, *, timeout: float = 3600) -> None:
         kernel_name="python3",
         timeout=timeout,
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": NOTEBOOKS}},
     ).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = merged(cell.outputs)
             cell.metadata.pop("execution", None)  # when an editor ran it
             for output in cell.outputs:
                 if output.get("name") == "stderr":
                     raise RuntimeError(f"{cell.id} wrote to stderr: {output.text}\n{cell.source}")
     notebook.metadata = nbformat.from_dict(METADATA)
-
-
-def merged(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """The outputs of a cell, with what it wrote in several pieces in one."""
-    whole: list[nbformat.NotebookNode] = []
-    for output in outputs:
-        stream = output.get("name")  # no other outputs have one
-        if stream and whole and whole[-1].get("name") == stream:
-            whole[-1].text += output.text
-        else:
-            whole.append(output)
-    return whole
 
 
 def main(*names: str) -> None:

@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import chex
@@ -35,6 +36,13 @@ from tests.kill_runs import (
     unused_address,
 )
 
+# What a launcher says to each of two processes on this machine.
+LAUNCHERS = {
+    "slurm": "SLURM_JOB_ID={job} SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2 "
+    "SLURM_STEP_NUM_TASKS=2 SLURM_PROCID={process} SLURM_LOCALID={process}",
+    "mpi": "OMPI_MCA_orte_hnp_uri={job}.0;tcp://127.0.0.1:1 OMPI_COMM_WORLD_SIZE=2 "
+    "OMPI_COMM_WORLD_RANK={process} OMPI_COMM_WORLD_LOCAL_RANK={process}",
+}
 SMALL = ["--hidden", "12", "--test", "test[:200]", "--train", "train[:640]"]
 
 
@@ -51,7 +59,7 @@ def two_are_one(folder: Path) -> None:
     run_to_the_end(folder / "one", 1, run, 4)
     run_to_the_end(folder / "two", 2, run, 4)
     children = start_and_wait(folder / "killed", run, epoch=2)
-    os.kill(children[1], signal.SIGKILL)
+    children[1].kill()
     assert end_of(children, folder / "killed", 3 * HEARTBEAT + 30)[0], logs(folder / "killed")
     check_lost(folder / "killed", 0)
     assert not (folder / "killed" / "results.json").exists()
@@ -110,9 +118,9 @@ def stopped_and_resumed(folder: Path) -> None:
     run += ["--steps-per-epoch", "7", "--epochs"]  # ten are a pass
     run_to_the_end(folder / "whole", 1, [*run, "12"], 4)
     children = start_and_wait(folder / "run", [*run, "10"], epoch=3)
-    os.kill(children[1], signal.SIGTERM)
+    os.kill(children[1].pid, signal.SIGUSR1)
     statuses = end_of(children, folder / "run", 60)
-    assert statuses == [128 + signal.SIGTERM] * 2, logs(folder / "run")
+    assert statuses == [128 + signal.SIGUSR1] * 2, logs(folder / "run")
     assert "stopped; earlier epochs are saved in" in log_of(folder / "run").read_text()
     run_to_the_end(folder / "run", 4, [*run, "10"], 4)
     run_to_the_end(folder / "run", 1, [*run, "12"], 4)
@@ -120,12 +128,12 @@ def stopped_and_resumed(folder: Path) -> None:
     assert_close(*(jaxrnn.load_run(folder / name).history for name in ("run", "whole")))
 
 
-def start_and_wait(workdir: Path, run: list[str], epoch: int) -> list[int]:
+def start_and_wait(workdir: Path, run: list[str], epoch: int) -> list[ForkProcess]:
     """Start a run on two processes, and wait for the end of an epoch."""
     children = start(workdir, 2, run, 4)
     while f"epoch {epoch}/" not in logs(workdir):
         time.sleep(0.01)
-        assert os.waitpid(children[0], os.WNOHANG) == (0, 0), logs(workdir)
+        assert children[0].is_alive(), logs(workdir)
     return children
 
 
@@ -133,7 +141,7 @@ def launchers(folder: Path) -> None:
     """Who the processes are is found in what SLURM and Open MPI tell them."""
     # Of the last 4,096 ports JAX takes the one of the job's number, under SLURM and Open MPI alike.
     job = random.randrange(4096)
-    for launcher in ("slurm", "mpi"):
+    for launcher in LAUNCHERS:
         paths = [folder / f"{launcher}-{process}" for process in range(2)]
         children = [forked(join, launcher, n, job, path) for n, path in enumerate(paths)]
         assert end_of(children, folder / launcher, 60) == [0, 0]
@@ -142,29 +150,11 @@ def launchers(folder: Path) -> None:
 
 def join(launcher: str, process: int, job: int, path: Path) -> None:
     """One of two processes, which leaves what it found out."""
-    os.environ.update(environment(launcher, process, job))
+    words = LAUNCHERS[launcher].format(job=job, process=process).split()
+    os.environ.update(word.split("=") for word in words)
     with processes(RuntimeConfig(distributed=True)):
         path.write_text(f"{jax.process_index()} of {jax.process_count()}")
         jax.distributed.shutdown()
-
-
-def environment(launcher: str, process: int, job: int) -> dict[str, str]:
-    """What a launcher says to one of two processes on this machine."""
-    if launcher == "slurm":
-        return {
-            "SLURM_JOB_ID": str(job),
-            "SLURM_STEP_NODELIST": "localhost",
-            "SLURM_NTASKS": "2",
-            "SLURM_STEP_NUM_TASKS": "2",
-            "SLURM_PROCID": str(process),
-            "SLURM_LOCALID": str(process),
-        }
-    return {
-        "OMPI_MCA_orte_hnp_uri": f"{job}.0;tcp://127.0.0.1:1",
-        "OMPI_COMM_WORLD_SIZE": "2",
-        "OMPI_COMM_WORLD_RANK": str(process),
-        "OMPI_COMM_WORLD_LOCAL_RANK": str(process),
-    }
 
 
 def no_others(folder: Path) -> None:

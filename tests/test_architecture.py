@@ -16,7 +16,7 @@ BELOW = {
     "runs": {"nn", "data", "training", "plotting", "export"},
 }
 SHARED = {"groups", "files", "version"}
-DEFERRED = ("jaxrnn.plotting", "jaxrnn.export", "jaxrnn.runs.verbs")  # slow
+DEFERRED = ("jaxrnn.plotting", "jaxrnn.export", "jaxrnn.runs.verbs", "jaxrnn.nn.nnx")  # slow
 
 
 def parsed(folder):

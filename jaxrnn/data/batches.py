@@ -1,13 +1,15 @@
-"""The order of the examples in an epoch, and its batches."""
+"""Batches: their order in an epoch, the check of their values, and what networks read."""
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.data.splits import Batch, Split, take
+from jaxrnn.data.splits import Batch, Split, arrays_of, as_split, check_examples, take
+
+_TIMED = {"inputs": 2, "labels": 2, "targets": 3}  # axes of arrays that have time steps
 
 
 def as_key(key: Any) -> jax.Array:
@@ -51,6 +53,7 @@ def batches(
     >>> [len(batch["labels"]) for batch in batches(digits, jax.random.key(0), batch_size=40)]
     [40, 40, 20]
     """
+    split = as_split(split)
     check_batch_size(batch_size, split)
     whole, rest = epoch_indices(
         key, len(split), batch_size=batch_size, drop_remainder=drop_remainder
@@ -67,3 +70,80 @@ def check_batch_size(batch_size: int, split: Sized) -> None:
             f"batch size must be between 1 and the {len(split)} examples of the split; "
             f"got {batch_size}"
         )
+
+
+def check_values(
+    examples: Split | Batch,
+    classes: int,
+    vocabulary: int | None = None,
+    places: Sequence[int] | np.ndarray = (),
+) -> None:
+    """Raise ``ValueError`` for values out of range, which JAX ignores, and for missing ones.
+
+    Labels must be below ``classes``, the outputs of the model, and tokens below ``vocabulary``.
+    Messages count examples by ``places``, their positions in the source, or else by row.
+    """
+    arrays = arrays_of(examples)
+    lengths, labels = arrays.get("lengths"), arrays.get("labels")
+    time = np.shape(arrays["inputs"])[1]
+    if vocabulary is not None and np.ndim(arrays["inputs"]) == 2:
+        bound = f"{vocabulary - 1}, as they are tokens (Split.from_arrays reads rows of pixels)"
+        _check_range("inputs (N, time)", arrays["inputs"], vocabulary - 1, bound)
+    if lengths is not None:
+        _check_range("lengths", lengths, time, f"the {time} time steps")
+        if np.size(lengths) and not np.max(lengths):
+            raise ValueError("lengths are all 0, so there is nothing to learn from")
+    if labels is not None:
+        if lengths is not None and np.ndim(labels) == 2:  # padding may hold anything
+            labels = np.asarray(labels)[np.arange(time) < np.asarray(lengths)[:, None]]
+        bound = f"{classes - 1}, as the model has {classes} outputs"
+        _check_range("labels", labels, classes - 1, bound)
+    for name in ("inputs", "targets"):
+        if name in arrays and jnp.issubdtype(jnp.result_type(arrays[name]), jnp.floating):
+            _check_finite(name, arrays[name], lengths, places)
+
+
+def _check_range(name: str, values: Any, most: int, bound: str) -> None:
+    if np.size(values) and not 0 <= np.min(values) <= np.max(values) <= most:
+        found = f"{np.min(values)} to {np.max(values)}"
+        raise ValueError(f"{name} must be between 0 and {bound}; got {found}")
+
+
+def _check_finite(name: str, values: Any, lengths: Any, places: Sequence[int] | np.ndarray) -> None:
+    """Raise ``ValueError`` for NaN or infinity, except in padding."""
+    bad = ~np.isfinite(values)
+    if lengths is not None and bad.ndim == 3:
+        bad &= (np.arange(bad.shape[1]) < np.asarray(lengths)[:, None])[..., None]
+    if bad.any():
+        index = np.argwhere(bad)[0]
+        row, *others = index.tolist()
+        axes = ("time step", "column") if bad.ndim == 3 else ("column",)
+        where = [f"{axis} {place}" for axis, place in zip(axes, others, strict=False)]
+        where.insert(0, f"example {places[row] if len(places) else row}")
+        found = np.asarray(values)[tuple(index)]
+        raise ValueError(f"{name} must be finite; got {found} in {', '.join(where)}")
+
+
+def prepare(batch: Batch) -> Batch:
+    """Check a batch, zero the padding of its sequences, and scale uint8 pixels to [0, 1].
+
+    Every batch passes through here once; what follows relies on it.
+    """
+    check_examples(batch)
+    batch = {name: jnp.asarray(array) for name, array in arrays_of(batch).items()}
+    if "lengths" in batch:
+        valid = valid_steps(batch)
+        for name, axes in _TIMED.items():
+            if name in batch and batch[name].ndim >= axes:
+                mask = valid if batch[name].ndim == 2 else valid[..., None]
+                batch[name] = jnp.where(mask, batch[name], 0)
+    inputs = batch["inputs"]
+    if inputs.dtype == jnp.uint8 and inputs.ndim == 3:
+        batch["inputs"] = inputs.astype(jnp.float32) / 255
+    return batch
+
+
+def valid_steps(batch: Batch) -> jax.Array:
+    """Return the mask of valid time steps, (batch, time) booleans."""
+    time, lengths = jnp.shape(batch["inputs"])[1], jnp.asarray(batch["lengths"])
+    return jnp.arange(time, dtype=lengths.dtype)[None] < lengths[:, None]

@@ -1,6 +1,7 @@
 """Conversion of arrays for a :class:`jaxrnn.Split`, and their interpretation by ``from_arrays``."""
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,7 +117,9 @@ def pad(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     return padded, lengths
 
 
-def read_inputs(inputs: Any, rows: int | None, notes: list[str]) -> tuple[Any, Any, int]:
+def read_inputs(
+    inputs: Any, rows: int | None, scale: float | None, notes: list[str]
+) -> tuple[Any, Any, int]:
     """Interpret inputs for ``Split.from_arrays``; also return lengths and channels."""
     lengths, channels = None, 1
     if isinstance(inputs, Sequence) and len({np.shape(sequence)[:1] for sequence in inputs}) > 1:
@@ -133,25 +136,47 @@ def read_inputs(inputs: Any, rows: int | None, notes: list[str]) -> tuple[Any, A
     elif array.ndim == 2:
         size, side = array.shape[1], math.isqrt(array.shape[1])
         is_square = side * side == size and side >= 7
-        what = f"images of {side} rows" if is_square else f"sequences of {size} numbers"
-        notes.append(f"inputs {array.shape} were read as {what}")
-        array = as_sequences(array, side if is_square else size)
-    is_range = array.dtype != np.uint8 and array.size and (array.min(), array.max()) == (0, 255)
-    if is_range and _is_whole(array):
-        notes.append("inputs of whole numbers from 0 to 255 were read as pixels, scaled to 0 … 1")
-        array = array.astype(np.uint8)
+        is_images = is_square and array.dtype == np.uint8
+        what = f"images of {side} rows" if is_images else f"sequences of {size} numbers"
+        hint = f"; rows={side} reads images" if is_square and not is_images else ""
+        notes.append(f"inputs {array.shape} were read as {what}{hint}")
+        array = as_sequences(array, side if is_images else size)
+    if scale is not None:
+        return array.astype(np.float32) / np.float32(scale), lengths, channels
+    least, most = (array.min(), array.max()) if array.size else (0, 255)
+    if array.dtype == np.uint8 and most < 128:
+        notes.append(
+            f"uint8 inputs were read as pixels from 0 to 255, but the largest is {most}; "
+            f"scale={most} divides by that"
+        )
+    elif array.dtype != np.uint8 and 128 <= most <= 255 and least >= 0 and _is_whole(array):
+        notes.append(
+            f"inputs from {least:g} to {most:g} were read as numbers; scale=255 divides pixels"
+        )
     return array, lengths, channels
 
 
 def read_labels(
-    labels: Any, names: tuple[str, ...], shape: tuple[int, ...], notes: list[str]
+    labels: Any,
+    names: tuple[str, ...],
+    shape: tuple[int, ...],
+    one_hot: bool | None,
+    notes: list[str],
 ) -> tuple[Any, tuple[str, ...]]:
     """Interpret labels: indices, names or one-hot rows; also return the class names.
 
     Interpretations that aren't obvious are described in ``notes``.
     """
-    array = np.asarray(labels)
-    if array.dtype.kind in "SU" or (array.dtype.kind == "O" and isinstance(array.flat[0], str)):
+    array = np.asarray(labels) if hasattr(labels, "dtype") else np.asarray(labels, object)
+    if array.dtype.kind == "O":
+        for index, label in enumerate(array.flat):
+            is_known = isinstance(label, str | bytes | numbers.Real) and label == label
+            if not is_known or isinstance(label, str) != isinstance(array.flat[0], str):
+                raise ValueError(
+                    f"labels must be all strings or all integers; label {index} is {label!r}"
+                )
+        array = np.array(array.tolist())
+    if array.dtype.kind in "SU":
         words, indices = np.unique(array.astype(str), return_inverse=True)
         found = words.tolist()
         if not names:
@@ -161,10 +186,18 @@ def read_labels(
             raise ValueError(f"labels that are not among the class names: {unknown}")
         places = np.array([names.index(word) for word in found], np.int32)
         return places[indices].reshape(array.shape), names
-    array = as_column(convert("labels", labels), shape[1:2])
-    if array.ndim > 1 and array.shape != shape[:2]:
+    array = as_column(convert("labels", array), shape[1:2])
+    is_steps = array.shape == shape[:2]
+    if one_hot is None and array.ndim == 2 and shape[1] > 1:
+        one_hot = not is_steps
+        if is_steps and _is_one_hot(array):
+            raise ValueError(
+                f"labels {array.shape} may be one-hot rows or one label for each time step; give "
+                "one_hot=True or one_hot=False"
+            )
+    if one_hot or (array.ndim > 1 and not is_steps):
         array = np.asarray(array)
-        if not ((array == 0) | (array == 1)).all() or not (array.sum(-1) == 1).all():
+        if not _is_one_hot(array):
             raise ValueError(f"labels {array.shape} are neither indices nor one-hot")
         notes.append(f"labels were read as one-hot rows of {array.shape[-1]} classes")
         array = array.argmax(-1).astype(np.int32)
@@ -178,6 +211,10 @@ def read_labels(
             notes.append("labels were shifted to start at 0 instead of 1")
             array = array - 1
     return array, names
+
+
+def _is_one_hot(array: np.ndarray) -> bool:
+    return bool(((array == 0) | (array == 1)).all() and (array.sum(-1) == 1).all())
 
 
 def read_mask(mask: Any) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Labelled images as sequences, memory-mapped or loaded at once."""
 
 import contextlib
+import hashlib
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -101,10 +102,17 @@ class Source:
     def __reduce__(self) -> Any:
         return self._reopen, ()
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the examples, in order, from digests that were stored with each of them."""
+        return hashlib.sha256(np.ascontiguousarray(self._arrays.digests).data).hexdigest()
+
     def load(self) -> Split:
         """Read all examples into memory, in file order."""
         batch = self.read(range(len(self)))
-        return Split(**batch, class_names=self.class_names, channels=self.channels)
+        split = Split(**batch, class_names=self.class_names, channels=self.channels)
+        vars(split)["digest"] = self.digest  # instead of one that is computed
+        return split
 
     def read(self, indices: Sequence[int] | np.ndarray | range) -> Batch:
         """Read the examples at these positions, in this order.
@@ -112,7 +120,7 @@ class Source:
         Returns:
           ``inputs`` (N, time, features) uint8 and ``labels`` (N,) int32, numpy arrays.
         """
-        images, labels = (array[np.asarray(indices)] for array in self._arrays)
+        images, labels, _ = (array[np.asarray(indices)] for array in self._arrays)
         return {"inputs": as_sequences(images, **self._layout), "labels": labels}
 
 

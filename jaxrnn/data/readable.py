@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxrnn.data.convert import as_sequences, channels_last
-from jaxrnn.data.splits import Batch, Split, arrays_of
+from jaxrnn.data.splits import Batch, Split, arrays_of, as_split
 
 
 class Readable(Protocol):
@@ -45,22 +45,30 @@ class Datasets:
 
 def readable(source: Any) -> Readable:
     """Return random access to the examples of a source; see :func:`jaxrnn.stream`."""
-    if isinstance(source, Split):
-        return jax.device_get(source)
+    if isinstance(source, Split | tuple | dict):
+        return jax.device_get(as_split(source))
     if hasattr(source, "read") and hasattr(source, "__len__"):
         return source
-    source = getattr(source, "dataset", source)  # that of a DataLoader, without its order
-    is_arrays = isinstance(source, tuple | dict | np.ndarray | jax.Array | str)
-    if is_arrays or not (isinstance(source, Iterable) or hasattr(source, "__getitem__")):
+    indexed, kind = hasattr(source, "__getitem__"), type(source).__name__
+    if hasattr(source, "dataset") and not indexed:
         raise ValueError(
-            f"a stream reads a Source, a Split or an iterable of (inputs, labels); got "
-            f"{type(source).__name__}{'; Split(inputs, labels) holds arrays' if is_arrays else ''}"
+            f"a {kind} draws its examples in an order of its own; stream its .dataset, or iter(…) "
+            "of it, which reads what it gives in one pass into memory"
         )
-    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+    if isinstance(source, np.ndarray | jax.Array | str) or not (
+        indexed or isinstance(source, Iterable)
+    ):
+        raise ValueError(
+            "a stream reads a Source, a Split, arrays (inputs, labels), or a sequence or iterable "
+            f"of examples (inputs, label); got {kind}"
+        )
+    if indexed and hasattr(source, "__len__"):
         return _Examples(source)
     if not (examples := list(source)):
         raise ValueError("there is nothing to stream: the iterable is empty")
-    return _join(examples, np.concatenate if np.ndim(_pair(examples[0])[1]) else np.stack)
+    first = _arrays_of(examples[0])
+    in_batches = any(np.ndim(first.get(name, 0)) for name in ("labels", "targets"))
+    return _join(examples, np.concatenate if in_batches else np.stack)
 
 
 @dataclass(frozen=True)
@@ -77,18 +85,16 @@ class _Examples:
 
 
 def _join(examples: Iterable[Any], join: Callable[[Any], np.ndarray]) -> Split:
-    """Join examples or batches; labels that are not whole numbers are targets."""
-    inputs, labels = (join(arrays) for arrays in zip(*map(_pair, examples), strict=True))
-    if inputs.ndim == 4:  # images, as torchvision has them
-        inputs = as_sequences(channels_last(inputs))
-    return Split(inputs, targets=labels) if labels.dtype.kind == "f" else Split(inputs, labels)
+    """Join examples or batches."""
+    named = [_arrays_of(example) for example in examples]
+    arrays: Any = {name: join([example[name] for example in named]) for name in named[0]}
+    if arrays["inputs"].ndim == 4:  # images, as torchvision has them
+        arrays["inputs"] = as_sequences(channels_last(arrays["inputs"]))
+    return Split(**arrays)
 
 
-def _pair(example: Any) -> tuple[np.ndarray, np.ndarray]:
+def _arrays_of(example: Any) -> Batch:
     try:
-        inputs, labels = example
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"a stream expects examples (inputs, labels); got {type(example).__name__}"
-        ) from None
-    return np.asarray(inputs), np.asarray(labels)
+        return {name: np.asarray(array) for name, array in arrays_of(example).items()}
+    except ValueError as error:
+        raise ValueError(f"examples of a stream: {error}") from error

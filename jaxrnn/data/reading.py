@@ -11,6 +11,10 @@ from typing import Any
 import jax
 from absl import flags
 
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+STOPPING = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+"""Signals that stop a run after the epoch: of terminals, and of schedulers such as SLURM."""
+
 
 def read_ahead(
     blocks: Any, workers: int, start: int = 0, put: Callable[..., Any] | None = None
@@ -42,7 +46,7 @@ def on_cpu() -> contextlib.AbstractContextManager[Any]:
 def _begin_worker(index: int, count: int) -> None:
     """Use no accelerator, leave signals to the parent process, and end with it."""
     jax.config.update("jax_platforms", "cpu")
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

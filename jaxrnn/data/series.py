@@ -1,5 +1,6 @@
 """Real-world sequences from files in other packages, which are not imported."""
 
+import csv
 import importlib.util
 import itertools
 import math
@@ -72,13 +73,44 @@ def read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
     Each line is an example: its channels and its class, separated by colons.
     """
     sequences, names = [], []
-    for line in path.read_text("utf-8").splitlines():
+    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), start=1):
         if line.strip() and line[0] not in "#@":
             *channels, name = line.strip().split(":")
-            numbers = [np.array(channel.split(","), np.float32) for channel in channels]
-            sequences.append(np.stack(numbers, axis=1))
+            try:
+                numbers = [np.array(channel.split(","), np.float32) for channel in channels]
+                sequences.append(np.stack(numbers, axis=1))
+            except ValueError as error:
+                expected = "expected channels of equal length, and a class, separated by colons"
+                raise ValueError(f"{path}, line {number}: {expected}: {error}") from error
             names.append(name)
     return sequences, names
+
+
+def read_years(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read consecutive years and their numbers, the first and last columns of a CSV file.
+
+    A first line without numbers is a header.
+    """
+    years: list[float] = []
+    numbers: list[float] = []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = [(number, row) for number, row in enumerate(csv.reader(file), start=1) if row]
+    for number, row in rows:
+        try:
+            year, value = float(row[0]), float(row[-1])
+            if len(row) < 2 or len(row) != len(rows[0][1]) or not math.isfinite(value):
+                raise ValueError
+        except ValueError:
+            if number == 1:
+                continue
+            expected = f"expected a year and a number; got {','.join(row)}"
+            raise ValueError(f"{path}, line {number}: {expected}") from None
+        if years and year != years[-1] + 1:
+            expected = f"expected the year {years[-1] + 1:g}; got {year:g}"
+            raise ValueError(f"{path}, line {number}: {expected}")
+        years.append(year)
+        numbers.append(value)
+    return np.array(years), np.array(numbers, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +145,12 @@ class Sunspots(Group):
           approach" (1990), for the years of the splits.
         """
         path = self.file or find_in_packages("datasets/sunspots/sunspots.csv", ("statsmodels",))
-        options: Any = {"delimiter": ",", "skiprows": 1, "quotechar": '"', "encoding": "utf-8"}
-        years, numbers = np.loadtxt(path, usecols=(0, -1), unpack=True, ndmin=2, **options)
-        series = numbers.astype(np.float32)
+        years, series = read_years(path)
         known = series[years <= self.train_until]
         if not len(known):
             raise ValueError(f"{path} has no year up to {self.train_until}")
+        if not known.std():
+            raise ValueError(f"{path}: the numbers up to {self.train_until} are all {known[0]:g}")
         series = (series - known.mean()) / known.std()
         edges = (-math.inf, self.train_until, self.validate_until, self.test_until)
         train, validation, test = (

@@ -1,9 +1,11 @@
 """Labelled sequences in memory, and their validation."""
 
 import dataclasses
+import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import jax
@@ -18,7 +20,7 @@ Batch = dict[str, Any]
 optionally ``lengths``."""
 
 _ARRAYS = ("inputs", "labels", "lengths", "targets")
-_TIMED = {"inputs": 2, "labels": 2, "targets": 3}  # axes of arrays that have time steps
+_SINGULAR = {"image": "inputs", "label": "labels"}  # as tfds and others name them
 _DTYPES = {
     "labels": (jnp.integer, "integers; real numbers are targets"),
     "lengths": (jnp.integer, "integers"),
@@ -59,7 +61,9 @@ class Split:
         fields |= {name: convert(name, fields[name]) for name in _ARRAYS}
         time = np.shape(self.inputs)[1:2]
         fields |= {name: as_column(fields[name], time) for name in ("labels", "lengths")}
-        fields["class_names"] = tuple(self.class_names)
+        fields["class_names"] = names = tuple(self.class_names)
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"class names must be distinct; got {repeated[0]!r} twice")
         abstract = jax.core.Tracer | jax.ShapeDtypeStruct  # with other axes in transformations
         if not any(isinstance(array, abstract) for array in arrays_of(self).values()):
             check_examples(self)
@@ -68,19 +72,24 @@ class Split:
     def from_arrays(
         cls, inputs: Any, labels: Any = None, *, targets: Any = None, lengths: Any = None,
         mask: Any = None, class_names: Sequence[str] = (), rows: int | None = None,
+        scale: float | None = None, one_hot: bool | None = None,
     ) -> Self:  # fmt: skip
         """Build a split from arrays in common layouts, and log how they were interpreted.
 
         Args:
           inputs: (N, time, features); images (N, height, width, channels) or (N, channels, height,
-            width); (N, numbers), square images or else sequences of numbers; or a list of sequences
-            of different lengths. Whole numbers from 0 to 255 are pixels.
+            width); (N, numbers), sequences of numbers or, of uint8, square images; or a list of
+            sequences of different lengths.
           labels: class indices from 0, names of classes, or one-hot rows.
           targets: numbers to predict, instead of labels.
           lengths: number of valid time steps of each sequence.
           mask: (N, time), true for the valid time steps; instead of lengths.
           class_names: the name of each class, in order.
           rows: number of time steps to cut each example into, in reading order.
+          scale: number to divide inputs by; by default, 255 for uint8, which are pixels, and 1 for
+            other types. The same for all splits of a dataset.
+          one_hot: whether labels (N, time) are one-hot rows or one label for each time step; needed
+            only if they could be either.
 
         Raises:
           ValueError: something can't be interpreted.
@@ -89,18 +98,28 @@ class Split:
         [0, 1, 2, 0, 1]
         """
         notes: list[str] = []
-        inputs, padded, channels = read_inputs(inputs, rows, notes)
+        inputs, padded, channels = read_inputs(inputs, rows, scale, notes)
         if mask is not None:
             lengths = read_mask(mask)
         names = tuple(map(str, class_names))
         if labels is not None:
-            labels, names = read_labels(labels, names, inputs.shape, notes)
+            labels, names = read_labels(labels, names, inputs.shape, one_hot, notes)
         if notes:
             logging.getLogger("jaxrnn").warning("Split.from_arrays: %s", "; ".join(notes))
         return cls(inputs, labels, padded if lengths is None else lengths, targets, names, channels)
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the arrays with their names, types and shapes."""
+        digest = hashlib.sha256()
+        for name, value in arrays_of(self).items():
+            array = np.ascontiguousarray(value)
+            digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+            digest.update(array.reshape(-1).view(np.uint8).data)
+        return digest.hexdigest()
 
     def read(self, indices: Any) -> Batch:
         """Return the examples at these positions, in this order."""
@@ -125,42 +144,38 @@ class Split:
 
 
 def arrays_of(examples: Any) -> Batch:
-    """Return the arrays that a split or batch has, by name."""
-    if not isinstance(examples, Split | dict):
-        kind = "an array" if isinstance(examples, jax.Array) else type(examples).__name__
-        raise ValueError(f"expected a Split, such as Split(inputs, labels); got {kind}")
-    fields = examples if isinstance(examples, dict) else vars(examples)
-    return {name: fields[name] for name in _ARRAYS if fields.get(name) is not None}
+    """Return the arrays of a split, of a dict or of a pair (inputs, labels), by name.
+
+    In a pair, labels that are floats are targets.
+
+    Raises:
+      ValueError: it is something else, or has no inputs.
+    """
+    fields: Any = vars(examples) if isinstance(examples, Split) else examples
+    if isinstance(examples, tuple | list) and len(examples) == 2:
+        dtype = getattr(examples[1], "dtype", None) or np.asarray(examples[1]).dtype
+        second = "targets" if jnp.issubdtype(dtype, jnp.floating) else "labels"
+        fields = {"inputs": examples[0], second: examples[1]}
+    kind = "an array" if isinstance(examples, jax.Array) else type(examples).__name__
+    if isinstance(fields, Mapping):
+        kind += f" of {', '.join(map(str, fields))}"
+        fields = {_SINGULAR.get(name, name): array for name, array in fields.items()}
+        if isinstance(examples, Split) or fields.keys() & {*_ARRAYS}:
+            return {name: fields[name] for name in _ARRAYS if fields.get(name) is not None}
+    raise ValueError(
+        "expected a Split, a pair (inputs, labels), or a dict of inputs and labels, lengths or "
+        f"targets; got {kind}"
+    )
 
 
-def take(split: Split, indices: jax.Array | np.ndarray) -> Batch:
+def as_split(examples: Any) -> Split:
+    """Return the examples as a split, unless they are one; see :func:`arrays_of`."""
+    return examples if isinstance(examples, Split) else Split(**arrays_of(examples))
+
+
+def take(split: Split | Batch, indices: jax.Array | np.ndarray) -> Batch:
     """Return the examples at ``indices``, as a batch."""
     return {name: array[indices] for name, array in arrays_of(split).items()}
-
-
-def prepare(batch: Batch) -> Batch:
-    """Check a batch, zero the padding of its sequences, and scale uint8 pixels to [0, 1].
-
-    Every batch passes through here once; what follows relies on it.
-    """
-    check_examples(batch)
-    batch = {name: jnp.asarray(array) for name, array in arrays_of(batch).items()}
-    if "lengths" in batch:
-        valid = valid_steps(batch)
-        for name, axes in _TIMED.items():
-            if name in batch and batch[name].ndim >= axes:
-                mask = valid if batch[name].ndim == 2 else valid[..., None]
-                batch[name] = jnp.where(mask, batch[name], 0)
-    inputs = batch["inputs"]
-    if inputs.dtype == jnp.uint8 and inputs.ndim == 3:
-        batch["inputs"] = inputs.astype(jnp.float32) / 255
-    return batch
-
-
-def valid_steps(batch: Batch) -> jax.Array:
-    """Return the mask of valid time steps, (batch, time) booleans."""
-    time, lengths = jnp.shape(batch["inputs"])[1], jnp.asarray(batch["lengths"])
-    return jnp.arange(time, dtype=lengths.dtype)[None] < lengths[:, None]
 
 
 def blank_example(inputs: Any) -> np.ndarray:
@@ -204,29 +219,3 @@ def check_examples(examples: Split | Batch) -> None:
     for name, (kind, description) in _DTYPES.items():
         if name in dtypes and not jnp.issubdtype(dtypes[name], kind):
             raise ValueError(f"{name} must be {description}; got {dtypes[name]}")
-
-
-def check_values(examples: Split | Batch, classes: int, vocabulary: int | None = None) -> None:
-    """Raise ``ValueError`` for labels, lengths and tokens out of range, which JAX ignores.
-
-    Labels must be below ``classes``, the outputs of the model, and tokens below ``vocabulary``.
-    """
-    arrays = arrays_of(examples)
-    lengths, labels = arrays.get("lengths"), arrays.get("labels")
-    time = np.shape(arrays["inputs"])[1]
-    if vocabulary is not None and np.ndim(arrays["inputs"]) == 2:
-        bound = f"{vocabulary - 1}, as they are tokens (Split.from_arrays reads rows of pixels)"
-        _check_range("inputs (N, time)", arrays["inputs"], vocabulary - 1, bound)
-    if lengths is not None:
-        _check_range("lengths", lengths, time, f"the {time} time steps")
-    if labels is not None:
-        if lengths is not None and np.ndim(labels) == 2:  # padding may hold anything
-            labels = np.asarray(labels)[np.arange(time) < np.asarray(lengths)[:, None]]
-        bound = f"{classes - 1}, as the model has {classes} outputs"
-        _check_range("labels", labels, classes - 1, bound)
-
-
-def _check_range(name: str, values: Any, most: int, bound: str) -> None:
-    if np.size(values) and not 0 <= np.min(values) <= np.max(values) <= most:
-        found = f"{np.min(values)} to {np.max(values)}"
-        raise ValueError(f"{name} must be between 0 and {bound}; got {found}")

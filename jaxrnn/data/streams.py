@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrnn.data.batches import as_key, check_batch_size
+from jaxrnn.data.batches import as_key, check_batch_size, check_values
 from jaxrnn.data.readable import Readable, readable
 from jaxrnn.data.reading import on_cpu, read_ahead
-from jaxrnn.data.splits import Batch, Split, check_values
+from jaxrnn.data.splits import Batch, Split
 
 _STEPS_AT_ONCE = 32  # batches that are read, moved and trained on together,
 _BYTES_AT_ONCE = 2**24  # or as many as fit, at least one
@@ -133,7 +133,7 @@ class _Blocks:
             places, steps = self._order(epoch)[-self.stream.remainder :], 1
         batch = dict(self.stream.source.read(places))
         if self.outputs is not None:
-            check_values(batch, self.outputs)
+            check_values(batch, self.outputs, places=places)
         return {"batch": {**batch, "places": places}, "steps": steps, "whole": whole}
 
     def _batch(self, step: int) -> np.ndarray:
@@ -186,9 +186,9 @@ def stream(
 
     Args:
       source: a :class:`jaxrnn.Source`, a :class:`jaxrnn.Split`, or anything with ``__len__`` and
-        ``read(indices) -> batch``; a sequence of (inputs, labels), such as a torch ``Dataset`` or
-        the one of a ``DataLoader``; or an iterable of such examples or batches, which is read into
-        memory.
+        ``read(indices) -> batch``; arrays (inputs, labels); a sequence of examples (inputs, label)
+        or dicts of them, such as a torch ``Dataset`` or ``Subset``; or an iterable of such examples
+        or batches, which is read into memory. Labels that are floats are targets.
       batch_size: examples per batch, over all processes.
       key: root of the order; iteration is then endless. None for one pass in file order, to
         evaluate on.

@@ -41,9 +41,9 @@ class Text(Group):
         text = self.read()
         part = int(self.held_out * len(text))
         parts = text[: -2 * part], text[-2 * part : -part], text[-part:]
-        if len(parts[0]) <= self.rows or not part:
-            size = f"{len(text)} characters"
-            raise ValueError(f"a text of {size} is too short for --rows {self.rows}")
+        if len(parts[0]) <= self.rows or part < 2:
+            options = f"--rows {self.rows} and --held-out {self.held_out:g}"
+            raise ValueError(f"a text of {len(text)} characters is too short for {options}")
         alphabet = sorted(set(text))
         train, validation, test = (
             _in_rows(piece, alphabet, rows)
@@ -61,7 +61,7 @@ class Text(Group):
             paragraphs = "\n\n".join(topics[name] for name in sorted(topics)).split("\n\n")
             return "\n\n".join(dict.fromkeys(paragraph.rstrip() for paragraph in paragraphs))
         try:
-            return self.text.read_text("utf-8")
+            return self.text.read_text("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(f"--text {self.text} is not UTF-8 text: {error.reason}") from error
 

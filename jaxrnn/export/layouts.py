@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -102,21 +102,25 @@ def torch_layout(
     return [*table, head_kernel, Entry(f"{head}bias", (("head/bias",),))]
 
 
-def torch_prefixes(names: Collection[str]) -> dict[str, str] | None:
-    """Find the prefixes for ``torch_layout`` in a state dict; None if no layer is recurrent.
+def torch_prefixes(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Find the prefixes for ``torch_layout`` in a state dict; empty if no layer is recurrent.
 
-    >>> torch_prefixes(["net.encoder.weight_ih_l0", "net.fc.weight", "net.fc.bias"])
-    {'rnn': 'net.encoder.', 'head': 'net.fc.'}
+    Of the other layers with a matrix as weight (normalization layers have a vector), the first one
+    with a bias is the head, and the first one without the embedding.
+
+    >>> kernel, bias = np.zeros((3, 2)), np.zeros(3)
+    >>> torch_prefixes({"encoder.weight_ih_l0": kernel, "fc.weight": kernel, "fc.bias": bias})
+    {'rnn': 'encoder.', 'head': 'fc.'}
     """
-    prefixes: dict[str, str] = {}
+    rnn: dict[str, str] = {}
     others: dict[str, str] = {}
-    for name in names:
+    for name, array in arrays.items():
         if match := re.fullmatch(r"(.*?)(?:weight|bias)_[ih]h_l\d+(?:_reverse)?", name):
-            prefixes.setdefault("rnn", match[1])
-        elif match := re.fullmatch(r"(.+)weight", name):
-            prefix = match[1]  # with a bias it is the head, without one the embedding
-            others.setdefault("head" if f"{prefix}bias" in names else "embedding", prefix)
-    return prefixes | others if prefixes else None
+            rnn.setdefault("rnn", match[1])
+        elif name.endswith(".weight") and array.ndim == 2:
+            prefix = name.removesuffix("weight")
+            others.setdefault("head" if f"{prefix}bias" in arrays else "embedding", prefix)
+    return rnn and rnn | others
 
 
 def _parts(
@@ -132,11 +136,10 @@ def _parts(
       ValueError: the model has weights that the library's layers lack.
     """
     modules = {name.split("/")[1] for name in leaves if name.startswith("layer0/")}
-    cell, lacking = cells.get(" ".join(sorted(modules)), ()), "layer_norm"
-    if not cell:
+    cell = cells.get(" ".join(sorted(modules)))
+    if cell is None or model.layer_norm:
         name = model.cell if isinstance(model.cell, str) else type(model.cell).__name__
-        lacking = f"cell {name}"
-    if not cell or model.layer_norm:
+        lacking = "layer_norm" if cell else f"cell {name}"
         raise ValueError(f"{library} has no counterpart of {lacking}; use the flax layout")
     for layer, backward in itertools.product(range(model.layers), range(1 + model.bidirectional)):
         prefix = f"layer{layer}" + "_backward" * backward

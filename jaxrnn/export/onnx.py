@@ -12,14 +12,13 @@ from flax import linen as nn
 from jaxrnn.nn.model import RNNModel
 from jaxrnn.version import __version__
 
-# The operator of each cell, its gates in the operator's order by their names in Flax, and its
-# activation functions, where {own} stands for the network's.
-_OPERATORS: Mapping[str, tuple[str, Sequence[str], Sequence[str]]] = {
-    "simple": ("RNN", ("",), ("{own}",)),
-    "gru": ("GRU", "zrn", ("Sigmoid", "{own}")),
-    "lstm": ("LSTM", "iofg", ("Sigmoid", "{own}", "{own}")),
+# The operator of each cell, its gates in the operator's order by their names in Flax, and the
+# activation functions of a network with relu; those of one with tanh are the operator's default.
+_OPERATORS: Mapping[str, tuple[str, Sequence[str], list[str]]] = {
+    "simple": ("RNN", ("",), ["Relu"]),
+    "gru": ("GRU", "zrn", ["Sigmoid", "Relu"]),
+    "lstm": ("LSTM", "iofg", ["Sigmoid", "Relu", "Relu"]),
 }
-_ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu"}
 # The first opset with LayerNormalization and the IR version of its time, so that older programs
 # can read the file: ONNX Runtime from 1.12 on.
 _OPSET, _IR_VERSION = 17, 8
@@ -151,18 +150,15 @@ def _add_layer(graph: _Graph, model: RNNModel, params: Any, name: str, states: s
     op, gates, activations = _OPERATORS[str(model.cell)]
     names = [name, f"{name}_backward"][: 1 + model.bidirectional]
     weights = zip(*(_weights(params[direction], gates) for direction in names), strict=True)
-    attributes: dict[str, Any] = {"linear_before_reset": 1} if op == "GRU" else {}
-    own = [activation.format(own=_ACTIVATIONS[model.activation]) for activation in activations]
-    states = graph.add(
-        op,
-        states,
-        *map(np.stack, weights),
-        "lengths",
-        hidden_size=model.hidden,
-        direction="bidirectional" if model.bidirectional else "forward",
-        activations=own * len(names),
-        **attributes,
-    )
+    # Defaults are left out, since some programs (OpenCV) can't read the attribute activations.
+    attributes: dict[str, Any] = {"hidden_size": model.hidden}
+    if op == "GRU":
+        attributes["linear_before_reset"] = 1
+    if model.bidirectional:
+        attributes["direction"] = "bidirectional"
+    if model.activation == "relu":
+        attributes["activations"] = activations * len(names)
+    states = graph.add(op, states, *map(np.stack, weights), "lengths", **attributes)
     states = graph.add("Transpose", states, perm=[0, 2, 1, 3])  # (time, batch, directions, hidden)
     return graph.add("Reshape", states, [0, 0, model.hidden * len(names)])
 

@@ -3,7 +3,7 @@
 import io
 import os
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ LAYOUTS: Mapping[str, Callable[[RNNModel, Shapes], list[Entry]]] = {
 }
 # Placeholder for the number of input features in shapes: a large prime, unlike other sizes.
 FEATURES = 99_991
+CHECKPOINTS = ("params", "state_dict", "model_state_dict")
 
 
 def load_weights(
@@ -50,7 +51,8 @@ def load_weights(
       model: the network that the weights are for.
       weights: a ``.safetensors`` file of a PyTorch state dict or from :func:`save_weights`, a
         ``.npz`` file from ``np.savez(file, *model.get_weights())``, the list that Keras's
-        ``model.get_weights()`` returns, a PyTorch state dict, or Flax parameters.
+        ``model.get_weights()`` returns, a PyTorch state dict, Flax parameters, or a checkpoint that
+        holds these as ``params``, ``state_dict`` or ``model_state_dict``.
 
     Returns:
       The parameters of ``model``, float32; the number of input features is that of the weights.
@@ -98,7 +100,7 @@ def save_weights(
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}")
     leaves = _arrays_of(params)
     if layout == "flax" and not isinstance(model, RNNModel):
-        arrays = {name: _as_float32(name, leaf) for name, leaf in leaves.items()}
+        arrays = {name: leaf.astype(np.float32) for name, leaf in leaves.items()}
     else:
         shapes = _shapes(model)
         leaves = _checked(flax_layout(model, shapes), leaves, shapes)
@@ -122,24 +124,32 @@ def _shapes(model: Any) -> Shapes:
     return {name: leaf.shape for name, leaf in leaves.items()}
 
 
-def _arrays_of(weights: Any) -> dict[str, Any]:
+def _arrays_of(weights: Any) -> dict[str, np.ndarray]:
     if isinstance(weights, str | os.PathLike):
         return _read(Path(weights))
-    if isinstance(weights, Mapping):
-        return flatten_dict(dict(weights.get("params", weights)), sep="/")
     if isinstance(weights, list | tuple):
-        return {f"arr_{index}": array for index, array in enumerate(weights)}
-    raise ValueError(
-        "weights must be a file, a list of arrays (Keras: model.get_weights()) or arrays by name "
-        f"(PyTorch: model.state_dict(), Flax: state.params); got {type(weights).__name__}"
-    )
+        return {f"arr_{index}": _as_numpy(array) for index, array in enumerate(weights)}
+    if not isinstance(weights, Mapping):
+        raise ValueError(
+            "weights must be a file, a list of arrays (Keras: model.get_weights()) or arrays by "
+            "name (PyTorch: model.state_dict(), Flax: state.params); "
+            f"got {type(weights).__name__}"
+        )
+    inner = next((weights[name] for name in CHECKPOINTS if name in weights), weights)
+    return {name: _as_numpy(leaf) for name, leaf in flatten_dict(dict(inner), sep="/").items()}
+
+
+def _as_numpy(array: Any) -> np.ndarray:
+    if hasattr(array, "detach"):  # a PyTorch tensor; NumPy lacks its bfloat16
+        array = array.detach().cpu().float().numpy()
+    return np.asarray(array)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     content = path.read_bytes()
     try:
         if not content.startswith(b"PK"):  # as zip files do
-            return safetensors.numpy.load(content)
+            return {name: _tensor(**view) for name, view in safetensors.deserialize(content)}
         with np.load(io.BytesIO(content)) as arrays:
             return {f"arr_{index}": arrays[f"arr_{index}"] for index in range(len(arrays))}
     except Exception as error:  # its type depends on the damage
@@ -150,40 +160,37 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
+def _tensor(dtype: str, shape: Sequence[int], data: bytes) -> np.ndarray:
+    """Return a tensor of a safetensors file; safetensors.numpy can't read bfloat16."""
+    known = jnp.bfloat16 if dtype == "BF16" else f"{dtype[0].lower()}{int(dtype[1:]) // 8}"
+    return np.frombuffer(data, known).reshape(shape)
+
+
 def _checked(
-    layout: Sequence[Entry], arrays: Mapping[str, Any], shapes: Shapes
+    layout: Sequence[Entry], arrays: Mapping[str, np.ndarray], shapes: Shapes
 ) -> dict[str, np.ndarray]:
     """Return the arrays as float32, if they fit the layout."""
     entries = {entry.name: entry for entry in layout}
     if entries.keys() != arrays.keys():
-        missing, unknown = (
-            textwrap.shorten(", ".join(names) or "none", 120, placeholder=" …")
-            for names in (
-                [name for name in entries if name not in arrays],
-                [name for name in arrays if name not in entries],
-            )
-        )
+        missing = _listed(name for name in entries if name not in arrays)
+        unknown = _listed(name for name in arrays if name not in entries)
         raise ValueError(
             f"the model has {len(entries)} arrays, the weights {len(arrays)}; missing: {missing}; "
             f"not in the model: {unknown}"
         )
-    checked = {name: _as_float32(name, arrays[name]) for name in entries}
     features: Any = None
     for name, entry in entries.items():
-        expected, got = entry.shape(shapes), checked[name].shape
+        if not jnp.issubdtype(arrays[name].dtype, jnp.floating):
+            raise ValueError(f"{name} must be an array of floats; got {arrays[name].dtype}")
+        expected, got = entry.shape(shapes), arrays[name].shape
         features = features or dict(zip(expected, got, strict=False)).get(FEATURES)
         expected = tuple(features if size == FEATURES else size for size in expected)
         if got != expected:
             leaves = ", ".join(dict.fromkeys(leaf for row in entry.rows for leaf in row))
             holds = "" if leaves == name else f" ({leaves})"
             raise ValueError(f"{name}{holds} must be of shape {expected}; got {got}")
-    return checked
+    return {name: arrays[name].astype(np.float32) for name in entries}
 
 
-def _as_float32(name: str, array: Any) -> np.ndarray:
-    if hasattr(array, "detach"):  # a PyTorch tensor; NumPy lacks its bfloat16
-        array = array.detach().cpu().float().numpy()
-    array = np.asarray(array)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"{name} must be an array of floats; got {array.dtype}")
-    return array.astype(np.float32)
+def _listed(names: Iterable[str]) -> str:
+    return textwrap.shorten(", ".join(names) or "none", 120, placeholder=" …")

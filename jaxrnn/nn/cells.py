@@ -67,10 +67,7 @@ class MinGRUCell(nn.RNNCellBase):
         """Create the initial state."""
         return self.carry_init(rng, (*input_shape[:-1], self.features), self.param_dtype)
 
-    @property
-    def num_feature_axes(self) -> int:
-        """Number of feature axes of the inputs."""
-        return 1
+    num_feature_axes = 1  # of the inputs
 
 
 CELLS: Mapping[str, Callable[..., nn.RNNCellBase]] = {
@@ -110,9 +107,11 @@ CHRONO_GATES: Mapping[type, Mapping[str, int]] = {
 
 
 def is_recurrent_kernel(path: tuple[chex.ArrayTree, ...], leaf: Array) -> bool:
-    """Return whether a parameter multiplies the state of a cell; Flax names it ``h…/kernel``."""
+    """Return whether a parameter multiplies the state of a cell: ``h…`` or ``dense_h`` in Flax."""
     names = [getattr(part, "key", "") for part in path]
-    named = len(names) > 1 and names[-2].startswith("h") and names[0] != "head"
+    named = (
+        len(names) > 1 and names[-2].removeprefix("dense_").startswith("h") and names[0] != "head"
+    )
     return bool(named and names[-1] == "kernel" and leaf.ndim >= 2)
 
 

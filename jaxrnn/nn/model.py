@@ -1,7 +1,5 @@
 """RNNModel: recurrent layers and a dense head."""
 
-from typing import Any
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -99,8 +97,8 @@ class RNNModel(nn.Module):
         keys: Keys = None,
         carry: chex.ArrayTree | None = None,
         return_carry: bool = False,
-    ) -> Any:
-        """Compute the outputs of a batch of sequences.
+    ) -> chex.ArrayTree:
+        """Compute (batch, outputs) or, with ``every_step``, (batch, time, outputs).
 
         Args:
           inputs: vectors, or tokens below ``vocabulary``.
@@ -110,11 +108,8 @@ class RNNModel(nn.Module):
           every_step: compute the outputs at each time step, as with ``pooling="none"``.
           keys: PRNG keys for the dropout of each example; None for no dropout.
           carry: initial state, as returned for the preceding time steps; by default 0.
-          return_carry: also return the state of every layer after the last valid time step.
-
-        Returns:
-          (batch, outputs), or (batch, time, outputs) at every step; with ``return_carry`` a tuple
-          of them and the carry.
+          return_carry: return a tuple of the outputs and the state of every layer after the last
+            valid time step.
 
         Raises:
           ValueError: inputs or lengths of a wrong shape, or an invalid option.
@@ -212,9 +207,8 @@ class RNNModel(nn.Module):
                 carry = jax.tree.map(lambda leaf: leaf.astype(self._lower), carry)
             factors = None
             if self.recurrent_dropout and keys is not None:
-                ones = jnp.ones(
-                    (keys.shape[0], getattr(cell, "features", self.hidden)), inputs.dtype
-                )
+                units = getattr(cell, "features", self.hidden)
+                ones = jnp.ones((keys.shape[0], units), inputs.dtype)
                 factors = drop(ones, self.recurrent_dropout, keys, 3 * layer + 2 + backward)
             last, states = rnn(
                 inputs, initial_carry=carry, seq_lengths=lengths, return_carry=True, dropout=factors

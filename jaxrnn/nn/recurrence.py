@@ -1,7 +1,6 @@
 """RNN: a drop-in ``flax.linen.RNN`` with a hand-written gradient for the Elman cell."""
 
 from functools import partial
-from typing import Any
 
 import chex
 import jax
@@ -75,7 +74,7 @@ class RNN(nn.RNN):
         reverse: bool | None = None,
         keep_order: bool | None = None,
         dropout: State | None = None,
-    ) -> Any:
+    ) -> chex.ArrayTree:
         """Apply the cell over time: the arguments and results are those of ``flax.linen.RNN``.
 
         ``dropout`` is the mask of recurrent dropout: factors, the same at all time steps, of the
@@ -175,6 +174,6 @@ class RNN(nn.RNN):
             new, outputs = cell(read, steps)
             return jax.tree.map(partial(where_valid, valid), new, carry), outputs
 
-        options: Any = {name: getattr(self, name) for name in OPTIONS}
+        options = {name: getattr(self, name) for name in OPTIONS}
         scan = nn.scan(step, unroll=steps_at_once(self.unroll, steps), **options)
         return scan(self.cell, carry, (steps, valid))

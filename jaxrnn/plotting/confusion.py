@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from scipy.special import softmax
 
 from jaxrnn.data.splits import Split
-from jaxrnn.plotting.curves import Picture
+from jaxrnn.plotting.curves import Picture, plain
 from jaxrnn.plotting.samples import draw_images
 
 
@@ -59,8 +59,9 @@ def _draw_counts(matrix: Any, pairs: Any, counts: np.ndarray, names: Sequence[st
     total, misses = counts.sum(), wrong.sum()
     matrix.imshow(wrong, cmap="Reds")
     slanted = {"rotation": 45, "ha": "right"} if max(map(len, names)) > 2 else {}
-    matrix.set_xticks(range(len(names)), names, **slanted)
-    matrix.set_yticks(range(len(names)), names)
+    ticks = range(len(names)), [*map(plain, names)]
+    matrix.set_xticks(*ticks, **slanted)
+    matrix.set_yticks(*ticks)
     matrix.set_title(f"{misses} of {total} examples ({misses / total:.2%}) are misclassified")
     matrix.set(xlabel="Predicted", ylabel="True")
     for (true, predicted), count in np.ndenumerate(counts if len(names) <= 20 else []):
@@ -70,7 +71,7 @@ def _draw_counts(matrix: Any, pairs: Any, counts: np.ndarray, names: Sequence[st
             matrix.text(predicted, true, count, ha="center", va="center", color=color, fontsize=9)
     order = np.argsort(-wrong, axis=None, kind="stable")[:10]
     top = [divmod(int(flat), len(names)) for flat in order if wrong.flat[flat]]
-    labels = [f"{names[true]} → {names[predicted]}" for true, predicted in top]
+    labels = [plain(f"{names[true]} → {names[predicted]}") for true, predicted in top]
     bars = pairs.barh(range(len(top)), [wrong[pair] for pair in top], color="#c44e52")
     pairs.bar_label(bars, padding=3)
     pairs.set_yticks(range(len(top)), labels)

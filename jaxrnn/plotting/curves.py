@@ -22,6 +22,11 @@ class Picture(Figure):
         return buffer.getvalue()
 
 
+def plain(text: object) -> str:
+    """Escape dollar signs, between which matplotlib reads a formula."""
+    return str(text).replace("$", r"\$")
+
+
 def plot_history(
     history: History | Sequence[History],
     baselines: Mapping[str, Mapping[str, float]] | None = None,
@@ -53,7 +58,7 @@ def plot_history(
     for axes, metric in zip(panels, metrics, strict=True):
         for column in metric_columns(columns, metric):
             if runs[0].measured(column):
-                split = column.removesuffix(f"_{metric}").replace("_", " ").title()
+                split = _title(column.removesuffix(f"_{metric}"))
                 values = _values(runs, column)
                 marker = "o" if np.isfinite(values[0]).sum() == 1 else None
                 _draw_mean(axes, epochs, values, marker=marker, label=f"{split} Set")
@@ -62,14 +67,18 @@ def plot_history(
         if levels and np.nanmax(curves) > 30 * np.nanmin(curves) > 0:
             axes.set_yscale("log")
         for (name, value), style in zip(levels.items(), itertools.cycle((":", "--", "-."))):
-            label = f"{name}, {value:.3g}"
+            label = plain(f"{name}, {value:.3g}")
             axes.axhline(value, color="black", linestyle=style, linewidth=1, label=label)
-        axes.set(xlabel="Epochs", ylabel=labels.get(metric, metric.replace("_", " ").title()))
+        axes.set(xlabel="Epochs", ylabel=labels.get(metric, _title(metric)))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
         axes.grid(alpha=0.3)
         axes.legend()
     return figure
+
+
+def _title(name: str) -> str:
+    return plain(name.replace("_", " ").title())
 
 
 def _values(runs: Sequence[History], column: str) -> np.ndarray:
@@ -111,7 +120,7 @@ def plot_runs(runs: Mapping[str, History | Sequence[History]], column: str | Non
     axes = figure.subplots()
     if len(runs) > 10:  # more than the default colors
         axes.set_prop_cycle(color=colormaps["turbo"](np.linspace(0.05, 0.95, len(runs))))
-    axes.set(xscale="log", xlabel="Seconds of training", ylabel=column.replace("_", " ").title())
+    axes.set(xscale="log", xlabel="Seconds of training", ylabel=_title(column))
     axes.xaxis.set_major_formatter("{x:g}")
     limits = -np.inf, np.inf
     if column.endswith("_accuracy"):
@@ -123,7 +132,8 @@ def plot_runs(runs: Mapping[str, History | Sequence[History]], column: str | Non
     for name, line in lines.items():
         seconds = _values(line, "seconds").mean(0).cumsum()
         marker = "o" if seconds.size < 10 else None
-        _draw_mean(axes, seconds, _values(line, column).clip(*limits), marker=marker, label=name)
+        values = _values(line, column).clip(*limits)
+        _draw_mean(axes, seconds, values, marker=marker, label=plain(name))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=min(4, len(runs)))
     return figure

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxrnn.data.splits import Split
-from jaxrnn.plotting.curves import Picture
+from jaxrnn.plotting.curves import Picture, plain
 
 
 def plot_samples(
@@ -52,6 +52,6 @@ def draw_images(
         left = step * (index % columns) + (size - width) / 2
         axes.imshow(image, cmap="gray", extent=(left, left + width, top + height, top))
         place = left + width / 2, top - 0.03 * size
-        axes.text(*place, titles[index], ha="center", va="bottom", fontsize=fontsize)
+        axes.text(*place, plain(titles[index]), ha="center", va="bottom", fontsize=fontsize)
     axes.axis("off")
     axes.set(xlim=(size - step, columns * step), ylim=(rows * step, size - step))

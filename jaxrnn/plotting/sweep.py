@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxrnn.plotting.curves import Picture
+from jaxrnn.plotting.curves import Picture, plain
 
 
 def plot_sweep(
@@ -29,35 +29,35 @@ def plot_sweep(
     'model.hidden'
     """
     figure = Picture(figsize=(10, 6), layout="constrained")
-    axes, label = figure.subplots(), column.replace("_", " ")
+    axes, label = figure.subplots(), plain(column.replace("_", " "))
+    titles = [plain(name) for name in varied]
     values = [[row[name] for name in varied] for row in configurations]
     mean = np.array([row[column] for row in configurations], float)
     deviation = np.array([row.get(f"{column}_deviation", 0) for row in configurations], float)
     if len(varied) == 2:
-        rows, columns = (
-            list(dict.fromkeys(map(str, option))) for option in zip(*values, strict=True)
-        )
+        values = [[plain(value) for value in row] for row in values]
+        rows, columns = (list(dict.fromkeys(option)) for option in zip(*values, strict=True))
         grid = np.full((len(rows), len(columns)), np.nan)
         box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0}
         for (first, second), value in zip(values, mean, strict=True):
-            row, col = rows.index(str(first)), columns.index(str(second))
+            row, col = rows.index(first), columns.index(second)
             grid[row, col] = value
             axes.text(col, row, f"{value:.4g}", ha="center", va="center", bbox=box)
         figure.colorbar(axes.imshow(grid, aspect="auto"), label=label)
         axes.set_xticks(range(len(columns)), columns)
         axes.set_yticks(range(len(rows)), rows)
-        axes.set(ylabel=varied[0], xlabel=varied[1])
+        axes.set(ylabel=titles[0], xlabel=titles[1])
         return figure
     if len(varied) == 1 and all(type(value) in (int, float) for (value,) in values):
         x = np.ravel(values)
         axes.plot(x, mean, marker="o")
         axes.fill_between(x, mean - deviation, mean + deviation, alpha=0.2)
-        axes.set(xlabel=varied[0], ylabel=label)
+        axes.set(xlabel=titles[0], ylabel=label)
         axes.set_xscale("log" if x.max() >= 10 * x.min() > 0 else "linear")
     else:
-        names = [", ".join(map(str, row)) for row in values]
+        names = [", ".join(map(plain, row)) for row in values]
         axes.errorbar(mean, names, xerr=deviation, fmt="o", capsize=4)
         axes.invert_yaxis()
-        axes.set(xlabel=label, ylabel=", ".join(varied))
+        axes.set(xlabel=label, ylabel=", ".join(titles))
     axes.grid(alpha=0.3)
     return figure

@@ -6,7 +6,7 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from jaxrnn.training.fitting import Record
 from jaxrnn.training.history import History, best_epoch
 from jaxrnn.training.state import TrainState
 
-Template = Callable[[Mapping[str, Any]], TrainState]
+Template = Callable[[Json], TrainState]
 Restored = tuple[TrainState, History, jax.Array]
 Named = dict[str, Any]  # arrays, or their shapes
 _log = logging.getLogger("jaxrnn")
@@ -29,17 +29,18 @@ _log = logging.getLogger("jaxrnn")
 class Checkpoints:
     """Checkpoints of the last three epochs of a run and of the best one; a hook of ``fit``.
 
-    The directory ``7`` holds epoch 7: arrays, written by Orbax, and ``run.json``, with a SHA-256 of
-    both. It is written in the background under another name and renamed when complete. A
-    damaged one is reported, and an earlier one restored. Nothing is unpickled. Several processes
-    call the same methods: the first one writes, all read, and their number may change.
+    The directory ``7`` holds epoch 7: arrays, written by Orbax, and ``run.json``, with the names of
+    their files and a SHA-256 of all. It is written in the background under another name and renamed
+    when complete. A damaged one is reported, and an earlier one restored. Nothing is unpickled.
+    Several processes call the same methods: the first one writes, all read, and their number may
+    change.
 
     Args:
       folder: directory, which a ``with`` block creates.
       description: JSON that is stored with every checkpoint, such as the model's configuration.
     """
 
-    def __init__(self, folder: Path | str, description: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path | str, description: Json | None = None) -> None:
         self.folder = Path(folder).absolute()
         self.description = dict(description or {})
         self._partial = self.folder / ".partial"  # what is being written or deleted
@@ -68,6 +69,11 @@ class Checkpoints:
         items = (*self.folder.glob("*/arrays"), *self.folder.glob("*/run.json"))
         names = {item.parent.name for item in items}
         return sorted(int(name) for name in names if re.fullmatch(r"[1-9][0-9]{0,8}", name))
+
+    @property
+    def history(self) -> History:
+        """The stored history of the last epoch; raises an error of any kind if it is damaged."""
+        return History.from_rows(read_json(self.folder / f"{self.epochs[-1]}/run.json")["history"])
 
     def save(self, state: TrainState, history: History, key: jax.Array) -> None:
         """Start saving the last epoch of ``history``; first :meth:`wait` for the previous one."""
@@ -138,6 +144,7 @@ class Checkpoints:
             file.write(bytes(sum(array.nbytes for array in arrays.values()) + 2**18))
         with _checkpointer() as checkpointer:
             checkpointer.save(self._partial / "arrays", arrays)
+        run["files"] = _files(self._partial / "arrays")  # systems may add others, as .DS_Store
         run["sha256"] = _digest(run, self._partial / "arrays")
         write_atomically(self._partial / "run.json", json.dumps(run))
         self._partial.rename(self.folder / str(epoch))
@@ -172,10 +179,16 @@ def _read(folder: Path) -> tuple[Json, Named]:
 def _digest(run: Json, folder: Path) -> str:
     """Return the SHA-256 of a stored epoch: its JSON and the files of its arrays."""
     sums = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            sums[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    for name in run.get("files") or _files(folder):  # earlier versions stored no names
+        with (folder / name).open("rb") as file:
+            sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashlib.sha256(json.dumps([run, sums]).encode()).hexdigest()
+
+
+def _files(folder: Path) -> list[str]:
+    """Return the relative names of the files in a folder, sorted."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path.relative_to(folder).as_posix() for path in paths]
 
 
 def _rebuild(run: Json, arrays: Named, template: Template) -> Restored:

@@ -1,12 +1,15 @@
 """Experiment: the full description of a run, in groups that check and build themselves."""
 
+import inspect
 import re
+import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
+import jax
 import pydantic_core
 from annotated_types import Ge
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -19,6 +22,7 @@ from jaxrnn.training.fitting import Hook, TrainerConfig
 from jaxrnn.training.optimizers import Adam, Muon
 from jaxrnn.training.tasks import Classification, LanguageModeling, Regression
 
+Checked = TypeVar("Checked")
 _KIND = Field(discriminator="kind")
 Optimizer = Annotated[Adam | Muon, _KIND]
 
@@ -41,6 +45,8 @@ class RuntimeConfig(Group):
     """Read the training split from disk while training, for data larger than memory."""
     workers: Annotated[int, Ge(0)] = 0
     """Number of reader processes when streaming; 0 for a thread."""
+    other_data: bool = False
+    """Resume a run although its data has other examples than before, of the same classes."""
     sample: Annotated[int, Ge(0)] = 0
     """Language modeling: number of tokens to generate and print at the end."""
     tensorboard: bool = False
@@ -77,7 +83,8 @@ class Experiment:
 
     Every group is a frozen dataclass, with constraints such as ``Annotated[int, Ge(1)]`` on its
     fields, that builds its own part: ``data.build()`` returns :class:`jaxrnn.Datasets`,
-    ``model.build(outputs)`` a Flax module, ``optimizer.build(steps)`` an optax transformation, and
+    ``model.build(outputs)`` a Flax module (``model.build(outputs, rngs)`` if it is an NNX module,
+    which draws its parameters itself), ``optimizer.build(steps)`` an optax transformation, and
     ``augment.build()`` a function or None. The identity of a run is everything except ``runtime``.
 
     A page extends the verbs ``predict`` and ``export`` by ``predict_options`` and
@@ -101,13 +108,10 @@ class Experiment:
         return ()
 
     def check(self) -> None:
-        """Check the value of every option.
-
-        Raises:
-          ValueError: one line for each option that is wrong.
-        """
-        names = [field.name for field in fields(self)]
-        lines = [line for name in names for line in errors_of(getattr(self, name), name)]
+        """Raise ``ValueError`` with one line for each option that is wrong."""
+        lines = [
+            line for field in fields(self) for line in errors_of(vars(self)[field.name], field.name)
+        ]
         if getattr(self.optimizer, "average", 0) and self.trainer.train_curve == "last_batch":
             lines.append("--trainer.train-curve last_batch needs --optimizer.average 0")
         if self.trainer.truncate is not None and getattr(self.model, "bidirectional", False):
@@ -117,24 +121,33 @@ class Experiment:
         if lines:
             raise ValueError("\n".join(lines))
 
+    def build_model(self, outputs: int, key: jax.Array | None = None) -> Any:
+        """Build the Flax module; ``key`` is that of the parameters of an NNX module."""
+        if "rngs" not in inspect.signature(self.model.build).parameters:
+            return self.model.build(outputs)
+        from flax import nnx  # slow to import
+
+        rngs = nnx.Rngs(jax.random.key(0) if key is None else key)
+        build: Any = self.model.build
+        return build(outputs, rngs)
+
     def to_json(self) -> Json:
         """Return the experiment as JSON, the content of ``config.json``."""
         content: Json = pydantic_core.to_jsonable_python(self, fallback=str)
         return content
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
+    def from_json(cls, content: Json) -> Self:
         """Build an experiment from :meth:`to_json`; missing options get their defaults.
 
         Raises:
           ValueError: an option is unknown, or has another type or a value that is not allowed.
         """
         try:
-            experiment: Self = _validated(cls, content)
+            return _validated(cls, content)
         except ValidationError as error:
             reason = next(_lines(error))
             raise ValueError(f"it is damaged, or of another experiment: {reason}") from error
-        return experiment
 
     @property
     def identity(self) -> Json:
@@ -146,11 +159,10 @@ class Experiment:
         """Whether more epochs continue the same run: no schedule depends on their number."""
         return not getattr(self.optimizer, "scheduled", False)
 
-    def check_same(self, identity: Mapping[str, Any], *, any_epochs: bool = False) -> None:
-        """Check that a stored run is this one, with at most its epochs or, if asked for, any.
+    def check_same(self, identity: Json, *, any_epochs: bool = False) -> None:
+        """Raise ``ValueError`` if a stored run differs, except in epochs that can follow.
 
-        Raises:
-          ValueError: it is another run; the message says what differs.
+        ``any_epochs`` allows any number of epochs.
         """
         stored = type(self).from_json(identity)
         differing = differences(self, stored)
@@ -164,16 +176,32 @@ class Experiment:
             )
 
     @property
-    def command(self) -> str:
-        """The command that runs the page of this experiment."""
-        module: str | None = type(self).__module__
+    def command(self) -> str | None:
+        """The command that runs the page of this experiment; None in a notebook, without a page."""
+        module, program = type(self).__module__, sys.modules["__main__"]
         if module == "__main__":
-            spec = sys.modules["__main__"].__spec__
-            module = spec.name if spec else None
+            module = program.__spec__.name if program.__spec__ else ""
+        if module.partition(".")[0] == "jaxrnn" or not (module or hasattr(program, "__file__")):
+            return None
         return f"python -m {module}" if module else f"python {sys.argv[0]}"
 
+    @property
+    def program(self) -> str:
+        """The command, or what the command line is called without one."""
+        return self.command or type(self).__name__
 
-def differences(here: Experiment, there: Experiment) -> dict[str, tuple[Any, Any]]:
+    def advice(self, verb: str, workdir: Path, epochs: int | None = None) -> str:
+        """Return the command or, without one, the call in Python that goes on with a run."""
+        if command := self.command:
+            more = f" --epochs {epochs}" if epochs else ""
+            return f"{command} {verb} {shlex.quote(str(workdir))}{more}"
+        if verb == "evaluate":
+            return f"jaxrnn.load_run({str(workdir)!r})"
+        more = f" and TrainerConfig(epochs={epochs})" if epochs else ""
+        return f"jaxrnn.run(experiment), with RuntimeConfig(workdir={str(workdir)!r}){more}"
+
+
+def differences(here: Experiment, there: Experiment) -> dict[str, tuple[object, object]]:
     """Return the options, runtime aside, in which two experiments differ, and both values."""
     mine, other = (
         {
@@ -187,7 +215,7 @@ def differences(here: Experiment, there: Experiment) -> dict[str, tuple[Any, Any
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def errors_of(value: Any, *group: str) -> Iterator[str]:
+def errors_of(value: object, *group: str) -> Iterator[str]:
     """Yield a line for each wrong value in a dataclass of options."""
     try:
         _validated(type(value), value)
@@ -195,7 +223,7 @@ def errors_of(value: Any, *group: str) -> Iterator[str]:
         yield from _lines(error, *group)
 
 
-def _validated(kind: Any, content: Any) -> Any:
+def _validated(kind: type[Checked], content: object) -> Checked:
     text = pydantic_core.to_json(content, fallback=str)
     return TypeAdapter(kind).validate_json(text, strict=True)
 

@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import jax
@@ -12,14 +13,11 @@ from jaxrnn.training.fitting import Record
 from jaxrnn.training.history import metric_columns
 
 
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """A hook of :func:`jaxrnn.fit`: a progress bar on a terminal, otherwise a line per epoch.
 
-    The bar moves during epochs, too; the end of a ``with`` block closes it.
-
-    Args:
-      epochs: total number of epochs.
-      done: number of epochs trained before.
+    The bar, for a total of ``epochs`` of which some are ``done``, moves during epochs, too; the end
+    of a ``with`` block closes it.
     """
 
     def __init__(self, epochs: int, done: int = 0) -> None:
@@ -33,9 +31,6 @@ class Progress:
             file=sys.stdout,
             disable=jax.process_index() > 0 or not sys.stdout.isatty(),
         )
-
-    def __enter__(self) -> "Progress":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._bar.close()
@@ -72,15 +67,11 @@ def check_tensorboard() -> None:
         raise ValueError("--tensorboard needs tensorboardX; install jaxrnn's extra tensorboard")
 
 
-class Events:
+class Events(AbstractContextManager["Events"]):
     """A hook of :func:`jaxrnn.fit` that writes every curve to an event file, as METRIC/SPLIT.
 
-    ``tensorboard --logdir FOLDER`` shows the files.
-
-    Args:
-      folder: directory of the event files.
-      splits: names of the splits that are evaluated.
-      done: number of epochs trained before; TensorBoard discards earlier events of later ones.
+    ``tensorboard --logdir FOLDER`` shows the files; it discards earlier events of epochs after the
+    ``done`` ones.
     """
 
     def __init__(self, folder: Path, splits: Sequence[str], done: int = 0) -> None:
@@ -89,9 +80,6 @@ class Events:
         self._splits = ("train", *splits)
         purge, suffix = done + 1 if done else None, f".{done:06}"  # names have whole seconds only
         self._writer = SummaryWriter(str(folder), purge_step=purge, filename_suffix=suffix)
-
-    def __enter__(self) -> "Events":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._writer.close()

@@ -5,28 +5,41 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
+from jaxrnn.data.reading import STOPPING
 from jaxrnn.runs.checkpoints import Checkpoints
-from jaxrnn.training.fitting import NonFiniteLossError
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from jaxrnn.training.fitting import Record
+from jaxrnn.training.metrics import NonFiniteLossError
 
 
 class Interruption:
-    """The first signal that was received, if any."""
+    """The first signal that was received, if any; a hook that stops :func:`jaxrnn.fit` then."""
 
     received: int | None = None
 
+    def __call__(self, record: Record) -> bool:
+        """Return whether a signal was received."""
+        return self.received is not None
+
     @property
     def exit_status(self) -> int:
-        """128 plus the number of the signal, as in shells; of SIGTERM if another process got it."""
-        return 128 + (self.received or signal.SIGTERM)
+        """128 plus the number of the signal that stopped the run, as in shells.
+
+        Every process of the run must ask for it, as one of them may have received the signal.
+        """
+        received = self.received or 0
+        if jax.distributed.is_initialized():
+            received = int(np.max(multihost_utils.process_allgather(np.array(received))))
+        return 128 + (received or signal.SIGTERM)
 
 
 _current: Interruption | None = None
@@ -34,7 +47,10 @@ _current: Interruption | None = None
 
 @contextlib.contextmanager
 def interruption() -> Iterator[Interruption]:
-    """Record and report a first SIGINT or SIGTERM; end the process on a second SIGINT.
+    """Record and report the first signal that asks to stop; end the process on a second SIGINT.
+
+    Besides SIGINT and SIGTERM, these are the signals in ``STOPPING`` that nobody else handles, and
+    that are not ignored, as SIGHUP is under nohup.
 
     Python runs signal handlers between its own instructions, but a call into XLA takes long.
     Therefore a thread waits for the byte that the interpreter's C handler writes at once.
@@ -49,15 +65,19 @@ def interruption() -> Iterator[Interruption]:
     if threading.current_thread() is not threading.main_thread():
         yield state  # Python handles signals in its main thread only
         return
+    default = [number for number in STOPPING if signal.getsignal(number) == signal.SIG_DFL]
+    taken = {signal.SIGINT, signal.SIGTERM, *default}
     reading, writing = socket.socketpair()
     writing.setblocking(False)
 
     def watch() -> None:
         while number := int.from_bytes(reading.recv(1)):
-            if number in _SIGNALS and state.received is None:
+            if number in taken and state.received is None:
                 state.received = number
                 name = signal.Signals(number).name
                 advice = "stopping after this epoch; press Ctrl-C (again) to stop at once"
+                if name == "SIGHUP":
+                    _leave_terminal()
                 with contextlib.suppress(OSError):  # stderr may be closed
                     print(f"\n{name}: {advice}", file=sys.stderr, flush=True)
             elif number == signal.SIGINT:
@@ -65,7 +85,7 @@ def interruption() -> Iterator[Interruption]:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    previous = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+    previous = {number: signal.signal(number, lambda *_: None) for number in taken}
     previous_descriptor = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
     _current = state
     try:
@@ -78,6 +98,14 @@ def interruption() -> Iterator[Interruption]:
         writing.close()  # which ends the watcher
         watcher.join()
         reading.close()
+
+
+def _leave_terminal() -> None:
+    """Discard output to a terminal that was closed, where writing would fail."""
+    for stream in (1, 2):
+        with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+            if stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream):
+                os.dup2(nowhere.fileno(), stream)
 
 
 class Advice(str):

@@ -1,30 +1,28 @@
 """Command-line options of a dataclass and its groups, parsed by tyro, with short names.
 
-The causes of errors and the docstrings of fields come from private modules of tyro, so
-pyproject.toml pins its version.
+The causes of errors come from a private module of tyro, so pyproject.toml pins its version.
 """
 
 import dataclasses
 import difflib
-import functools
+import itertools
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
-from tyro import _docstrings
 from tyro import _errors as errors
 
 Workdir = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="WORKDIR")]]
 
 
 def parse(
-    kind: Any, default: Any, words: Sequence[str], prog: str, description: str = "", *markers: Any
+    kind: Any, default: Any, words: Sequence[str], prog: str, about: str = "", *markers: Any
 ) -> Any:
     """Parse options of a dataclass, which may be given without their group, as in ``--hidden 64``.
 
-    ``--help`` shows ``prog`` and ``description``; ``markers`` are those of ``tyro.conf``.
+    ``--help`` shows ``prog`` and ``about``; ``markers`` are those of ``tyro.conf``.
 
     Raises:
       ValueError: an option is unknown or ambiguous, or its value has another type.
@@ -34,10 +32,10 @@ def parse(
         if type(getattr(default, name)) is not group:
             default = dataclasses.replace(default, **{name: group()})
     tyro._experimental_options["ansi_codes"] = not os.environ.get("NO_COLOR")
-    about, config = description or None, (tyro.conf.AvoidSubcommands, *markers)
+    config, text = (tyro.conf.AvoidSubcommands, *markers), about or None
     with errors.on_parse_error(_refuse):
         return tyro.cli(
-            kind, default=default, args=words, prog=prog, description=about, config=config
+            kind, default=default, args=words, prog=prog, description=text, config=config
         )
 
 
@@ -59,55 +57,41 @@ def _refuse(event: errors.ParseErrorEvent) -> None:
             raise ValueError(f"unexpected argument: {' '.join(tokens)}")
 
 
-def complete(words: Iterable[str], kind: Any) -> tuple[list[str], dict[str, Any]]:
+def complete(words: Sequence[str], kind: Any) -> tuple[list[str], dict[str, Any]]:
     """Complete options that were given without their group.
 
     Return the words, and the groups that options such as ``--optimizer muon`` choose, by field.
-    Raises ``ValueError`` if an option is unknown or ambiguous.
+    Raises ``ValueError`` if an option is unknown, ambiguous or empty.
     """
-    known, completed, chosen = _options(kind), [], {}
+    for before, word in itertools.pairwise(["an argument", *words]):
+        if not word.strip() or (word.startswith("--") and word.endswith("=")):
+            name = word.strip("= ") or (before if before.startswith("--") else "an argument")
+            raise ValueError(f"{name} is empty; is a variable of the shell unset?")
+    known, completed, chosen = options_of(kind), [], {}
     queue = iter(words)
     for word in queue:
         flag, equals, value = word.partition("=")
         name = flag.removeprefix("--").replace("_", "-")
-        found = _find(name, known)
         if not word.startswith("--") or name == "help" or name.startswith("tyro-"):
             completed.append(word)
-        elif not found:
+            continue
+        if not (found := find(name, known)):
             short = [full.rpartition(".")[2] for full in known]
             raise ValueError(f"unknown option {flag}{nearest(name, [*short, *known], '--')}")
-        elif len(found) > 1:
+        if len(found) > 1:
             meant = " or ".join(f"--{full}" for full in found)
             raise ValueError(f"ambiguous option {flag}; it may be {meant}")
-        elif groups := known[found[0]]:
-            choice = value or next(queue, "")
-            if choice not in groups:
-                hint = nearest(choice, groups)
-                raise ValueError(f"unknown {name} {choice!r}{hint}; there are {', '.join(groups)}")
+        if not (groups := known[found[0]]):
+            completed.append(f"--{found[0]}{equals}{value}")
+        elif (choice := value or next(queue, "")) in groups:
             chosen[name.replace("-", "_")] = groups[choice]
         else:
-            completed.append(f"--{found[0]}{equals}{value}")
+            hint = nearest(choice, groups)
+            raise ValueError(f"unknown {name} {choice!r}{hint}; there are {', '.join(groups)}")
     return completed, chosen
 
 
-def describe_options(options: Any, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield name with value, and description, of those of the options that a dataclass has."""
-    known = _options(type(options))
-    for name in names:
-        found = list(_find(name, known))
-        for full in found:
-            option = name if len(found) == 1 else full
-            *path, field = full.replace("-", "_").split(".")
-            group = functools.reduce(getattr, path, options)
-            if known[full]:
-                value, text = type(getattr(group, field)).__name__.lower(), ", ".join(known[full])
-                yield f"--{option} {value}", f"One of {text}"
-            else:
-                text = _docstrings.get_field_docstring(type(group), field, ()) or ""
-                yield f"--{option} {getattr(group, field)}", text.partition(";")[0].rstrip(".")
-
-
-def _options(kind: Any, prefix: str = "") -> dict[str, dict[str, Any]]:
+def options_of(kind: Any, prefix: str = "") -> dict[str, dict[str, Any]]:
     """Return the full names of options and, for those that choose a group, the groups by name."""
     hints, known = get_type_hints(kind), {}
     for field in dataclasses.fields(kind):
@@ -119,11 +103,11 @@ def _options(kind: Any, prefix: str = "") -> dict[str, dict[str, Any]]:
         if hint is bool:
             known[f"{prefix}no-{option}"] = {}
         for group in groups.values():
-            known |= _options(group, f"{prefix}{option}.")
+            known |= options_of(group, f"{prefix}{option}.")
     return known
 
 
-def _find(name: str, known: Iterable[str]) -> list[str]:
+def find(name: str, known: Iterable[str]) -> list[str]:
     """Return the full names that a name, with or without its group, may stand for."""
     return [name] if name in known else [full for full in known if full.endswith(f".{name}")]
 

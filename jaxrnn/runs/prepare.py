@@ -1,8 +1,13 @@
-"""Prepare a run: data, the state at step 0, and their description in checkpoints."""
+"""Prepare a run: data, the state at step 0, and their description in checkpoints.
+
+The description tells whether data that is read later is what the run was trained on.
+"""
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Mapping
+import textwrap
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,44 +26,30 @@ from jaxrnn.training.steps import check_truncation
 
 
 class Prepared(NamedTuple):
-    """The parts of an experiment, built.
-
-    Attributes:
-      data: the data to train and evaluate on.
-      train: the split to train on, or a stream of it.
-      augment: the augmentation of training examples, or None.
-      description: JSON that is stored with every checkpoint.
-      state: the state to start from: at step 0, if nothing was restored.
-      history: the epochs trained before.
-      key: root key of the data order.
-      mesh: devices that share each batch.
-    """
+    """The parts of an experiment, built; then what has been restored or trained of it."""
 
     data: Datasets
-    train: Split | Stream
+    train: Split | Stream  # of data.train
     augment: Augment | None
-    description: Json
+    description: Json  # stored with every checkpoint
+    key: jax.Array  # root of the data order
+    mesh: jax.sharding.Mesh  # devices that share each batch
     state: TrainState
-    history: History
-    key: jax.Array
-    mesh: jax.sharding.Mesh
+    history: History = History()
 
 
 def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
-    """Build the parts of an experiment.
-
-    Args:
-      experiment: a checked experiment.
-      data: the result of :func:`build_data` for it, if there is one.
+    """Build the parts of a checked experiment, whose ``data`` may have been built before.
 
     Raises:
-      ValueError: data, model and task don't fit each other; batches don't divide among processes;
-        or the network doesn't fit in memory.
+      ValueError: they don't fit each other, the processes, or the memory.
     """
     trainer, runtime = experiment.trainer, experiment.runtime
     data = build_data(experiment.data, runtime) if data is None else data
-    description = _describe(experiment, data)
     init_key, key = jax.random.split(jax.random.key(trainer.seed))
+    in_memory = isinstance(data.train, Split) and not runtime.stream
+    steps = _check_size(data.train, trainer, in_memory=in_memory)
+    description = {"config": experiment.identity, "steps": steps, **describe_data(data)}
     augment = experiment.augment.build() if experiment.augment is not None else None
     if augment is not None and (channels := description["channels"]) > 1:
         options = [
@@ -67,7 +58,7 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
         advice = f"give {' '.join(options)}"
         raise ValueError(f"images of {channels} channels cannot be warped; {advice}")
     train: Any = data.train
-    if runtime.stream or not isinstance(train, Split):
+    if not in_memory:
         train = stream(
             train,
             key=key,
@@ -77,10 +68,9 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
             workers=runtime.workers,
         )
     state = initial_state(experiment, description, init_key)
-    for split in (train, *data.evals.values()):
-        check_fits(state, split)
     mesh = batch_mesh(trainer.batch_size, suitable_devices(state.params, runtime.devices))
-    return Prepared(data, train, augment, description, state, History(), key, mesh)
+    check_fits(state, {"train": train, **data.evals})  # before there are files, unlike that of fit
+    return Prepared(data, train, augment, description, key, mesh, state)
 
 
 def build_data(group: Any, runtime: RuntimeConfig) -> Datasets:
@@ -92,47 +82,77 @@ def build_data(group: Any, runtime: RuntimeConfig) -> Datasets:
     return data
 
 
-def _describe(experiment: Experiment, data: Datasets) -> Json:
-    """Describe the parts of a run, for its checkpoints.
-
-    Raises:
-      ValueError: data, model and task don't fit each other.
-    """
-    train, trainer, size = data.train, experiment.trainer, len(data.train)
-    if trainer.batch_size > size:
-        raise ValueError(
-            f"--batch-size {trainer.batch_size} is larger than the training split of {size} "
-            "examples"
-        )
-    in_memory = isinstance(train, Split) and not experiment.runtime.stream
-    example = train.read([0])
-    input_shape = np.shape(example["inputs"])[1:]
-    if trainer.truncate is not None:
-        check_truncation(example)
+def describe_data(data: Datasets) -> Json:
+    """Describe the data of a run, for its checkpoints."""
+    inputs, train = data.train.read([0])["inputs"], data.train
     return {
-        "config": experiment.identity,
-        "input_shape": list(input_shape),
+        "input_shape": list(np.shape(inputs)[1:]),
         "outputs": data.outputs,
-        "steps": _count_steps(size, input_shape[0], trainer, streamed=not in_memory),
         "class_names": list(getattr(train, "class_names", ())),
         "channels": getattr(train, "channels", 1),
-        "pixels": len(input_shape) == 2 and example["inputs"].dtype == np.uint8,
         "pixel_max": data.pixel_max,
+        "pixels": np.ndim(inputs) == 3 and inputs.dtype == np.uint8,
+        "splits": {name: _content(s) for name, s in {"train": train, **data.evals}.items()},
     }
 
 
-def initial_state(
-    experiment: Experiment, description: Mapping[str, Any], key: jax.Array | None
-) -> TrainState:
-    """Build model and optimizer, and their state at step 0; without a key, only its shapes.
+def _content(split: Any) -> Json:
+    """Return what tells the examples of a split from others; the digest, if it has one."""
+    source = split.source if isinstance(split, Stream) else split
+    shape = np.shape(source.inputs if isinstance(source, Split) else source.read([0])["inputs"])
+    return {"shape": [len(source), *shape[1:]], "digest": getattr(source, "digest", None)}
+
+
+def check_same_data(stored: Json, here: Json) -> str:
+    """Return which splits have other examples than those of a stored description; "" for none.
 
     Raises:
-      ValueError: the network does not fit in memory.
+      ValueError: the network doesn't fit the data, which has other classes, or another shape.
     """
+    needed = {
+        "classes": "class_names",
+        "input shape": "input_shape",
+        **{name: name for name in ("outputs", "channels", "pixels")},
+    }
+    fixed = 0 if stored["pixels"] else 1  # other sequences may have any number of time steps
+    then, now = ({**about, "input_shape": about["input_shape"][fixed:]} for about in (stored, here))
+    different = [
+        f"{word} ({_differing(then[name], now[name])})"
+        for word, name in needed.items()
+        if then[name] != now[name]
+    ]
+    if different:
+        raise ValueError(f"the data has changed since training: {', '.join(different)}")
+    changed = []
+    for name, content in here["splits"].items():
+        known = stored.get("splits", {}).get(name, content)  # earlier versions stored none
+        if known["shape"] != content["shape"]:
+            changed.append(f"{name} ({known['shape']} there, {content['shape']} here)")
+        elif None not in (digests := {known["digest"], content["digest"]}) and len(digests) > 1:
+            changed.append(f"{name} (other examples, or another order)")
+    return ", ".join(changed)
+
+
+def _differing(there: Any, here: Any) -> str:
+    """Describe two values that differ; of long lists, only the entries that differ."""
+    if isinstance(here, list) and len(f"{there}{here}") > 120:
+        if {*there} == {*here}:  # in another order
+            pairs = itertools.zip_longest(there, here)
+            there, here = zip(*(pair for pair in pairs if pair[0] != pair[1]), strict=True)
+        else:
+            both = {*there} & {*here}
+            there, here = ([name for name in names if name not in both] for names in (there, here))
+        shorten = partial(textwrap.shorten, width=80, placeholder=" …")
+        there, here = (shorten(str([*names])) for names in (there, here))
+    return f"{there} there, {here} here"
+
+
+def initial_state(experiment: Experiment, description: Json, key: jax.Array | None) -> TrainState:
+    """Build model and optimizer, and their state at step 0; without a key, only its shapes."""
     try:
         return create_train_state(
             key,
-            experiment.model.build(description["outputs"]),
+            experiment.build_model(description["outputs"], key),
             experiment.optimizer.build(description["steps"]),
             jax.ShapeDtypeStruct((1, *description["input_shape"]), np.float32),
             experiment.task,
@@ -143,21 +163,25 @@ def initial_state(
         raise ValueError(f"a network of this size does not fit in memory: {error}") from error
 
 
-def _count_steps(size: int, time: int, trainer: TrainerConfig, *, streamed: bool) -> int:
-    """Count the updates of the whole training, on ``size`` examples of ``time`` steps.
-
-    Raises:
-      ValueError: the split doesn't allow this number of batches.
-    """
+def _check_size(train: Any, trainer: TrainerConfig, *, in_memory: bool) -> int:
+    """Check that a training split can be divided into steps; count those of the whole training."""
+    example, size = train.read([0]), len(train)
+    time = np.shape(example["inputs"])[1]
+    if trainer.batch_size > size:
+        raise ValueError(
+            f"--batch-size {trainer.batch_size} is larger than the training split of {size} "
+            "examples"
+        )
+    if trainer.truncate is not None:
+        check_truncation(example)
     rest, steps = size % trainer.batch_size, trainer.steps_per_epoch
-    chunks = math.ceil(time / (trainer.truncate or time))
     if steps is None:
         steps = size // trainer.batch_size + (rest > 0 and not trainer.drop_remainder)
-    elif not streamed:
+    elif in_memory:
         raise ValueError("--steps-per-epoch is an option of streams; use --stream")
     elif rest and not trainer.drop_remainder:
         raise ValueError(
             f"--steps-per-epoch requires batches of equal size, but {size} examples leave one of "
             f"{rest}; use --drop-remainder"
         )
-    return trainer.epochs * steps * chunks
+    return trainer.epochs * steps * math.ceil(time / (trainer.truncate or time))

@@ -36,11 +36,11 @@ def session(runtime: RuntimeConfig) -> Iterator[None]:
     """Set up devices, the compilation cache and, if there are several, the processes.
 
     Raises:
-      ValueError: JAX has no such devices, or is set up so that training can't use them.
+      ValueError: JAX has no such devices, or can't use them; or the processes aren't found.
+      LostProcessesError: other processes have ended.
     """
     if runtime.tensorboard:
         check_tensorboard()
-    use_cpu_cores(runtime.devices)
     config: Any = jax.config
     if config.jax_compilation_cache_dir is None:
         directory = Path(platformdirs.user_cache_dir("jaxrnn"), "compiled")
@@ -49,6 +49,7 @@ def session(runtime: RuntimeConfig) -> Iterator[None]:
             config.update("jax_compilation_cache_dir", str(directory))
     config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     with processes(runtime):
+        use_cpu_cores(runtime.devices)
         try:
             count = min(len(jax.local_devices()), runtime.devices or sys.maxsize)
         except (RuntimeError, AssertionError) as error:
@@ -71,10 +72,6 @@ def processes(runtime: RuntimeConfig) -> Iterator[None]:
 
     When all are done, they wait for each other. If one fails, it ends at once, which closes its
     connections and so ends the others.
-
-    Raises:
-      ValueError: the processes are unknown, or don't find each other.
-      LostProcessesError: other processes have ended.
     """
     if not runtime.distributed:
         yield

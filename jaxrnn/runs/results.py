@@ -1,21 +1,21 @@
 """Results: what a run writes and prints at its start and at its end."""
 
+import contextlib
+import logging
 import platform
-import shlex
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
-import jaxlib
 import numpy as np
-import optax
+from jax.tree_util import keystr
 
 from jaxrnn.data import Datasets, Split
 from jaxrnn.data.splits import blank_example
-from jaxrnn.files import Json, write_atomically, write_figure, write_json
+from jaxrnn.files import Json, first_line, write_atomically, write_figure, write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.prepare import Prepared
@@ -28,97 +28,97 @@ from jaxrnn.training.state import TrainState
 from jaxrnn.training.tasks import Classification, Task
 from jaxrnn.version import __version__
 
+_log = logging.getLogger("jaxrnn")
+
+
+@contextlib.contextmanager
+def drawing(path: Path) -> Iterator[None]:
+    """Convert an error in drawing a picture to a warning, as nothing else depends on it."""
+    try:
+        yield
+    except Exception as error:  # of matplotlib, of any kind
+        _log.warning("%s could not be drawn: %s", path, first_line(error))
+
 
 def describe_start(prepared: Prepared) -> str:
     """Describe the size of a run, and where it computes."""
     examples, devices = len(prepared.data.train), describe_mesh(prepared.mesh)
-    return f"{_size(prepared):,} parameters, {examples:,} training examples, on {devices}"
+    return f"{_size(prepared.state):,} parameters, {examples:,} training examples, on {devices}"
 
 
-def describe_devices(mesh: jax.sharding.Mesh) -> list[str]:
+def describe_mesh(mesh: jax.sharding.Mesh) -> str:
+    """Describe the number and kind of devices and, for a single CPU device, its cores."""
+    devices = _devices(mesh)
+    cores = f" ({available_cores()} cores)" if devices == ["cpu"] else ""
+    return f"{len(devices)} × {devices[0]}{cores}"
+
+
+def _devices(mesh: jax.sharding.Mesh) -> list[str]:
     """Return the platform of each device and, if different, its kind."""
     devices = mesh.devices.flat
     return [" ".join(dict.fromkeys((device.platform, device.device_kind))) for device in devices]
 
 
-def describe_mesh(mesh: jax.sharding.Mesh) -> str:
-    """Describe the number and kind of devices and, for a single CPU device, its cores."""
-    devices = describe_devices(mesh)
-    cores = f" ({available_cores()} cores)" if devices == ["cpu"] else ""
-    return f"{len(devices)} × {devices[0]}{cores}"
+def _size(state: TrainState) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
-def write_about(workdir: Path, model: nn.Module, prepared: Prepared, *, pictures: bool) -> None:
+def write_about(workdir: Path, model: Any, prepared: Prepared, *, pictures: bool) -> None:
     """Write the table of parameters and, for labelled images, the first training examples."""
     train = prepared.data.train
     example = blank_example(np.empty((1, *prepared.description["input_shape"])))
     plain = {"width": 120, "force_terminal": False, "no_color": True}
-    table = model.tabulate(jax.random.key(0), example, console_kwargs=plain)
+    if isinstance(model, nn.Module):
+        table = model.tabulate(jax.random.key(0), example, console_kwargs=plain)
+    else:  # nnx.tabulate changes classes, so nothing else could call the module meanwhile
+        params = jax.tree.leaves_with_path(prepared.state.params)
+        names = {keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in params}
+        rows = (f"{name}  {shape}" for name, shape in names.items())
+        table = "\n".join([*rows, f"total: {_size(prepared.state):,} parameters"])
     lines = (line.rstrip() for line in table.strip("\n").splitlines())
     write_atomically(workdir / "parameters.txt", "\n".join(lines) + "\n")
     images = example.shape[2:] > (1,)  # wider than one pixel
     if pictures and isinstance(train, Split) and train.class_names and images:
-        from jaxrnn.plotting.samples import plot_samples  # slow to import
+        with drawing(path := workdir / "samples.png"):
+            from jaxrnn.plotting.samples import plot_samples  # slow to import
 
-        write_figure(workdir / "samples.png", plot_samples(train))
+            write_figure(path, plot_samples(train))
 
 
 def finish(
     workdir: Path,
     experiment: Experiment,
-    prepared: Prepared,
+    trained: Prepared,
     checkpoints: Checkpoints,
     seconds: Mapping[str, float],
     *,
     pictures: bool,
 ) -> Json:
-    """Write the results of a finished run; print its main metrics and how to continue.
-
-    Args:
-      workdir: directory of the run.
-      experiment: the full description of the run.
-      prepared: its parts, with state and history after the last epoch.
-      checkpoints: closed; with patience, the best epoch is read from them.
-      seconds: duration of each phase.
-      pictures: whether to draw curves and confusions.
-
-    Returns:
-      The contents of ``results.json``.
-    """
-    task, trainer, data = experiment.task, experiment.trainer, prepared.data
-    state, history = prepared.state, prepared.history
-    kept = history  # up to the epoch that is reported
+    """Write and return the results of a finished run; print its main metrics, how to continue."""
+    task, trainer, data = experiment.task, experiment.trainer, trained.data
+    state, history = trained.state, trained.history
+    epoch = len(history)  # the one that is reported
     if trainer.patience is not None and (best := checkpoints.restore(lambda _: state, best=True)):
-        state, kept, _ = best
+        state, epoch = best[0], len(best[1])
     state = jax.device_get(averaged(state).replace(opt_state=()))
     results = {
-        **_metrics(history, task, len(kept)),
+        **_metrics(history, task, epoch),
         "seed": trainer.seed,
-        "parameters": _size(prepared),
+        "parameters": _size(state),
         "stopped_early": has_stalled(history, task, trainer.patience),
-        "devices": describe_devices(prepared.mesh),
+        "devices": _devices(trained.mesh),
         "seconds": seconds,
-        "versions": {
-            "jaxrnn": __version__,
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "jaxlib": jaxlib.version.__version__,
-            "flax": flax.__version__,
-            "optax": optax.__version__,
-        },
+        "versions": {"jaxrnn": __version__, "python": platform.python_version()}
+        | {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
     }
+    write_json(workdir / "results.json", results)
     if pictures:
         _draw(workdir, state, data, history)
-    write_json(workdir / "results.json", results)
     if count := experiment.runtime.sample:
         say(draw_sample(state, data.train, count, trainer.seed))
     for line in _describe(results, data, experiment, workdir):
         say(line)
     return results
-
-
-def _size(prepared: Prepared) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(prepared.state.params))
 
 
 def _metrics(history: History, task: Task, epoch: int) -> Json:
@@ -136,9 +136,11 @@ def _metrics(history: History, task: Task, epoch: int) -> Json:
 
 def _draw(workdir: Path, state: TrainState, data: Datasets, history: History) -> None:
     """Draw the curves and, for classifiers, the confusion matrix of the test or last split."""
-    from jaxrnn.plotting import plot_confusion, plot_history  # slow to import
+    curves, confusion = workdir / "curves.png", workdir / "confusion.png"
+    with drawing(curves):
+        from jaxrnn.plotting import plot_history  # slow to import
 
-    write_figure(workdir / "curves.png", plot_history(history, data.baselines))
+        write_figure(curves, plot_history(history, data.baselines))
     splits = {
         name: split
         for name, split in data.evals.items()
@@ -146,26 +148,30 @@ def _draw(workdir: Path, state: TrainState, data: Datasets, history: History) ->
     }
     if splits and isinstance(state.task, Classification):
         split = splits.get("test", [*splits.values()][-1])
-        write_figure(workdir / "confusion.png", plot_confusion(split, predict(state, split)))
+        predicted = predict(state, split)
+        with drawing(confusion):
+            from jaxrnn.plotting import plot_confusion
+
+            write_figure(confusion, plot_confusion(split, predicted))
 
 
 def _describe(
-    results: Mapping[str, Any], data: Datasets, experiment: Experiment, workdir: Path
+    results: Json, data: Datasets, experiment: Experiment, workdir: Path
 ) -> Iterator[str]:
-    """Yield the last lines of a run: its main metrics, and commands to continue with."""
-    command, directory = experiment.command, shlex.quote(str(workdir))
+    """Yield the main metrics, and commands to continue with."""
     if results["epoch"] < results["epochs"]:
         yield f"epoch {results['epoch']} of {results['epochs']} was the best and is kept"
     for split in [*data.evals] or ["train"]:
         if (name := f"{split}_{experiment.task.best}") in results:
             yield f"{name.replace('_', ' ')}: {results[name]:.4f}"
     yield f"curves: {workdir / 'curves.png'}"
-    yield f"to evaluate: {command} evaluate {directory}"
+    yield f"to evaluate: {experiment.advice('evaluate', workdir)}"
     if experiment.can_grow and not results["stopped_early"]:
-        yield f"to continue: {command} resume {directory} --epochs {2 * experiment.trainer.epochs}"
+        epochs = 2 * experiment.trainer.epochs
+        yield f"to continue: {experiment.advice('resume', workdir, epochs)}"
 
 
-def draw_sample(state: TrainState, train: Any, count: int, seed: int) -> str:
+def draw_sample(state: TrainState, train: object, count: int, seed: int) -> str:
     """Generate ``count`` tokens with a language model, as text or, without class names, numbers."""
     names = getattr(train, "class_names", ())
     first = names.index("\n") if "\n" in names else 0

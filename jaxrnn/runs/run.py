@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -53,33 +52,27 @@ def run(experiment: Experiment, *, name: str | None = None) -> Json:
 def run_one(
     experiment: Experiment, name: str, *, data: Datasets | None = None, pictures: bool = True
 ) -> Json:
-    """Run an experiment within a :func:`session`; see :func:`run`.
+    """Run a checked experiment, whose ``data`` may have been built before, in a :func:`session`.
 
-    Args:
-      experiment: a checked experiment.
-      name: the name of the run.
-      data: what ``experiment.data`` builds, if it was built before.
-      pictures: whether to draw curves, samples and confusions.
+    ``pictures`` is whether to draw curves, samples and confusions; for the rest see :func:`run`.
     """
-    trainer, clock = experiment.trainer, Clock()
-    with contextlib.ExitStack() as held:
-        check = partial(check_workdir, experiment=experiment)
-        opened = open_workdir(experiment.runtime.workdir, name, check)
-        workdir = Path(from_first(lambda: str(held.enter_context(opened))))
+    task, trainer, clock = experiment.task, experiment.trainer, Clock()
+    check = partial(check_workdir, experiment=experiment)
+    with open_workdir(experiment.runtime.workdir, name, check) as workdir:
         with clock("preparation"):
             prepared = prepare(experiment, data)
         checkpoints = Checkpoints(workdir / "checkpoints", prepared.description)
         prepared = restore(workdir, checkpoints, prepared, experiment)
         say(f"{name}: {describe_start(prepared)}; files in {workdir}")
-        if done := len(prepared.history):
-            say(f"resuming after epoch {done}")
-        resume = f"to resume: {experiment.command} resume {shlex.quote(str(workdir))}"
+        if prepared.history:
+            say(f"resuming after epoch {len(prepared.history)}")
+        resume = f"to resume: {experiment.advice('resume', workdir)}"
         with interruption() as interrupted, explained(checkpoints, resume):
             with checkpoints:
-                hooks: list[Hook] = [checkpoints, lambda record: interrupted.received is not None]
+                hooks: list[Hook] = [checkpoints, interrupted]
                 trained = _train(experiment, prepared, workdir, hooks, clock, pictures=pictures)
-            early = has_stalled(trained.history, experiment.task, trainer.patience)
-            if not early and len(trained.history) < trainer.epochs:
+            epochs = len(trained.history)
+            if epochs < trainer.epochs and not has_stalled(trained.history, task, trainer.patience):
                 say(f"stopped; earlier epochs are saved in {workdir}\n{resume}")
                 raise Stopped(interrupted.exit_status)
             results: Json = from_first(
@@ -116,7 +109,7 @@ def _train(
         pool.submit(importlib.import_module, "orbax.checkpoint")  # while XLA compiles
         own: list[Hook] = []
         if is_first():
-            model = experiment.model.build(data.outputs)
+            model = experiment.build_model(data.outputs)
             about = pool.submit(write_about, workdir, model, prepared, pictures=pictures)
             own += experiment.hooks()
             if runtime.tensorboard:

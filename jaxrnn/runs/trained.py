@@ -1,11 +1,11 @@
 """Trained networks, loaded from their work directories to predict, evaluate or export."""
 
+import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,13 @@ import numpy as np
 import optax
 
 from jaxrnn.data import ImageSequences, default_dirs
-from jaxrnn.data.splits import Split, check_values, take
-from jaxrnn.files import Json, read_json
+from jaxrnn.data.batches import check_values
+from jaxrnn.data.splits import Split, take
+from jaxrnn.files import Json, read_json, read_json_or_none
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
-from jaxrnn.runs.prepare import initial_state
+from jaxrnn.runs.prepare import check_same_data, describe_data, initial_state
+from jaxrnn.runs.processes import is_first
 from jaxrnn.runs.results import draw_sample
 from jaxrnn.runs.sweeps.summary import runs_of
 from jaxrnn.training.evaluation import evaluate, predict
@@ -26,7 +28,9 @@ from jaxrnn.training.optimizers import averaged
 from jaxrnn.training.sharding import batch_mesh, replicate, suitable_devices
 from jaxrnn.training.state import TrainState
 
+Inputs: TypeAlias = jax.Array | np.ndarray
 _NO_OPTIMIZER = optax.identity()
+_log = logging.getLogger("jaxrnn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,7 @@ class Run:
       channels: number of channels of a pixel, which are adjacent in the features of images.
       pixels: whether it was trained on uint8 pixels, which the network reads as 0 … 1.
       pixel_max: the number that became 255 when its images were read; see :class:`jaxrnn.Source`.
+      description: what else is stored with a checkpoint, such as digests of the data.
     """
 
     experiment: Experiment
@@ -56,11 +61,12 @@ class Run:
     channels: int = 1
     pixels: bool = False
     pixel_max: int = 255
+    description: Json = field(default_factory=dict)
 
     @cached_property
     def model(self) -> Any:
         """The Flax module."""
-        return self.experiment.model.build(self.outputs)
+        return self.experiment.build_model(self.outputs)
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
@@ -80,7 +86,7 @@ class Run:
         # Without the optimizer, runs of the same model share their compiled programs.
         return averaged(self.state).replace(tx=_NO_OPTIMIZER, opt_state=())
 
-    def predict(self, inputs: Any, lengths: Any = None) -> np.ndarray:
+    def predict(self, inputs: Inputs, lengths: Inputs | None = None) -> np.ndarray:
         """Compute the outputs of the network for any number of examples.
 
         Args:
@@ -101,7 +107,9 @@ class Run:
             split = Split(**take(split, np.minimum(rows, count - 1)))
         return np.asarray(predict(self.network, split))[:count]
 
-    def classify(self, inputs: Any, lengths: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    def classify(
+        self, inputs: Inputs, lengths: Inputs | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Predict the class of each example, or of each of its time steps.
 
         Returns:
@@ -116,7 +124,7 @@ class Run:
         probabilities = np.asarray(jax.nn.softmax(self.predict(inputs, lengths)))
         return np.asarray(self.class_names)[probabilities.argmax(-1)], probabilities
 
-    def split_of(self, inputs: Any, lengths: Any = None) -> Split:
+    def split_of(self, inputs: Inputs, lengths: Inputs | None = None) -> Split:
         """Return the inputs as a split on the host; raises as :meth:`predict`."""
         split = jax.device_get(Split(inputs, lengths=lengths))
         expected = ("N", self.input_shape[0] if self.pixels else "time", *self.input_shape[1:])
@@ -138,13 +146,15 @@ class Ensemble(Run):
 
     runs: tuple[Run, ...]
 
-    def predict(self, inputs: Any, lengths: Any = None) -> np.ndarray:
+    def predict(self, inputs: Inputs, lengths: Inputs | None = None) -> np.ndarray:
         """Average the outputs of all runs, in classification their probabilities, as logits."""
         outputs = [run.predict(inputs, lengths) for run in self.runs]
         return np.asarray(self.experiment.task.combine(jnp.stack(outputs)))
 
 
-def load_run(workdir: Any, experiment: type[Experiment] = Experiment, *, best: bool = False) -> Run:
+def load_run(
+    workdir: str | Path, experiment: type[Experiment] = Experiment, *, best: bool = False
+) -> Run:
     """Load a run from its work directory, or all finished runs of a sweep.
 
     Args:
@@ -176,21 +186,17 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
     """Load a single run."""
     about: Json = {}
 
-    def template(description: Mapping[str, Any]) -> TrainState:
+    def template(description: Json) -> TrainState:
         known = {field.name for field in fields(kind)}
         config = {name: v for name, v in description["config"].items() if name in known}
-        experiment, outputs = kind.from_json(config), description["outputs"]
+        about["experiment"] = experiment = kind.from_json(config)
         state = initial_state(experiment, description, None)
-        names = description["class_names"] or map(str, range(outputs))
-        about.update(
-            experiment=experiment,
-            input_shape=tuple(description["input_shape"]),
-            outputs=outputs,
-            class_names=tuple(names) if experiment.task.categorical else (),
-            channels=description["channels"],
-            pixels=description["pixels"],
-            pixel_max=description.get("pixel_max", 255),
-        )
+        about["description"] = description
+        about["input_shape"] = tuple(description["input_shape"])
+        about.update({name: description[name] for name in ("outputs", "channels", "pixels")})
+        about["pixel_max"] = description.get("pixel_max", 255)
+        names = description["class_names"] or map(str, range(about["outputs"]))
+        about["class_names"] = tuple(names) if experiment.task.categorical else ()
         return state
 
     restored = Checkpoints(workdir / "checkpoints").restore(template, best=best)
@@ -201,30 +207,20 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
 
 
 def read_experiment(workdir: Path, kind: type[Experiment]) -> Experiment:
-    """Read the experiment of a work directory, with its runtime options.
-
-    Raises:
-      FileNotFoundError: there is none.
-      ValueError: it is another experiment, or its ``config.json`` is damaged.
-    """
+    """Read the experiment of a work directory, with its runtime options."""
     path = workdir / "config.json"
+    if (content := read_json_or_none(path)) is None and (workdir / "checkpoints").exists():
+        return _load(workdir, kind, best=False).experiment  # with the default runtime options
     if not path.exists():
         raise FileNotFoundError(f"{workdir} holds no run")
     try:
-        return kind.from_json(read_json(path))
+        return kind.from_json(content or read_json(path))
     except ValueError as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
 
 
 def evaluate_run(experiment: Experiment, workdir: Path) -> Json:
-    """Measure a stored run on the splits that it was evaluated on.
-
-    Returns:
-      The epoch, and each metric of each split as in ``results.json``.
-
-    Raises:
-      ValueError, OSError: as :func:`load_run`, or the checkpoint is of another configuration.
-    """
+    """Measure a stored run on its evaluated splits; return the epoch and, by name, the metrics."""
     trainer, runtime = experiment.trainer, experiment.runtime
     experiment.check()
     # With patience, the best epoch is the one that the run kept.
@@ -235,6 +231,9 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> Json:
     results: Json = {"epoch": len(stored.history)}
     with default_dirs(runtime.data_dir, runtime.archives):
         data = experiment.data.build()
+    changed = check_same_data(stored.description, describe_data(data))
+    if changed and not runtime.other_data and is_first():
+        _log.warning("the data has changed since training: %s", changed)
     for name, split in data.evals.items():
         split = replicate(split, mesh) if isinstance(split, Split) else split
         means = jax.device_get(evaluate(state, split, mesh=mesh, outputs=data.outputs)).means()

@@ -1,95 +1,94 @@
 """The directory of a run: checked, created, locked against other processes, and restored."""
 
 import contextlib
-import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from jaxrnn.files import read_json, write_json
+from jaxrnn.files import Json, read_json, read_json_or_none, write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
-from jaxrnn.runs.prepare import Prepared
+from jaxrnn.runs.prepare import Prepared, check_same_data
 from jaxrnn.runs.processes import from_first, is_first
-from jaxrnn.training.history import History
 from jaxrnn.training.state import TrainState
 
 
 def check_workdir(workdir: Path, experiment: Experiment) -> None:
-    """Check that a directory, as ``--workdir`` gives it, holds nothing or a run to be continued.
+    """Raise ``ValueError`` unless a directory holds nothing, or a run that can be continued.
 
-    Raises:
-      ValueError: it holds something else; the message says what.
+    Files that can be made again from a checkpoint may be damaged or missing.
     """
     option, config = f"--workdir {workdir}", workdir / "config.json"
     if (workdir / "sweep.json").exists():
         raise ValueError(f"{option} holds a sweep; choose another directory")
-    if not config.exists():
-        if (workdir / "checkpoints").exists():
-            raise ValueError(f"{option} has checkpoints but no config.json")
-        return
+    stored = read_json_or_none(config)
     try:
-        experiment.check_same(read_json(config))
+        if stored is not None:
+            experiment.check_same(stored)
+        elif config.exists() and not (workdir / "checkpoints").exists():
+            read_json(config)  # which raises
     except ValueError as error:
         raise ValueError(f"{option}: {error}") from error
-    if not (workdir / "results.json").exists():
+    if not (results := read_results(workdir)):
         return
-    results = read_json(workdir / "results.json")
-    done, finished = results.get("epochs"), f"{option} holds a finished run"
+    done, finished = results["epochs"], f"{option} holds a finished run"
     if results.get("stopped_early"):
         raise ValueError(
             f"{finished}, which --patience stopped after epoch {done}; choose another directory"
         )
-    if not isinstance(done, int) or done >= experiment.trainer.epochs:
+    if done >= experiment.trainer.epochs:
         more = "raise --epochs to continue it, or " if experiment.can_grow else ""
         raise ValueError(f"{finished} of {done} epochs; {more}choose another directory")
 
 
+def read_results(workdir: Path) -> Json:
+    """Return the contents of ``results.json``; empty if it is missing or damaged."""
+    results = read_json_or_none(workdir / "results.json") or {}
+    return results if isinstance(results.get("epochs"), int) else {}
+
+
 @contextlib.contextmanager
 def open_workdir(workdir: Path | None, name: str, check: Callable[[Path], None]) -> Iterator[Path]:
-    """Create the directory of a run, or open an existing one, and lock it.
+    """Create or open the directory of a run, by default ``runs/NAME-DATE-TIME``, and lock it.
 
-    If it was created and is empty at the end of the ``with`` block, it is removed.
-
-    Args:
-      workdir: directory; None for ``runs/NAME-DATE-TIME``.
-      name: used for the default directory.
-      check: called with the locked directory, as another process may have used it.
-
-    Raises:
-      ValueError: the path is a file or a broken link.
-      OSError: the directory can't be created, or another process uses it.
+    ``check`` is called with the locked directory, as another process may have used it. If it was
+    created and is empty at the end of the ``with`` block, it is removed.
     """
+    with contextlib.ExitStack() as held:
+        yield Path(from_first(_open, workdir, name, check, held))
+
+
+def _open(
+    workdir: Path | None, name: str, check: Callable[[Path], None], held: contextlib.ExitStack
+) -> str:
     chosen = workdir or _unused_directory(name)
     option = f"--workdir {chosen}"
-    with contextlib.ExitStack() as stack:
-        try:
-            made = [path for path in (chosen, *chosen.parents) if not path.exists()]
-            if chosen in made and chosen.is_symlink():
-                raise ValueError(f"{option} is a link to {chosen.readlink()}, which is missing")
-            if chosen not in made and not chosen.is_dir():
-                raise ValueError(f"{option} is a file; give a directory")
-            stack.callback(_remove_empty, made)
-            # Only a directory that was asked for may exist already.
-            chosen.mkdir(parents=True, exist_ok=workdir is not None)
-            descriptor = os.open(chosen, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            with contextlib.suppress(ImportError):  # of fcntl, which only Unix has
-                import fcntl
+    try:
+        made = [path for path in (chosen, *chosen.parents) if not path.exists()]
+        if chosen in made and chosen.is_symlink():
+            raise ValueError(f"{option} is a link to {chosen.readlink()}, which is missing")
+        if chosen not in made and not chosen.is_dir():
+            raise ValueError(f"{option} is a file; give a directory")
+        held.callback(_remove_empty, made)
+        # Only a directory that was asked for may exist already.
+        chosen.mkdir(parents=True, exist_ok=workdir is not None)
+        descriptor = os.open(chosen, os.O_RDONLY)
+        held.callback(os.close, descriptor)
+        with contextlib.suppress(ImportError):  # of fcntl, which only Unix has
+            import fcntl
 
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            busy = isinstance(error, BlockingIOError)
-            reason = "another process is using it" if busy else error.strerror
-            raise OSError(f"{option} cannot be used: {reason}") from error
-        check(chosen)
-        for path in chosen.glob(".*.*-*[0-9]"):  # left by a process that was killed while writing
-            path.unlink()
-        yield chosen
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        busy = isinstance(error, BlockingIOError)
+        reason = "another process is using it" if busy else error.strerror
+        raise OSError(f"{option} cannot be used: {reason}") from error
+    check(chosen)
+    for path in chosen.glob(".*.*-*[0-9]"):  # left by a process that was killed while writing
+        path.unlink()
+    return str(chosen)
 
 
 def _remove_empty(directories: Iterable[Path]) -> None:
@@ -99,26 +98,30 @@ def _remove_empty(directories: Iterable[Path]) -> None:
 
 
 def _unused_directory(name: str) -> Path:
-    stem = f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-    return next(path for path in map(Path, names) if not path.exists())
+    stem, number = f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}", 1
+    while (path := Path(stem if number == 1 else f"{stem}-{number}")).exists():
+        number += 1
+    return path
 
 
 def restore(
     workdir: Path, checkpoints: Checkpoints, prepared: Prepared, experiment: Experiment
 ) -> Prepared:
-    """Restore the last checkpoint, if there is one, and make other files of the run agree.
+    """Restore the last checkpoint, if there is one, and make other files of the run agree."""
 
-    Raises:
-      ValueError: all checkpoints are damaged or of another configuration, or there is none though
-        the run was past its second epoch; or not all processes find the same.
-    """
-
-    def template(description: Mapping[str, Any]) -> TrainState:
-        experiment.check_same(description["config"], any_epochs=True)
+    def template(description: Json) -> TrainState:
+        experiment.check_same(description["config"], any_epochs=configured)
+        changed = check_same_data(description, prepared.description)
+        if changed and not experiment.runtime.other_data:
+            raise ValueError(
+                f"the data has changed since training: {changed}; with --other-data, training "
+                "continues on it"
+            )
         return prepared.state
 
     curves, results = workdir / "history.csv", workdir / "results.json"
+    # If it is there, it was checked, and may have another number of epochs than the checkpoint.
+    configured = read_json_or_none(workdir / "config.json") is not None
     if restored := checkpoints.restore(template):
         prepared = prepared._replace(state=restored[0], history=restored[1])
     history = prepared.history
@@ -129,7 +132,7 @@ def restore(
         )
     # The second epoch may be recorded before the first is on disk; the third is not.
     if not history and (
-        results.exists() or (curves.exists() and len(History.from_csv(curves)) > 2)
+        results.exists() or (curves.exists() and len(curves.read_bytes().splitlines()) > 3)
     ):
         lost = "holds a run without its checkpoints; choose another directory"
         raise ValueError(f"--workdir {workdir} {lost}")

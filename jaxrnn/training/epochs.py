@@ -9,8 +9,9 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from jaxrnn.data.batches import as_key, check_batch_size, epoch_indices
-from jaxrnn.data.splits import Batch, Split, arrays_of, prepare
+from jaxrnn.data.batches import as_key, check_batch_size, epoch_indices, prepare
+from jaxrnn.data.splits import Batch, Split, take
+from jaxrnn.training.blocks import blocks_of_split
 from jaxrnn.training.forward import keys_of
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import over_devices, own_share, sum_over_devices
@@ -36,7 +37,7 @@ def train_block(
 ) -> tuple[TrainState, Metrics]:
     """Take several steps as one XLA program.
 
-    Pure. Consecutive blocks give the same result, bit for bit, as one block of all their steps.
+    Pure. Consecutive blocks give the same bits as one block of all their steps.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
@@ -52,26 +53,27 @@ def train_block(
     Returns:
       The state after these steps, and the :class:`jaxrnn.Metrics` of each step, (steps,) arrays.
     """
-    arrays = {**arrays_of(examples)}
-    if isinstance(examples, dict) and "places" in examples:
-        arrays["places"] = examples["places"]
 
     def block(
-        state: TrainState, arrays: Batch, rows: Int[chex.Array, "steps batch"], key: Key[Array, ""]
+        state: TrainState,
+        examples: Split | Batch,
+        rows: Int[chex.Array, "steps batch"],
+        key: Key[Array, ""],
     ) -> tuple[TrainState, Metrics]:
+        read = examples if isinstance(examples, dict) else {}
+
         def body(state: TrainState, row: Int[Array, " batch"]) -> tuple[TrainState, Metrics]:
-            batch = {name: array[row] for name, array in arrays.items()}
-            places = batch.pop("places", row)
-            batch = prepare(batch)
+            batch = prepare(take(examples, row))
             if augment:
-                batch = {**batch, "inputs": augmented(augment, batch["inputs"], places, key)}
+                places = read["places"][row] if "places" in read else row
+                batch["inputs"] = augmented(augment, batch["inputs"], places, key)
             return step(state, batch, key, mesh, options)
 
         share = rows if sharded else own_share(rows, mesh)
         state, metrics = jax.lax.scan(body, state, share)
         return state, jax.tree.map(lambda sums: sum_over_devices(sums, mesh), metrics)
 
-    return over_devices(block, mesh, sharded=1 if sharded else None)(state, arrays, rows, key)
+    return over_devices(block, mesh, sharded=sharded)(state, examples, rows, key)
 
 
 @partial(jax.jit, static_argnames=("batch_size", "drop_remainder", "augment", "mesh", "options"))
@@ -116,12 +118,12 @@ def train_epoch(
     whole, rest = epoch_indices(
         key, len(split), batch_size=batch_size, drop_remainder=drop_remainder
     )
-    train = partial(train_block, augment=augment, options=options)
-    state, metrics = train(state, split, whole, key, mesh=mesh)
-    total = jax.tree.map(lambda sums: sums.sum(0), metrics)
-    if len(rest):  # may not divide among the devices: each processes all of it
-        state, metrics = train(state, split, rest[None], key)
-        total += jax.tree.map(lambda sums: sums[0], metrics)
+    total = Metrics.zero()
+    for examples, rows, *shared in blocks_of_split(split, [whole], rest, mesh):
+        state, metrics = train_block(
+            state, examples, rows, key, *shared, augment=augment, options=options
+        )
+        total += jax.tree.map(lambda sums: sums.sum(0), metrics)
     return state, total
 
 
@@ -131,10 +133,7 @@ def augmented(
     places: Int[Array, " batch"],
     key: Key[Array, ""],
 ) -> Float[Array, "batch time features"]:
-    """Augment each example by a key derived from the epoch's key and its position in the source.
-
-    The result is therefore the same on any number of devices.
-    """
+    """Augment each example by a key derived from that of the epoch and its place in the source."""
     # Unlike any key that jax.random.permutation derives from the epoch's key for the order: it
     # splits the key, which is to fold in 0, 1, …
     keys = keys_of(jax.random.fold_in(key, _WARP), places)

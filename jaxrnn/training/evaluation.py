@@ -2,9 +2,7 @@
 
 import contextlib
 import functools
-import itertools
 import operator
-from collections.abc import Generator
 from functools import partial
 
 import chex
@@ -14,16 +12,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from jaxrnn.data.batches import as_key
-from jaxrnn.data.splits import Batch, Split, arrays_of, prepare
+from jaxrnn.data.batches import as_key, prepare
+from jaxrnn.data.splits import Batch, Split, take
 from jaxrnn.data.streams import Stream
-from jaxrnn.training.blocks import Block, blocks_of_stream
+from jaxrnn.training.blocks import blocks_in_order, bounded_batch_size
 from jaxrnn.training.forward import forward, measure_prepared
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import over_devices, own_share, sum_over_devices
 from jaxrnn.training.state import TrainState
-
-_STATES = 2**24  # float32 numbers: 64 MiB
 
 
 def evaluate(
@@ -51,8 +47,8 @@ def evaluate(
       The :class:`jaxrnn.Metrics` of all examples; ``.means()`` divides them.
 
     Raises:
-      ValueError: an empty split, a ``batch_size`` below 1, a stream that leaves out examples, or
-        arrays that don't fit each other.
+      ValueError: there are no examples, a stream leaves some out, ``batch_size`` is below 1, or the
+        arrays don't fit each other.
 
     >>> import optax
     >>> from jaxrnn import RNNModel, create_train_state, load
@@ -79,16 +75,16 @@ def measure_block(
 ) -> Metrics:
     """Compute metrics on several batches as one XLA program; see :func:`train_block`."""
 
-    def block(state: TrainState, arrays: Batch, rows: Int[chex.Array, "steps batch"]) -> Metrics:
+    def block(
+        state: TrainState, examples: Split | Batch, rows: Int[chex.Array, "steps batch"]
+    ) -> Metrics:
         def measure_row(row: Int[Array, " batch"]) -> Metrics:
-            batch = {name: array[row] for name, array in arrays.items()}
-            return measure_prepared(state, prepare(batch))[0]
+            return measure_prepared(state, prepare(take(examples, row)))[0]
 
         metrics = jax.lax.map(measure_row, rows if sharded else own_share(rows, mesh))
         return jax.tree.map(lambda sums: sum_over_devices(sums.sum(0), mesh), metrics)
 
-    measure = over_devices(block, mesh, sharded=1 if sharded else None)
-    return measure(state, arrays_of(examples), rows)
+    return over_devices(block, mesh, sharded=sharded)(state, examples, rows)
 
 
 @partial(jax.jit, static_argnames="batch_size")
@@ -119,24 +115,15 @@ def predict(
     >>> predict(state, test, batch_size=32).shape
     (50, 10)
     """
-    arrays = arrays_of(split)
-
-    def outputs_of(row: Int[chex.Array, " batch"]) -> Float[Array, "batch *time outputs"]:
-        return forward(state, prepare({name: array[row] for name, array in arrays.items()}))[0]
-
-    if not len(split):
-        arrays = {
-            name: jnp.zeros((1, *array.shape[1:]), array.dtype) for name, array in arrays.items()
-        }
-        return outputs_of(jnp.arange(1))[:0]
-    whole, rest = _rows(state, split, batch_size)
-    parts = []
-    if len(whole):
-        outputs = jax.lax.map(outputs_of, whole)
-        parts.append(outputs.reshape(-1, *outputs.shape[2:]))
-    if len(rest):
-        parts.append(outputs_of(rest))
-    return jnp.concatenate(parts)
+    count = len(split)
+    batches = max(1, -(-count // bounded_batch_size(state, split, batch_size)))
+    size = -(-count // batches)
+    rows = np.arange(batches * size, dtype=np.int32).clip(max=max(count - 1, 0))
+    # The last example fills up the last batch.
+    outputs = jax.lax.map(
+        lambda row: forward(state, prepare(take(split, row)))[0], rows.reshape(batches, size)
+    )
+    return outputs.reshape(batches * size, *outputs.shape[2:])[:count]
 
 
 @partial(jax.jit, static_argnames=("count", "temperature"))
@@ -184,47 +171,3 @@ def generate(
 
     start = read(jnp.asarray(prompt, jnp.int32), ())
     return jax.lax.scan(draw, start, jax.random.split(as_key(key), count))[1]
-
-
-def blocks_in_order(
-    state: TrainState,
-    examples: Split | Stream,
-    batch_size: int | None = None,
-    mesh: Mesh | None = None,
-    outputs: int | None = None,
-) -> Generator[Block, None, None]:
-    """Yield the blocks to evaluate on: of a split, all whole batches and a short last one."""
-    if isinstance(examples, Stream):
-        if not examples.is_whole:
-            raise ValueError(
-                "a stream to evaluate on must be one pass over all examples: leave out "
-                "steps_per_epoch and drop_remainder"
-            )
-        blocks = blocks_of_stream(examples, mesh, outputs=outputs)
-        yield from itertools.islice(blocks, examples.blocks_per_epoch)
-        return
-    if not len(examples):
-        raise ValueError("there are no examples to evaluate")
-    whole, rest = _rows(state, examples, batch_size, 1 if mesh is None else mesh.size)
-    if len(whole):
-        yield Block(examples, whole, mesh)
-    if len(rest):  # may not divide among the devices: each processes all of it
-        yield Block(examples, rest[None], None)
-
-
-def _rows(
-    state: TrainState, split: Split, batch_size: int | None, devices: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cut the positions of a split into whole batches and a short last one."""
-    if batch_size is None:  # the states of a layer should fit in 64 MiB
-        leaves = [leaf for leaf in jax.tree.leaves(state.params) if leaf.ndim]
-        width = max((leaf.shape[-1] for leaf in leaves), default=1)
-        batch_size = max(
-            1, min(1000, _STATES // max(1, width * arrays_of(split)["inputs"].shape[1]))
-        )
-    if batch_size < 1:
-        raise ValueError(f"batch size must be at least 1; got {batch_size}")
-    batch_size = -(-batch_size // devices) * devices  # equal shares
-    order = np.arange(len(split), dtype=np.int32)
-    whole = len(split) // batch_size * batch_size
-    return order[:whole].reshape(-1, batch_size), order[whole:]

@@ -1,7 +1,6 @@
 """fit: the epoch loop that ties training, evaluation and history together."""
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ from jaxtyping import Array, Key
 from jaxrnn.data.splits import Split
 from jaxrnn.data.streams import Stream
 from jaxrnn.groups import Count, Group
-from jaxrnn.training.blocks import Block, data_order, fold_in, shuffled_epochs
+from jaxrnn.training.blocks import Block, blocks_in_order, data_order, fold_in, shuffled_epochs
 from jaxrnn.training.epochs import Augment, train_block
-from jaxrnn.training.evaluation import blocks_in_order, evaluate, measure_block
+from jaxrnn.training.evaluation import evaluate, measure_block
 from jaxrnn.training.forward import check_fits
-from jaxrnn.training.history import Clock, History, has_stalled
-from jaxrnn.training.metrics import Metrics
+from jaxrnn.training.history import Clock, History, choosing_column, has_stalled
+from jaxrnn.training.metrics import Metrics, NonFiniteLossError
 from jaxrnn.training.optimizers import averaged
 from jaxrnn.training.sharding import batch_mesh, in_any_process, replicate, suitable_devices
 from jaxrnn.training.state import TrainState
@@ -56,14 +55,6 @@ class TrainerConfig(Group):
     """Seed of initial weights and data order; results are reproducible on the same devices."""
 
 
-class NonFiniteLossError(ArithmeticError):
-    """The loss or a parameter is infinite or not a number, from a ``step`` of an ``epoch`` on."""
-
-    def __init__(self, epoch: int, step: int) -> None:
-        super().__init__(f"the loss is not finite from epoch {epoch}, step {step} on")
-        self.epoch, self.step = epoch, step
-
-
 @dataclass(frozen=True)
 class Record:
     """What :func:`fit` passes to every hook after an epoch."""
@@ -80,7 +71,8 @@ class Record:
     """Seconds spent by :func:`fit` so far, by phase."""
 
 
-Hook: TypeAlias = Callable[[Record], Any]
+_Options: TypeAlias = Mapping[str, Any]  # of train_block
+Hook: TypeAlias = Callable[[Record], object]
 """Called after each epoch; its method ``during(epoch, fraction)``, if any, during the epoch."""
 
 
@@ -121,8 +113,8 @@ def fit(
 
     Raises:
       ValueError: arguments are missing or don't fit each other.
-      NonFiniteLossError: the loss or a parameter is infinite or not a number. No hook is called for
-        that epoch.
+      NonFiniteLossError: the loss, a parameter, or the metric of the first of ``evals`` that
+        chooses the best epoch is infinite or not a number. No hook is called for that epoch.
 
     >>> import optax
     >>> from jaxrnn import RNNModel, create_train_state, load
@@ -143,26 +135,28 @@ def fit(
         raise ValueError("history must contain every epoch from 1 on, once and in order")
     if trainer.train_curve not in ("epoch", "last_batch"):
         raise ValueError(f"train_curve must be epoch or last_batch; got {trainer.train_curve!r}")
-    outputs = {name: check_fits(state, data) for name, data in {"train": train, **evals}.items()}
-    order = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
+    outputs = check_fits(state, {"train": train, **evals})
+    order, root = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
     mesh = batch_mesh(order.batch_size, suitable_devices(state.params, devices))
-    state, train = replicate(state, mesh), _put(train, mesh)
-    evals = {name: _put(data, mesh) for name, data in evals.items()}
+    in_memory = {name: data for name, data in evals.items() if isinstance(data, Split)}
+    state, in_memory = replicate((state, in_memory), mesh)
+    evals |= in_memory
+    train = replicate(train, mesh) if isinstance(train, Split) else train
     step = {"augment": augment, "options": StepOptions(trainer.accumulate, trainer.truncate)}
     clock, first = Clock(), len(history) + 1
-    shuffled = shuffled_epochs(train, mesh, order, first=first, outputs=outputs["train"])
+    shuffled = shuffled_epochs(train, order, mesh, first=first, outputs=outputs)
     with contextlib.closing(shuffled) as epochs:
         for epoch in range(first, trainer.epochs + 1):
             if has_stalled(history, state.task, trainer.patience):
                 break
             start = clock.seconds.get("training", 0.0)
             with clock("training"):
-                blocks, epoch_key = next(epochs), fold_in(order.key, epoch)
+                blocks, epoch_key = next(epochs), fold_in(root, epoch)
             if epoch == first and isinstance(blocks, list):
                 with clock("compilation"):
                     _compile(state, blocks, evals.values(), epoch_key, mesh, step)
             with clock("training"):
-                report = partial(_report, hooks, epoch, order.steps)
+                report = partial(_report, hooks, epoch, len(order))
                 state, steps, last = _train(state, blocks, epoch_key, report, step)
             _check_finite(state, steps, epoch)
             with clock("evaluation"):
@@ -172,18 +166,14 @@ def fit(
                     measured = {"train": jax.tree.map(np.sum, steps)}
                 average = averaged(state)
                 for name, data in evals.items():
-                    measured[name] = evaluate(average, data, mesh=mesh, outputs=outputs[name])
-                row = _columns(state.task, measured)
-            seconds = clock.seconds["training"] - start
-            history = history.append(epoch=epoch, **row, seconds=seconds)
-            record = Record(state, history, order.key, order.examples, dict(clock.seconds))
+                    measured[name] = evaluate(average, data, mesh=mesh, outputs=outputs)
+                row = _columns(state.task, measured, epoch)
+            history = history.append(epoch=epoch, **row, seconds=clock.seconds["training"] - start)
+            spent = dict(clock.seconds)
+            record = Record(state, history, root, order.examples_per_epoch, spent)
             if in_any_process(any([hook(record) for hook in hooks])):  # noqa: C419 — each is called
                 break
     return state, history
-
-
-def _put(data: Split | Stream, mesh: Mesh) -> Split | Stream:
-    return data if isinstance(data, Stream) else replicate(data, mesh)
 
 
 def _compile(
@@ -192,18 +182,18 @@ def _compile(
     evals: Iterable[Split | Stream],
     key: Key[Array, ""],
     mesh: Mesh,
-    step: Mapping[str, Any],
+    step: _Options,
 ) -> None:
     """Compile the programs of an epoch in parallel; later calls reuse them."""
     distinct = {block.rows.shape: block for block in blocks}.values()
     splits = [data for data in evals if isinstance(data, Split)]
-    measured = [block for split in splits for block in blocks_in_order(state, split, mesh=mesh)]
+    measured = [block for split in splits for block in blocks_in_order(state, split, None, mesh)]
     with ThreadPoolExecutor() as pool:
-        lowered = itertools.chain(
-            (train_block.lower(state, *block[:2], key, *block[2:], **step) for block in distinct),
-            (measure_block.lower(averaged(state), *block) for block in measured),
-        )
-        list(pool.map(lambda program: program.compile(), lowered))
+        # What fails to compile raises where it is called.
+        for examples, rows, *shared in distinct:
+            pool.submit(train_block.lower(state, examples, rows, key, *shared, **step).compile)
+        for block in measured:
+            pool.submit(measure_block.lower(averaged(state), *block).compile)
 
 
 def _train(
@@ -211,15 +201,13 @@ def _train(
     blocks: Iterable[Block],
     key: Key[Array, ""],
     report: Callable[[int], None],
-    step: Mapping[str, Any],
+    step: _Options,
 ) -> tuple[TrainState, Metrics, Block]:
     """Train for an epoch; return the state, the metrics of each step, and the last batch."""
     measured: list[Metrics] = []
-    done = 0
     for examples, rows, mesh, sharded in blocks:
         jax.block_until_ready(measured[-2:-1])  # waiting blocks take up memory
-        report(done)
-        done += len(measured[-1].weight) if measured else 0
+        report(sum(len(metrics.weight) for metrics in measured[:-1]))
         state, metrics = train_block(state, examples, rows, key, mesh, sharded, **step)
         measured.append(metrics)
     steps = jax.tree.map(lambda *sums: np.concatenate(sums), *jax.device_get(measured))
@@ -237,14 +225,20 @@ def _check_finite(state: TrainState, steps: Metrics, epoch: int) -> None:
     params = jax.device_get(state.params)
     if bad.any() or not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
         # If every loss is finite, the last update was not.
-        raise NonFiniteLossError(epoch, int(bad.argmax()) + 1 if bad.any() else len(bad))
+        step = int(bad.argmax()) + 1 if bad.any() else len(bad)
+        message = f"the loss is not finite from epoch {epoch}, step {step} on"
+        raise NonFiniteLossError(message, epoch, step)
 
 
-def _columns(task: Task, measured: Mapping[str, Metrics]) -> dict[str, float]:
+def _columns(task: Task, measured: Mapping[str, Metrics], epoch: int) -> dict[str, float]:
     """Return a row of the history: every metric of every split, in order."""
     on_host = jax.device_get(measured)
-    return {
+    row = {
         f"{split}_{name}": value
         for split in measured
         for name, value in task.summarize(on_host[split].means()).items()
     }
+    chosen = choosing_column(row, task)
+    if chosen is not None and not np.isfinite(row[chosen]):  # else other epochs would be best
+        raise NonFiniteLossError(f"{chosen} is {row[chosen]:g} after epoch {epoch}", epoch)
+    return row

@@ -1,5 +1,7 @@
 """The forward pass: apply the network of a state to a batch, and measure its outputs."""
 
+from collections.abc import Mapping
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,8 @@ from flax import linen as nn
 from flax.errors import InvalidRngError
 from jaxtyping import Array, Float, Int, Key
 
-from jaxrnn.data.batches import as_key
-from jaxrnn.data.splits import Batch, Split, arrays_of, check_values, prepare
+from jaxrnn.data.batches import as_key, check_values, prepare
+from jaxrnn.data.splits import Batch, Split, arrays_of
 from jaxrnn.data.streams import Stream
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.state import TrainState, mode_options
@@ -56,24 +58,18 @@ def measure_prepared(
     keys: Key[Array, " batch"] | None = None,
     carry: chex.ArrayTree | None = None,
 ) -> tuple[Metrics, chex.ArrayTree | None]:
-    """Compute the metrics of a state on a prepared batch.
+    """Compute metrics, as :func:`measure`, and the next carry; arguments as of :func:`forward`.
 
-    Args:
-      state, train: see :func:`measure`.
-      batch: from :func:`jaxrnn.data.splits.prepare`.
-      keys, carry: see :func:`forward`.
-
-    Returns:
-      The metrics and, if a carry was given, the next one. The loss is NaN if a length is out of
-      range.
+    The loss is NaN if a length is out of range.
     """
     outputs, carry = forward(state, batch, train=train, keys=keys, carry=carry)
     metrics = Metrics.of(state.task.measure(outputs, batch, train=train), state.task.weights(batch))
-    if "lengths" not in batch:
-        return metrics, carry
-    lengths, time = batch["lengths"], batch["inputs"].shape[1]
-    loss = jnp.where(((lengths >= 0) & (lengths <= time)).all(), metrics.sums["loss"], jnp.nan)
-    return Metrics({**metrics.sums, "loss": loss}, metrics.weight), carry
+    if "lengths" in batch:
+        lengths, time = batch["lengths"], batch["inputs"].shape[1]
+        known = ((lengths >= 0) & (lengths <= time)).all()
+        loss = jnp.where(known, metrics.sums["loss"], jnp.nan)
+        metrics = Metrics({**metrics.sums, "loss": loss}, metrics.weight)
+    return metrics, carry
 
 
 def forward(
@@ -84,17 +80,14 @@ def forward(
     keys: Key[Array, " batch"] | None = None,
     carry: chex.ArrayTree | None = None,
 ) -> tuple[Float[Array, "batch *time outputs"], chex.ArrayTree | None]:
-    """Compute the outputs of the network for a prepared batch.
+    """Compute the outputs of the network for a prepared batch and, if one is given, the next carry.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
-      batch: from :func:`jaxrnn.data.splits.prepare`; ``inputs`` and ``lengths`` are read.
+      batch: from :func:`jaxrnn.data.batches.prepare`; ``inputs`` and ``lengths`` are read.
       train: whether dropout is on.
       keys: a key for each example, required if there is dropout.
-      carry: initial state; ``()`` for that of a new sequence, None to return no carry either.
-
-    Returns:
-      The outputs and, if a carry was given, the next one.
+      carry: state of the network; ``()`` for that of a new sequence.
 
     Raises:
       ValueError: the network draws random numbers, and there is no key; or it takes no carry.
@@ -110,60 +103,67 @@ def forward(
         result = state.apply_fn(variables, batch["inputs"], *lengths, **options)
     except InvalidRngError as error:
         raise ValueError(_NO_KEY if train else _NOT_DETERMINISTIC) from error
-    return (result, None) if carry is None else result
-
-
-def check_fits(state: TrainState, data: Split | Stream) -> int:
-    """Check that model, task and data fit each other; nothing is compiled.
-
-    Args:
-      state: its arrays may be shapes, as from ``jax.eval_shape``.
-      data: data to train or evaluate on.
-
-    Returns:
-      The number of outputs of the model.
-
-    Raises:
-      ValueError: they don't fit.
-    """
-    if not isinstance(data, Split | Stream):
-        raise ValueError(
-            f"expected a Split or a stream; got {type(data).__name__}: Split(inputs, labels) holds "
-            "arrays, and stream(source, batch_size=…) reads a Source or an iterable of (inputs, "
-            "labels)"
-        )
-    arrays = arrays_of(data) if isinstance(data, Split) else data.source.read([0])
-    example = {
-        name: jax.ShapeDtypeStruct((1, *np.shape(array)[1:]), jnp.result_type(array))
-        for name, array in arrays.items()
-    }
-    outputs: int = _outputs.eval_shape(state, example).shape[-1]
-    if isinstance(data, Split):
-        model = getattr(state.apply_fn, "__self__", None)
-        check_values(data, outputs, getattr(model, "vocabulary", None) or outputs)
-    return outputs
-
-
-@jax.jit  # caches the shapes that it has traced
-def _outputs(state: TrainState, batch: Batch) -> Float[Array, "batch *time outputs"]:
-    """Return the outputs of the network, if they fit the task."""
-    batch = prepare(batch)
-    outputs, _ = forward(state, batch)
-    state.task.measure(outputs, batch, train=True)
-    return outputs
+    outputs, carry = (result, None) if carry is None else result
+    if not isinstance(outputs, jax.Array):
+        kind = type(outputs).__name__
+        raise ValueError(f"the model must return one array, the outputs; got {kind}")
+    return outputs, carry
 
 
 def _random_options(
     state: TrainState, train: bool, keys: Key[Array, " batch"] | None
 ) -> dict[str, object]:
-    """Return the arguments of the network's call that turn dropout on or off."""
     if "keys" in state.takes:  # a network of jaxrnn, with a key for each example
         if not train or not state.draws:
             return {}
         if keys is None:
             raise ValueError(_NO_KEY)
         return {"keys": keys}
-    options = mode_options(state.takes, train=train)
+    options: dict[str, object] = {**mode_options(state.takes, train=train)}
+    if not isinstance(state.model, nn.Module | None):  # an NNX module
+        if train and state.draws and keys is None:
+            raise ValueError(_NO_KEY)
+        return {**options, "in_training": train, "streams": None if keys is None else keys[0]}
     if options and train and keys is not None:
-        options["rngs"] = {"dropout": keys[0]}
+        # make_rng falls back to the key of params.
+        options["rngs"] = {"dropout": keys[0], "params": jax.random.fold_in(keys[0], 1)}
     return options
+
+
+def check_fits(state: TrainState, data: Mapping[str, Split | Stream]) -> int:
+    """Return the number of outputs of the model, if model, task and data fit each other.
+
+    Nothing is compiled, and the arrays of the state may be shapes. Errors name the split.
+    """
+    for name, examples in data.items():
+        try:
+            outputs = _check_fit(state, examples)
+        except ValueError as error:
+            raise ValueError(f"{name} split: {error}") from error
+    return outputs
+
+
+def _check_fit(state: TrainState, examples: Split | Stream) -> int:
+    if not isinstance(examples, Split | Stream):
+        raise ValueError(
+            f"expected a Split or a stream; got {type(examples).__name__}: Split(inputs, labels) "
+            "holds arrays, and stream(source, batch_size=…) reads a Source or an iterable of "
+            "(inputs, labels)"
+        )
+    arrays = arrays_of(examples) if isinstance(examples, Split) else examples.source.read([0])
+    one = {
+        name: jax.ShapeDtypeStruct((1, *np.shape(array)[1:]), jnp.result_type(array))
+        for name, array in arrays.items()
+    }
+    outputs: int = _outputs.eval_shape(state, one).shape[-1]
+    if isinstance(examples, Split):
+        check_values(examples, outputs, getattr(state.model, "vocabulary", None) or outputs)
+    return outputs
+
+
+@jax.jit  # caches the shapes that it has traced
+def _outputs(state: TrainState, batch: Batch) -> Float[Array, "batch *time outputs"]:
+    batch = prepare(batch)
+    outputs, _ = forward(state, batch)
+    state.task.measure(outputs, batch, train=True)
+    return outputs

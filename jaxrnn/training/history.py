@@ -9,13 +9,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import SupportsFloat, TypeAlias
 
 import jax
 import numpy as np
 
 from jaxrnn.files import write_atomically
 from jaxrnn.training.tasks import Task
+
+Number: TypeAlias = SupportsFloat | str
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class History:
         choose = np.nanargmax if maximize else np.nanargmin
         return self.rows[int(choose(self[column]))]
 
-    def append(self, **row: Any) -> "History":
+    def append(self, **row: Number) -> "History":
         """Add an epoch; each value is a number or a scalar array.
 
         Raises:
@@ -81,12 +83,8 @@ class History:
         return History((*self.rows, _check_row(row)))
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> "History":
-        """Build a history from rows, each as :meth:`append` takes it.
-
-        Raises:
-          ValueError: as :meth:`append`.
-        """
+    def from_rows(cls, rows: Iterable[Mapping[str, Number]]) -> "History":
+        """Build a history from rows, each as :meth:`append` takes it."""
         return cls(tuple(map(_check_row, rows)))
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
@@ -128,17 +126,21 @@ def metric_columns(names: Iterable[str], metric: str) -> list[str]:
     return [name for name in names if not name.endswith(longer)]
 
 
-def best_epoch(history: History, task: Task) -> int:
-    """Return the epoch with the best value of ``task.best`` on the first evaluated split.
+def choosing_column(names: Iterable[str], task: Task) -> str | None:
+    """Return the column that chooses the best epoch: ``task.best`` on the first evaluated split.
 
-    Without one, that of the training split; the last epoch if nothing was measured.
+    Without one, that of the training split; None if it has no such metric either.
     """
-    columns = metric_columns(history.columns, task.best)
-    columns.sort(key=lambda name: name.startswith("train_"))
-    for column in columns:
-        if history.measured(column):
-            return int(history.best(column, maximize=task.maximize)["epoch"])
-    return len(history)
+    columns = metric_columns(names, task.best)
+    return next(iter(sorted(columns, key=lambda name: name.startswith("train_"))), None)
+
+
+def best_epoch(history: History, task: Task) -> int:
+    """Return the best epoch by :func:`choosing_column`; without one, the last."""
+    column = choosing_column(history.columns, task)
+    if column is None or not history.measured(column):
+        return len(history)
+    return int(history.best(column, maximize=task.maximize)["epoch"])
 
 
 def has_stalled(history: History, task: Task, patience: int | None) -> bool:
@@ -148,49 +150,35 @@ def has_stalled(history: History, task: Task, patience: int | None) -> bool:
     return len(history) - best_epoch(history, task) >= patience
 
 
-def _check_row(row: Mapping[str, Any]) -> dict[str, float]:
+def _check_row(row: Mapping[str, Number]) -> dict[str, float]:
     bad = [name for name in row if not name.isidentifier()]
     if bad:
         raise ValueError(f"{bad[0]!r} is not a column name")
     if "epoch" not in row or float(row["epoch"]) % 1:
         raise ValueError(f"a row needs its epoch, a whole number; got {row.get('epoch')}")
-    return {name: float(value) for name, value in row.items()} | {"epoch": int(row["epoch"])}
+    return {name: float(value) for name, value in row.items()} | {"epoch": int(float(row["epoch"]))}
 
 
 class Clock:
     """Seconds by phase; the time that JAX takes to compile counts as ``compilation``.
 
-    Compilation in threads other than the one that entered the phase doesn't count.
-
-    >>> clock = Clock()
-    >>> with clock("training"):
-    ...     _ = jax.jit(lambda x: x + 1)(1.0)
-    >>> sorted(clock.seconds)
-    ['compilation', 'training']
+    Phases must not nest. What other threads compile doesn't count.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {"compilation": 0.0}
-        self._running = False
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         """Add the time that the ``with`` block takes to ``seconds[phase]``."""
-        if self._running:
-            raise RuntimeError("the clock is running already: phases do not nest")
-        self._running, self._thread = True, threading.get_ident()
+        self._thread = threading.get_ident()
         compiled, start = self.seconds["compilation"], time.perf_counter()
-        listening = phase != "compilation"  # which is all compilation
-        if listening:
-            jax.monitoring.register_event_duration_secs_listener(self._listen)
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
         try:
             yield
         finally:
-            if listening:
-                jax.monitoring.unregister_event_duration_listener(self._listen)
-            self._running = False
-            compiling = self.seconds["compilation"] - compiled
-            elapsed = time.perf_counter() - start - compiling
+            jax.monitoring.unregister_event_duration_listener(self._listen)
+            elapsed = time.perf_counter() - start - (self.seconds["compilation"] - compiled)
             self.seconds[phase] = self.seconds.get(phase, 0.0) + elapsed
 
     def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:

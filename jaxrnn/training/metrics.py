@@ -75,3 +75,16 @@ def _sum(
 
 def _counts(values: Shaped[Array, "*elements"]) -> bool:
     return bool(values.dtype == bool or jnp.issubdtype(values.dtype, jnp.integer))
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss, a parameter, or the metric that chooses the best epoch is not finite.
+
+    Attributes:
+      epoch: the first epoch for which this is so.
+      step: the first step of it; None for a metric.
+    """
+
+    def __init__(self, message: str, epoch: int, step: int | None = None) -> None:
+        super().__init__(message)
+        self.epoch, self.step = epoch, step

@@ -56,7 +56,7 @@ class _Optimizer(Group):
 
     @property
     def scheduled(self) -> bool:
-        """Whether the learning rates depend on the total number of steps."""
+        """Whether learning rates depend on the number of steps."""
         return self.schedule != "constant" or self.warmup > 0
 
     def build(self, steps: int | None = None) -> optax.GradientTransformation:
@@ -70,14 +70,30 @@ class _Optimizer(Group):
         >>> Adam(learning_rate=1e-3).build() is Adam().build()
         True
         """
-        if self.scheduled and steps is None:
+        if not self.scheduled:
+            return _build(self, None)
+        if steps is None:
             raise ValueError("a schedule or warm-up needs the number of steps of the training")
-        return _build(self, steps if self.scheduled else None)
+        return _build(self, steps)
 
-    def _update(
-        self, rate: optax.ScalarOrSchedule, steps: int | None
-    ) -> optax.GradientTransformation:
+    def _update(self, steps: int | None) -> optax.GradientTransformation:
         raise NotImplementedError
+
+    def _rate(self, peak: float, steps: int | None) -> optax.ScalarOrSchedule:
+        """Return the schedule of a learning rate, which is constant without ``steps``."""
+        if steps is None:
+            return peak
+        warmup_steps = round(self.warmup * steps)
+        decay_steps = max(1, steps - warmup_steps)
+        decay = {
+            "constant": optax.constant_schedule(peak),
+            "linear": optax.linear_schedule(peak, 0.0, decay_steps),
+            "cosine": optax.cosine_decay_schedule(peak, decay_steps),
+        }[self.schedule]
+        if not warmup_steps:
+            return decay
+        warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+        return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +102,12 @@ class Adam(_Optimizer):
 
     kind: Suppress[Literal["adam"]] = "adam"
 
-    def _update(
-        self, rate: optax.ScalarOrSchedule, steps: int | None
-    ) -> optax.GradientTransformation:
+    def _update(self, steps: int | None) -> optax.GradientTransformation:
         adam = optax.inject_hyperparams(optax.adamw if self.weight_decay else optax.adam)
         decay = {"weight_decay": self.weight_decay} if self.weight_decay else {}
         epsilon = self.epsilon
         return adam(
-            rate,
+            self._rate(self.learning_rate, steps),
             b1=0.9,
             b2=0.999,
             eps=lambda count: epsilon / jnp.sqrt(1 - 0.999 ** (count.astype(jnp.float32) + 1.0)),
@@ -109,14 +123,12 @@ class Muon(_Optimizer):
     muon_learning_rate: Positive = 5e-3
     """Peak learning rate of Muon."""
 
-    def _update(
-        self, rate: optax.ScalarOrSchedule, steps: int | None
-    ) -> optax.GradientTransformation:
+    def _update(self, steps: int | None) -> optax.GradientTransformation:
         return contrib.muon(
-            _schedule(self, self.muon_learning_rate, steps),
+            self._rate(self.muon_learning_rate, steps),
             weight_decay=self.weight_decay,
             adam_weight_decay=self.weight_decay,
-            adam_learning_rate=rate,
+            adam_learning_rate=self._rate(self.learning_rate, steps),
             eps=self.epsilon,
             muon_weight_dimension_numbers=_recurrent_kernels,
             # For a 150 × 150 kernel, Newton–Schulz iterations take a quarter of a step's time.
@@ -128,11 +140,12 @@ class Muon(_Optimizer):
 
 @functools.lru_cache  # functions are compiled for one optimizer object
 def _build(optimizer: _Optimizer, steps: int | None) -> optax.GradientTransformation:
-    update = optimizer._update(_schedule(optimizer, optimizer.learning_rate, steps), steps)
-    norm, average = optimizer.clip_norm, optimizer.average
-    clip = [] if norm is None else [optax.clip_by_global_norm(norm)]
-    keep = [_keep_average(average)] if average else []
-    return _with_promotion(optax.chain(*clip, update, *keep) if clip or keep else update)
+    parts = [optimizer._update(steps)]
+    if optimizer.clip_norm is not None:
+        parts.insert(0, optax.clip_by_global_norm(optimizer.clip_norm))
+    if optimizer.average:
+        parts.append(_keep_average(optimizer.average))
+    return _with_promotion(optax.chain(*parts) if len(parts) > 1 else parts[0])
 
 
 def _with_promotion(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -147,9 +160,7 @@ def _with_promotion(optimizer: optax.GradientTransformation) -> optax.GradientTr
         double = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(params))
         return state if double else jax.tree.map(_single, state)
 
-    def update(  # type: ignore[no-untyped-def]
-        updates, state, params=None
-    ):
+    def update(updates, state, params=None):  # type: ignore[no-untyped-def]
         with jax.numpy_dtype_promotion("standard"):
             return optimizer.update(updates, state, params)
 
@@ -158,22 +169,6 @@ def _with_promotion(optimizer: optax.GradientTransformation) -> optax.GradientTr
 
 def _single(leaf: chex.Array) -> chex.Array:
     return leaf.astype(jnp.float32) if leaf.dtype == jnp.float64 else leaf
-
-
-def _schedule(optimizer: _Optimizer, peak: float, steps: int | None) -> optax.ScalarOrSchedule:
-    if steps is None:
-        return peak
-    warmup_steps = round(optimizer.warmup * steps)
-    decay_steps = max(1, steps - warmup_steps)
-    decay = {
-        "constant": optax.constant_schedule(peak),
-        "linear": optax.linear_schedule(peak, 0.0, decay_steps),
-        "cosine": optax.cosine_decay_schedule(peak, decay_steps),
-    }[optimizer.schedule]
-    if not warmup_steps:
-        return decay
-    warmup = optax.linear_schedule(0.0, peak, warmup_steps)
-    return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
 def _recurrent_kernels(params: chex.ArrayTree) -> chex.ArrayTree:
@@ -208,10 +203,15 @@ def _keep_average(decay: float) -> optax.GradientTransformation:
 
 
 def averaged(state: TrainState) -> TrainState:
-    """Replace the parameters by their moving average, if the optimizer keeps one.
+    """Replace the parameters by their average, if the optimizer keeps one.
 
     Evaluate and predict with the result; continue training from ``state`` itself.
     """
-    parts = jax.tree.leaves(state.opt_state, is_leaf=lambda part: isinstance(part, _Average))
-    averages = [part.average for part in parts if isinstance(part, _Average)]
-    return state.replace(params=averages[0]) if averages else state
+    kinds = _Average, contrib.ScheduleFreeState
+    for part in jax.tree.leaves(state.opt_state, is_leaf=lambda part: isinstance(part, kinds)):
+        if isinstance(part, _Average):
+            return state.replace(params=part.average)
+        if isinstance(part, contrib.ScheduleFreeState):
+            average = contrib.schedule_free_eval_params(part, state.params)
+            return state.replace(params=average)
+    return state

@@ -31,8 +31,7 @@ def use_cpu_cores(count: int | None = None) -> None:
     """Make XLA use one CPU device per core, or ``count`` of them, instead of a single one.
 
     With small matrix products, cores are busier as several devices that share the batch than as one
-    device that splits every product. Call this before JAX uses a device; afterwards it has no
-    effect. Other platforms are not affected.
+    device that splits every product. It has no effect once JAX has used a device.
     """
     with contextlib.suppress(RuntimeError):  # JAX has used its devices already
         jax.config.update("jax_num_cpu_devices", count or available_cores())
@@ -46,11 +45,10 @@ def available_cores() -> int:
 
 
 def suitable_devices(params: chex.ArrayTree, devices: int | None = None) -> int | None:
-    """Return ``devices`` or, if it is None, the default for a network.
+    """Return ``devices`` or by default, on a CPU, 1 for layers of 512 or more recurrent units.
 
-    The default is 1 on a CPU if a layer has 512 or more recurrent units, and otherwise None: as
-    many as divide the batch. A kernel of that width does not fit in a core's cache, so every device
-    would read it from memory at each time step.
+    A kernel of that width does not fit in a core's cache, so every device would read it from memory
+    at each time step. None stands for as many as divide the batch.
     """
     if devices is not None or jax.default_backend() != "cpu":
         return devices
@@ -115,26 +113,21 @@ def put_examples(arrays: Tree, mesh: Mesh, *, sharded: bool) -> Tree:
     )
 
 
-def over_devices(function: Function, mesh: Mesh | None, *, sharded: int | None = None) -> Function:
-    """Return a version of a function that runs on every device, with the same result on each.
+def over_devices(function: Function, mesh: Mesh | None, *, sharded: bool = False) -> Function:
+    """Return a version of a function of state, examples, … that runs on every device.
 
     Inside it, :func:`own_share` takes a device's part of each batch, and :func:`sum_over_devices`
-    adds up the parts.
-
-    Args:
-      function: gets the same arguments on every device, except for the one that is sharded.
-      mesh: the devices; for None or a single one, ``function`` itself is returned.
-      sharded: index of an argument whose arrays are divided along their first axis.
+    adds up the parts. The result and all arguments are the same on each device, except for the
+    examples if they are ``sharded``.
     """
     if mesh is None or mesh.size == 1:
         return function
 
-    def on_each_device(*arguments):  # type: ignore[no-untyped-def]
-        specs = tuple(_FIRST if index == sharded else _ALL for index in range(len(arguments)))
+    def on_each_device(state, examples, *others):  # type: ignore[no-untyped-def]
+        specs = _ALL, _FIRST if sharded else _ALL, *(_ALL for _ in others)
         # check_vma would require every scan inside, Flax's included, to declare what varies.
-        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=_ALL, check_vma=False)(
-            *arguments
-        )
+        run = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=_ALL, check_vma=False)
+        return run(state, examples, *others)
 
     return on_each_device  # type: ignore[return-value]
 

@@ -18,24 +18,35 @@ from jaxrnn.data.batches import as_key
 from jaxrnn.data.splits import blank_example
 from jaxrnn.training.tasks import Classification, Task
 
+# Arguments of a network's call that say whether it is training, and their values if it is.
+MODES = {"train": True, "training": True, "is_training": True, "deterministic": False}
+
 
 class TrainState(train_state.TrainState):
-    """Flax's ``TrainState``, with the task and what calling the network requires.
-
-    Attributes:
-      task: what is minimized and measured.
-      takes: names of the arguments of the network's call; by default none.
-      draws: whether training needs PRNG keys.
-    """
+    """Flax's ``TrainState``, with the task: what is minimized and measured."""
 
     task: Task = struct.field(pytree_node=False, default=Classification())
-    takes: frozenset[str] = struct.field(pytree_node=False, default=frozenset())
-    draws: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def model(self) -> Any:
+        """The linen module, or the ``NNXNetwork`` of an NNX module; None for other functions."""
+        return getattr(self.apply_fn, "__self__", None)
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """Names of the arguments of the network's call."""
+        return _arguments(self.model)
+
+    @property
+    def draws(self) -> bool:
+        """Whether training needs PRNG keys."""
+        random = self.takes & {*MODES, "keys"}
+        return bool(getattr(self.model, "draws", random))
 
 
 def create_train_state(
     key: Key[Array, ""] | int | None,
-    model: nn.Module,
+    model: Any,
     optimizer: optax.GradientTransformation,
     example: Shaped[chex.Array, "_ time *features"] | jax.ShapeDtypeStruct,
     task: Task = Classification(),  # noqa: B008
@@ -43,13 +54,15 @@ def create_train_state(
     """Initialize parameters and optimizer state, at step 0.
 
     Args:
-      key: PRNG key of the initial parameters, or an integer seed; None to return shapes instead
-        of arrays, without compiling.
-      model: a Flax linen module that maps (batch, time, features) to (batch, width) outputs, or to
-        (batch, time, width). If its call takes ``train`` or ``deterministic``, that is set in
-        training and in evaluation, and ``nn.Dropout`` gets its random numbers; if it takes
-        ``keys``, these are a key for each example in training.
-      optimizer: any optax gradient transformation. Create it once and keep it: functions are
+      key: PRNG key of the initial parameters, or an integer seed; None for a state of shapes.
+      model: a Flax linen or NNX module that maps (batch, time, features) to (batch, width)
+        outputs, or to (batch, time, width). If its call takes ``train``, ``training``,
+        ``is_training`` or ``deterministic``, that is set in training and in evaluation, and
+        ``nn.Dropout`` and ``make_rng`` get their random numbers; if it takes ``keys``, these are a
+        key for each example in training. An NNX module brings its parameters, and ``key`` is not
+        used; :func:`jaxrnn.training.merged` returns the trained module.
+      optimizer: any optax gradient transformation that needs no more than gradients, parameters
+        and the value of the loss. Create it once and keep it: functions are
         compiled for this object, and again for any other, even an equal one.
       example: inputs of the shape to be trained on, (batch, time, features) or (batch, time) of
         tokens; only the shape after the first axis matters.
@@ -59,7 +72,8 @@ def create_train_state(
       A :class:`TrainState`.
 
     Raises:
-      ValueError: the model has variables other than ``params``, such as batch statistics.
+      ValueError: the model has variables other than ``params``, such as batch statistics; or the
+        optimizer needs the function to minimize, as line searches do.
 
     >>> from jaxrnn import RNNModel
     >>> state = create_train_state(
@@ -68,41 +82,63 @@ def create_train_state(
     >>> int(state.step)
     0
     """
+    if not isinstance(model, nn.Module):
+        return _from_nnx(model, optimizer, task, abstract=key is None)
     inputs = jnp.asarray(blank_example(example))
-    if key is not None:
-        key = as_key(key)
-    hashable = _is_hashable(model)
-    static = (model, optimizer) if hashable else ()
-    init = _init_on_cpu if jax.default_backend() == "cpu" else _init_compiled
-    if not hashable:  # with an attribute that is a list, say
-        init = jax.jit(partial(_init, model, optimizer))
+    try:
+        model = _same(model)
+        init = _compiled_init(model, optimizer)
+    except TypeError:  # not hashable, with an attribute that is a list, say
+        init = _compiled_init.__wrapped__(model, optimizer)
     # An array, as the type of a Python integer differs from that of every later step, so that the
     # second call of a jitted function would compile again.
-    step: Any = jnp.zeros((), jnp.int32)
+    step: chex.ArrayTree = jnp.zeros((), jnp.int32)
     if key is None:  # traced as in initialization, which is faster if it follows
-        params, opt_state = init.eval_shape(*static, jax.random.key(0), inputs)
+        params, opt_state = jax.eval_shape(init, jax.random.key(0), inputs)
         step = jax.ShapeDtypeStruct(step.shape, step.dtype)
     elif isinstance(key, jax.core.Tracer):  # inside the caller's own jit or vmap
-        params, opt_state = _init(model, optimizer, key, inputs)
+        params, opt_state = _init(model, optimizer, as_key(key), inputs)
     else:
-        params, opt_state = init(*static, key, inputs)
-    takes = frozenset(inspect.signature(model.__call__).parameters)
+        params, opt_state = init(as_key(key), inputs)
     return TrainState(
-        step=step,
-        apply_fn=_apply_fn(model) if hashable else model.apply,
-        params=params,
-        tx=optimizer,
-        opt_state=opt_state,
-        task=task,
-        takes=takes,
-        draws=bool(getattr(model, "draws", takes & {"train", "deterministic", "keys"})),
+        step=step, apply_fn=model.apply, params=params, tx=optimizer, opt_state=opt_state, task=task
     )
 
 
+def _from_nnx(
+    module: Any, optimizer: optax.GradientTransformation, task: Task, *, abstract: bool
+) -> TrainState:
+    from jaxrnn.nn.nnx_network import NNXNetwork  # slow to import
+
+    network = NNXNetwork(module)
+    params = network.params
+
+    def create(params: chex.ArrayTree) -> TrainState:
+        step = jnp.zeros((), jnp.int32)
+        opt_state = _init_optimizer(optimizer, params)
+        apply_fn = _same(network).apply
+        return TrainState(step, apply_fn, params, optimizer, opt_state, task)
+
+    state: TrainState = jax.eval_shape(create, params) if abstract else create(params)
+    return state
+
+
+def merged(state: TrainState) -> Any:
+    """Return the NNX module of a state, with the parameters of the state."""
+    if not hasattr(state.model, "merge"):
+        raise ValueError("only the state of an nnx.Module can be merged; others have state.params")
+    return state.model.merge(state.params)
+
+
 def mode_options(takes: Container[str], *, train: bool) -> dict[str, Any]:
-    """Return ``train`` and ``deterministic``, if the network's call takes them."""
-    modes = {"train": train, "deterministic": not train}
-    return {name: mode for name, mode in modes.items() if name in takes}
+    """Return the arguments of the network's call that turn dropout on or off."""
+    return {name: mode == train for name, mode in MODES.items() if name in takes}
+
+
+def _arguments(model: Any) -> frozenset[str]:
+    if not isinstance(model, nn.Module):
+        return getattr(model, "arguments", frozenset())
+    return frozenset(inspect.signature(model.__call__).parameters)
 
 
 def _init(
@@ -111,30 +147,35 @@ def _init(
     key: Key[Array, ""],
     inputs: Shaped[Array, "1 time *features"],
 ) -> tuple[chex.ArrayTree, chex.ArrayTree]:
-    takes = inspect.signature(model.__call__).parameters
-    variables = model.init(key, inputs, **mode_options(takes, train=False))
+    variables = model.init(key, inputs, **mode_options(_arguments(model), train=False))
     if others := ", ".join(sorted(set(variables) - {"params"})):
         raise ValueError(f"the model has variables other than params, which are not kept: {others}")
     params = variables.get("params", {})
-    return params, optimizer.init(params)
+    return params, _init_optimizer(optimizer, params)
 
 
-_init_compiled = jax.jit(_init, static_argnums=(0, 1))
-# It runs once, and LLVM would take two seconds to optimize it.
-_init_on_cpu = jax.jit(
-    _init, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": 0}
-)
-
-
-def _is_hashable(model: nn.Module) -> bool:
-    try:
-        hash(model)
-    except TypeError:
-        return False
-    return True
+def _init_optimizer(
+    optimizer: optax.GradientTransformation, params: chex.ArrayTree
+) -> chex.ArrayTree:
+    opt_state = optimizer.init(params)
+    if isinstance(optimizer, optax.GradientTransformationExtraArgs):
+        update = partial(optimizer.update, value=jnp.zeros(()), grad=params)
+        try:
+            jax.eval_shape(update, params, opt_state, params)
+        except TypeError as error:
+            given = "a step gives the optimizer gradients, parameters and the value"
+            raise ValueError(f"{given}, but {error}") from error
+    return opt_state
 
 
 @lru_cache
-def _apply_fn(model: nn.Module) -> Any:
-    """Return one bound method for equal models, so that their states share compiled functions."""
-    return model.apply
+def _compiled_init(model: nn.Module, optimizer: optax.GradientTransformation) -> jax.stages.Wrapped:
+    # It runs once, and on a CPU, LLVM would take two seconds to optimize it.
+    fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(partial(_init, model, optimizer), compiler_options=fast)
+
+
+@lru_cache
+def _same(model: Any) -> Any:
+    """Return one object for equal models, so that their states share compiled functions."""
+    return model

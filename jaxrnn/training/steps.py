@@ -8,15 +8,17 @@ from typing import TypeAlias
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
-from jaxrnn.data.batches import as_key
-from jaxrnn.data.splits import Batch, prepare
+from jaxrnn.data.batches import as_key, prepare
+from jaxrnn.data.splits import Batch
 from jaxrnn.training.forward import forward, keys_of, measure_prepared
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import own_row_numbers, sum_over_devices
 from jaxrnn.training.state import TrainState
+from jaxrnn.training.tasks import per_step
 
 _Part: TypeAlias = tuple[Batch, Key[Array, " batch"] | None, chex.ArrayTree | None]
 _Measured: TypeAlias = tuple[Metrics, chex.ArrayTree | None]
@@ -96,15 +98,7 @@ def step(
 ) -> tuple[TrainState, Metrics]:
     """Take a step, or one for each chunk of long sequences, on this device's share of a batch.
 
-    Args:
-      state: from :func:`jaxrnn.create_train_state`.
-      batch: this device's share, from :func:`jaxrnn.data.splits.prepare`.
-      key: see :func:`train_step`.
-      mesh: devices that share the batch; None for this one alone.
-      options: gradient accumulation and truncated backpropagation.
-
-    Returns:
-      The next state and the metrics of this device's share.
+    The batch is prepared, the devices of the mesh share it, and the metrics are those of the share.
     """
     update = partial(_update, key=key, mesh=mesh, parts=options.accumulate)
     time, chunk = batch["inputs"].shape[1], options.truncate
@@ -133,12 +127,11 @@ def step(
 
 def check_truncation(batch: Batch) -> None:
     """Raise ``ValueError`` unless there is a label or target for each time step."""
-    if jnp.ndim(batch.get("labels", 0)) != 2 and jnp.ndim(batch.get("targets", 0)) != 3:
+    if not per_step(batch):
         raise ValueError("--truncate needs a label or target for each time step")
 
 
 def _cut(batch: Batch, start: Int[Array, ""] | int, size: int) -> Batch:
-    """Take ``size`` time steps of a batch, from ``start`` on."""
     cut = {
         name: jax.lax.dynamic_slice_in_dim(array, start, size, axis=1)
         for name, array in batch.items()
@@ -150,7 +143,6 @@ def _cut(batch: Batch, start: Int[Array, ""] | int, size: int) -> Batch:
 
 
 def _first_carry(state: TrainState, batch: Batch) -> chex.ArrayTree:
-    """Return the zero initial carry."""
     read = partial(forward, carry=())
     _, carry = jax.eval_shape(read, state, _cut(batch, 0, 1))
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), carry)
@@ -189,14 +181,23 @@ def _update(
             return loss / total, (metrics, carry)
         # Every element counts once, so the shapes give their number over all parts and devices.
         devices = 1 if mesh is None else mesh.size
-        return loss / (devices * int(metrics.weight) * rows // len(batch["inputs"])), (
-            metrics,
-            carry,
-        )
+        count = devices * int(metrics.weight) * rows // len(batch["inputs"])
+        return loss / count, (metrics, carry)
 
     gradient = partial(jax.grad(loss_fn, has_aux=True), state.params)
     grads, (metrics, carry) = _in_parts(gradient, (batch, keys, carry), rows, parts)
-    return state.apply_gradients(grads=sum_over_devices(grads, mesh)), metrics, carry
+    return _apply(state, sum_over_devices(grads, mesh), metrics, mesh), metrics, carry
+
+
+def _apply(
+    state: TrainState, grads: chex.ArrayTree, metrics: Metrics, mesh: Mesh | None
+) -> TrainState:
+    """Update the parameters; some optimizers take the loss of the batch, too."""
+    value = sum_over_devices(metrics, mesh).means()["loss"]
+    update = optax.with_extra_args_support(state.tx).update
+    updates, opt_state = update(grads, state.opt_state, state.params, value=value, grad=grads)
+    params = optax.apply_updates(state.params, updates)
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state)
 
 
 def _in_parts(

@@ -12,7 +12,8 @@ import optax
 from jaxtyping import Array, Float, Int, Shaped
 from tyro.conf import Suppress
 
-from jaxrnn.data.splits import Batch, valid_steps
+from jaxrnn.data.batches import valid_steps
+from jaxrnn.data.splits import Batch
 from jaxrnn.groups import Fraction, Group
 
 Outputs: TypeAlias = Float[Array, "batch *time width"]
@@ -37,16 +38,13 @@ class Task(Group):
     def measure(
         self, outputs: Outputs, batch: Batch, *, train: bool = False
     ) -> dict[str, Shaped[Array, " batch *time"]]:
-        """Compare the outputs of the network with a batch.
+        """Return metrics of one value per element, unreduced; training minimizes ``loss``.
 
         Args:
           outputs: (batch, width), or (batch, time, width) for one output per time step.
           batch: the batch that the outputs were computed for.
           train: whether to compute the loss to minimize, with label smoothing for instance, or
             the one to report.
-
-        Returns:
-          Arrays of one value per element, unreduced; ``loss`` is what training minimizes.
 
         Raises:
           ValueError: the outputs don't fit the batch.
@@ -58,10 +56,7 @@ class Task(Group):
 
         By default time steps count up to ``lengths``, if there is a label or a target for each.
         """
-        per_step = np.ndim(batch.get("labels", 0)) == 2 or np.ndim(batch.get("targets", 0)) == 3
-        if not per_step or "lengths" not in batch:
-            return None
-        return valid_steps(batch)
+        return valid_steps(batch) if per_step(batch) and "lengths" in batch else None
 
     def summarize(self, means: Means) -> dict[str, chex.Numeric]:
         """Compute the metrics to report, in order, from the means of those measured."""
@@ -173,8 +168,12 @@ class LanguageModeling(Task):
         return {"loss": loss, "perplexity": np.exp(loss), "bits": loss / np.log(2)}
 
 
+def per_step(batch: Batch) -> bool:
+    """Return whether a batch has a label or target for each time step."""
+    return np.ndim(batch.get("labels", 0)) == 2 or np.ndim(batch.get("targets", 0)) == 3
+
+
 def _labels(outputs: Outputs, batch: Batch, task: str) -> Int[Array, " batch *time"]:
-    """Return the labels of a batch, if the outputs fit them."""
     if "labels" not in batch:
         raise ValueError(f"{task} needs labels; the batch has {', '.join(batch)}")
     labels = jnp.asarray(batch["labels"]).astype(jnp.int32)

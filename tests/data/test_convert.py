@@ -3,7 +3,6 @@
 import copy
 import logging
 import pickle
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +110,7 @@ def test_from_arrays_logs_its_interpretations(caplog):
     split = Split.from_arrays(INPUTS, LABELS, lengths=[4, 3, 2, 1, 4, 4])
     assert_identical(split, Split(INPUTS, LABELS, np.array([4, 3, 2, 1, 4, 4], np.int32)))
     assert not caplog.records  # there was none
-    split = Split.from_arrays(np.zeros((6, 784)), ["b", "a", "b", "c", "a", "a"])
+    split = Split.from_arrays(np.full((6, 784), 255, np.uint8), ["b", "a", "b", "c", "a", "a"])
     assert split.inputs.shape == (6, 28, 28)
     assert (split.labels.tolist(), split.class_names) == ([1, 0, 1, 2, 0, 0], ("a", "b", "c"))
     (record,) = caplog.records
@@ -136,11 +135,39 @@ def test_images(inputs, options, shape, channels):
 
 
 @pytest.mark.parametrize("kind", ["i8", "f4", object])
-def test_pixels_of_other_types(kind, caplog):
-    split = Split.from_arrays(PIXELS.astype(kind), LABELS)
-    assert split.inputs.dtype == np.uint8
-    np.testing.assert_array_equal(split.inputs, PIXELS)
-    assert "read as pixels" in caplog.text
+def test_only_uint8_are_pixels(kind, caplog):
+    for part in (slice(3), slice(3, 6)):  # with and without the extremes
+        split = Split.from_arrays(PIXELS[part].astype(kind), LABELS[part])
+        np.testing.assert_array_equal(split.inputs, PIXELS[part].astype(np.float32))
+        scaled = Split.from_arrays(PIXELS[part].astype(kind), LABELS[part], scale=255)
+        np.testing.assert_array_equal(scaled.inputs, PIXELS[part] / np.float32(255))
+    assert "from 0 to 255 were read as numbers; scale=255 divides pixels" in caplog.text
+
+
+def test_pixels_of_another_range(caplog):
+    sixteen = PIXELS // 16
+    assert Split.from_arrays(sixteen, LABELS).inputs.dtype == np.uint8
+    assert "uint8 inputs were read as pixels from 0 to 255, but the largest is 15" in caplog.text
+    np.testing.assert_array_equal(
+        Split.from_arrays(sixteen, LABELS, scale=15).inputs, sixteen / np.float32(15)
+    )
+
+
+def test_only_pixels_are_square_images(caplog):
+    series = np.random.default_rng(0).normal(size=(6, 49))
+    for inputs in (series, series.tolist(), list(series)):
+        assert Split.from_arrays(inputs, LABELS).inputs.shape == (6, 49, 1)
+    assert "rows=7 reads images" in caplog.text
+    assert Split.from_arrays(np.zeros((6, 49), np.uint8), LABELS).inputs.shape == (6, 7, 7)
+
+
+def test_one_hot_labels_with_as_many_classes_as_steps():
+    one_hot = np.eye(4, dtype=int)[[0, 2, 1, 0, 1, 3]]
+    with pytest.raises(ValueError, match=r"one-hot rows or .* each time step; give one_hot"):
+        Split.from_arrays(INPUTS, one_hot)
+    assert Split.from_arrays(INPUTS, one_hot, one_hot=True).labels.tolist() == [0, 2, 1, 0, 1, 3]
+    assert Split.from_arrays(INPUTS, one_hot, one_hot=False).labels.tolist() == one_hot.tolist()
+    assert Split.from_arrays(INPUTS, 1 - one_hot).labels.tolist() == (1 - one_hot).tolist()
 
 
 @pytest.mark.parametrize(
@@ -176,6 +203,11 @@ def test_sequences_of_different_lengths(caplog):
     ("options", "message"),
     [
         ({"labels": ["a"] * 6, "class_names": ["b"]}, r"not among the class names: \['a'\]"),
+        ({"labels": ["a", None, "b", "a", "b", "a"]}, "label 1 is None"),
+        ({"labels": ["a", "b", float("nan"), "a", "b", "a"]}, "label 2 is nan"),
+        ({"labels": np.array(["a", "b", float("nan")] * 2, object)}, "label 2 is nan"),
+        ({"labels": [[0, 1, 2, None]] * 6}, "label 3 is None"),
+        ({"class_names": ["a", "b", "a"]}, "class names must be distinct; got 'a' twice"),
         ({"labels": np.ones((6, 3))}, "neither indices nor one-hot"),
         ({"labels": LABELS + 1}, "labels run from 1 to 3, not from 0; subtract 1, or give"),
         ({"mask": np.arange(4) > np.zeros((6, 1))}, "first time steps of each sequence only"),
@@ -187,31 +219,3 @@ def test_sequences_of_different_lengths(caplog):
 def test_uninterpretable_arrays(options, message):
     with pytest.raises(ValueError, match=message):
         Split.from_arrays(**{"inputs": INPUTS, "labels": LABELS, **options})
-
-
-def test_streams_of_other_libraries():
-    pairs = [(INPUTS[row], LABELS[row]) for row in range(6)]
-    expected = list(jaxrnn.stream(Split(INPUTS, LABELS), batch_size=4))
-    in_batches = [(INPUTS[:4], LABELS[:4]), (INPUTS[4:], LABELS[4:])]
-    for source in (pairs, SimpleNamespace(dataset=pairs), iter(pairs), iter(in_batches)):
-        for found, batch in zip(jaxrnn.stream(source, batch_size=4), expected, strict=True):
-            assert_identical(found, batch)
-    images = [(np.zeros((1, 7, 9)), 1.5) for _ in range(6)]  # (channels, height, width)
-    batch = next(iter(jaxrnn.stream(images, batch_size=np.int64(6))))
-    assert (batch["inputs"].shape, batch["targets"].shape) == ((6, 7, 9), (6,))
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ((INPUTS, LABELS), "got tuple; .*Split.inputs, labels. holds arrays"),
-        ({"inputs": INPUTS}, "got dict; "),
-        (INPUTS, "got ndarray; "),
-        (5, "got int"),
-        (iter([]), "there is nothing to stream"),
-        (iter([INPUTS]), r"expects examples \(inputs, labels\); got ndarray"),
-    ],
-)
-def test_invalid_sources(source, message):
-    with pytest.raises(ValueError, match=message):
-        jaxrnn.stream(source, batch_size=2)

@@ -81,12 +81,18 @@ def test_default_text():
     [
         (b"\xff\xfe", "is not UTF-8 text"),
         (b"short", "a text of 5 characters is too short for --rows 64"),
+        (b"just a few words " * 2, "too short for --rows 2 and --held-out 0.05"),
     ],
 )
 def test_bad_texts(tmp_path, content, message):
     (tmp_path / "text").write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        Text(text=tmp_path / "text").build()
+        Text(text=tmp_path / "text", rows=64 if len(content) < 9 else 2).build()
+
+
+def test_byte_order_mark_is_not_text(tmp_path):
+    (tmp_path / "text").write_text("words " * 100, "utf-8-sig")
+    assert Text(text=tmp_path / "text").read() == "words " * 100
 
 
 HEADER = "# a comment\n@classLabel true 1 2\n@data\n"
@@ -99,6 +105,10 @@ def test_ts_files(tmp_path):
     assert names == ["two", "one"]
     np.testing.assert_array_equal(first, [[1, 4], [2, 5], [3, 6.5]])
     np.testing.assert_array_equal(second, [[7, 9], [8, 10]])
+    for line in ("1,?:2,3:one", "1,2:3:one", "1,2"):
+        path.write_text(HEADER + line)
+        with pytest.raises(ValueError, match=r"x.ts, line 4: expected channels of equal length"):
+            read_ts(path)
 
 
 def vowels(folder):
@@ -150,6 +160,33 @@ def test_sunspots(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             Sunspots(file=path, **options).build()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: [*lines[:51], *lines[52:]], "line 52: expected the year 1750; got 1751"),
+        (lambda lines: [*lines[:51], *lines[50:]], "line 52: expected the year 1750; got 1749"),
+        (lambda lines: [lines[0], *lines[:0:-1]], "line 3: expected the year 1960; got 1958"),
+        (lambda lines: [*lines[:51], "1750,", *lines[52:]], "line 52: expected a year and a num"),
+        (lambda lines: [*lines[:51], "1750,5,5", *lines[52:]], "line 52: expected a year and a n"),
+        (lambda lines: [line.replace(",", ";") for line in lines], "line 2: expected a year and"),
+        (lambda lines: [*lines[:51], "1750,nan", *lines[52:]], "line 52: expected a year and a "),
+        (lambda lines: [line[:4] + ",5" for line in lines[1:]], "the numbers up to 1900 are all 5"),
+    ],
+)
+def test_bad_series(tmp_path, change, message):
+    path = sunspots(tmp_path / "sunspots.csv")
+    path.write_text("\n".join(change(path.read_text().splitlines())))
+    with pytest.raises(ValueError, match=f"sunspots.csv.*{message}"):
+        Sunspots(file=path).build()
+
+
+def test_series_without_a_header(tmp_path):
+    path = sunspots(tmp_path / "sunspots.csv")
+    expected = Sunspots(file=path).build().train
+    path.write_text("\n".join([*path.read_text().splitlines()[1:], ""]), "utf-8-sig")
+    np.testing.assert_array_equal(Sunspots(file=path).build().train.inputs, expected.inputs)
 
 
 def test_packages_that_are_not_installed():

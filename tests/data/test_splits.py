@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.data.batches import epoch_indices
-from jaxrnn.data.splits import check_values, prepare, take
+from jaxrnn.data.batches import check_values, epoch_indices, prepare
+from jaxrnn.data.splits import take
 
 
 @pytest.mark.parametrize(
@@ -107,3 +107,24 @@ def test_labels_beyond_the_lengths_are_not_checked():
         check_values(jaxrnn.Split(inputs, labels), classes=2)
     with pytest.raises(ValueError, match="lengths must be between 0 and the 3 time steps"):
         check_values(jaxrnn.Split(inputs, labels, lengths + 1), classes=2)
+
+
+def test_missing_and_infinite_numbers_are_located():
+    inputs, targets = np.zeros((5, 3, 2), np.float32), np.ones((5, 3, 1), np.float32)
+    missing, infinite = inputs.copy(), targets.copy()
+    missing[4, 2, 1], infinite[3, 0, 0] = np.nan, np.inf
+    for fields, found in (
+        (
+            {"inputs": missing},
+            r"inputs must be finite; got nan in example 4, time step 2, column 1",
+        ),
+        ({"targets": infinite}, r"targets must be finite; got inf in example 3, time step 0, col"),
+        ({"targets": infinite[:, 0]}, r"targets must be finite; got inf in example 3, column 0"),
+    ):
+        split = jaxrnn.Split(**{"inputs": inputs, "targets": targets, **fields})
+        with pytest.raises(ValueError, match=found):
+            check_values(split, 1)
+    padded = {"inputs": missing, "targets": targets, "lengths": np.array([3, 3, 3, 3, 2])}
+    check_values(jaxrnn.Split(**padded), 1)
+    with pytest.raises(ValueError, match="lengths are all 0"):
+        check_values(jaxrnn.Split(inputs, targets=targets, lengths=np.zeros(5, int)), 1)

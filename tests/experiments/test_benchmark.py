@@ -114,10 +114,11 @@ def test_scaling_picture():
         for count in scaling.PROCESSES
     ]
     panels = plot_scaling([*rows, {"axis": "data"}]).axes
-    labels = [axes.get_xlabel() for axes in panels]
-    assert labels == ["Batch size", "Hidden units", "Time steps", "Devices"]
-    names = [[line.get_label() for line in axes.lines] for axes in panels]
-    assert names == [*3 * [["jaxrnn", "Flax nn.RNN"]], ["one process", "several processes"]]
+    both = ["jaxrnn", "Flax nn.RNN"]
+    assert {axes.get_xlabel(): [line.get_label() for line in axes.lines] for axes in panels} == {
+        **{"Batch size": both, "Hidden units": both, "Time steps": both},
+        "Devices": ["one process", "several processes"],
+    }
 
 
 def test_failing_contender_is_explained(tmp_path):

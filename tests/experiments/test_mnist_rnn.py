@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -99,11 +100,11 @@ def test_tf1_preset_end_to_end(folder, capsys):
 
 
 def test_same_seed_same_curves(folder):
-    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        mnist_rnn("keras", "--epochs", "1", *SLICE, "--seed", seed, "--workdir", name)
-    losses = {name: History.from_csv(folder / name / "history.csv")["train_loss"] for name in "abc"}
-    np.testing.assert_array_equal(losses["a"], losses["b"])
-    assert losses["a"] != losses["c"]
+    losses = []
+    for name, seed in enumerate((1, 1, 2)):
+        mnist_rnn("keras", "--epochs", 1, *SLICE, "--seed", seed, "--workdir", name)
+        losses += [*History.from_csv(f"{name}/history.csv")["train_loss"]]
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_two_runs_in_one_second_get_two_directories(folder, monkeypatch):
@@ -117,10 +118,8 @@ def test_two_runs_in_one_second_get_two_directories(folder, monkeypatch):
 
 def test_default_preset_measures_the_test_set():
     """After every epoch, with no option asking for it."""
-    splits = ["--train", "train[:640]", "--test", "test[:200]"]
-    mnist_rnn(*splits, "--hidden", "12", "--workdir", "run")
-    history = History.from_csv("run/history.csv")
-    assert np.isfinite([history[f"test_{metric}"] for metric in ("loss", "accuracy")]).all()
+    mnist_rnn("--train", "train[:640]", "--test", "test[:200]", "--hidden", "12", "--workdir", ".")
+    assert np.isfinite(History.from_csv("history.csv")["test_accuracy"]).all()
 
 
 def test_presets_are_their_notebooks_protocols():
@@ -128,8 +127,9 @@ def test_presets_are_their_notebooks_protocols():
     assert tf1.data == ImageSequences(train="train[5000:]", test="test")
     splits = {"train": "train[:48000]", "validation": "train[48000:]", "test": "test"}
     assert keras.data == ImageSequences(**splits)
-    assert (tf1.model, keras.model) == (RNNConfig(initializers="tf1"), RNNConfig())
-    assert RNNConfig() == RNNConfig(hidden=150, cell="simple", layers=1, bidirectional=False)
+    models = [PRESETS[name].model for name in ("tf1", "keras", "fast", "record")]
+    elman = RNNConfig(hidden=150, cell="simple", layers=1, bidirectional=False)
+    assert models == [replace(elman, initializers="tf1"), elman, elman, elman]
     assert (tf1.optimizer, keras.optimizer) == (
         Adam(learning_rate=1e-3, epsilon=1e-8), Adam(learning_rate=1e-3, epsilon=1e-7),
     )  # fmt: skip
@@ -137,8 +137,6 @@ def test_presets_are_their_notebooks_protocols():
     assert tf1.trainer == TrainerConfig(epochs=100, batch_size=150, **of_batches)
     assert keras.trainer == TrainerConfig(epochs=5, batch_size=150)
     assert (tf1.augment.build(), keras.augment.build()) == (None, None)
-    assert 55_000 // tf1.trainer.batch_size == 366
-    assert 48_000 / keras.trainer.batch_size == 320
 
 
 def test_groups_build_what_they_say():
@@ -147,9 +145,7 @@ def test_groups_build_what_they_say():
         **{"initializers": "identity", "recurrent_gain": 0.5, "recurrence": "flax"},
     }
     assert RNNConfig(**options).build(3) == jaxrnn.RNNModel(outputs=3, **options)
-    for preset in ("keras", "fast", "record"):
-        assert PRESETS[preset].model.build(10) == jaxrnn.RNNModel()
-    assert PRESETS["tf1"].model.build(10) == jaxrnn.RNNModel(initializers="tf1")
+    assert RNNConfig().build(10) == jaxrnn.RNNModel()
 
 
 def test_every_option_reaches_fit(monkeypatch):

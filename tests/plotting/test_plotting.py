@@ -6,32 +6,32 @@ import itertools
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from jaxrnn import History, Split
 from jaxrnn.plotting import plot_confusion, plot_history, plot_runs, plot_samples, plot_sweep
 
 
-def curves(epochs=3, **columns):
-    """Return a history whose columns are functions of the epoch."""
+def curves(**columns):
+    """Return a history of these columns."""
+    rows = zip(*columns.values(), strict=True)
     return History.from_rows(
-        {"epoch": epoch} | {name: column(epoch) for name, column in columns.items()}
-        for epoch in range(1, epochs + 1)
+        {"epoch": epoch, **dict(zip(columns, row, strict=True))}
+        for epoch, row in enumerate(rows, start=1)
     )
 
 
 @pytest.fixture
 def history():
     return curves(
-        train_loss=lambda epoch: 1 / epoch, train_accuracy=lambda epoch: 1 - 1 / epoch / 2,
-        test_loss=lambda epoch: 2 / epoch, test_accuracy=lambda epoch: 1 - 1 / epoch,
-        seconds=lambda epoch: 1.0,
+        train_loss=[1, 0.5, 0.3], train_accuracy=[0.5, 0.8, 0.9],
+        test_loss=[2, 1, 0.7], test_accuracy=[0.1, 0.5, 0.6], seconds=[1.0, 1.0, 1.0],
     )  # fmt: skip
 
 
 def with_accuracies(*values):
-    accuracy = lambda epoch: values[epoch - 1]  # noqa: E731
-    return curves(len(values), test_accuracy=accuracy, seconds=lambda epoch: 2.0)
+    return curves(test_accuracy=values, seconds=[2.0] * len(values))
 
 
 def pixels(figure):
@@ -59,7 +59,7 @@ def test_history_has_a_labelled_panel_for_each_metric(history):
 
 
 def test_baselines_are_drawn_with_their_values():
-    history = curves(train_loss=lambda epoch: 10.0 ** (1 - epoch), train_accuracy=float)
+    history = curves(train_loss=[1, 0.1, 0.01], train_accuracy=[1.0, 2.0, 3.0])
     accuracy, loss = plot_history(history, {"loss": {"gzip": 0.5, "xz": 0.25}}).axes
     labels = {line.get_label(): line.get_ydata()[0] for line in loss.lines}
     assert labels == {"Train Set": 1.0, "gzip, 0.5": 0.5, "xz, 0.25": 0.25}
@@ -69,13 +69,12 @@ def test_baselines_are_drawn_with_their_values():
 
 @pytest.mark.parametrize("epochs", [1, 3, 100])
 def test_epochs_are_marked_by_whole_numbers(epochs):
-    figure = plot_history(curves(epochs, train_loss=lambda epoch: 1 / epoch))
+    figure = plot_history(curves(train_loss=np.linspace(1, 0.1, epochs)))
     pixels(figure)
     (axes,) = figure.axes
     low, high = axes.get_xlim()
     ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
-    assert ticks
-    assert all(tick == round(tick) for tick in ticks)
+    assert ticks == [*map(round, ticks)] != []
     assert (low, high) == (0.5, epochs + 0.5)
     assert (axes.lines[0].get_marker() == "o") == (epochs == 1)
 
@@ -96,7 +95,11 @@ def test_sample_grid(digits):
 
 @pytest.mark.parametrize("shape", [(8, 200), (64, 2)])
 def test_titles_of_samples_do_not_overlap(shape):
-    split = Split(np.zeros((36, *shape), np.uint8), np.full(36, 7), class_names=("seven",) * 8)
+    split = Split(
+        np.zeros((36, *shape), np.uint8),
+        np.full(36, 7),
+        class_names=[f"seven{n}" for n in range(8)],
+    )
     figure = plot_samples(split)
     pixels(figure)  # text has a place once it is drawn
     (axes,) = figure.axes
@@ -191,6 +194,24 @@ def test_other_sweeps_are_points_with_error_bars():
     axes = axes_of_sweep("a", ["x"], [None])
     assert texts_of(axes.get_yticklabels()) == ["x", "None"]
     assert axes.lines[0].get_xdata().tolist() == [0, 1]
+
+
+def test_text_is_not_read_as_a_formula(digits):
+    name, plain = r"$\foo$ \$", r"\$\foo\$ \\$"
+    split = digits.replace(labels=digits.labels % 2, class_names=(name, "b"))
+    history = curves(test_accuracy=[0.5], seconds=[1.0])
+    figures = [
+        plot_samples(split),
+        plot_confusion(split, np.eye(2)[1 - split.labels]),
+        plot_history(history, {"accuracy": {name: 1.0}}),
+        plot_runs({name: history}),
+        axes_of_sweep([name], [1], [2]).figure,
+        axes_of_sweep([name], [name]).figure,
+        axes_of_sweep([name, "b"], [name, 1]).figure,
+    ]
+    for figure in figures:
+        pixels(figure)  # raises ValueError if it is read
+        assert any(plain in text for text in texts_of(figure.findobj(Text)))
 
 
 def test_confusion(digits):

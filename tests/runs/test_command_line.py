@@ -203,6 +203,7 @@ def test_bad_values_of_a_sweep_get_one_line(words, message, sweeps, capsys):
         (["--epochs", "0"], "--trainer.epochs: must be at least 1; got 0"),
         (["--warmup", "1"], "--optimizer.warmup: must be less than 1; got 1.0"),
         (["tf1", "--average", "0.9"], "--trainer.train-curve last_batch needs --optimizer.average"),
+        (["--learning-rate", "1e39"], "--optimizer.learning-rate: must be less than or equal to"),
         (["--learning-rate", "-1e-3"], "--optimizer.learning-rate: must be greater than 0"),
         (["--truncate", "7", "--bidirectional"], "--trainer.truncate needs a unidirectional"),
         (["--sample", "3"], "--runtime.sample needs a language model"),
@@ -244,6 +245,17 @@ def test_full_workdir(capsys, monkeypatch):
     for workdir in (["--workdir", "runs/of/mine"], []):
         err = refuse([*workdir, *SLICE], capsys)
         assert err == "error: [Errno 28] No space left on device\n"
+
+
+def test_interrupted_preparation_leaves_nothing_behind(folder, monkeypatch):
+    def interrupt(data):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ImageSequences, "build", interrupt)
+    for words in ([], ["--workdir", "runs/of/mine"]):
+        with pytest.raises(KeyboardInterrupt):
+            mnist_rnn(*words)
+    assert list(folder.iterdir()) == []
 
 
 def test_damaged_archive(folder, capsys):

@@ -9,8 +9,8 @@ import pytest
 
 import jaxrnn
 from jaxrnn import Metrics, RNNModel, create_train_state, train_epoch, train_step
-from jaxrnn.data.batches import epoch_indices
-from jaxrnn.data.splits import prepare, take
+from jaxrnn.data.batches import epoch_indices, prepare
+from jaxrnn.data.splits import take
 from jaxrnn.training import train_block
 from jaxrnn.training.epochs import augmented
 from jaxrnn.training.sharding import batch_mesh, put_examples, replicate

@@ -52,8 +52,7 @@ def test_bad_input(state, digits):
         (digits, 0, "batch size must be at least 1; got 0"),
         (empty, None, "there are no examples to evaluate"),
         *((data, None, "one pass over all examples") for data in streams),
-        ((digits.inputs, digits.labels), 50, "expected a Split, such as .*; got tuple"),
-        (digits.inputs, 50, "expected a Split, such as .*; got"),
+        (digits.inputs, 50, "expected a Split, a pair .*; got (an array|ndarray)"),
     ):
         with pytest.raises(ValueError, match=message):
             jaxrnn.evaluate(state, data, batch_size=batch_size)

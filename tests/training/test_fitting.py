@@ -159,6 +159,28 @@ def test_non_finite_loss_is_located(digits, streamed, update, step):
     assert seen == [1]
 
 
+def test_missing_values_are_named_and_do_not_choose(state):
+    inputs = np.random.default_rng(0).random((40, 28, 28)).astype(np.float32)
+    good, bad = jaxrnn.Split(inputs, np.arange(40) % 10), inputs.copy()
+    bad[7, 2, 1] = np.nan
+    missing, trainer = good.replace(inputs=bad), TrainerConfig(epochs=2, batch_size=20)
+    for train, evals, name in ((missing, {}, "train"), (good, {"validation": missing}, "validat")):
+        with pytest.raises(ValueError, match=f"{name}.*: inputs must be finite; .*example 7, time"):
+            fit(state, train, trainer, key=KEY, evals=evals)
+    with pytest.raises(ValueError, match=r"inputs must be finite; got nan in example 7, time st"):
+        fit(state, stream(missing, batch_size=20, key=KEY), trainer)
+
+    class Undefined(jaxrnn.Classification):
+        def summarize(self, means):
+            return {**super().summarize(means), "accuracy": float("nan")}
+
+    evals, seen = {"validation": good, "test": good}, []
+    undefined = state.replace(task=Undefined())
+    with pytest.raises(ArithmeticError, match=r"validation_accuracy is nan after epoch 1"):
+        fit(undefined, good, trainer, key=KEY, evals=evals, hooks=[seen.append])
+    assert not seen
+
+
 def test_bad_input(state, digits):
     labels, lengths = np.full(500, 10), np.full(500, 29)
     unknown, long = digits.replace(labels=labels), digits.replace(lengths=lengths)
@@ -214,5 +236,3 @@ def test_clock_counts_compilation_apart():
         thread.start()
         thread.join()
     assert clock.seconds["compilation"] == compiled
-    with clock("training"), pytest.raises(RuntimeError, match="running already"), clock("training"):
-        pass

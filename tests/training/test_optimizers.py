@@ -134,3 +134,30 @@ def test_average_forgets_the_start():
     assert (averaged(state).params["head"]["bias"] != state.params["head"]["bias"]).all()
     plain = new_state(Adam().build())
     assert averaged(plain) is plain
+
+
+def test_optimizers_that_take_the_value():
+    seen = optax.GradientTransformationExtraArgs(
+        lambda params: jnp.zeros(()), lambda grads, state, params, *, value, **_: (grads, value)
+    )
+    state = jaxrnn.create_train_state(0, jaxrnn.RNNModel(2, 4), seen, BATCH["inputs"])
+    stepped, metrics = jaxrnn.train_step(state, BATCH)
+    assert float(stepped.opt_state) == pytest.approx(float(metrics.means()["loss"]))
+    for optimizer in (optax.contrib.reduce_on_plateau(), optax.polyak_sgd()):
+        other = jaxrnn.create_train_state(0, jaxrnn.RNNModel(2, 4), optimizer, BATCH["inputs"])
+        chex.assert_tree_all_finite(jaxrnn.train_step(other, BATCH)[0].params)
+
+
+def test_optimizers_that_need_the_function_are_refused():
+    with pytest.raises(ValueError, match=r"gives the optimizer .* value, but .* 'value_fn'"):
+        jaxrnn.create_train_state(0, jaxrnn.RNNModel(2, 4), optax.lbfgs(), BATCH["inputs"])
+
+
+def test_schedule_free_is_evaluated_by_its_average():
+    optimizer = optax.chain(optax.clip(1.0), optax.contrib.schedule_free_sgd(0.5, b1=0.8))
+    state = jaxrnn.create_train_state(0, jaxrnn.RNNModel(2, 4), optimizer, BATCH["inputs"])
+    for _ in range(3):
+        state, _ = jaxrnn.train_step(state, BATCH)
+    expected = optax.contrib.schedule_free_eval_params(state.opt_state[1], state.params)
+    chex.assert_trees_all_equal(averaged(state).params, expected)
+    assert not np.allclose(expected["head"]["kernel"], state.params["head"]["kernel"])

@@ -31,6 +31,26 @@ class TakesDeterministic(nn.Module):
         return nn.Dense(5)(nn.Dropout(0.5, deterministic=deterministic)(inputs.mean(1)))
 
 
+class TakesTraining(nn.Module):
+    @nn.compact
+    def __call__(self, inputs, training=False):
+        return nn.Dense(5)(nn.Dropout(0.5, deterministic=not training)(inputs.mean(1)))
+
+
+class TakesIsTraining(nn.Module):
+    @nn.compact
+    def __call__(self, inputs, is_training):
+        return nn.Dense(5)(nn.Dropout(0.5, deterministic=not is_training)(inputs.mean(1)))
+
+
+class DrawsNoise(nn.Module):
+    @nn.compact
+    def __call__(self, inputs, train=False):
+        if train:
+            inputs += jax.random.normal(self.make_rng("noise"), inputs.shape)
+        return nn.Dense(5)(nn.Dropout(0.5, deterministic=not train)(inputs.mean(1)))
+
+
 class TakesKeys(nn.Module):
     @nn.compact
     def __call__(self, inputs, lengths=None, *, keys=None):
@@ -43,6 +63,9 @@ class TakesKeys(nn.Module):
     [
         (TakesTrain(), "train"),
         (TakesDeterministic(), "deterministic"),
+        (TakesTraining(), "training"),
+        (TakesIsTraining(), "is_training"),
+        (DrawsNoise(), "train"),
         (TakesKeys(), "keys"),
         (RNNModel(4, 5, dropout=0.5), "carry"),
     ],
@@ -91,6 +114,17 @@ def test_models_that_are_refused():
         evaluate(state, Split(**BATCH))
     with pytest.raises(ValueError, match="other than params, which are not kept: batch_stats"):
         create_train_state(1, Unusual(normalize=True), OPTIMIZER, FLOATS)
+
+
+def test_one_array_of_outputs_is_expected():
+    class Pair(nn.Module):
+        @nn.compact
+        def __call__(self, inputs):
+            return nn.Dense(5)(inputs.mean(1)), inputs
+
+    state = create_train_state(1, Pair(), OPTIMIZER, FLOATS)
+    with pytest.raises(ValueError, match="must return one array, the outputs; got tuple"):
+        train_step(state, BATCH)
 
 
 def test_shapes_of_a_state_without_a_key():

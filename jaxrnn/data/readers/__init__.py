@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxrnn.data.pictures import as_color
-from jaxrnn.data.readers.arrays import Arrays, Cached, Images, cache, fallback_data_dir
+from jaxrnn.data.readers.arrays import Cached, Images, Stored, cache, fallback_data_dir
 from jaxrnn.data.readers.builders import FAMILY, LabelledImages, decode, open_builder
 from jaxrnn.data.readers.files import find_idx, read_idx_files, read_npz
 from jaxrnn.data.readers.folders import find_images, read_images
@@ -24,7 +24,7 @@ _Path = str | os.PathLike[str] | None
 
 def read_split(
     name: str, split: str, data_dir: _Path, archives: _Path, background: str | None = None
-) -> tuple[Arrays, tuple[str, ...], int]:
+) -> tuple[Stored, tuple[str, ...], int]:
     """Read a split, its class names, and the number that became 255; see :class:`jaxrnn.Source`."""
     data_dir = Path(data_dir) if data_dir else _default_data_dir()
     cached = _read_whole(name, data_dir, Path(archives) if archives else None, background)
@@ -39,9 +39,9 @@ def read_split(
         info = Path(builder.data_dir, "dataset_info.json")
         key, read = "-".join([builder.name, *used]), partial(decode, builder, *used)
         cached = cache(data_dir, key, [info], read)
-    arrays = [Arrays(*(array[rows] for array in cached.splits[part])) for part, rows in parts]
+    arrays = [Stored(*(array[rows] for array in cached.splits[part])) for part, rows in parts]
     if len(arrays) > 1:
-        arrays = [Arrays(*map(np.concatenate, zip(*arrays, strict=True)))]
+        arrays = [Stored(*map(np.concatenate, zip(*arrays, strict=True)))]
     return arrays[0], cached.class_names, cached.pixel_max
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_FORMAT = 4  # increment it when files are read or cached differently
+_FORMAT = 6  # increment it when files are read or cached differently
 
 
 class Arrays(NamedTuple):
@@ -20,6 +20,14 @@ class Arrays(NamedTuple):
 
     images: np.ndarray
     labels: np.ndarray
+
+
+class Stored(NamedTuple):
+    """Cached :class:`Arrays`, and a digest of each example, (N, 16) bytes."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    digests: np.ndarray
 
 
 class Images(NamedTuple):
@@ -39,7 +47,7 @@ class Images(NamedTuple):
 class Cached(NamedTuple):
     """The arrays of each split, and what :class:`Images` has besides."""
 
-    splits: dict[str, Arrays]
+    splits: dict[str, Stored]
     class_names: tuple[str, ...]
     pixel_max: int
 
@@ -82,7 +90,7 @@ def _map(folder: Path) -> Cached:
     def map_array(name: str, dtype: str, shape: list[int]) -> np.ndarray:
         return np.asarray(np.memmap(folder / name, dtype, "r", shape=tuple(shape)))
 
-    arrays = {name: Arrays(*(map_array(*file) for file in files)) for name, files in splits.items()}
+    arrays = {name: Stored(*(map_array(*file) for file in files)) for name, files in splits.items()}
     return Cached(arrays, tuple(class_names), pixel_max)
 
 
@@ -102,14 +110,27 @@ def _write(folder: Path, images: Images) -> Cached:
 
 def _write_split(folder: Path, split: str, pieces: Iterable[Arrays]) -> list[Any]:
     """Write the arrays of a split; return the file name, type and shape of each."""
-    count, names = 0, [f"{split}-{kind}" for kind in Arrays._fields]
-    with (folder / names[0]).open("wb") as images, (folder / names[1]).open("wb") as labels:
+    count, names = 0, [f"{split}-{kind}" for kind in Stored._fields]
+    with contextlib.ExitStack() as opened:
+        files = [opened.enter_context((folder / name).open("wb")) for name in names]
         for piece in pieces:
-            images.write(np.ascontiguousarray(piece.images).data)
-            labels.write(np.ascontiguousarray(piece.labels).data)
+            stored = Stored(*map(np.ascontiguousarray, (*piece, _digests(piece))))
+            for file, array in zip(files, stored, strict=True):
+                file.write(array.data)
             count += len(piece.labels)
-        for file in (images, labels):
+        for file in files:
             file.flush()
             os.fsync(file.fileno())
-    shapes = [(array.dtype.str, [count, *array.shape[1:]]) for array in piece]
+    shapes = [(array.dtype.str, [count, *array.shape[1:]]) for array in stored]
     return [(name, *shape) for name, shape in zip(names, shapes, strict=True)]
+
+
+def _digests(piece: Arrays) -> np.ndarray:
+    """Return a digest of each image and its label; the axes of the image don't matter."""
+    flat = np.ascontiguousarray(piece.images).reshape(len(piece.images), -1)
+    labels = np.ascontiguousarray(piece.labels)[:, None]
+    rows = zip(flat.view(np.uint8), labels.view(np.uint8), strict=True)
+    whole = b"".join(
+        hashlib.blake2b(row.data, salt=label, digest_size=16).digest() for row, label in rows
+    )
+    return np.frombuffer(whole, np.uint8).reshape(-1, 16)

@@ -8,15 +8,18 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent import futures
-from typing import Any, TypeAlias
+from multiprocessing.connection import Connection
+from multiprocessing.queues import SimpleQueue
+from typing import TypeAlias
 
+from jaxrnn.data import Datasets
 from jaxrnn.files import Json
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import Interruption, interruption
 from jaxrnn.runs.prepare import build_data
 from jaxrnn.runs.processes import Stopped, session
 from jaxrnn.runs.run import run_one
-from jaxrnn.training.fitting import NonFiniteLossError
+from jaxrnn.training.metrics import NonFiniteLossError
 from jaxrnn.training.sharding import in_any_process
 
 Outcome: TypeAlias = Json | str
@@ -28,11 +31,10 @@ def train_each(
 ) -> Iterator[tuple[str, Outcome]]:
     """Train runs, and yield the directory of each with its outcome when it has ended.
 
-    Args:
-      runs: by their directories.
-      pictures: whether each run draws its pictures.
-      jobs: number of processes; a single one is this one, within a session.
-      interrupted: whether a signal was received; if so, raises ``Stopped`` after the epoch.
+    A single job is this process, within a session; several are processes of their own.
+
+    Raises:
+      Stopped: a signal was received.
     """
     if jobs == 1:
         yield from zip(runs, map(_Trainer(pictures, interrupted), runs.values()), strict=True)
@@ -63,11 +65,11 @@ class _Trainer:
 
     def __init__(self, pictures: bool, interrupted: Interruption) -> None:
         self._pictures, self._interrupted = pictures, interrupted
-        self._data: tuple[Any, Any] = None, None
+        self._data: tuple[object, Datasets | None] = None, None
 
     def __call__(self, experiment: Experiment) -> Outcome:
         if in_any_process(self._interrupted.received is not None):
-            raise Stopped(self._interrupted.exit_status or 128 + signal.SIGTERM)
+            raise Stopped(self._interrupted.exit_status)
         if self._data[0] != experiment.data:
             self._data = experiment.data, build_data(experiment.data, experiment.runtime)
         try:
@@ -81,7 +83,9 @@ _worker: Json = {}
 """The state of a worker process."""
 
 
-def _start_worker(shares: Any, stopping: Any, pictures: bool) -> None:
+def _start_worker(
+    shares: "SimpleQueue[tuple[int, int]]", stopping: Connection, pictures: bool
+) -> None:
     """Set up a worker process on its share of the cores."""
     job, jobs = shares.get()
     os.setsid()  # Ctrl-C interrupts the parent alone, which tells its workers
@@ -91,7 +95,8 @@ def _start_worker(shares: Any, stopping: Any, pictures: bool) -> None:
     _worker["signals"] = signals = interruption()  # kept, as exiting would restore the handlers
     interrupted = signals.__enter__()
     _worker["train"] = _Trainer(pictures, interrupted)
-    parent: Any = multiprocessing.parent_process()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def watch() -> None:
         stopping.poll(None)  # until the parent closes its end, or ends

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 
 from jaxrnn.files import Json, read_json, write_atomically, write_figure, write_json
-from jaxrnn.training.history import History, metric_columns
+from jaxrnn.runs.checkpoints import Checkpoints
+from jaxrnn.runs.results import drawing
+from jaxrnn.runs.workdir import read_results
+from jaxrnn.training.history import metric_columns
 from jaxrnn.training.tasks import Task
 
 SEED = "trainer.seed"
@@ -41,15 +44,14 @@ def runs_of(directory: Path) -> list[Path]:
 
 def results_if_finished(workdir: Path, epochs: int) -> Json | None:
     """Return the results of a run, or None if it has not finished this number of epochs."""
-    path = workdir / "results.json"
-    results = read_json(path) if path.exists() else {}
+    results = read_results(workdir)
     return results if results.get("stopped_early") or results.get("epochs") == epochs else None
 
 
-def _rows(directory: Path, content: Mapping[str, Any]) -> list[Json]:
+def _rows(directory: Path, content: Json) -> list[Json]:
     """Return directory, options and metrics of each finished run, ordered by its options."""
 
-    def rank(value: Any) -> tuple[float, str]:
+    def rank(value: object) -> tuple[float, str]:
         """Order numbers by value, after other values, by their text."""
         return value if isinstance(value, int | float) else -math.inf, str(value)
 
@@ -64,7 +66,7 @@ def _rows(directory: Path, content: Mapping[str, Any]) -> list[Json]:
     return sorted(rows, key=lambda row: [rank(row[key]) for key in keys])
 
 
-def option_of(content: Mapping[str, Any], key: str) -> Any:
+def option_of(content: Json, key: str) -> Any:
     """Return an option by its dotted name, from an experiment as JSON."""
     return functools.reduce(operator.getitem, key.split("."), content)
 
@@ -78,8 +80,6 @@ def short_names(keys: Iterable[str]) -> list[str]:
 
 def write_summary(directory: Path, task: Task, failed: Mapping[str, str]) -> None:
     """Add statistics of the finished runs to ``sweep.json``; write ``sweep.csv``, ``sweep.png``."""
-    from jaxrnn.plotting import plot_history, plot_sweep  # slow to import
-
     content = read_sweep(directory)
     rows, varied = _rows(directory, content), content["varied"]
     columns = evaluated(rows[0], task) if rows else []
@@ -96,23 +96,26 @@ def write_summary(directory: Path, task: Task, failed: Mapping[str, str]) -> Non
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(directory / "sweep.csv", table.getvalue())
-        if varied:
-            figure = plot_sweep(configurations, varied, columns[0])
-        else:
-            paths = [directory / row["directory"] / "history.csv" for row in rows]
-            figure = plot_history([History.from_csv(path) for path in paths])
-        write_figure(directory / "sweep.png", figure)
+        with drawing(picture := directory / "sweep.png"):
+            from jaxrnn.plotting import plot_history, plot_sweep  # slow to import
+
+            if varied:
+                figure = plot_sweep(configurations, varied, columns[0])
+            else:
+                paths = [directory / row["directory"] / "checkpoints" for row in rows]
+                figure = plot_history([Checkpoints(path).history for path in paths])
+            write_figure(picture, figure)
     write_json(directory / "sweep.json", content)
 
 
-def evaluated(results: Mapping[str, Any], task: Task) -> list[str]:
+def evaluated(results: Json, task: Task) -> list[str]:
     """Return the columns of the main metric, of every evaluated split or else of training."""
     columns = metric_columns([*results], task.best)
     evals = [name for name in columns if not name.startswith(("best_", "train_"))]
     return evals or [f"train_{task.best}"]
 
 
-def _statistics(members: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Json:
+def _statistics(members: Sequence[Json], columns: Sequence[str]) -> Json:
     """Return mean, deviation and the 95 % interval of the mean (Student's t) over seeds."""
     from scipy.special import stdtrit  # slow to import
 
@@ -127,7 +130,7 @@ def _statistics(members: Sequence[Mapping[str, Any]], columns: Sequence[str]) ->
     return statistics
 
 
-def describe_run(directory: str, outcome: Mapping[str, Any] | str, task: Task) -> str:
+def describe_run(directory: str, outcome: Json | str, task: Task) -> str:
     """Describe the outcome of a run in one line."""
     if isinstance(outcome, str):
         return f"{directory}: failed, as {outcome}"
@@ -135,7 +138,7 @@ def describe_run(directory: str, outcome: Mapping[str, Any] | str, task: Task) -
     return f"{directory}: {', '.join(metrics)}, {sum(outcome['seconds'].values()):.1f} s"
 
 
-def describe_sweep(content: Mapping[str, Any]) -> Iterator[str]:
+def describe_sweep(content: Json) -> Iterator[str]:
     """Yield the lines of a table with a row for each configuration, or one line for each split."""
     varied, columns, rows = content["varied"], content["columns"], content["configurations"]
     if content["failed"]:
@@ -160,7 +163,7 @@ def describe_sweep(content: Mapping[str, Any]) -> Iterator[str]:
         yield f"best by {_words(columns[0])}: {text}"
 
 
-def _cells(row: Mapping[str, Any], column: str) -> tuple[str, str, str]:
+def _cells(row: Json, column: str) -> tuple[str, str, str]:
     """Return mean, deviation and interval as text."""
     interval = " to ".join(map(_digits, row.get(f"{column}_interval", ())))
     return _digits(row[column]), _digits(row.get(f"{column}_deviation")), interval

@@ -66,12 +66,9 @@ def sweep(
         raise ValueError(f"--jobs must be between 1 and {limit}; got {jobs}")
     vary = dict(sorted(vary.items()))  # data options first, so that data is read less often
     plan, missing, failed = _plan(experiment, seeds, vary), {}, {}
-    with contextlib.ExitStack() as held:
-        if jobs == 1:  # otherwise workers use the devices
-            held.enter_context(session(runtime))
-        check = partial(_begin, experiment=experiment, varied=[*vary])
-        opened = open_workdir(runtime.workdir, name, check)
-        workdir = Path(from_first(lambda: str(held.enter_context(opened))))
+    check = partial(_begin, experiment=experiment, varied=[*vary])
+    devices = session(runtime) if jobs == 1 else contextlib.nullcontext()  # else workers use them
+    with devices, open_workdir(runtime.workdir, name, check) as workdir:
         say(f"{name}: {len(plan)} runs; files in {workdir}")
         for directory, planned in plan.items():
             path = workdir / directory

@@ -42,7 +42,7 @@ class Resume:
 
 def page_name(page: Experiment) -> str:
     """Return the last part of the page's module or file name."""
-    return page.command.split(maxsplit=2)[-1].removesuffix(".py").replace("/", ".").split(".")[-1]
+    return page.program.split(maxsplit=2)[-1].removesuffix(".py").replace("/", ".").split(".")[-1]
 
 
 def _resume(stored: Experiment, given: Resume) -> None:
@@ -82,23 +82,18 @@ def _export(stored: Experiment, given: Export) -> None:
             print(line)
 
 
-VERBS: dict[str, tuple[type, Callable[[Experiment, Any], None], str]] = {
-    "resume": (Resume, _resume, "WORKDIR [--epochs N] [runtime options]: continue a stored run."),
-    "evaluate": (Evaluate, _evaluate, "WORKDIR [runtime options]: print its metrics."),
-    "predict": (Predict, _predict, "WORKDIR FILE…: print what it predicts for files."),
-    "export": (Export, _export, "WORKDIR OUT: write the network for other programs."),
+VERBS: dict[str, tuple[type, Callable[[Experiment, Any], None]]] = {
+    "resume": (Resume, _resume),
+    "evaluate": (Evaluate, _evaluate),
+    "predict": (Predict, _predict),
+    "export": (Export, _export),
 }
-"""For each verb: its options, its function of a stored experiment and options, and its help."""
+"""For each verb: its options, and its function of a stored experiment and options."""
 
 
 def run_verb(page: Experiment, verb: str, words: list[str]) -> None:
-    """Run a verb with the words of the command line.
-
-    Raises:
-      ValueError: an option is wrong, or the directory holds no such run.
-      SystemExit: some files could not be read.
-    """
-    options, call, _ = VERBS[verb]
+    """Run a verb with the words of the command line."""
+    options, call = VERBS[verb]
     kind: Any = getattr(page, f"{verb}_options", None) or options
     workdir, stored = Path("WORKDIR"), page
     if not {"-h", "--help"} & {*words}:
@@ -106,22 +101,24 @@ def run_verb(page: Experiment, verb: str, words: list[str]) -> None:
             raise ValueError(f"give the directory of a run first: {verb} WORKDIR")
         if any(re.match(r"--(runtime\.)?workdir", word) for word in words):
             raise ValueError(f"leave out --workdir: {verb} uses the directory of the run")
-        workdir = local_path("workdir", Path(words[0]))
+        workdir = local_path("workdir", words[0])
         path, *others = runs_of(workdir)
         if verb in ("resume", "export") and (others or path != workdir):
             raise ValueError(f"{workdir} holds a sweep; give the directory of a run, as {path}")
         stored = read_experiment(path, type(page))
-    # How processes find each other may change between runs, so it is not resumed.
-    alone: Any = dict.fromkeys(("coordinator", "processes", "process"))
+    # How processes find each other may change between runs, and data that changed once may change
+    # again, so neither is resumed.
+    reset: Any = dict.fromkeys(("coordinator", "processes", "process"))
+    reset |= {"workdir": workdir, "distributed": False, "other_data": False}
     defaults = {
         "workdir": workdir,
-        "runtime": replace(stored.runtime, workdir=workdir, distributed=False, **alone),
+        "runtime": replace(stored.runtime, **reset),
         "epochs": stored.trainer.epochs,
         "best": stored.trainer.patience is not None,
     }
     known = {field.name for field in fields(kind)}
     default = kind(**{name: value for name, value in defaults.items() if name in known})
-    given = parse(kind, default, words, f"{page.command} {verb}")
+    given = parse(kind, default, words, f"{page.program} {verb}")
     if lines := [*errors_of(given)]:
         raise ValueError("\n".join(lines))
     call(stored, replace(given, workdir=workdir))

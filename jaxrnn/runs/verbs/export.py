@@ -41,11 +41,7 @@ class Export(Group):
 
 
 def export_run(run: Run, options: Export) -> Iterator[str]:
-    """Write the network of a run for other programs; yields a line to print for each file.
-
-    Raises:
-      ValueError: the directory isn't empty, or an option doesn't fit the run.
-    """
+    """Write the network of a run for other programs; yields a line to print for each file."""
     out = local_path("out", options.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not an empty directory; choose another")

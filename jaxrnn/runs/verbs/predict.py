@@ -3,11 +3,10 @@
 import json
 import re
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -64,11 +63,7 @@ class Predict(Group):
 
 
 def predict_files(run: Run, options: Predict) -> bool:
-    """Print what a run predicts for files; returns whether all of them could be read.
-
-    Raises:
-      ValueError: an option doesn't fit the run.
-    """
+    """Print what a run predicts for files; returns whether all of them could be read."""
     if options.sample and not isinstance(run.experiment.task, LanguageModeling):
         raise ValueError("--sample needs a language model")
     if options.sample and isinstance(run, Ensemble):
@@ -131,7 +126,7 @@ def _answer(run: Run, output: np.ndarray, count: int) -> Json:
     return {"class": top[0][0], "probability": top[0][1], "top": top}
 
 
-def _in_words(answer: Mapping[str, Any]) -> str:
+def _in_words(answer: Json) -> str:
     """Format an answer as one line."""
     if "outputs" in answer:
         return " ".join(f"{number:.6g}" for number in np.ravel(answer["outputs"]))

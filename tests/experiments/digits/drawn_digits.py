@@ -20,33 +20,18 @@ import jaxrnn
 from experiments.digits.pictures import normalize_digit
 from jaxrnn.data.pictures import read_picture
 
-# Strokes of the pen in a unit square, y downwards: curves through their points, and polylines.
-CURVE, LINE = 3, 1
+# Strokes of the pen in a unit square, y downwards: ~ is a curve through its points, - a polyline.
 SKELETONS = [
-    [(CURVE, "0.55,0 0.2,0.25 0.15,0.7 0.5,1 0.85,0.7 0.8,0.2 0.5,0")],
-    [(LINE, "0.5,0 0.47,0.5 0.45,1")],
-    [(CURVE, "0.15,0.25 0.4,0 0.78,0.15 0.7,0.5 0.4,0.8 0.1,1"), (LINE, "0.1,1 0.9,0.97")],
-    [
-        (CURVE, "0.15,0.1 0.5,0 0.78,0.2 0.65,0.4 0.38,0.47"),
-        (CURVE, "0.38,0.47 0.7,0.52 0.85,0.75 0.55,1 0.1,0.9"),
-    ],
-    [(LINE, "0.3,0 0.12,0.55 0.9,0.52"), (LINE, "0.75,0.05 0.68,1")],
-    [
-        (LINE, "0.85,0 0.3,0.03 0.22,0.42"),
-        (CURVE, "0.22,0.42 0.6,0.38 0.83,0.65 0.6,0.95 0.12,0.95"),
-    ],
-    [(CURVE, "0.7,0 0.35,0.3 0.15,0.7 0.4,1 0.78,0.8 0.55,0.55 0.2,0.7")],
-    [(LINE, "0.12,0.05 0.85,0.02 0.6,0.5 0.4,1")],
-    [
-        (
-            CURVE,
-            "0.75,0.12 0.45,0 0.25,0.2 0.5,0.45 0.8,0.75 0.5,1 0.2,0.8 0.45,0.5 0.78,0.22 0.72,0.1",
-        )
-    ],
-    [
-        (CURVE, "0.78,0.15 0.5,0 0.2,0.22 0.4,0.48 0.72,0.35 0.78,0.1"),
-        (LINE, "0.78,0.1 0.75,0.5 0.68,1"),
-    ],
+    "~ 0.55,0 0.2,0.25 0.15,0.7 0.5,1 0.85,0.7 0.8,0.2 0.5,0",
+    "- 0.5,0 0.47,0.5 0.45,1",
+    "~ 0.15,0.25 0.4,0 0.78,0.15 0.7,0.5 0.4,0.8 0.1,1 | - 0.1,1 0.9,0.97",
+    "~ 0.15,0.1 0.5,0 0.78,0.2 0.65,0.4 0.38,0.47 | ~ 0.38,0.47 0.7,0.52 0.85,0.75 0.55,1 0.1,0.9",
+    "- 0.3,0 0.12,0.55 0.9,0.52 | - 0.75,0.05 0.68,1",
+    "- 0.85,0 0.3,0.03 0.22,0.42 | ~ 0.22,0.42 0.6,0.38 0.83,0.65 0.6,0.95 0.12,0.95",
+    "~ 0.7,0 0.35,0.3 0.15,0.7 0.4,1 0.78,0.8 0.55,0.55 0.2,0.7",
+    "- 0.12,0.05 0.85,0.02 0.6,0.5 0.4,1",
+    "~ 0.75,0.12 0.45,0 0.25,0.2 0.5,0.45 0.8,0.75 0.5,1 0.2,0.8 0.45,0.5 0.78,0.22 0.72,0.1",
+    "~ 0.78,0.15 0.5,0 0.2,0.22 0.4,0.48 0.72,0.35 0.78,0.1 | - 0.78,0.1 0.75,0.5 0.68,1",
 ]
 DETAIL = 240  # pixels of the height of a digit when it is drawn
 FONTS = [
@@ -67,20 +52,14 @@ def drawn_digits(seed: int, count: int = 100) -> Iterator[tuple[int, Image.Image
     for index in range(count):
         rng = np.random.default_rng([seed, index])
         label, pen = index % 10, index // 10 % 2 == 1
-        width, height = _size(rng)
+        longer = np.exp(rng.uniform(np.log(60), np.log(900)))
+        shorter = longer * rng.uniform(0.67, 1)
+        width, height = (round(side) for side in rng.permutation([longer, shorter]))
         tall = rng.uniform(0.4, 0.85) * min(width, height)
         drawing, tool = (_draw_pen if pen else _draw_font)(rng, label, tall)
         ink = _place(rng, drawing, tall / DETAIL, width, height)
         picture, paper = _put_on_paper(rng, ink)
         yield label, picture, f"{tool}, {width}×{height}, {paper}", ink
-
-
-def _size(rng: np.random.Generator) -> tuple[int, int]:
-    """Width and height, 40 to 900 pixels."""
-    longer = np.exp(rng.uniform(np.log(60), np.log(900)))
-    shorter = longer * rng.uniform(0.67, 1)
-    width, height = (round(side) for side in rng.permutation([longer, shorter]))
-    return width, height
 
 
 def _draw_font(rng: np.random.Generator, label: int, tall: float) -> tuple[Image.Image, str]:
@@ -99,13 +78,14 @@ def _draw_pen(rng: np.random.Generator, label: int, tall: float) -> tuple[Image.
     mask = Image.new("L", (2 * DETAIL, 2 * DETAIL))
     draw = ImageDraw.Draw(mask)
     wobble = dict[str, np.ndarray]()  # strokes that meet still do
-    for degree, stroke in SKELETONS[label]:
-        points = stroke.split()
+    for stroke in SKELETONS[label].split("|"):
+        kind, *points = stroke.split()
         for point in points:
             place = np.array([float(number) for number in point.split(",")])
             wobble.setdefault(point, place - 0.5 + rng.normal(0, 0.05, 2))
         through = np.array([wobble[point] for point in points]) * size + DETAIL
-        spline = make_interp_spline(np.arange(len(points)), through, k=min(degree, len(points) - 1))
+        degree = min(len(points) - 1, 3 if kind == "~" else 1)
+        spline = make_interp_spline(np.arange(len(points)), through, k=degree)
         for x, y in spline(np.linspace(0, len(points) - 1, 20 * DETAIL // pen)):
             draw.ellipse((x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2), 255)
     return mask, f"pen of {pen * tall / DETAIL:.1f} px"
@@ -174,7 +154,7 @@ def _light(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def gray(picture: Image.Image) -> np.ndarray:
     """Return what is read from a file of a picture, in grayscale."""
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    picture.save(file, "PNG", compress_level=0)
     return read_picture(file)
 
 

@@ -64,18 +64,11 @@ def script() -> Script:
 
 @pytest.mark.parametrize(("time", "order"), [(28, None), (784, SHUFFLED)])
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"cell": "simple"},
-        {"cell": "simple", "activation": "relu"},
-        {"cell": "gru"},
-        {"cell": "gru", "activation": "relu"},
-        {"cell": "lstm"},
-    ],
-    ids=["tanh", "relu", "gru", "gru_relu", "lstm"],
+    ("cell", "activation"),
+    [("simple", "tanh"), ("simple", "relu"), ("gru", "tanh"), ("gru", "relu"), ("lstm", "tanh")],
 )
-def test_script_computes_the_probabilities_of_the_network(digits, options, time, order):
-    model, params = network(time, **{"layers": 2, **options})
+def test_script_computes_the_probabilities_of_the_network(digits, cell, activation, time, order):
+    model, params = network(time, cell=cell, activation=activation, layers=2)
     script = Script(drawing_page(model, params, (time, 784 // time), NAMES, order))
     images = np.asarray(digits.inputs[:10])
     inputs = as_sequences(images, time, permute=order is not None) / np.float32(255)
@@ -84,14 +77,6 @@ def test_script_computes_the_probabilities_of_the_network(digits, options, time,
     assert np.ptp(np.asarray(expected), axis=0).max() > 1e-3  # else all images are alike
     for image, beliefs in zip(images, expected, strict=True):
         np.testing.assert_allclose(script.beliefs(image), beliefs, rtol=0, atol=1e-4)
-
-
-def test_last_beliefs_are_the_probabilities_of_the_network(digits, script):
-    model, params = network()
-    images = np.asarray(digits.inputs[:10])
-    logits = model.apply({"params": params}, images / np.float32(255))
-    last = [script.beliefs(image)[-1] for image in images]
-    np.testing.assert_allclose(last, jax.nn.softmax(logits), rtol=0, atol=1e-4)
 
 
 def inks() -> list[np.ndarray]:
@@ -117,15 +102,12 @@ def test_script_fits_ink_exactly_as_python(script):
     assert len(inks()) == 20
     for ink in inks():
         np.testing.assert_array_equal(script.fit(ink), fit_digit(ink))
+    assert script.fit(np.zeros((9, 5))) is None
 
 
 def test_script_rounds_halves_to_even(script):
     halves = [0, 0.5, 1.5, 2.5, 126.5, 127.5, 3.4, 3.6]
     assert script(f"{halves}.map(round)") == [round(half) for half in halves]
-
-
-def test_empty_paper_has_no_image(script):
-    assert script.fit(np.zeros((9, 5))) is None
 
 
 def test_script_is_short():
@@ -170,16 +152,10 @@ def test_networks_that_the_web_page_cannot_compute(options, what):
 @pytest.mark.parametrize(
     ("time", "order", "options", "about"),
     [
-        (
-            28,
-            None,
-            {},
-            "An Elman network of 6 units (280 parameters) reads your drawing row by",
-        ),
+        (28, None, {}, "An Elman network of 6 units (280 parameters) reads your drawing row by"),
         (784, None, {"cell": "gru", "layers": 2}, "A GRU network of 2 layers of 6 units"),
         (784, SHUFFLED, {"cell": "lstm"}, "in a fixed, shuffled order"),
     ],
 )
 def test_web_page_describes_the_network(time, order, options, about):
-    html = drawing_page(*network(time, **options), (time, 784 // time), NAMES, order)
-    assert about in html
+    assert about in drawing_page(*network(time, **options), (time, 784 // time), NAMES, order)

@@ -1,0 +1,86 @@
+"""Flax NNX modules as pure functions of their parameters, as linen modules are."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+
+class NNXNetwork:
+    """An NNX module split into its graph definition and its variables; equal for equal graphs.
+
+    Random-number streams start anew in each call, from a key that is folded with their number, so
+    that a call is a function of its key.
+
+    Args:
+      module: any ``nnx.Module``; it is not modified.
+
+    Attributes:
+      params: its parameters, as nested dicts of arrays.
+      arguments: names of the arguments of its call.
+      draws: whether training needs a key, as for ``nnx.Dropout``.
+
+    Raises:
+      ValueError: it has variables other than parameters and random-number state, such as batch
+        statistics.
+    """
+
+    def __init__(self, module: nnx.Module) -> None:
+        parts: Any = nnx.split(module, nnx.Param, nnx.RngState, ...)
+        self._graph: Any = parts[0]
+        _, params, streams, others = parts
+        if kinds := sorted({type(variable).__name__ for _, variable in nnx.to_flat_state(others)}):
+            raise ValueError(
+                "the model has variables other than nnx.Param, which are not kept: "
+                + ", ".join(kinds)
+            )
+        self.params: chex.ArrayTree = nnx.to_pure_dict(params)
+        self._params, self._streams = jax.tree.structure(params), jax.tree.structure(streams)
+        self._is_key = [
+            jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(streams)
+        ]
+        self.arguments = frozenset(inspect.signature(module.__call__).parameters)
+        modules = [part for _, part in nnx.iter_modules(module)]
+        self.draws = bool(self._is_key) and any(hasattr(part, "deterministic") for part in modules)
+
+    def _identity(self) -> tuple[Any, ...]:
+        return self._graph, self._params, self._streams
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NNXNetwork) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._graph)
+
+    def merge(self, params: chex.ArrayTree, key: Key[Array, ""] | None = None) -> nnx.Module:
+        """Return a module with these parameters, and random-number streams from this key."""
+        key = jax.random.key(0) if key is None else key
+        keys = [jax.random.fold_in(key, number) for number in range(len(self._is_key))]
+        count = jnp.zeros((), jnp.uint32)
+        streams = [
+            each if is_key else count for each, is_key in zip(keys, self._is_key, strict=True)
+        ]
+        states = zip((self._params, self._streams), (jax.tree.leaves(params), streams), strict=True)
+        module: nnx.Module = nnx.merge(
+            self._graph, *(jax.tree.unflatten(*state) for state in states)
+        )
+        return module
+
+    def apply(
+        self,
+        variables: Mapping[str, chex.ArrayTree],
+        inputs: Array,
+        *arguments: Array,
+        in_training: bool = False,
+        streams: Key[Array, ""] | None = None,
+        **options: object,
+    ) -> Float[Array, "batch *time outputs"]:
+        """Call the module in training or evaluation mode, with random streams from a key."""
+        module = self.merge(variables["params"], streams)
+        module.train() if in_training else module.eval()
+        return module(inputs, *arguments, **options)

@@ -1,0 +1,127 @@
+"""Examples as other libraries hold them: by index or by iteration, in whatever containers."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import jaxrnn
+from jaxrnn import Split
+from tests.conftest import assert_identical
+
+INPUTS = np.random.default_rng(0).random((10, 4, 3)).astype(np.float32)
+LABELS = np.arange(10, dtype=np.int32) % 3
+SPLIT = Split(INPUTS, LABELS)
+
+
+class Subset:
+    """A torch Subset, with the attribute that leads to the whole dataset."""
+
+    def __init__(self, dataset, indices, change=lambda inputs: inputs):
+        self.dataset, self.indices, self.change = dataset, indices, change
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitem__(self, index):
+        inputs, label = self.dataset[self.indices[index]]
+        return self.change(inputs), label
+
+
+class Loader:
+    """A torch DataLoader that draws from a sampler."""
+
+    def __init__(self, dataset):
+        self.dataset, self.sampler = dataset, [3, 3, 1]
+
+    def __len__(self):
+        return 1
+
+    def __iter__(self):
+        yield INPUTS[self.sampler], LABELS[self.sampler]
+
+
+def all_of(source):
+    return next(iter(jaxrnn.stream(source, batch_size=len(source))))
+
+
+def test_subsets_are_what_they_give():
+    pairs = list(zip(INPUTS, LABELS, strict=True))
+    rows = [7, 2, 5]
+    for source in (Subset(pairs, rows), Subset(Subset(pairs, rows[::-1]), [2, 1, 0])):
+        assert_identical(all_of(source), {"inputs": INPUTS[rows], "labels": LABELS[rows]})
+    doubled = all_of(Subset(pairs, rows, lambda inputs: inputs * 2))
+    np.testing.assert_array_equal(doubled["inputs"], INPUTS[rows] * 2)
+
+
+def test_loaders_are_refused_or_read_once():
+    loader = Loader(list(zip(INPUTS, LABELS, strict=True)))
+    with pytest.raises(ValueError, match=r"Loader draws .* order of its own; .*\.dataset.*iter\("):
+        jaxrnn.stream(loader, batch_size=2)
+    (batch,) = jaxrnn.stream(iter(loader), batch_size=3)
+    assert_identical(batch, {"inputs": INPUTS[[3, 3, 1]], "labels": LABELS[[3, 3, 1]]})
+
+
+@pytest.mark.parametrize("names", [("image", "label"), ("inputs", "labels")])
+def test_streams_of_dicts(names):
+    rows = [
+        dict(zip((*names, "id"), row, strict=True))
+        for row in zip(INPUTS, LABELS, LABELS, strict=True)
+    ]
+    expected = {"inputs": INPUTS, "labels": LABELS}
+    assert_identical(all_of(rows), expected)
+    batches = [
+        {names[0]: INPUTS[part], names[1]: LABELS[part]} for part in (slice(6), slice(6, 10))
+    ]
+    assert_identical(next(iter(jaxrnn.stream(iter(batches), batch_size=10))), expected)
+
+
+CONTAINERS = {
+    "tuple": (INPUTS, LABELS),
+    "batch": {"inputs": INPUTS, "labels": LABELS},
+    "tfds": {"image": INPUTS, "label": LABELS},
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_arrays_in_containers(name):
+    arrays = CONTAINERS[name]
+    assert_identical(all_of(SPLIT), next(iter(jaxrnn.stream(arrays, batch_size=10))))
+    pairs = zip(*(jaxrnn.batches(a, 0, batch_size=4) for a in (arrays, SPLIT)), strict=True)
+    for found, batch in pairs:
+        assert_identical(found, batch)
+
+
+@pytest.mark.parametrize(
+    "arrays", [{"x": INPUTS, "y": LABELS}, (INPUTS,), INPUTS, SimpleNamespace(inputs=INPUTS)]
+)
+def test_other_containers_are_refused_in_one_line(arrays):
+    with pytest.raises(ValueError, match="inputs, labels") as caught:
+        next(jaxrnn.batches(arrays, 0, batch_size=4))
+    assert "\n" not in str(caught.value)
+
+
+def test_streams_of_pairs():
+    pairs = [(INPUTS[row], LABELS[row]) for row in range(10)]
+    expected = list(jaxrnn.stream(Split(INPUTS, LABELS), batch_size=4))
+    in_batches = [(INPUTS[:4], LABELS[:4]), (INPUTS[4:], LABELS[4:])]
+    for source in (pairs, iter(pairs), iter(in_batches)):
+        for found, batch in zip(jaxrnn.stream(source, batch_size=4), expected, strict=True):
+            assert_identical(found, batch)
+    images = [(np.zeros((1, 7, 9)), 1.5) for _ in range(6)]  # (channels, height, width)
+    batch = next(iter(jaxrnn.stream(images, batch_size=np.int64(6))))
+    assert (batch["inputs"].shape, batch["targets"].shape) == ((6, 7, 9), (6,))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (INPUTS, "got ndarray"),
+        (5, "got int"),
+        (iter([]), "there is nothing to stream"),
+        (iter([INPUTS]), r"examples of a stream: expected .*; got ndarray"),
+    ],
+)
+def test_invalid_sources(source, message):
+    with pytest.raises(ValueError, match=message):
+        jaxrnn.stream(source, batch_size=2)

@@ -1,5 +1,8 @@
 """The verbs of pages whose networks read digits: predict with --ink, export with --page."""
 
+import logging
+import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -12,28 +15,36 @@ from jaxrnn.runs.verbs.export import Export
 from jaxrnn.runs.verbs.predict import Predict
 from jaxrnn.runs.verbs.reading import Reader, image_reader
 
+log = logging.getLogger("jaxrnn")
+
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
 
 @dataclass(frozen=True)
 class PredictDigits(Predict):
     """Predict with a stored run, and print a line for each example."""
 
-    ink: Literal["auto", "bright", "dark"] = "auto"
-    """Digits: whether ink is brighter or darker than the paper; auto decides by the border."""
+    ink: Literal["auto", "bright", "dark", "none"] | None = None
+    """Digits: whether ink is brighter or darker than the paper. auto decides by the border; none
+    only resizes pictures. By default auto if the classes are digits, else none."""
 
     def reader(self, run: Run) -> Reader:
         """Return the reader of files; pictures of digits become images like those of MNIST."""
-        if not reads_digits(run):
-            if self.ink != "auto":
-                raise ValueError("--ink needs a network that reads digits of 28 × 28 pixels")
-            return super().reader(run)
-        if self.as_is:
+        ink = self.ink or ("auto" if reads_digits(run) else "none")
+        if ink != "none" and run.image_shape != (28, 28, 1):
+            raise ValueError("--ink needs a network that reads gray images of 28 × 28 pixels")
+        if ink == "none" or self.as_is:
             return super().reader(run)
         from experiments.digits.pictures import normalize_digit  # slow to import
 
-        def fit(picture: PictureLike) -> np.ndarray:
-            return normalize_digit(read_picture(picture), self.ink)
+        data = run.experiment.data
+        if self.ink is None and run.class_names != tuple("0123456789"):
+            log.warning("pictures are read as digits of MNIST; --ink none only resizes them")
 
-        return image_reader((28, 28, 1), fit, run.experiment.data.as_inputs)
+        def fit(picture: PictureLike) -> np.ndarray:
+            return normalize_digit(read_picture(picture, data.background), ink)
+
+        return image_reader((28, 28, 1), fit, data.as_inputs)
 
 
 @dataclass(frozen=True)
@@ -60,5 +71,21 @@ class ExportDigits(Export):
 
 
 def reads_digits(run: Run) -> bool:
-    """Return whether a network classifies digits in images like those of MNIST."""
-    return run.image_shape == (28, 28, 1) and run.class_names == tuple("0123456789")
+    """Return whether a network classifies digits, or some of them, in images like those of MNIST.
+
+    Classes "0" and "1" alone are not digits, but no and yes.
+    """
+    digits = {*map(_digit_of, run.class_names)}
+    distinct = len(digits) == len(run.class_names) > 1 and None not in digits
+    return run.image_shape == (28, 28, 1) and distinct and {*run.class_names} != {"0", "1"}
+
+
+def _digit_of(name: str) -> int | None:
+    """Return the digit that a class is named by, as in 7, 07, seven, Digit 7 and 7 - seven."""
+    parts = re.findall(r"\d+|[^\W\d_]+", unicodedata.normalize("NFKC", name).casefold())
+    digits = {
+        int(part) if part.isdigit() else _WORDS.index(part) if part in _WORDS else -1
+        for part in parts
+        if part not in ("digit", "number")
+    }
+    return digits.pop() if len(digits) == 1 and digits <= {*range(10)} else None

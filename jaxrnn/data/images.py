@@ -14,6 +14,7 @@ import numpy as np
 from annotated_types import Ge, Lt
 
 from jaxrnn.data.convert import as_sequences
+from jaxrnn.data.pictures import as_color
 from jaxrnn.data.readable import Datasets
 from jaxrnn.data.readers import read_split
 from jaxrnn.data.splits import Batch, Split
@@ -44,7 +45,8 @@ class Source:
         ``idx`` for the IDX files in ``archives``, under any common naming scheme; a ``.npz`` file
         with ``x_train``, ``y_train``, ``x_test`` and ``y_test``, as Keras stores datasets; or the
         path, with a slash in it, of a directory that has one directory of images for each class,
-        with or without ``train`` and ``test`` above these.
+        with or without ``train``, ``validation`` and ``test`` above these. Whole numbers that are
+        all below 128 in ``train``, and numbers from 0 to 1, are stretched to 0 … 255.
       split: a tfds split string, such as ``"train[:48000]"``, ``"train[80%:]"`` or ``"test"``. A
         sum of splits is copied into memory.
       data_dir: directory of prepared datasets; tfds's own by default.
@@ -53,10 +55,13 @@ class Source:
       rows: number of time steps to cut each image into, in reading order; its height by default.
       permute: shuffle the pixels of every image by the same permutation, drawn from this seed;
         True stands for seed 0.
+      background: color of the background for images that are transparent in places, in a directory;
+        None refuses them.
 
     Attributes:
       class_names: the name of each class, in order.
       channels: number of channels of a pixel, which are adjacent in ``features``.
+      pixel_max: the number that became 255: other than 255 if pixels were stretched.
 
     Raises:
       ValueError: an unknown dataset or split, an empty split, damaged files, examples that are not
@@ -78,13 +83,17 @@ class Source:
         archives: _Path = None,
         rows: int | None = None,
         permute: bool | int = False,
+        background: str | None = None,
     ) -> None:
         data_dir, archives = data_dir or _directories.get()[0], archives or _directories.get()[1]
         self._layout: Any = {"rows": rows, "permute": permute}
         self._reopen = partial(
-            Source, name, split=split, data_dir=data_dir, archives=archives, **self._layout
+            Source, name, split=split, data_dir=data_dir, archives=archives, background=background,
+            **self._layout,
+        )  # fmt: skip
+        self._arrays, self.class_names, self.pixel_max = read_split(
+            name, split, data_dir, archives, background
         )
-        self._arrays, self.class_names = read_split(name, split, data_dir, archives)
         self.channels = math.prod(self._arrays.images.shape[3:])
 
     def __len__(self) -> int:
@@ -148,6 +157,13 @@ class ImageSequences(Group):
     """Shuffle the pixels of every image by the same permutation."""
     permutation: Annotated[int, Ge(0), Lt(2**32)] = 0
     """Seed of that permutation, for numpy's RandomState; 92916 in much of the literature."""
+    background: str | None = None
+    """Color to put pictures on that are transparent in places; None refuses them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.background is not None:
+            as_color(self.background)
 
     def build(self) -> Datasets:
         """Open the training split and load the others.
@@ -155,19 +171,21 @@ class ImageSequences(Group):
         Raises:
           ValueError, ImportError, OSError: see :class:`Source`.
         """
-        train = Source(self.name, split=self.train, **self._options)
+        options = {**self._layout, "background": self.background}
+        train = Source(self.name, split=self.train, **options)
         splits = {"validation": self.validation, "test": self.test}
         evals = {
-            role: load(self.name, split=split, **self._options)
+            role: load(self.name, split=split, **options)
             for role, split in splits.items()
             if split is not None
         }
-        return Datasets(train, evals, outputs=len(train.class_names))
+        outputs = len(train.class_names)
+        return Datasets(train, evals, outputs=outputs, pixel_max=train.pixel_max)
 
     def as_inputs(self, images: np.ndarray) -> np.ndarray:
         """Read images as sequences, (N, height, width[, channels]) → (N, time, features)."""
-        return as_sequences(images, **self._options)
+        return as_sequences(images, **self._layout)
 
     @property
-    def _options(self) -> dict[str, Any]:
+    def _layout(self) -> dict[str, Any]:
         return {"rows": self.rows, "permute": self.permutation if self.permute else False}

@@ -1,23 +1,70 @@
 """Pictures: files and arrays of any size and color, read as images of a given size."""
 
+import functools
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageColor, ImageOps
 
 PIXELS = 50_000_000  # larger pictures are not decoded
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
+FORMATS = (  # others may run programs, or be recognized by their names only
+    *("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "AVIF", "ICO", "JPEG2000", "PCX", "QOI"),
+    *("SGI", "TIFF", "WEBP"),
+)
+_TRANSPARENT = (
+    "the picture is transparent in places; put it on a background first, or train with --background"
+)
+_HEIC = (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf")
 
 PictureLike = Path | BinaryIO | np.ndarray
 """Path or open binary file of a picture in one of ``FORMATS``, of which the first frame is read; or
 a (height, width) or uint8 (height, width, channels) array."""
 
 
-def read_picture(picture: PictureLike) -> np.ndarray:
+class NotAPictureError(ValueError):
+    """A file in none of the formats that are read."""
+
+
+@functools.cache
+def picture_suffixes() -> frozenset[str]:
+    """Return the endings of the names of files in one of ``FORMATS``, in lower case."""
+    endings = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, kind in endings if kind in (*FORMATS, "MPO"))  # of JPEGs
+
+
+def as_color(name: str) -> tuple[int, ...]:
+    """Return red, green and blue of a color, such as ``white`` or ``#ff8800``.
+
+    Raises:
+      ValueError: there is no such color.
+    """
+    try:
+        return ImageColor.getrgb(name)[:3]
+    except ValueError:
+        raise ValueError(f"background must be a color, as white or #ff8800; got {name!r}") from None
+
+
+def has_more_frames(path: Path) -> bool:
+    """Return whether a file is a picture of several pages or frames."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(path, formats=FORMATS) as image:
+                # Photographs are MPO with a preview, or another exposure, beside them.
+                return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+        except Exception:  # no picture, or damaged after the first frame
+            return False
+
+
+def read_picture(picture: PictureLike, background: str | None = None) -> np.ndarray:
     """Read a picture in grayscale, rotated upright by its EXIF orientation.
+
+    Args:
+      picture: what to read.
+      background: color to put it on where it is transparent; None refuses it.
 
     Returns:
       (height, width) float32, from 0 for black to 1 for white.
@@ -27,14 +74,18 @@ def read_picture(picture: PictureLike) -> np.ndarray:
         ``PIXELS``.
       OSError: the file cannot be opened.
     """
-    image = open_picture(picture)
+    image = open_picture(picture, background)
     if image.mode == "F":
         return np.array(image)
     return np.asarray(image.convert("L")) / np.float32(255)
 
 
 def fit_picture(
-    picture: PictureLike, shape: tuple[int, int, int], *, resize: bool = True
+    picture: PictureLike,
+    shape: tuple[int, int, int],
+    *,
+    resize: bool = True,
+    background: str | None = None,
 ) -> np.ndarray:
     """Read and resize a picture; one that has the size already keeps its pixels exactly.
 
@@ -42,7 +93,9 @@ def fit_picture(
       picture: what to read.
       shape: (height, width, channels) of the result, with 1 channel for gray and 3 for RGB; the
         aspect ratio is not preserved.
-      resize: if False, the picture must already have that size.
+      resize: if False, the picture must already have that size, and its numbers must be from 0 to
+        1, or whole ones from 0 to 255.
+      background: see :func:`read_picture`.
 
     Returns:
       uint8, (height, width) or (height, width, 3).
@@ -53,7 +106,7 @@ def fit_picture(
     height, width, channels = shape
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (gray) or 3 (RGB); got {channels}")
-    image = open_picture(picture)
+    image = open_picture(picture, background, stretch=resize)
     if not resize and image.size != (width, height):
         size = f"{image.width} × {image.height}"
         raise ValueError(f"the picture must be {width} pixels wide and {height} high; got {size}")
@@ -63,14 +116,23 @@ def fit_picture(
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
-def open_picture(picture: PictureLike) -> Image.Image:
-    """Open a picture upright, in mode L, RGB, or F with numbers from 0 to 1."""
+def open_picture(
+    picture: PictureLike, background: str | None = None, *, stretch: bool = True
+) -> Image.Image:
+    """Open a picture upright and opaque, in mode L, RGB, or F with numbers from 0 to 1.
+
+    ``stretch`` allows numbers of other ranges.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about odd files, and sizes refused here
         if isinstance(picture, np.ndarray):
-            return _opaque(_from_array(picture))
-        with picture.open("rb") if isinstance(picture, Path) else nullcontext(picture) as file:
-            return _opaque(_decode(file))
+            image = _from_array(picture)
+        else:
+            opened = picture.open("rb") if isinstance(picture, Path) else nullcontext(picture)
+            with opened as file:
+                image = _decode(file)
+        wide = image.mode[0] in "IF"  # more than 8 bits
+        return _as_floats(image, stretch) if wide else _as_opaque(image, background)
 
 
 def _decode(file: BinaryIO) -> Image.Image:
@@ -80,7 +142,11 @@ def _decode(file: BinaryIO) -> Image.Image:
     except Image.DecompressionBombError:
         pixels = PIXELS + 1
     except Exception as error:  # Pillow may raise anything for other files
-        raise ValueError(f"not a picture in one of the formats {', '.join(FORMATS)}") from error
+        file.seek(0)
+        if file.read(16)[4:].startswith(_HEIC):
+            raise ValueError("HEIC pictures are not read; convert them to JPEG or PNG") from error
+        formats = ", ".join(FORMATS)
+        raise NotAPictureError(f"not a picture in one of the formats {formats}") from error
     if pixels > PIXELS:
         raise ValueError(f"the picture has over {PIXELS:,} pixels; shrink it first")
     try:
@@ -105,21 +171,38 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    if wide := image.mode[0] in "IF":  # more than 8 bits
-        numbers = np.asarray(image).astype(np.float32)
-        transparent = (numbers == image.info.get("transparency")).any()
-    else:
-        alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else 255
-        transparent = np.min(alpha) < 255
-    if transparent:
-        raise ValueError("the picture is transparent in places; put it on a background first")
-    if not wide:
-        return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+def _as_opaque(image: Image.Image, background: str | None) -> Image.Image:
+    """Convert a picture of 8 bits to gray or color, on a background where it is transparent."""
+    gray = image.mode in ("1", "L", "LA")
+    if image.has_transparency_data:
+        layers = image.convert("RGBA")
+        if np.asarray(layers)[..., 3].min(initial=255) < 255:
+            if background is None:
+                raise ValueError(_TRANSPARENT)
+            color = as_color(background)
+            image = Image.new("RGBA", image.size, (*color, 255))
+            image.alpha_composite(layers)
+            gray = gray and len({*color}) == 1
+    return image.convert("L" if gray else "RGB")
+
+
+def _as_floats(image: Image.Image, stretch: bool) -> Image.Image:
+    """Convert a picture of more bits to numbers from 0 to 1."""
+    numbers = np.asarray(image).astype(np.float32)
+    if (numbers == image.info.get("transparency")).any():
+        raise ValueError(_TRANSPARENT)
     if not np.isfinite(numbers).all():
         raise ValueError("the picture has pixels that are not finite")
+    least, most = numbers.min(initial=1), numbers.max(initial=0)
     if image.mode.startswith("I;16"):
         numbers /= 65535
-    elif numbers.size and (numbers.min() < 0 or numbers.max() > 1):  # of any other scale
-        numbers = (numbers - numbers.min()) / max(np.ptp(numbers), 1e-30)
+    elif least >= 0 and 1 < most <= 255 and (numbers == np.round(numbers)).all():
+        numbers /= 255
+    elif least < 0 or most > 1:
+        if not stretch:
+            raise ValueError(
+                "the picture must have numbers from 0 to 1, or whole numbers from 0 to 255; got "
+                f"{least:g} to {most:g}"
+            )
+        numbers = (numbers - least) / max(np.ptp(numbers), 1e-30)
     return Image.fromarray(numbers)

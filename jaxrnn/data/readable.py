@@ -33,12 +33,14 @@ class Datasets:
       outputs: number of outputs of the network: classes, or numbers to predict.
       baselines: values to draw beside the curves, by metric and name, as in ``{"loss": {"always the
         mean": 0.1}}``.
+      pixel_max: the number that became 255 when images were read; see :class:`jaxrnn.Source`.
     """
 
     train: Split | Readable
     evals: Mapping[str, Any] = field(default_factory=dict)
     outputs: int = 1
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    pixel_max: int = 255
 
 
 def readable(source: Any) -> Readable:

@@ -52,7 +52,11 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
     description = {"config": experiment.identity, "steps": steps, **describe_data(data)}
     augment = experiment.augment.build() if experiment.augment is not None else None
     if augment is not None and (channels := description["channels"]) > 1:
-        raise ValueError(f"images of {channels} channels cannot be warped; set --augment to 0")
+        options = [
+            f"--augment.{name} 0" for name, value in vars(experiment.augment).items() if value
+        ]
+        advice = f"give {' '.join(options)}"
+        raise ValueError(f"images of {channels} channels cannot be warped; {advice}")
     train: Any = data.train
     if not in_memory:
         train = stream(
@@ -86,6 +90,7 @@ def describe_data(data: Datasets) -> Json:
         "outputs": data.outputs,
         "class_names": list(getattr(train, "class_names", ())),
         "channels": getattr(train, "channels", 1),
+        "pixel_max": data.pixel_max,
         "pixels": np.ndim(inputs) == 3 and inputs.dtype == np.uint8,
         "splits": {name: _content(s) for name, s in {"train": train, **data.evals}.items()},
     }

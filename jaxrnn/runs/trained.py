@@ -47,6 +47,7 @@ class Run:
       class_names: the name of each class, in order; indices if the data has no names.
       channels: number of channels of a pixel, which are adjacent in the features of images.
       pixels: whether it was trained on uint8 pixels, which the network reads as 0 … 1.
+      pixel_max: the number that became 255 when its images were read; see :class:`jaxrnn.Source`.
       description: what else is stored with a checkpoint, such as digests of the data.
     """
 
@@ -59,6 +60,7 @@ class Run:
     class_names: tuple[str, ...] = ()
     channels: int = 1
     pixels: bool = False
+    pixel_max: int = 255
     description: Json = field(default_factory=dict)
 
     @cached_property
@@ -173,7 +175,8 @@ def load_run(
     runs = [_load(path, experiment, best) for path in runs_of(workdir)]
     if len(runs) == 1:
         return runs[0]
-    if len({(run.input_shape, run.outputs, run.class_names, run.pixels) for run in runs}) > 1:
+    reading = ("input_shape", "outputs", "class_names", "pixels", "pixel_max")
+    if len({tuple(getattr(run, name) for name in reading) for run in runs}) > 1:
         raise ValueError(f"the runs in {workdir} read or predict different things; give one run")
     shared = {field.name: getattr(runs[0], field.name) for field in fields(Run)}
     return Ensemble(**shared, runs=tuple(runs))
@@ -191,6 +194,7 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
         about["description"] = description
         about["input_shape"] = tuple(description["input_shape"])
         about.update({name: description[name] for name in ("outputs", "channels", "pixels")})
+        about["pixel_max"] = description.get("pixel_max", 255)
         names = description["class_names"] or map(str, range(about["outputs"]))
         about["class_names"] = tuple(names) if experiment.task.categorical else ()
         return state

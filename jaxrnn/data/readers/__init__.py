@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxrnn.data.pictures import as_color
 from jaxrnn.data.readers.arrays import Cached, Images, Stored, cache, fallback_data_dir
 from jaxrnn.data.readers.builders import FAMILY, LabelledImages, decode, open_builder
-from jaxrnn.data.readers.files import find_idx, find_images, read_idx_files, read_images, read_npz
+from jaxrnn.data.readers.files import find_idx, read_idx_files, read_npz
+from jaxrnn.data.readers.folders import find_images, read_images
 from jaxrnn.data.readers.idx import content_sha256
 from jaxrnn.files import first_line
 
@@ -21,28 +23,31 @@ _Path = str | os.PathLike[str] | None
 
 
 def read_split(
-    name: str, split: str, data_dir: _Path, archives: _Path
-) -> tuple[Stored, tuple[str, ...]]:
-    """Read a split and its class names; see :class:`jaxrnn.Source`."""
+    name: str, split: str, data_dir: _Path, archives: _Path, background: str | None = None
+) -> tuple[Stored, tuple[str, ...], int]:
+    """Read a split, its class names, and the number that became 255; see :class:`jaxrnn.Source`."""
     data_dir = Path(data_dir) if data_dir else _default_data_dir()
-    if cached := _read_whole(name, data_dir, Path(archives) if archives else None):
-        splits, class_names = cached
-        sizes = {part: tfds.core.SplitInfo(part, [len(splits[part].labels)], 0) for part in splits}
-        parts = _find_parts(name, split, sizes)
+    cached = _read_whole(name, data_dir, Path(archives) if archives else None, background)
+    if cached:
+        sizes = {part: len(arrays.labels) for part, arrays in cached.splits.items()}
+        infos = {part: tfds.core.SplitInfo(part, [size], 0) for part, size in sizes.items()}
+        parts = _find_parts(name, split, infos)
     else:
         builder = open_builder(name, data_dir)
         parts = _find_parts(name, split, builder.info.splits)
         used = sorted({part for part, _ in parts})  # other splits may be large
         info = Path(builder.data_dir, "dataset_info.json")
         key, read = "-".join([builder.name, *used]), partial(decode, builder, *used)
-        splits, class_names = cache(data_dir, key, [info], read)
-    arrays = [Stored(*(array[rows] for array in splits[part])) for part, rows in parts]
+        cached = cache(data_dir, key, [info], read)
+    arrays = [Stored(*(array[rows] for array in cached.splits[part])) for part, rows in parts]
     if len(arrays) > 1:
         arrays = [Stored(*map(np.concatenate, zip(*arrays, strict=True)))]
-    return arrays[0], class_names
+    return arrays[0], cached.class_names, cached.pixel_max
 
 
-def _read_whole(name: str, data_dir: Path, archives: Path | None) -> Cached | None:
+def _read_whole(
+    name: str, data_dir: Path, archives: Path | None, background: str | None
+) -> Cached | None:
     """Read a dataset of the MNIST family or of files; None if it is one of tfds's."""
     key, path = name.lower(), Path(name).expanduser()
     family = FAMILY.get(key)
@@ -55,13 +60,22 @@ def _read_whole(name: str, data_dir: Path, archives: Path | None) -> Cached | No
         raise ValueError("name 'idx' needs archives (--archives), a directory of IDX files")
     if family:
         return cache(data_dir, key, [], partial(_read_family, key, data_dir))
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return cache(data_dir, path.stem, [path], partial(read_npz, path))
-    if len(path.parts) > 1 and path.is_dir():
-        found = find_images(path)
-        files = [image for _, _, image in found]
-        return cache(data_dir, path.name, files, partial(read_images, found, path))
+    if name.startswith((".", "~", "/")) or name.endswith("/") or ("/" in name and path.is_dir()):
+        return _read_folder(path, data_dir, background)
     return None
+
+
+def _read_folder(folder: Path, data_dir: Path, background: str | None) -> Cached:
+    """Read a directory of images by class."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no directory {folder}")
+    found, key = find_images(folder), folder.resolve().name
+    if background is not None:
+        key += "-on-" + "-".join(map(str, as_color(background)))
+    read = partial(read_images, found, folder, background)
+    return cache(data_dir, key, [path for *_, path in found.images], read)
 
 
 def _read_archives(idx: Mapping[str, Path], family: type[LabelledImages] | None) -> Images:

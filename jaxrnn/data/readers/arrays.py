@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_FORMAT = 5  # increment it when files are read or cached differently
+_FORMAT = 6  # increment it when files are read or cached differently
 
 
 class Arrays(NamedTuple):
@@ -31,14 +31,25 @@ class Stored(NamedTuple):
 
 
 class Images(NamedTuple):
-    """Labelled images: the pieces of each split, which are read once, and the class names."""
+    """Labelled images.
+
+    Attributes:
+      splits: the pieces of each split, which are read once.
+      class_names: the name of each class, in order.
+      pixel_max: the number that became 255, if the images were in another range.
+    """
 
     splits: Mapping[str, Iterable[Arrays]]
     class_names: tuple[str, ...]
+    pixel_max: int = 255
 
 
-Cached = tuple[dict[str, Stored], tuple[str, ...]]
-"""The arrays of each split, and the class names."""
+class Cached(NamedTuple):
+    """The arrays of each split, and what :class:`Images` has besides."""
+
+    splits: dict[str, Stored]
+    class_names: tuple[str, ...]
+    pixel_max: int
 
 
 def cache(data_dir: Path, name: str, files: Iterable[Path], read: Callable[[], Images]) -> Cached:
@@ -74,13 +85,13 @@ def fallback_data_dir() -> Path:
 
 
 def _map(folder: Path) -> Cached:
-    class_names, splits = json.loads((folder / "arrays.json").read_text("utf-8"))
+    class_names, pixel_max, splits = json.loads((folder / "arrays.json").read_text("utf-8"))
 
     def map_array(name: str, dtype: str, shape: list[int]) -> np.ndarray:
         return np.asarray(np.memmap(folder / name, dtype, "r", shape=tuple(shape)))
 
     arrays = {name: Stored(*(map_array(*file) for file in files)) for name, files in splits.items()}
-    return arrays, tuple(class_names)
+    return Cached(arrays, tuple(class_names), pixel_max)
 
 
 def _write(folder: Path, images: Images) -> Cached:
@@ -90,7 +101,8 @@ def _write(folder: Path, images: Images) -> Cached:
         new = Path(temporary, "new")
         new.mkdir()  # unlike a temporary directory, readable by other users
         splits = {name: _write_split(new, name, pieces) for name, pieces in images.splits.items()}
-        (new / "arrays.json").write_text(json.dumps([images.class_names, splits]), "utf-8")
+        about = json.dumps([images.class_names, images.pixel_max, splits])
+        (new / "arrays.json").write_text(about, "utf-8")
         with contextlib.suppress(OSError):  # another process was faster
             new.rename(folder)
     return _map(folder)

@@ -171,6 +171,7 @@ def _one_line_errors(name: str, directory: object) -> Iterator[None]:
     except tfds.core.DatasetNotFoundError as error:  # whose message fills a screen
         meant = re.search(r"Did you mean: .* -> (\w+)", str(error))
         hint = f"did you mean {meant[1]}?" if meant else f"try {', '.join(FAMILY)}"
+        hint = f"to read the directory of this name, give {name}/" if Path(name).is_dir() else hint
         raise ValueError(f"there is no dataset {name!r}; {hint}") from None
     except ImportError as error:
         package = error.name or first_line(error)

@@ -1,6 +1,7 @@
 """The predict verb: what a stored run predicts for files."""
 
 import json
+import re
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -46,8 +47,13 @@ class Predict(Group):
     def reader(self, run: Run) -> Reader:
         """Return the reader of files; a page may override this."""
         if shape := run.image_shape:
-            fit = partial(fit_picture, shape=shape, resize=not self.as_is)
-            return image_reader(shape, fit, run.experiment.data.as_inputs)
+            data = run.experiment.data
+            fit = partial(
+                fit_picture, shape=shape, resize=not self.as_is, background=data.background
+            )
+            is_folder = re.match(r"[.~]|.*/", data.name) and not data.name.lower().endswith(".npz")
+            picture_max = run.pixel_max if is_folder else 255
+            return image_reader(shape, fit, data.as_inputs, run.pixel_max, picture_max)
         if self.as_is:
             raise ValueError("--as-is needs a network that reads images")
         is_text = isinstance(run.experiment.task, LanguageModeling) and all(

@@ -1,17 +1,33 @@
 """Files as inputs of a trained network: arrays, text and images, read as in training."""
 
 import glob
+import gzip
+import logging
 import math
+import re
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxrnn.data.pictures import PictureLike
+from jaxrnn.data.pictures import (
+    NotAPictureError,
+    PictureLike,
+    has_more_frames,
+    picture_suffixes,
+)
+from jaxrnn.data.readers.folders import is_left_by_system, list_some
 from jaxrnn.data.readers.idx import read_idx
+from jaxrnn.data.readers.labelled import is_whole, stretch
+
+log = logging.getLogger("jaxrnn")
+
+_IDX = re.compile(rb"\0\0[\x08\x09\x0b-\x0e][\1-\4]|\x1f\x8b")  # gzip only where it is damaged
 
 Example = np.ndarray | ValueError
 """Inputs of one example, (time, features) or (time,) tokens; or why it can't be read."""
@@ -30,18 +46,29 @@ def image_reader(
     shape: tuple[int, int, int],
     fit: Callable[[PictureLike], np.ndarray],
     as_inputs: Callable[[np.ndarray], np.ndarray],
+    array_max: int = 255,
+    picture_max: int = 255,
 ) -> Reader:
     """Build a reader of pictures, and of arrays of images, flattened or not.
 
-    ``fit`` turns a picture into an image of ``shape`` (height, width, channels), as in
-    training, and ``as_inputs`` turns (N, …) images into inputs of the network.
+    Args:
+      shape: (height, width, channels) of an image.
+      fit: turns a picture into such an image, as in training.
+      as_inputs: turns (N, …) images into inputs of the network.
+      array_max: the whole number that becomes 255 in arrays.
+      picture_max: the same in the images that ``fit`` returns for files.
     """
     size = math.prod(shape)
 
     def convert(picture: Path | np.ndarray) -> np.ndarray:
-        if isinstance(picture, np.ndarray) and picture.shape == (size,):
-            picture = picture.reshape(shape)
-        return as_inputs(fit(picture)[None])[0]
+        if isinstance(picture, Path):
+            image = stretch(fit(picture), picture_max)
+        else:
+            picture = picture.reshape(shape) if picture.shape == (size,) else picture
+            if array_max != 255 and is_whole(picture):
+                picture = stretch(picture, array_max)
+            image = fit(picture)
+        return as_inputs(image[None])[0]
 
     def is_single(array: np.ndarray) -> bool:
         color = array.ndim == 3 and array.shape[2] in (1, 3, 4)
@@ -79,18 +106,39 @@ def array_reader(axes: int, alphabet: Sequence[str] = ()) -> Reader:
 def read_files(words: Sequence[str], reader: Reader) -> Iterator[dict[str, Example]]:
     """Read every file, every file of every directory, and standard input for ``-``.
 
+    In directories, what is not a picture is skipped if pictures are read.
+
     Yields the examples of each file by name, of which ``.npy`` and IDX files may hold several: the
     inputs or, if they can't be read, a ``ValueError``.
     """
+    several = []
     for word in words:
-        names = [word]
-        if Path(word).is_dir():
-            inside = sorted(glob.glob("**", root_dir=word, recursive=True))  # no hidden files
-            names = [str(path) for name in inside if (path := Path(word, name)).is_file()]
-            if not names:
-                yield {word: ValueError("the directory has no files in it")}
+        names, skipped = _files_of(word), []
         for name in names:
-            yield _read_file(name, reader)
+            examples, path = _read_file(name, reader), Path(name)
+            is_other = isinstance(examples.get(name), NotAPictureError)
+            if is_other and name != word and path.suffix.lower() not in picture_suffixes():
+                skipped.append(name)
+                continue
+            if path.is_file() and has_more_frames(path):
+                several.append(name)
+            yield examples
+        if skipped:
+            log.warning("skipped %s, which are no pictures", list_some(skipped))
+        if names == skipped:
+            kind = "pictures" if skipped else "files"
+            yield {word: ValueError(f"the directory has no {kind} in it")}
+    if several:
+        log.warning("read the first of several pages or frames of %s", list_some(several))
+
+
+def _files_of(word: str) -> list[str]:
+    """Return a file, or the files in a directory except those that systems leave."""
+    if not Path(word).is_dir():
+        return [word]
+    inside = map(Path, sorted(glob.glob("**", root_dir=word, recursive=True)))  # no hidden files
+    kept = [path for path in inside if not any(map(is_left_by_system, map(Path, path.parts)))]
+    return [str(path) for name in kept if (path := Path(word, name)).is_file()]
 
 
 def _read_file(name: str, reader: Reader) -> dict[str, Example]:
@@ -113,13 +161,17 @@ def _read_file(name: str, reader: Reader) -> dict[str, Example]:
             return examples
         except (OSError, ValueError, EOFError, MemoryError) as error:
             reason = getattr(error, "strerror", None) or str(error) or "it does not fit in memory"
-            return {name: ValueError(reason.replace(str(path), name).removeprefix(name))}
+            kind = NotAPictureError if isinstance(error, NotAPictureError) else ValueError
+            return {name: kind(reason.replace(str(path), name).removeprefix(name))}
 
 
 def _load_array(path: Path) -> np.ndarray | None:
     """Load a .npy or IDX file, which may be compressed by gzip; None for other files."""
     with path.open("rb") as file:
         magic = file.read(6)
+    if magic[:2] == b"\x1f\x8b":
+        with gzip.open(path) as unpacked, suppress(OSError, EOFError, zlib.error):
+            magic = unpacked.read(6)
     if magic == b"\x93NUMPY":  # mapped, so that its header can't make it larger than the file
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    return read_idx(path) if magic[:2] in (b"\0\0", b"\x1f\x8b") else None
+    return read_idx(path) if _IDX.match(magic) else None

@@ -15,7 +15,7 @@ PIECES = [Arrays(ARRAYS.images[rows], ARRAYS.labels[rows]) for rows in (slice(4)
 
 
 def read():
-    return Images({"train": iter(PIECES)}, ("é", "b"))
+    return Images({"train": iter(PIECES)}, ("é", "b"), 16)
 
 
 @pytest.fixture(autouse=True)
@@ -27,10 +27,10 @@ def fallback(tmp_path, monkeypatch):
 
 
 def check(data_dir, read=read, files=()):
-    splits, class_names = cache(data_dir, "digits", files, read)
+    splits, class_names, pixel_max = cache(data_dir, "digits", files, read)
     np.testing.assert_array_equal(splits["train"].images, ARRAYS.images)
     np.testing.assert_array_equal(splits["train"].labels, ARRAYS.labels)
-    assert (list(splits), class_names) == (["train"], ("é", "b"))
+    assert (list(splits), class_names, pixel_max) == (["train"], ("é", "b"), 16)
     assert isinstance(splits["train"].images.base, np.memmap)
 
 

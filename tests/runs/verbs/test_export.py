@@ -191,8 +191,14 @@ def test_web_page_has_the_order_of_the_pixels(tmp_path):
         run = dataclasses.replace(run, experiment=experiment)
 
 
-def test_ink_needs_digits():
+def test_ink_needs_gray_images_of_28_pixels():
     run = dataclasses.replace(trained(RNNConfig(hidden=4)), class_names=tuple("abcdefghij"))
-    with pytest.raises(ValueError, match="--ink needs a network that reads digits"):
+    eye = np.eye(28)
+    for ink in (None, "none"):
+        read = PredictDigits(Path(), (), ink=ink).reader(run).convert(eye)
+        np.testing.assert_array_equal(read, 255 * eye)
+    read = PredictDigits(Path(), (), ink="bright").reader(run).convert(eye)
+    assert not read[:4].any()  # a margin, as around the digits of MNIST
+    run = dataclasses.replace(run, input_shape=(28, 32))
+    with pytest.raises(ValueError, match="--ink needs a network that reads gray images of 28"):
         PredictDigits(Path(), (), ink="dark").reader(run)
-    assert PredictDigits(Path(), ()).reader(run).convert(np.eye(28)).shape == (28, 28)

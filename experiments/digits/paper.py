@@ -13,6 +13,7 @@ _ROUNDING = 0.5 / 255  # half a gray level; smaller differences are rounding
 _SMOOTH = 1.0  # standard deviation, in pixels, of the blur of noisy pictures
 _NOISE = 6.0  # standard deviations of noise that nothing but ink exceeds
 _FAINT = 0.12  # and the contrast that JPEG's ringing at edges does not exceed
+_STEP = 0.03  # the least step of the paper that counts as an edge
 _DARKEST = 0.05  # paper is brighter than this where ink is dark
 _SAMPLE = 100_000  # pixels that are enough to measure noise
 
@@ -46,8 +47,8 @@ def subtract_paper(gray: np.ndarray, bright: bool) -> Relief:
     paper = _opening(level, max(_LEAST, round(_STROKE * gray.size**0.5)), small)
     excess = level - paper
     jump = _contrast(paper)
-    cut = (jump > 0.5 * excess) & (_contrast(level) < 0.25 * jump)
     bias, noise = (0.0, 0.0) if small else _noise(_sample(excess))
+    cut = (jump > max(_NOISE * noise, _STEP)) & (_contrast(level) < 0.4 * jump)
     scale = np.float32(1) if bright else np.maximum(-paper, _DARKEST)
     height = (excess - bias) / scale
     deviation = np.broadcast_to(np.float32(noise) / scale, height.shape)

@@ -44,7 +44,7 @@ def shadowed(image, angle=0.5, soft=1.0):
     return 225 * (1 - 0.5 * shadow) * (1 - 0.8 * placed(image))
 
 
-def on_desk(image, tilt=6, desk=60):
+def on_desk(image, tilt=5, desk=60):
     sheet = Image.fromarray(225 * (1 - 0.85 * placed(image)))
     turned = sheet.rotate(tilt, Image.Resampling.BILINEAR, expand=True, fillcolor=-1)
     page = np.pad(np.asarray(turned), 40, constant_values=-1)

@@ -11,7 +11,13 @@ _CORE = 0.3  # every stroke has ink of at least this fraction of the strongest
 _ABOVE_LINES = 0.6  # and is this much stronger than the lines of ruled paper
 NEAR = 2  # pixels by which the soft edge of a stroke extends beyond such ink
 _SPECK = 0.03  # less than this fraction of the largest stroke's ink is dirt
+_LINE = 1 / 40  # of their length is the thickness of lines; strokes are thicker
+_ALONG = 0.8  # of their length is along the edge of the picture only in frames
+_BLOB = 0.3  # of their length is the thickness of blobs; strokes are thinner
+_SHEET = 0.88  # of the smallest rectangle around them is filled by sheets and drawn frames
 _DOT = 9  # pixels; in photographs, strokes are longer
+_LITTLE = 5.0  # black pixels; and have more ink
+_CUT = 0.1  # more of the outline without a change in the picture is none of ink
 _MANY = 100  # strokes; more are noise or text
 _WEAK = 0.2  # what is left beside frames and sheets is at least this strong
 _FAR = 0.5  # strokes of a digit are nearer to each other than this fraction of its size
@@ -76,14 +82,15 @@ def _components(
     strong = np.where(ink > threshold, ink, 0)
     labels, count = ndimage.label(ndimage.binary_dilation(strong > 0, iterations=NEAR))
     amounts = ndimage.sum(strong, labels, np.arange(1, count + 1))
-    large = 1 + np.flatnonzero(amounts >= _SPECK * amounts.max())
+    large = [int(k) + 1 for k in np.flatnonzero(amounts >= _SPECK * amounts.max())]
     if len(large) > _MANY:
         return Strokes([], labels), [(label, False) for label in large]
     boxes, strokes, page = ndimage.find_objects(labels), [], []
     for label in large:
         box = boxes[label - 1]
         shape = _Shape((labels[box] == label) & (strong[box] > 0), box, ink.shape)
-        if shape.is_line() or shape.is_page(cut[box]):
+        dirt = min(ink.shape) >= PHOTOGRAPH and amounts[label - 1] < _LITTLE
+        if dirt or shape.is_line() or shape.is_page(cut[box]):
             page.append((label, shape.is_line()))
         else:
             strokes.append(Stroke(label, box, float(amounts[label - 1])))
@@ -101,24 +108,27 @@ class _Shape:
         self.edge = (padded & ~ndimage.binary_erosion(padded))[1:-1, 1:-1]
         self.thickness = 2 * inside.sum() / self.edge.sum()
         self.small = min(size) < PHOTOGRAPH
-        ends = (box[0].start == 0, box[0].stop == size[0], box[1].start == 0, box[1].stop == size[1])
+        ends = [
+            end for side, n in zip(box, size, strict=True) for end in (side.start, side.stop - n)
+        ]
         sides = (inside[0], inside[-1], inside[:, 0], inside[:, -1])
-        self.along = max((side.sum() for side, end in zip(sides, ends, strict=True) if end), default=0)
+        runs = [side.sum() for side, end in zip(sides, ends, strict=True) if end == 0]
+        self.along = max(runs, default=0)  # the edge of the picture
 
     def is_line(self) -> bool:
         """Return whether it is a line of the paper: thinner for its length than a pen's."""
-        return bool(self.thickness < self.longest / 40)
+        return bool(self.thickness < _LINE * self.longest)
 
     def is_page(self, cut: np.ndarray) -> bool:
         """Return whether it is a part of the page, or noise."""
-        if self.longest > 3 and self.along >= 0.8 * self.longest:
-            return True  # runs along the edge of the picture
+        if self.longest > 3 and self.along >= _ALONG * self.longest:
+            return True
         if self.small:
             return False
         return bool(
             self.longest < _DOT
-            or cut[self.edge].mean() > 0.01  # not all around is paper
-            or (self.longest > 20 and (self.thickness > 0.3 * self.longest or self._is_sheet()))
+            or cut[self.edge].mean() > _CUT  # not all around is paper
+            or (self.longest > 20 and (self.thickness > _BLOB * self.longest or self._is_sheet()))
         )
 
     def _is_sheet(self) -> bool:
@@ -128,7 +138,7 @@ class _Shape:
         for angle in np.deg2rad(np.arange(0, 90, 3)):
             across = np.ptp(np.cos(angle) * x + np.sin(angle) * y) + 1
             along = np.ptp(np.cos(angle) * y - np.sin(angle) * x) + 1
-            if area > 0.88 * across * along and max(across, along) < 2 * min(across, along):
+            if area > _SHEET * across * along and max(across, along) < 2 * min(across, along):
                 return True
         return False
 

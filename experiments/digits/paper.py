@@ -52,7 +52,8 @@ def subtract_paper(gray: np.ndarray, bright: bool) -> Relief:
     scale = np.float32(1) if bright else np.maximum(-paper, _DARKEST)
     height = (excess - bias) / scale
     deviation = np.broadcast_to(np.float32(noise) / scale, height.shape)
-    certain = np.where(height > np.maximum(_NOISE * deviation, _FAINT), height, 0)
+    above = (height > np.maximum(_NOISE * deviation, _FAINT)) & (excess > _FAINT / 2)
+    certain = np.where(above, height, 0)
     return Relief(height, deviation, certain, cut)
 
 

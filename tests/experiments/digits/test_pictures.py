@@ -119,7 +119,7 @@ def test_ink_is_chosen_against_the_border():
     picture = 0.2 + 0.6 * scene()
     np.testing.assert_allclose(find_ink(1 - picture), find_ink(picture), atol=1e-5)
     np.testing.assert_array_equal(find_ink(picture, "bright"), find_ink(picture))
-    with pytest.raises(ValueError, match="^there is no mark in the picture$"):
+    with pytest.raises(ValueError, match=r"^there is no mark in the picture$"):
         find_ink(picture, "dark")  # the hole of the ring
 
 

@@ -13,7 +13,7 @@ _WORKING = 3_000_000  # pixels; larger pictures are shrunk, for speed
 _ROUNDING = 0.5 / 255  # half a gray level; smaller differences are rounding
 _NOISE = 3.0  # standard deviations of noise that are cut off at each end of the scale
 _SOFT = 0.01  # the soft edge of a stroke is wider by this fraction of the size of the mark
-_HOLE = 0.35  # of the ink of one polarity, the other has less where it is only noise
+_HOLE = 0.1  # a polarity that finds less than this fraction of the other's ink finds only noise
 
 
 def find_ink(picture: np.ndarray, ink: Literal["auto", "bright", "dark"] = "auto") -> np.ndarray:

@@ -52,10 +52,9 @@ class Strokes:
 
     @property
     def area(self) -> int:
-        """The area of the bounding box."""
-        rows, columns = ([stroke.box[axis] for stroke in self.strokes] for axis in (0, 1))
-        sides = [max(s.stop for s in side) - min(s.start for s in side) for side in (rows, columns)]
-        return sides[0] * sides[1]
+        """The area of the bounding box of the stroke with the most ink."""
+        rows, columns = max(self.strokes, key=lambda stroke: stroke.amount).box
+        return (rows.stop - rows.start) * (columns.stop - columns.start)
 
 
 def find_strokes(relief: Relief) -> Strokes:

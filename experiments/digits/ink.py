@@ -6,37 +6,36 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-_WORKING = 200  # larger pictures are shrunk to the area of a square of this side, for speed
-_STROKE = 0.4  # strokes are narrower than this fraction of the side
-_PAPER = 0.3  # at least this fraction of a picture is paper
+from experiments.digits.marks import NEAR, find_strokes, one_mark
+from experiments.digits.paper import Relief, subtract_paper
+
+_WORKING = 3_000_000  # pixels; larger pictures are shrunk, for speed
 _ROUNDING = 0.5 / 255  # half a gray level; smaller differences are rounding
-_SMOOTH = 0.01  # standard deviation of the blur of noisy pictures, as a fraction of the side
 _NOISE = 3.0  # standard deviations of noise that are cut off at each end of the scale
-_CORE = 0.3  # every stroke has ink of at least this fraction of the strongest
-_NEAR = 2  # pixels by which the soft edge of a stroke extends beyond such ink
-_SPECK = 0.03  # marks with less than this fraction of the largest stroke's ink are dirt
+_SOFT = 0.01  # the soft edge of a stroke is wider by this fraction of the size of the mark
+_HOLE = 0.1  # a polarity that finds less than this fraction of the other's ink finds only noise
 
 
 def find_ink(picture: np.ndarray, ink: Literal["auto", "bright", "dark"] = "auto") -> np.ndarray:
-    """Separate ink from paper in an unevenly lit, noisy picture.
+    """Separate the one mark on a page from paper in an unevenly lit, noisy picture.
 
-    The paper is the morphological opening of the picture (closing, if ink is dark) by a square
-    wider than any stroke: it follows gradients and shadows. Noise is measured where the picture
-    differs little from it, and cut off at both ends of the scale, so that paper is 0 and the middle
-    of strokes is 1. Ink is kept near strong connected strokes, which removes specks and JPEG
-    ringing. From pictures without noise, only the paper is subtracted.
+    What stands out from the paper (:func:`subtract_paper`) is cut into connected components, of
+    which frames, lines, sheets and specks are left out (:func:`find_strokes`); the others must form
+    one mark. Noise is cut off at both ends of the scale, so that paper is 0 and the middle of
+    strokes is 1.
 
     Args:
       picture: (height, width), uint8 or floats from 0 to 1.
-      ink: ``bright`` on dark paper, ``dark`` on bright paper, or ``auto``: decided by the
-        difference between the picture and a smooth surface fitted to its border.
+      ink: ``bright`` on dark paper, ``dark`` on bright paper, or ``auto``: the polarity of the
+        larger mark, as the other one sees only holes.
 
     Returns:
-      (height, width) float32: 0 for paper, up to 1 for ink; all 0 if there is none. Large pictures
-      are shrunk to the area of 200 × 200 pixels.
+      (height, width) float32: 0 for paper, up to 1 for ink. Pictures of over three megapixels are
+      shrunk.
 
     Raises:
-      ValueError: the picture is not two-dimensional or not finite, or ``ink`` is unknown.
+      ValueError: the picture is not two-dimensional or not finite, ``ink`` is unknown, or there is
+        no mark, or there are several.
 
     >>> find_ink(np.array([[9, 9, 9, 9], [9, 9, 209, 9], [9, 9, 9, 9]], np.uint8))
     array([[0., 0., 0., 0.],
@@ -46,18 +45,35 @@ def find_ink(picture: np.ndarray, ink: Literal["auto", "bright", "dark"] = "auto
     if ink not in ("auto", "bright", "dark"):
         raise ValueError(f"ink must be auto, bright or dark; got {ink!r}")
     gray = _shrink(_as_floats(picture))
-    if not gray.size:
-        return gray
-    level = _subtract_surface(gray)
-    bright = (level**3).sum() > 0 if ink == "auto" else ink == "bright"
-    excess, noise = _subtract_paper(level if bright else -level)
-    strongest, floor = excess.max(), _NOISE * noise
-    if strongest - floor <= max(floor, _ROUNDING):
-        return np.zeros_like(gray)
-    near = _near_strokes(np.where(excess > max(floor, _CORE * strongest), excess, 0))
-    ceiling = excess[near].max() - floor
-    scaled = np.clip((excess - floor) / (ceiling - floor), 0, 1)
-    return np.where(near & (excess > _ROUNDING), scaled, 0).astype(np.float32)
+    found = []
+    for bright in (True, False) if ink == "auto" else (ink == "bright",):
+        if gray.size:
+            relief = subtract_paper(gray, bright)
+            found.append((find_strokes(relief), relief))
+    amount = max((strokes.amount for strokes, _ in found), default=0)
+    if not amount:
+        but = " but a frame or lines" if any(strokes.lines for strokes, _ in found) else ""
+        raise ValueError(f"there is no mark in the picture{but}")
+    likely = [pair for pair in found if pair[0].amount > _HOLE * amount]
+    strokes, relief = max(likely, key=lambda pair: pair[0].area)
+    return _scale(one_mark(strokes), relief)
+
+
+def _scale(mask: np.ndarray, relief: Relief) -> np.ndarray:
+    """Return the ink of a mark, scaled from 0 to 1."""
+    box = ndimage.find_objects(mask.astype(int))[0]
+    size = max(side.stop - side.start for side in box)
+    soft = max(0, round(_SOFT * size) - NEAR)  # beyond what the mask holds
+    box = tuple(slice(max(0, side.start - soft), side.stop + soft) for side in box)
+    near, height = mask[box], relief.height[box]
+    if soft:
+        near = ndimage.binary_dilation(near, iterations=soft)
+    floor = _NOISE * float(np.median(relief.noise[box]))
+    ceiling = float(height[near].max())
+    scaled = np.clip((height - floor) / (ceiling - floor), 0, 1)
+    ink = np.zeros(mask.shape, np.float32)
+    ink[box] = np.where(near & (height > _ROUNDING), scaled, 0)
+    return ink
 
 
 def _as_floats(picture: np.ndarray) -> np.ndarray:
@@ -70,45 +86,8 @@ def _as_floats(picture: np.ndarray) -> np.ndarray:
 
 
 def _shrink(gray: np.ndarray) -> np.ndarray:
-    """Shrink to at most ``_WORKING`` squared pixels, each the mean of an area."""
-    scale = _WORKING / max(gray.size, 1) ** 0.5
+    scale = (_WORKING / max(gray.size, 1)) ** 0.5
     if scale >= 1:
         return gray
     height, width = (max(1, round(scale * side)) for side in gray.shape)
     return np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BOX))
-
-
-def _subtract_surface(gray: np.ndarray) -> np.ndarray:
-    """Subtract a quadratic surface fitted to the border."""
-    y, x = np.meshgrid(*(np.linspace(-1, 1, size) for size in gray.shape), indexing="ij")
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1).astype(np.float32)
-    border = np.ones(gray.shape, bool)
-    border[1:-1, 1:-1] = False
-    weights = np.ones(border.sum())
-    for _ in range(20):  # least absolute deviations, robust to ink at the border
-        scaled = terms[border] * weights[:, None]
-        fit = np.linalg.lstsq(scaled, gray[border] * weights)[0].astype(np.float32)
-        weights = (np.abs(gray[border] - terms[border] @ fit) + 0.1 * _ROUNDING) ** -0.5
-    return gray - terms @ fit
-
-
-def _subtract_paper(level: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the picture minus the paper, and the standard deviation of the noise."""
-    side = level.size**0.5  # of a square of the same area
-    smooth = ndimage.gaussian_filter(level, _SMOOTH * side)
-    if np.quantile(np.abs(level - smooth), _PAPER) > _ROUNDING:
-        level = smooth
-    excess = level - ndimage.grey_opening(level, max(3, round(_STROKE * side)))
-    low, middle = np.quantile(excess, [_PAPER / 3, _PAPER])
-    paper = excess[excess <= middle + 5 * (middle - low) + _ROUNDING]
-    bias = np.median(paper)  # the opening of noise is below its mean
-    deviation = 1.4826 * float(np.median(np.abs(paper - bias)))  # for a normal distribution
-    return excess - bias, deviation
-
-
-def _near_strokes(strong: np.ndarray) -> np.ndarray:
-    """Mask of what is near strong ink that belongs to a stroke rather than a speck."""
-    around = ndimage.binary_dilation(strong > 0, iterations=_NEAR)
-    labels, count = ndimage.label(around)
-    amounts = ndimage.sum(strong, labels, np.arange(count + 1))
-    return around & (amounts >= _SPECK * amounts.max())[labels]

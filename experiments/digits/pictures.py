@@ -3,11 +3,14 @@
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from experiments.digits.ink import find_ink
 
 SIDE = 28  # side of an MNIST image, in pixels
 BOX = 20  # side of the square that its ink fills
+_ENLARGED = 12  # times, of small digits
+_BLUR = 0.25  # of what is enlarged, fainter ink is blur
 
 
 def normalize_digit(
@@ -22,9 +25,9 @@ def normalize_digit(
       (28, 28) uint8, from :func:`fit_digit`. A digit of MNIST hardly changes.
 
     Raises:
-      ValueError: as :func:`find_ink`, or there is no ink.
+      ValueError: as :func:`find_ink`.
     """
-    return fit_digit(find_ink(picture, ink))
+    return fit_digit(_enlarge(find_ink(picture, ink)))
 
 
 def fit_digit(ink: np.ndarray) -> np.ndarray:
@@ -58,6 +61,18 @@ def fit_digit(ink: np.ndarray) -> np.ndarray:
     )
     image[top : top + height, left : left + width] = small / small.max()
     return np.round(255 * image).astype(np.uint8)
+
+
+def _enlarge(ink: np.ndarray) -> np.ndarray:
+    """Enlarge ink that is smaller than an MNIST digit, whose strokes would be blurred otherwise."""
+    lines = [np.flatnonzero(ink.any(axis)) for axis in (1, 0)]
+    if max(np.ptp(line) + 1 for line in lines) >= BOX:
+        return ink
+    rows, columns = (slice(line[0], line[-1] + 1) for line in lines)
+    small = np.pad(ink[rows, columns], 2)
+    size = (_ENLARGED * small.shape[1], _ENLARGED * small.shape[0])
+    large = np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
+    return np.where(large > _BLUR * large.max(), large, 0)
 
 
 def _resampling(size: int, new: int) -> np.ndarray:

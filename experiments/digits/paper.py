@@ -1,0 +1,83 @@
+"""Paper: model how light a page is everywhere, and measure what stands out from it."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+PHOTOGRAPH = 40  # smaller pictures are crops and icons, without noise, frames and shadows
+_STROKE = 0.5  # strokes are narrower than this fraction of the side
+_LEAST = 15  # and than this many pixels
+_PAPER = 0.3  # at least this fraction of a picture is paper
+_ROUNDING = 0.5 / 255  # half a gray level; smaller differences are rounding
+_SMOOTH = 1.0  # standard deviation, in pixels, of the blur of noisy pictures
+_NOISE = 6.0  # standard deviations of noise that nothing but ink exceeds
+_FAINT = 0.12  # and the contrast that JPEG's ringing at edges does not exceed
+_STEP = 0.03  # the least step of the paper that counts as an edge
+_DARKEST = 0.05  # paper is brighter than this where ink is dark
+_SAMPLE = 100_000  # pixels that are enough to measure noise
+
+
+class Relief(NamedTuple):
+    """What stands out from the paper: (height, width) arrays."""
+
+    height: np.ndarray
+    """Contrast with the paper; if ink is dark, relative to the brightness of the paper."""
+    noise: np.ndarray
+    """Standard deviation of the noise of ``height``."""
+    certain: np.ndarray
+    """``height`` where it is more than noise; 0 elsewhere."""
+    cut: np.ndarray
+    """Whether the paper has an edge here that is none of the picture."""
+
+
+def subtract_paper(gray: np.ndarray, bright: bool) -> Relief:
+    """Measure what is brighter (or darker) than the paper.
+
+    The paper is the morphological opening of the picture (closing, if ink is dark) by a square
+    wider than any stroke: it follows gradients and the edges of shadows and sheets exactly. The
+    outermost pixels go on forever, so that frames along the edges are paper too. Noise is measured
+    where the picture differs little from the paper.
+    """
+    small = min(gray.shape) < PHOTOGRAPH
+    smooth = ndimage.gaussian_filter(gray, _SMOOTH)
+    if not small and np.quantile(_sample(np.abs(gray - smooth)), _PAPER) > _ROUNDING:
+        gray = smooth
+    level = gray if bright else -gray
+    paper = _opening(level, max(_LEAST, round(_STROKE * gray.size**0.5)), small)
+    excess = level - paper
+    jump = _contrast(paper)
+    bias, noise = (0.0, 0.0) if small else _noise(_sample(excess))
+    cut = (jump > max(_NOISE * noise, _STEP)) & (_contrast(level) < 0.4 * jump)
+    scale = np.float32(1) if bright else np.maximum(-paper, _DARKEST)
+    height = (excess - bias) / scale
+    deviation = np.broadcast_to(np.float32(noise) / scale, height.shape)
+    above = (height > np.maximum(_NOISE * deviation, _FAINT)) & (excess > _FAINT / 2)
+    certain = np.where(above, height, 0)
+    return Relief(height, deviation, certain, cut)
+
+
+def _sample(array: np.ndarray) -> np.ndarray:
+    return array.ravel()[:: 1 + array.size // _SAMPLE]
+
+
+def _opening(level: np.ndarray, size: int, small: bool) -> np.ndarray:
+    """Open by a square, as if the outermost pixels (or the paper of a crop) went on forever."""
+    margin = size // 2
+    around = {"constant_values": level.min()} if small else {"mode": "edge"}
+    wide = np.pad(level, margin, **around)
+    low = ndimage.minimum_filter(wide, 2 * margin + 1, mode="nearest")
+    high = ndimage.maximum_filter(low, 2 * margin + 1, mode="nearest")
+    return high[margin : margin + level.shape[0], margin : margin + level.shape[1]]
+
+
+def _contrast(array: np.ndarray) -> np.ndarray:
+    return ndimage.maximum_filter(array, 3) - ndimage.minimum_filter(array, 3)
+
+
+def _noise(excess: np.ndarray) -> tuple[float, float]:
+    """Return the median and the standard deviation of the noise."""
+    low, middle = np.quantile(excess, [_PAPER / 3, _PAPER])
+    paper = excess[excess <= middle + 5 * (middle - low) + _ROUNDING]
+    bias = float(np.median(paper))  # the opening of noise is below its mean
+    return bias, 1.4826 * float(np.median(np.abs(paper - bias)))  # for a normal distribution

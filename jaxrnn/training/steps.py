@@ -186,18 +186,16 @@ def _update(
 
     gradient = partial(jax.grad(loss_fn, has_aux=True), state.params)
     grads, (metrics, carry) = _in_parts(gradient, (batch, keys, carry), rows, parts)
-    return _apply(state, sum_over_devices(grads, mesh), metrics, mesh), metrics, carry
-
-
-def _apply(
-    state: TrainState, grads: chex.ArrayTree, metrics: Metrics, mesh: Mesh | None
-) -> TrainState:
-    """Update the parameters; some optimizers take the loss of the batch, too."""
-    value = sum_over_devices(metrics, mesh).means()["loss"]
+    dtype = optax.tree.dtype(grads, "highest")
+    share = metrics.sums["loss"].astype(dtype), jnp.asarray(metrics.weight, dtype)
+    grads, loss, weight = sum_over_devices((grads, *share), mesh)
+    # Some optimizers take the loss of the batch, too.
     update = optax.with_extra_args_support(state.tx).update
-    updates, opt_state = update(grads, state.opt_state, state.params, value=value, grad=grads)
+    extra = {"value": loss / weight, "grad": grads}
+    updates, opt_state = update(grads, state.opt_state, state.params, **extra)
     params = optax.apply_updates(state.params, updates)
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    return state, metrics, carry
 
 
 def _in_parts(

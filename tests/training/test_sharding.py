@@ -49,9 +49,9 @@ def test_one_all_reduce_a_step_and_no_gather(state, digits, divided):
     )
     assert set(collectives) == {"all-reduce"}
 
-    # The gradients of 16 hidden units make one array; the loop that has it is the one over steps.
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    of_gradients = re.findall(rf"f32\[{parameters}\]\S* all-reduce", text)
+    # Gradients, loss and weight make one array; the loop that has it is the one over steps.
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(state.params)) + 2
+    of_gradients = re.findall(rf"f32\[{numbers}\]\S* all-reduce", text)
     assert len(of_gradients) == 1
     # The rest are the three sums of the metrics, once a block.
     assert len(collectives) <= 1 + 3

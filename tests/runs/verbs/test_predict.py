@@ -163,7 +163,7 @@ def test_drawings_become_digits_of_mnist(workdir, run, digits, capsys, tmp_path)
         paper = Image.new("RGB", (400, 300), (250, 240, 230))
         paper.paste((20, 30, 60), (200, 20), Image.fromarray(image).resize((224, 224)))
         paper.save(path)
-    for words, ink in (([], "auto"), (["--ink", "bright"], "bright")):
+    for words, ink in (([], "auto"), (["--ink", "dark"], "dark")):
         out = answers(capsys, workdir, tmp_path, *words)
         seen = np.stack([normalize_digit(read_picture(path), ink) for path in paths])
         assert [line.split(": ")[1][0] for line in out] == run.classify(seen)[0].tolist()

@@ -1,4 +1,4 @@
-"""RNN: a drop-in ``flax.linen.RNN`` with a hand-written gradient for the Elman cell."""
+"""RNN: a drop-in ``flax.linen.RNN`` with a hand-written derivative of the Elman cell."""
 
 from functools import partial
 
@@ -25,8 +25,8 @@ class RNN(nn.RNN):
 
     .. math:: h_t = f(x_t W_i + b_i + h_{t-1} W_h)
 
-    the input projections of all time steps are one matrix product. The gradient is written by hand:
-    the backward scan carries only
+    the input projections of all time steps are one matrix product. The derivative is written by
+    hand, so that the backward scan carries only
 
     .. math:: \delta_t = f'_t \odot (g_t + \delta_{t+1} W_h^\top)
 
@@ -41,8 +41,8 @@ class RNN(nn.RNN):
     non-default ``variable_*`` options, ``nn.intercept_methods``, and parameters of unexpected names
     or shapes, so that errors are those of Flax.
 
-    Gradients of gradients work, ``jax.hessian`` included. Forward mode (``jvp``, ``jacfwd``) can't
-    differentiate a hand-written gradient, and JAX raises a ``TypeError``; use ``fast=False``.
+    All of JAX's derivatives work: reverse and forward mode, and one over the other. Only for
+    ``MinGRUCell`` does forward mode (``jvp``, ``jacfwd``) raise a ``TypeError``; use ``fast=False``.
 
     Attributes:
       fast: use the scans above where they apply; False for ``flax.linen.RNN``'s alone.

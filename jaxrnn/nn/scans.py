@@ -1,4 +1,4 @@
-"""Recurrences over projected inputs as pure functions, and gradients written by hand."""
+"""Recurrences over projected inputs as pure functions, and derivatives written by hand."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,6 @@ import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float
 
 Activation = Callable[[Array], Array]
@@ -96,45 +95,39 @@ def _scan(
     return jax.lax.scan(step, carry, (inputs, valid), unroll=steps_at_once(unroll, inputs))
 
 
-# As scan, with a gradient written by hand, for the activations in DERIVATIVES and without dropout.
-differentiable_scan = jax.custom_vjp(scan, nondiff_argnums=(0, 1, 2))
+# As scan, with derivatives written by hand, for the activations in DERIVATIVES and without dropout.
+differentiable_scan = jax.custom_jvp(scan, nondiff_argnums=(0, 1, 2))
 
 
-def _scan_forward(
-    activation: Activation, residual: bool, unroll: int, *arguments: chex.ArrayTree
-) -> tuple[tuple[State, States], chex.ArrayTree]:
-    projected, carry, kernel, valid, _ = jax.tree.map(lambda primal: primal.value, arguments)
-    last, states = scan(activation, residual, unroll, projected, carry, kernel, valid)
-    return (last, states), (carry, states, kernel, valid)
+@differentiable_scan.defjvp
+def _scan_jvp(
+    activation: Activation,
+    residual: bool,
+    unroll: int,
+    primals: tuple[chex.ArrayTree, ...],
+    tangents: tuple[chex.ArrayTree, ...],
+) -> tuple[tuple[State, States], tuple[State, States]]:
+    """Linearize the scan; JAX derives the gradient by transposing this, last time step first."""
+    _, carry, kernel, valid, _ = primals
+    of_projected, of_carry, of_kernel, *_ = tangents
+    last, states = differentiable_scan(activation, residual, unroll, *primals)
+    slopes, transposed = DERIVATIVES[activation](states), kernel.T
 
-
-def _scan_backward(
-    activation: Activation, residual: bool, unroll: int, kept: chex.ArrayTree, grads: chex.ArrayTree
-) -> tuple[States, State, Kernel, None, None]:
-    carry, states, kernel, valid = kept
-    derivative, transposed, hidden = DERIVATIVES[activation], kernel.T, kernel.shape[0]
-    of_last, of_states = grads
-    # If only the last state is read, no array of zeros is created for the others.
-    of_states = None if isinstance(of_states, SymbolicZero) else of_states
-    of_last = jnp.zeros_like(carry) if isinstance(of_last, SymbolicZero) else of_last
+    # One product for all time steps, so that the kernel's gradient is one too, after the loop.
+    rows = states[:-1].reshape(-1, kernel.shape[0]) @ of_kernel
+    later = rows.reshape(states[1:].shape)
+    of_totals = of_projected + jnp.concatenate([(carry @ of_kernel)[None], later])
 
     def step(of_state: State, inputs: chex.ArrayTree) -> tuple[State, State]:
-        state, from_outside, valid = inputs
-        if from_outside is not None:
-            of_state = of_state + from_outside
-        delta = where_valid(valid, of_state * derivative(state))
-        of_state = delta @ transposed
-        return of_state + delta if residual else of_state, delta
+        of_total, slope, valid = inputs
+        # The kernel is transposed twice so that the gradient's loop multiplies by it as it lies.
+        of_total += jnp.einsum("...i,ji->...j", of_state, transposed)
+        of_total = of_total + of_state if residual else of_total
+        of_state = where_valid(valid, slope * of_total)
+        return of_state, of_state
 
-    inputs = states, of_states, valid
-    of_carry, deltas = jax.lax.scan(step, of_last, inputs, reverse=True, unroll=unroll)
-
-    of_kernel = states[:-1].reshape(-1, hidden).T @ deltas[1:].reshape(-1, hidden)
-    of_kernel += carry.reshape(-1, hidden).T @ deltas[0].reshape(-1, hidden)
-    return deltas, of_carry, of_kernel, None, None
-
-
-differentiable_scan.defvjp(_scan_forward, _scan_backward, symbolic_zeros=True)
+    steps = of_totals, slopes, valid
+    return (last, states), jax.lax.scan(step, of_carry, steps, unroll=steps_at_once(unroll, steps))
 
 
 @jax.custom_vjp

@@ -1,6 +1,5 @@
 """RNN: a drop-in ``flax.linen.RNN`` with a hand-written derivative of the Elman cell."""
 
-from collections.abc import Callable
 from functools import partial
 
 import chex
@@ -14,8 +13,8 @@ from jaxtyping import Array, Float, Int, Key
 from jaxrnn.nn.cells import SCANNED, MinGRUCell, choose_scan, join_weights
 from jaxrnn.nn.sequences import (
     Lengths,
+    Scan,
     State,
-    States,
     Steps,
     mask_steps,
     scan_in_direction,
@@ -23,7 +22,6 @@ from jaxrnn.nn.sequences import (
     where_valid,
 )
 
-Scan = Callable[[Steps], tuple[State, States]]
 OPTIONS = ("variable_axes", "variable_broadcast", "variable_carry", "split_rngs")  # of nn.scan
 
 

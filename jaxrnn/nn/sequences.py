@@ -14,10 +14,11 @@ State = Float[Array, "*batch hidden"]
 States = Float[Array, "time *batch hidden"]
 Lengths = Int[Array, "*batch"]
 Valid = Bool[Array, "time *batch"]
+Scan = Callable[[Steps], tuple[chex.ArrayTree, States]]
 
 
 def scan_in_direction(
-    scan: Callable[[Steps], tuple[chex.ArrayTree, States]],
+    scan: Scan,
     steps: Steps,
     lengths: Lengths | None,
     *,

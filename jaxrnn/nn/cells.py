@@ -11,8 +11,9 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float, Key
 
-from jaxrnn.nn import scans
-from jaxrnn.nn.scans import Activation, State, States, Valid
+from jaxrnn.nn.linear import min_gru_scan
+from jaxrnn.nn.scans import Activation, elman_scan, gru_scan
+from jaxrnn.nn.sequences import State, States
 
 
 class MinGRUCell(nn.RNNCellBase):
@@ -138,24 +139,15 @@ def join_weights(
 
 
 def choose_scan(
-    cell: nn.RNNCellBase, unroll: int, valid: Valid | None, dropout: State | None
+    cell: nn.RNNCellBase, unroll: int, dropout: State | None = None
 ) -> Callable[..., tuple[State, States]]:
-    """Return the scan of a cell in SCANNED.
-
-    It is a function of the projected inputs, the carry and the recurrent weights; see
-    :func:`jaxrnn.nn.scans.scan`. States that are not valid are finite but otherwise unspecified.
-    """
+    """Return the scan of a cell in SCANNED: a function of inputs, carry, weights and lengths."""
     if isinstance(cell, MinGRUCell):
-        return partial(scans.scan_min_gru, cell.gate_fn)
-    activation = cell.activation_fn
-    if activation in (nn.tanh, nn.sigmoid) and getattr(cell, "gate_fn", nn.sigmoid) is nn.sigmoid:
-        valid = None  # states can't overflow
+        return partial(min_gru_scan, gate=cell.gate_fn)
+    options = {"activation": cell.activation_fn, "unroll": unroll, "dropout": dropout}
     if isinstance(cell, nn.GRUCell):
-        scan = partial(scans.scan_gru, cell.gate_fn, activation, unroll)
-        return partial(scan, valid=valid, dropout=dropout)
-    known = activation in [*scans.DERIVATIVES]  # a list: activations need not be hashable
-    run = scans.differentiable_scan if known and dropout is None else scans.scan
-    return partial(run, activation, cell.residual, unroll, valid=valid, dropout=dropout)
+        return partial(gru_scan, gate=cell.gate_fn, **options)
+    return partial(elman_scan, residual=cell.residual, **options)
 
 
 def build_cell(

@@ -1,4 +1,4 @@
-"""RNN: a drop-in ``flax.linen.RNN`` with a hand-written gradient for the Elman cell."""
+"""RNN: a drop-in ``flax.linen.RNN`` with a hand-written derivative of the Elman cell."""
 
 from functools import partial
 
@@ -6,15 +6,22 @@ import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen.dtypes import promote_dtype
+from flax.linen.dtypes import canonicalize_dtype
 from flax.linen.module import _global_interceptor_stack
-from flax.linen.recurrent import flip_sequences
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrnn.nn.cells import SCANNED, MinGRUCell, choose_scan, join_weights
-from jaxrnn.nn.scans import State, States, Valid, steps_at_once, where_valid
+from jaxrnn.nn.sequences import (
+    Lengths,
+    Scan,
+    State,
+    Steps,
+    mask_steps,
+    scan_in_direction,
+    steps_at_once,
+    where_valid,
+)
 
-Steps = Float[Array, "time *batch features"]
 OPTIONS = ("variable_axes", "variable_broadcast", "variable_carry", "split_rngs")  # of nn.scan
 
 
@@ -25,8 +32,8 @@ class RNN(nn.RNN):
 
     .. math:: h_t = f(x_t W_i + b_i + h_{t-1} W_h)
 
-    the input projections of all time steps are one matrix product. The gradient is written by hand:
-    the backward scan carries only
+    the input projections of all time steps are one matrix product. The derivative is written by
+    hand, so that the backward scan carries only
 
     .. math:: \delta_t = f'_t \odot (g_t + \delta_{t+1} W_h^\top)
 
@@ -41,8 +48,8 @@ class RNN(nn.RNN):
     non-default ``variable_*`` options, ``nn.intercept_methods``, and parameters of unexpected names
     or shapes, so that errors are those of Flax.
 
-    Gradients of gradients work, ``jax.hessian`` included. Forward mode (``jvp``, ``jacfwd``) can't
-    differentiate a hand-written gradient, and JAX raises a ``TypeError``; use ``fast=False``.
+    Derivatives of any order work, in reverse mode and in forward mode (``jvp``, ``jacfwd``), except
+    that ``MinGRUCell`` has no forward mode: JAX raises a ``TypeError``; use ``fast=False``.
 
     Attributes:
       fast: use the scans above where they apply; False for ``flax.linen.RNN``'s alone.
@@ -105,31 +112,24 @@ class RNN(nn.RNN):
             return flax_call()
 
         time_axis = 0 if time_major else batch_axes
-        flip = partial(
-            flip_sequences,
-            seq_lengths=seq_lengths,
-            num_batch_dims=batch_axes,
-            time_major=time_major,
-        )
-        steps = jnp.moveaxis(flip(inputs) if reverse else inputs, time_axis, 0)
-        carry, valid = initial_carry, None
-        if self.mask and seq_lengths is not None:
-            numbers = jnp.arange(steps.shape[0], dtype=seq_lengths.dtype)
-            valid = jnp.expand_dims(numbers, range(1, seq_lengths.ndim + 1)) < seq_lengths[None]
-        steps = where_valid(valid, steps)
+        steps, carry = jnp.moveaxis(inputs, time_axis, 0), initial_carry
         if carry is None:
             key = jax.random.key(0) if init_key is None else init_key
             carry = self.cell.initialize_carry(key, steps.shape[1:])
-        result = self._fast_scan(steps, carry, valid, dropout)
-        if result is None and not own:
+        lengths = seq_lengths if self.mask else None
+        fast = self._fast_scan(steps, carry, lengths, dropout)
+        if fast is None and not own:
             return flax_call()
-        last, states = result or self._cell_scan(steps, carry, valid, dropout)
-        if result and seq_lengths is not None and return_carry:
-            last = states[seq_lengths - 1, jnp.arange(states.shape[1])]
-            last = where_valid(seq_lengths > 0 if self.mask else None, last, carry)
-
-        outputs = jnp.moveaxis(states, 0, time_axis)
-        outputs = flip(outputs) if reverse and keep_order else outputs
+        last, outputs = scan_in_direction(
+            fast or partial(self._cell_scan, carry, lengths, dropout),
+            steps,
+            seq_lengths,
+            batch_axes=batch_axes,
+            reverse=reverse,
+            keep_order=keep_order,
+            select_last=bool(fast and return_carry and not self.mask),
+        )
+        outputs = jnp.moveaxis(outputs, 0, time_axis)
         return (last, outputs) if return_carry else outputs
 
     def _may_be_fast(self) -> bool:
@@ -137,9 +137,9 @@ class RNN(nn.RNN):
         return self.fast and usual and type(self.cell) in SCANNED and not _global_interceptor_stack
 
     def _fast_scan(
-        self, steps: Steps, carry: chex.ArrayTree, valid: Valid | None, dropout: State | None
-    ) -> tuple[State, States] | None:
-        """Return the last state and all states; None if the cell itself must be called."""
+        self, steps: Steps, carry: chex.ArrayTree, lengths: Lengths | None, dropout: State | None
+    ) -> Scan | None:
+        """Return the scan over time steps; None if the cell itself must be called."""
         cell = self.cell
         if not self._may_be_fast() or (dropout is not None and isinstance(cell, MinGRUCell)):
             return None
@@ -149,16 +149,19 @@ class RNN(nn.RNN):
         weights = join_weights(cell, params, steps.shape[-1])
         if weights is None:
             return None  # Flax raises its own error
-        steps, kernel, bias, *recurrent = promote_dtype(steps, *weights, dtype=cell.dtype)
-        if carry.dtype != steps.dtype:
+        dtype = canonicalize_dtype(steps, *weights, dtype=cell.dtype)
+        if carry.dtype != dtype:
             return None  # the type of the carry changes, which Flax handles
-        # One row per time step and example: one matrix product, and one in each direction back.
-        rows = steps.reshape(-1, steps.shape[-1]) @ kernel + bias[None]
-        projected = rows.reshape(*steps.shape[:-1], -1)
-        return choose_scan(cell, self.unroll, valid, dropout)(projected, carry, *recurrent)
+        weights = [leaf.astype(dtype) for leaf in weights]
+        scan = choose_scan(cell, self.unroll, dropout)
+        return lambda steps: scan(steps.astype(dtype), carry, *weights, lengths=lengths)
 
     def _cell_scan(
-        self, steps: Steps, carry: chex.ArrayTree, valid: Valid | None, dropout: State | None
+        self,
+        carry: chex.ArrayTree,
+        lengths: Lengths | None,
+        dropout: State | None,
+        steps: Steps,
     ) -> tuple[chex.ArrayTree, chex.ArrayTree]:
         """Return the last carry and all outputs of any cell, whose carry stays where invalid."""
         if dropout is not None and not isinstance(self.cell, nn.LSTMCell | nn.OptimizedLSTMCell):
@@ -174,6 +177,7 @@ class RNN(nn.RNN):
             new, outputs = cell(read, steps)
             return jax.tree.map(partial(where_valid, valid), new, carry), outputs
 
+        steps, valid = mask_steps(steps, lengths)
         options = {name: getattr(self, name) for name in OPTIONS}
         scan = nn.scan(step, unroll=steps_at_once(self.unroll, steps), **options)
         return scan(self.cell, carry, (steps, valid))

@@ -1,4 +1,4 @@
-"""Recurrences over projected inputs as pure functions, and gradients written by hand."""
+"""Recurrences as pure functions: weights, inputs and an initial state in, states out."""
 
 from collections.abc import Callable
 
@@ -6,88 +6,149 @@ import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
+
+from jaxrnn.nn.sequences import (
+    Lengths,
+    State,
+    States,
+    Steps,
+    Valid,
+    last_valid,
+    mask_steps,
+    steps_at_once,
+    where_valid,
+)
 
 Activation = Callable[[Array], Array]
-State = Float[Array, "*batch hidden"]
-States = Float[Array, "time *batch hidden"]
 Kernel = Float[Array, "hidden hidden"]
-Valid = Bool[Array, "time *batch"]
 
-# f' as a function of the state h = f(z), so that only states are kept for the backward pass.
+# f' as a function of the state h = f(z), so that z need not be kept for the gradient.
 DERIVATIVES: dict[Activation, Activation] = {
     jnp.tanh: lambda h: 1 - h * h,
     nn.relu: lambda h: (h > 0).astype(h.dtype),
     nn.sigmoid: lambda h: h * (1 - h),
 }
+BOUNDED = (jnp.tanh, nn.sigmoid)
 
 
-def scan(
-    activation: Activation,
-    residual: bool,
-    unroll: int,
-    projected: States,
+def elman_scan(
+    inputs: Steps,
     carry: State,
-    kernel: Kernel,
-    valid: Valid | None = None,
-    dropout: State | None = None,
-) -> tuple[State, States]:
-    """Scan the cell of Elman networks over input projections; return the last and all states.
-
-    States of time steps that are not ``valid`` are 0; by default all are valid. ``dropout`` holds
-    factors of the state that the kernel is applied to.
-    """
-
-    def next_state(state: State, inputs: State) -> State:
-        total = inputs + (state if dropout is None else state * dropout) @ kernel
-        return activation(total + state if residual else total)
-
-    return _scan(next_state, unroll, projected, carry, valid)
-
-
-def scan_gru(
-    gate: Activation,
-    activation: Activation,
-    unroll: int,
-    projected: Float[Array, "time *batch joined"],
-    carry: State,
-    kernel: Float[Array, "hidden joined"],
+    kernel: Float[Array, "features hidden"],
     bias: Float[Array, "hidden"],
-    valid: Valid | None = None,
+    recurrent_kernel: Kernel,
+    *,
+    lengths: Lengths | None = None,
+    activation: Activation = jnp.tanh,
+    residual: bool = False,
+    unroll: int = 1,
     dropout: State | None = None,
 ) -> tuple[State, States]:
-    """Scan a GRU, as :func:`scan`; ``bias`` is added to the candidate's recurrent projection."""
+    r"""Compute the states of an Elman network.
+
+    .. math:: h_t = f(x_t W_i + b_i + h_{t-1} W_h)
+
+    A plain function of arrays, time first, for use without Flax. The derivative is written by hand
+    if :math:`f` is tanh, relu or sigmoid and there is no ``dropout``; see :class:`jaxrnn.RNN`.
+
+    Args:
+      inputs: :math:`x`. There may be any number of batch axes.
+      carry: the state before the first time step, of the same dtype as the result.
+      kernel: :math:`W_i`.
+      bias: :math:`b_i`.
+      recurrent_kernel: :math:`W_h`.
+      lengths: number of valid time steps of each sequence; by default all are valid. Inputs after
+        them are ignored, even NaN, and the states there are finite but otherwise unspecified.
+      activation: :math:`f`.
+      residual: add :math:`h_{t-1}` to the argument of :math:`f`.
+      unroll: number of time steps per loop iteration.
+      dropout: factors of :math:`h_{t-1}` where it multiplies :math:`W_h`, for recurrent dropout.
+
+    Returns:
+      The state after the last valid time step, which is ``carry`` if there is none, and all states.
+
+    >>> kernel, bias, recurrent_kernel = jnp.ones((3, 4)), jnp.zeros(4), jnp.eye(4)
+    >>> inputs, carry = jnp.ones((7, 2, 3)), jnp.zeros((2, 4))
+    >>> last, states = elman_scan(inputs, carry, kernel, bias, recurrent_kernel)
+    >>> states.shape  # (time, batch, hidden)
+    (7, 2, 4)
+    """
+    inputs, valid = mask_steps(inputs, lengths)
+    valid = None if activation in BOUNDED else valid  # such states can't overflow
+    known = activation in [*DERIVATIVES]  # a list: activations need not be hashable
+    run = _scan_elman if known and dropout is None else _scan_elman_plainly
+    projected = project(inputs, kernel, bias)
+    last, states = run(
+        activation, residual, unroll, projected, carry, recurrent_kernel, valid, dropout
+    )
+    return last_valid(last, states, carry, lengths), states
+
+
+def gru_scan(
+    inputs: Steps,
+    carry: State,
+    kernel: Float[Array, "features joined"],
+    bias: Float[Array, "joined"],
+    recurrent_kernel: Float[Array, "hidden joined"],
+    recurrent_bias: Float[Array, "hidden"] | None = None,
+    *,
+    lengths: Lengths | None = None,
+    gate: Activation = nn.sigmoid,
+    activation: Activation = jnp.tanh,
+    unroll: int = 1,
+    dropout: State | None = None,
+) -> tuple[State, States]:
+    r"""Compute the states of a gated recurrent unit.
+
+    .. math::
+
+        r_t &= \sigma(x_t W_{ir} + b_{ir} + h_{t-1} W_{hr}) \\
+        z_t &= \sigma(x_t W_{iz} + b_{iz} + h_{t-1} W_{hz}) \\
+        n_t &= f(x_t W_{in} + b_{in} + r_t \odot (h_{t-1} W_{hn} + b_{hn})) \\
+        h_t &= (1 - z_t) \odot n_t + z_t \odot h_{t-1}
+
+    Arguments that are not listed, and the results, are those of :func:`elman_scan`.
+
+    Args:
+      kernel: :math:`W_{ir}`, :math:`W_{iz}` and :math:`W_{in}`, joined along the last axis.
+      bias: :math:`b_{ir}`, :math:`b_{iz}` and :math:`b_{in}`, joined.
+      recurrent_kernel: :math:`W_{hr}`, :math:`W_{hz}` and :math:`W_{hn}`, joined.
+      recurrent_bias: :math:`b_{hn}`; by default 0.
+      gate: :math:`\sigma`.
+      activation: :math:`f`.
+
+    >>> kernel, bias, recurrent_kernel = jnp.ones((3, 12)), jnp.zeros(12), jnp.ones((4, 12))
+    >>> inputs, carry = jnp.ones((7, 2, 3)), jnp.zeros((2, 4))
+    >>> last, states = gru_scan(inputs, carry, kernel, bias, recurrent_kernel)
+    >>> states.shape
+    (7, 2, 4)
+    """
+    inputs, valid = mask_steps(inputs, lengths)
+    valid = None if activation in BOUNDED and gate is nn.sigmoid else valid
 
     def next_state(state: State, inputs: Float[Array, "*batch joined"]) -> State:
         reset, update, new = jnp.split(inputs, 3, axis=-1)
         read = state if dropout is None else state * dropout
-        of_reset, of_update, of_new = jnp.split(read @ kernel, 3, axis=-1)
+        of_reset, of_update, of_new = jnp.split(read @ recurrent_kernel, 3, axis=-1)
+        if recurrent_bias is not None:
+            of_new = of_new + jnp.expand_dims(recurrent_bias, range(of_new.ndim - 1))
         r, z = gate(reset + of_reset), gate(update + of_update)
-        candidate = activation(new + r * (of_new + jnp.expand_dims(bias, range(of_new.ndim - 1))))
-        return (1 - z) * candidate + z * state
+        return (1 - z) * activation(new + r * of_new) + z * state
 
-    return _scan(next_state, unroll, projected, carry, valid)
-
-
-def scan_min_gru(
-    gate: Activation, projected: Float[Array, "time *batch joined"], carry: State
-) -> tuple[State, States]:
-    """Scan a :class:`jaxrnn.nn.MinGRUCell`, as :func:`scan`."""
-    update, candidate = jnp.split(projected, 2, axis=-1)
-    update = gate(update)
-    inputs = update * candidate
-    states = linear_scan(1 - update, inputs.at[0].add((1 - update[0]) * carry))
-    return states[-1], states
+    last, states = scan(next_state, unroll, project(inputs, kernel, bias), carry, valid)
+    return last_valid(last, states, carry, lengths), states
 
 
-def _scan(
+def scan(
     next_state: Callable[[State, chex.ArrayTree], State],
     unroll: int,
     inputs: chex.ArrayTree,
     carry: State,
     valid: Valid | None = None,
 ) -> tuple[State, States]:
+    """Scan a recurrence over its inputs; states that are not ``valid`` are 0."""
+
     def step(state: State, step_inputs: chex.ArrayTree) -> tuple[State, State]:
         inputs, valid = step_inputs
         state = where_valid(valid, next_state(state, inputs))
@@ -96,104 +157,62 @@ def _scan(
     return jax.lax.scan(step, carry, (inputs, valid), unroll=steps_at_once(unroll, inputs))
 
 
-# As scan, with a gradient written by hand, for the activations in DERIVATIVES and without dropout.
-differentiable_scan = jax.custom_vjp(scan, nondiff_argnums=(0, 1, 2))
+def project(
+    steps: Steps, kernel: Float[Array, "features joined"], bias: Float[Array, "joined"]
+) -> Float[Array, "time *batch joined"]:
+    """Compute the input projections of all time steps."""
+    # One row per time step and example: one matrix product, and one in each direction back.
+    rows = steps.reshape(-1, steps.shape[-1]) @ kernel + bias[None]
+    return rows.reshape(*steps.shape[:-1], -1)
 
 
-def _scan_forward(
-    activation: Activation, residual: bool, unroll: int, *arguments: chex.ArrayTree
-) -> tuple[tuple[State, States], chex.ArrayTree]:
-    projected, carry, kernel, valid, _ = jax.tree.map(lambda primal: primal.value, arguments)
-    last, states = scan(activation, residual, unroll, projected, carry, kernel, valid)
-    return (last, states), (carry, states, kernel, valid)
+def _scan_elman_plainly(
+    activation: Activation,
+    residual: bool,
+    unroll: int,
+    projected: States,
+    carry: State,
+    kernel: Kernel,
+    valid: Valid | None,
+    dropout: State | None,
+) -> tuple[State, States]:
+    def next_state(state: State, inputs: State) -> State:
+        total = inputs + (state if dropout is None else state * dropout) @ kernel
+        return activation(total + state if residual else total)
+
+    return scan(next_state, unroll, projected, carry, valid)
 
 
-def _scan_backward(
-    activation: Activation, residual: bool, unroll: int, kept: chex.ArrayTree, grads: chex.ArrayTree
-) -> tuple[States, State, Kernel, None, None]:
-    carry, states, kernel, valid = kept
-    derivative, transposed, hidden = DERIVATIVES[activation], kernel.T, kernel.shape[0]
-    of_last, of_states = grads
-    # If only the last state is read, no array of zeros is created for the others.
-    of_states = None if isinstance(of_states, SymbolicZero) else of_states
-    of_last = jnp.zeros_like(carry) if isinstance(of_last, SymbolicZero) else of_last
+# With derivatives written by hand, for the activations in DERIVATIVES and without dropout.
+_scan_elman = jax.custom_jvp(_scan_elman_plainly, nondiff_argnums=(0, 1, 2))
+
+
+@_scan_elman.defjvp
+def _scan_elman_jvp(
+    activation: Activation,
+    residual: bool,
+    unroll: int,
+    primals: tuple[chex.ArrayTree, ...],
+    tangents: tuple[chex.ArrayTree, ...],
+) -> tuple[tuple[State, States], tuple[State, States]]:
+    """Linearize the scan; JAX derives the gradient by transposing this, last time step first."""
+    _, carry, kernel, valid, _ = primals
+    of_projected, of_carry, of_kernel, *_ = tangents
+    last, states = _scan_elman(activation, residual, unroll, *primals)
+    slopes, transposed = DERIVATIVES[activation](states), kernel.T
+
+    # One product for all time steps, so that the kernel's gradient is one too, after the loop.
+    rows = states[:-1].reshape(-1, kernel.shape[0]) @ of_kernel
+    later = rows.reshape(states[1:].shape)
+    of_totals = of_projected + jnp.concatenate([(carry @ of_kernel)[None], later])
 
     def step(of_state: State, inputs: chex.ArrayTree) -> tuple[State, State]:
-        state, from_outside, valid = inputs
-        if from_outside is not None:
-            of_state = of_state + from_outside
-        delta = where_valid(valid, of_state * derivative(state))
-        of_state = delta @ transposed
-        return of_state + delta if residual else of_state, delta
+        of_total, slope, valid = inputs
+        # The kernel is transposed twice so that the gradient's loop multiplies by it as it lies.
+        of_total += jnp.einsum("...i,ji->...j", of_state, transposed)
+        of_total = of_total + of_state if residual else of_total
+        of_state = where_valid(valid, slope * of_total)
+        return of_state, of_state
 
-    inputs = states, of_states, valid
-    of_carry, deltas = jax.lax.scan(step, of_last, inputs, reverse=True, unroll=unroll)
-
-    of_kernel = states[:-1].reshape(-1, hidden).T @ deltas[1:].reshape(-1, hidden)
-    of_kernel += carry.reshape(-1, hidden).T @ deltas[0].reshape(-1, hidden)
-    return deltas, of_carry, of_kernel, None, None
-
-
-differentiable_scan.defvjp(_scan_forward, _scan_backward, symbolic_zeros=True)
-
-
-@jax.custom_vjp
-def linear_scan(decay: States, inputs: States) -> States:
-    r"""Scan :math:`h_t = a_t \odot h_{t-1} + b_t` from 0, given :math:`a` and :math:`b`.
-
-    On accelerators it runs in parallel over time, by ``jax.lax.associative_scan``; on a CPU, where
-    that is slower, sequentially. Both give the same result to float rounding.
-
-    References:
-      G. E. Blelloch, "Prefix sums and their applications" (1990).
-    """
-    if steps_at_once(4, inputs) == 1:  # a prefix sum needs to know the number of time steps
-        return linear_scan_in_order(decay, inputs)
-    scans = {"cpu": linear_scan_in_order, "default": linear_scan_in_parallel}
-    return jax.lax.platform_dependent(decay, inputs, **scans)
-
-
-def linear_scan_in_order(decay: States, inputs: States) -> States:
-    """Compute :func:`linear_scan` one time step at a time."""
-    zeros = jnp.zeros_like(inputs[0])
-    return _scan(lambda state, step: step[0] * state + step[1], 4, (decay, inputs), zeros)[1]
-
-
-def linear_scan_in_parallel(decay: States, inputs: States) -> States:
-    """Compute :func:`linear_scan` as a prefix sum of the maps from one state to the next."""
-
-    def compose(first: tuple[Array, Array], then: tuple[Array, Array]) -> tuple[Array, Array]:
-        return then[0] * first[0], then[0] * first[1] + then[1]
-
-    return jax.lax.associative_scan(compose, (decay, inputs))[1]
-
-
-def _linear_forward(decay: States, inputs: States) -> tuple[States, tuple[States, States]]:
-    states = linear_scan(decay, inputs)
-    return states, (decay, states)
-
-
-def _linear_backward(kept: tuple[States, States], of_states: States) -> tuple[States, States]:
-    # The gradient is the same recurrence, backwards in time.
-    decay, states = kept
-    later = jnp.concatenate([decay[1:], jnp.zeros_like(decay[:1])])
-    deltas = jnp.flip(linear_scan(jnp.flip(later, 0), jnp.flip(of_states, 0)), 0)
-    before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
-    return deltas * before, deltas
-
-
-linear_scan.defvjp(_linear_forward, _linear_backward)
-
-
-def steps_at_once(unroll: int, inputs: chex.ArrayTree) -> int:
-    """Return ``unroll``, or 1 if the number of time steps is symbolic, as it is in export."""
-    return unroll if isinstance(jax.tree.leaves(inputs)[0].shape[0], int) else 1
-
-
-def where_valid(
-    valid: Bool[Array, "*batch"] | None, states: Array, otherwise: Array | float = 0
-) -> Array:
-    """Replace the states (\\*batch, …) that are not valid by ``otherwise``; None: all are valid."""
-    if valid is None:
-        return states
-    return jnp.where(jnp.expand_dims(valid, range(valid.ndim, states.ndim)), states, otherwise)
+    steps = of_totals, slopes, valid
+    return (last, states), jax.lax.scan(step, of_carry, steps, unroll=steps_at_once(unroll, steps))

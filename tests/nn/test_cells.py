@@ -1,4 +1,4 @@
-"""Initial weights, gate biases, minGRU and linear scans."""
+"""Initial weights, gate biases and minGRU."""
 
 from functools import partial
 
@@ -10,7 +10,6 @@ import pytest
 
 from jaxrnn import RNN, RNNModel
 from jaxrnn.nn.cells import CELLS, MinGRUCell, with_chrono_biases
-from jaxrnn.nn.scans import linear_scan, linear_scan_in_order, linear_scan_in_parallel
 
 RNG = np.random.default_rng(0)
 
@@ -90,17 +89,6 @@ def test_chrono_biases_of_a_network():
         assert (np.asarray(chrono[layer]["iz"].pop("bias")) > 0).all()
         del plain[layer]["iz"]["bias"]
     chex.assert_trees_all_equal(chrono, plain)
-
-
-@pytest.mark.parametrize("scan", [linear_scan, linear_scan_in_parallel])
-def test_linear_scans_and_their_gradient_agree(scan):
-    decay, inputs = RNG.uniform(size=(2, 6, 2, 3)).astype(np.float32)
-
-    def value_and_gradients(scan):
-        return jax.value_and_grad(lambda a, b: jnp.sin(scan(a, b)).sum(), (0, 1))(decay, inputs)
-
-    results = map(value_and_gradients, (scan, linear_scan_in_order))
-    chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("options", [{}, {"reverse": True, "keep_order": True}])

@@ -133,21 +133,44 @@ def test_under_jit_and_vmap(small):
     close(*map(gradients, models))
 
 
+def of_gradient(function):
+    return lambda variables: jax.jvp(jax.grad(function), (variables,), (variables,))
+
+
 @pytest.mark.program
-@pytest.mark.parametrize("second", [jax.hessian, lambda f: jax.jacrev(jax.jacrev(f))])
-def test_second_derivatives(second):
-    models, inputs = pair(nn.SimpleCell(2), return_carry=True), normal(3, 2, 3, 2)
+@pytest.mark.parametrize("options", [{}, {"residual": True}, {"activation_fn": nn.relu}])
+@pytest.mark.parametrize(
+    "derivative",
+    [
+        jax.hessian,
+        lambda f: jax.jacrev(jax.jacrev(f)),
+        lambda f: jax.jacfwd(jax.jacfwd(f)),
+        lambda f: jax.jacrev(jax.jacfwd(f)),
+        of_gradient,
+    ],
+)
+def test_second_derivatives(options, derivative):
+    models, inputs = pair(nn.SimpleCell(2, **options), return_carry=True), normal(3, 2, 3, 2)
     variables = models[0].init(jax.random.key(0), inputs)
     losses = (partial(loss, model, inputs=inputs) for model in models)
-    close(*(jax.jit(second(function))(variables) for function in losses), atol=1e-4)
+    close(*(jax.jit(derivative(function))(variables) for function in losses), atol=1e-4)
 
 
-def test_forward_mode_is_refused_for_tanh_and_passes_other_activations(small):
-    ours, _, variables, inputs = small
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(partial(ours.apply, variables), (inputs,), (inputs,))
-    models = pair(nn.SimpleCell(4, activation_fn=nn.gelu))
-    close(*(jax.jvp(partial(m.apply, variables), (inputs,), (inputs,)) for m in models))
+@pytest.mark.parametrize("activation", [nn.tanh, nn.gelu])
+def test_forward_mode(activation):
+    models, inputs = pair(nn.SimpleCell(4, activation_fn=activation), return_carry=True), INPUTS
+    variables, carry = models[0].init(jax.random.key(0), inputs), normal(4, 2, 4)
+
+    def derivatives(model):
+        function = partial(model.apply, mutable=False)
+        along = jax.tree.map(jnp.cos, (variables, inputs))
+        outputs, linear = jax.linearize(function, variables, inputs)
+        by_carry = jax.jacfwd(lambda carry: model.apply(variables, inputs, initial_carry=carry))
+        tangents = jax.jvp(function, (variables, inputs), along), linear(*along)
+        many = jax.vmap(linear)(*jax.tree.map(lambda leaf: jnp.stack([leaf, -leaf]), along))
+        return outputs, tangents, many, by_carry(carry)
+
+    close(*map(derivatives, models))
 
 
 # Parameters of its own for every time step.

@@ -1,0 +1,73 @@
+"""Sequences of different lengths, time first: masks, directions and the last state."""
+
+from collections.abc import Callable
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax.linen.recurrent import flip_sequences
+from jaxtyping import Array, Bool, Float, Int
+
+Steps = Float[Array, "time *batch features"]
+State = Float[Array, "*batch hidden"]
+States = Float[Array, "time *batch hidden"]
+Lengths = Int[Array, "*batch"]
+Valid = Bool[Array, "time *batch"]
+Scan = Callable[[Steps], tuple[chex.ArrayTree, States]]
+
+
+def scan_in_direction(
+    scan: Scan,
+    steps: Steps,
+    lengths: Lengths | None,
+    *,
+    batch_axes: int,
+    reverse: bool,
+    keep_order: bool,
+    select_last: bool,
+) -> tuple[chex.ArrayTree, States]:
+    """Return the last and all states of a scan, as the RNNs of Flax do for these options.
+
+    With ``select_last`` the last state is that after the ``lengths``, else that of ``scan``.
+    """
+    flip = partial(flip_sequences, seq_lengths=lengths, num_batch_dims=batch_axes, time_major=True)
+    last, states = scan(flip(steps) if reverse else steps)
+    if select_last and lengths is not None:
+        last = state_at_end(states, lengths)
+    return last, flip(states) if reverse and keep_order else states
+
+
+def mask_steps(steps: Steps, lengths: Lengths | None) -> tuple[Steps, Valid | None]:
+    """Set steps that are not valid to 0; return the valid ones too, or None if all are."""
+    if lengths is None:
+        return steps, None
+    numbers = jnp.arange(steps.shape[0], dtype=lengths.dtype)
+    valid = jnp.expand_dims(numbers, range(1, lengths.ndim + 1)) < lengths[None]
+    return where_valid(valid, steps), valid
+
+
+def last_valid(last: State, states: States, carry: State, lengths: Lengths | None) -> State:
+    """Return the state after the last valid time step, or ``carry`` if there is none."""
+    if lengths is None:
+        return last
+    return where_valid(lengths > 0, state_at_end(states, lengths), carry)
+
+
+def state_at_end(states: States, lengths: Lengths) -> State:
+    """Return the state after as many time steps as ``lengths`` says."""
+    return states[(lengths - 1, *jnp.indices(lengths.shape))]
+
+
+def steps_at_once(unroll: int, inputs: chex.ArrayTree) -> int:
+    """Return ``unroll``, or 1 if the number of time steps is symbolic, as it is in export."""
+    return unroll if isinstance(jax.tree.leaves(inputs)[0].shape[0], int) else 1
+
+
+def where_valid(
+    valid: Bool[Array, "*batch"] | None, states: Array, otherwise: Array | float = 0
+) -> Array:
+    """Replace the states (\\*batch, …) that are not valid by ``otherwise``; None: all are valid."""
+    if valid is None:
+        return states
+    return jnp.where(jnp.expand_dims(valid, range(valid.ndim, states.ndim)), states, otherwise)

@@ -1,0 +1,198 @@
+"""jaxrnn.nn.nnx.RNN against flax.nnx.RNN: values, gradients and transformations."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrnn.nn.nnx import RNN
+from tests.nn.test_recurrence import count_products
+
+FAST = (nnx.SimpleCell, nnx.GRUCell)
+
+
+def close(ours, theirs, atol=2e-5):
+    chex.assert_trees_all_equal_shapes_and_dtypes(ours, theirs)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=atol)
+
+
+def normal(seed, *shape, dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+INPUTS = normal(3, 2, 5, 3)
+
+
+def build(kind, features=3, hidden=4, seed=0, **options):
+    bias = nnx.initializers.normal()
+    return kind(features, hidden, bias_init=bias, rngs=nnx.Rngs(seed), **options)
+
+
+def pair(cell, **options):
+    """Two networks with the same cell."""
+    return RNN(cell, **options), nnx.RNN(nnx.clone(cell), **options)
+
+
+def loss(model, inputs, carry=None, **call):
+    """Every output with a weight of its own, so that no gradient hides behind another."""
+    outputs = model(inputs, initial_carry=carry, **call)
+    total = sum(
+        (jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape)).astype(leaf.dtype) * leaf).sum()
+        for leaf in jax.tree.leaves(outputs)
+    )
+    return total, outputs
+
+
+@partial(nnx.jit, static_argnames="call")
+def everything(model, inputs, carry=None, lengths=None, call=()):
+    """Outputs and gradients, compiled as one program, which costs least."""
+    wanted = (0, 1) if carry is None else (0, 1, 2)
+    run = partial(loss, seq_lengths=lengths, **dict(call))
+    gradients, outputs = nnx.grad(run, argnums=wanted, has_aux=True)(model, inputs, carry)
+    return outputs, nnx.to_pure_dict(gradients[0]), gradients[1:]
+
+
+@pytest.mark.program
+@settings(deadline=None, max_examples=5)
+@given(
+    sizes=st.tuples(*(st.integers(1, most) for most in (6, 3, 3, 4, 4))),
+    activation=st.sampled_from([nnx.tanh, nnx.relu, nnx.sigmoid, nnx.gelu]),
+    flags=st.tuples(*[st.booleans()] * 4),
+    options=st.fixed_dictionaries(
+        {name: st.booleans() for name in ("return_carry", "time_major", "reverse", "keep_order")}
+    ),
+    seed=st.integers(0, 99),
+)
+def test_values_and_gradients(sizes, activation, flags, options, seed):
+    time, batch, features, hidden, unroll = sizes
+    gru, residual, with_carry, with_lengths = flags
+    own = {"activation_fn": activation, **({} if gru else {"residual": residual})}
+    cell = build(nnx.GRUCell if gru else nnx.SimpleCell, features, hidden, seed, **own)
+    inputs = normal(seed, *((time, batch) if options["time_major"] else (batch, time)), features)
+    carry = normal(seed + 1, batch, hidden) if with_carry else None
+    lengths = jax.random.randint(jax.random.key(seed), (batch,), 1, time + 1)
+    call = carry, lengths if with_lengths else None, tuple(options.items())
+    close(*(everything(model, inputs, *call) for model in pair(cell, unroll=unroll)))
+
+
+@pytest.mark.program
+@pytest.mark.parametrize("batch", [(), (2, 3)])
+@pytest.mark.parametrize("kind", FAST)
+def test_other_numbers_of_batch_axes(batch, kind):
+    inputs = normal(0, *batch, 5, 3)
+    close(*(everything(model, inputs) for model in pair(build(kind), return_carry=True)))
+
+
+@pytest.mark.program
+@pytest.mark.parametrize("dtype", [None, jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("inputs_dtype", [jnp.float32, jnp.bfloat16, jnp.int32])
+@pytest.mark.parametrize("kind", FAST)
+def test_dtypes(dtype, param_dtype, inputs_dtype, kind):
+    kernel = nnx.initializers.normal()  # LAPACK, behind the orthogonal one, has no bfloat16
+    options = {"dtype": dtype, "param_dtype": param_dtype, "recurrent_kernel_init": kernel}
+    inputs, results = INPUTS.astype(inputs_dtype), []
+    for model in pair(build(kind, **options)):
+        try:
+            results.append(model(inputs))
+        except TypeError as error:  # a carry that changes its type in the first step
+            results.append(str(error).splitlines()[0])
+    ours, theirs = results
+    if isinstance(theirs, str):
+        assert ours == theirs
+    else:
+        close(ours, theirs, atol=2e-2 if theirs.dtype == jnp.bfloat16 else 2e-5)
+
+
+class Doubled(nnx.SimpleCell):
+    """A subclass, which may compute something else."""
+
+    def __call__(self, carry, inputs):
+        return super().__call__(carry, 2 * inputs)
+
+
+def promote_to_half(arguments, **options):
+    return tuple(None if leaf is None else leaf.astype(jnp.float16) for leaf in arguments)
+
+
+def with_precision(cell):
+    """Set an attribute of a layer, as its user may."""
+    cell.dense_h.precision = "highest"
+    return cell
+
+
+def products_in_loop(model, inputs=INPUTS):
+    graph, variables = nnx.split(model)
+    run = lambda variables: nnx.merge(graph, variables)(inputs)  # noqa: E731
+    return count_products(jax.make_jaxpr(run)(variables).jaxpr)
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "products"),
+    [
+        (build(nnx.SimpleCell), {}, 1),  # that of the state alone
+        (build(nnx.GRUCell), {}, 1),
+        (build(nnx.SimpleCell), {"broadcast_rngs": "carry"}, 2),
+        (build(nnx.SimpleCell), {"state_axes": {...: None}}, 2),
+        (build(nnx.GRUCell, promote_dtype=promote_to_half, dtype=jnp.float16), {}, 2),
+        (build(nnx.LSTMCell), {}, 8),
+        (build(nnx.OptimizedLSTMCell), {}, 2),
+        (build(Doubled), {}, 2),
+        *((with_precision(build(kind)), {}, 2) for kind in FAST),
+    ],
+)
+def test_only_what_flax_has_by_default_is_replaced(cell, options, products):
+    models = pair(cell, return_carry=True, **options)
+    assert products_in_loop(models[0]) == products
+    initial = models[1].cell.initialize_carry((2, 3), nnx.Rngs(0))
+    initial = jax.tree.map(lambda leaf: leaf.astype(cell.dtype or jnp.float32), initial)
+    close(*(model(INPUTS, initial_carry=initial) for model in models))
+
+
+@pytest.mark.parametrize("kind", FAST)
+@pytest.mark.parametrize("lengths", [None, jnp.array([3, 5])])
+def test_bidirectional(kind, lengths):
+    def run(cls):
+        directions = (cls(build(kind, seed=seed)) for seed in (0, 1))
+        return nnx.Bidirectional(*directions, return_carry=True)(INPUTS, seq_lengths=lengths)
+
+    close(*map(run, (RNN, nnx.RNN)))
+
+
+@pytest.mark.filterwarnings("ignore:keep_rngs argument is deprecated", "ignore:carry_init")
+@pytest.mark.parametrize("kind", FAST)
+def test_state_of_modules_is_that_of_flax(kind):
+    """Parameters and random numbers, after calls too; a module that is split and merged goes on."""
+    options = {"keep_rngs": True, "carry_init": nnx.initializers.normal()}
+    models = [cls(build(kind, **options), rngs=nnx.Rngs(5)) for cls in (RNN, nnx.RNN)]
+    given = [nnx.Rngs(7), nnx.Rngs(7)]
+    for rngs in ([None, None], given):
+        for carry in (None, jnp.ones((2, 4))):
+            calls = zip(models, rngs, strict=True)
+            close(*(model(INPUTS, initial_carry=carry, rngs=own) for model, own in calls))
+    for modules in (models, given):
+        chex.assert_trees_all_equal(*(nnx.to_pure_dict(nnx.state(module)) for module in modules))
+    merged = nnx.merge(*nnx.split(models[0]))
+    assert isinstance(merged, RNN)
+    close(merged(INPUTS), models[1](INPUTS))
+
+
+def test_mistakes_raise_the_errors_of_flax():
+    models = pair(build(nnx.SimpleCell))
+    close(*(model(jnp.zeros((0, 5, 3))) for model in models))  # no mistake
+    for call in (
+        {"inputs": jnp.zeros((2, 5, 4))},
+        {"inputs": INPUTS, "initial_carry": jnp.zeros((2, 5))},
+        {"inputs": INPUTS, "initial_carry": (jnp.zeros((2, 4)),) * 2},
+    ):
+        errors = []
+        for model in models:
+            with pytest.raises(Exception) as caught:  # noqa: PT011
+                model(**call)
+            errors.append(caught.value)
+        assert type(errors[0]) is type(errors[1])

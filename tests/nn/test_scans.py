@@ -1,0 +1,123 @@
+"""The recurrences as functions, against their equations step by step."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxrnn.nn import elman_scan, gru_scan, linear_scan
+from jaxrnn.nn.linear import scan_in_order, scan_in_parallel
+
+TIME, FEATURES, HIDDEN = 6, 3, 4
+
+
+def draw(*shapes):
+    generator = np.random.default_rng(0)
+    return [jnp.asarray(generator.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+def step_elman(inputs, state, kernel, bias, recurrent_kernel, activation=jnp.tanh, residual=False):
+    total = inputs @ kernel + bias[None] + state @ recurrent_kernel
+    return activation(total + state if residual else total)
+
+
+def step_gru(inputs, state, kernel, bias, recurrent_kernel, recurrent_bias=None):
+    reset, update, new = jnp.split(inputs @ kernel + bias[None], 3, axis=-1)
+    of_reset, of_update, of_new = jnp.split(state @ recurrent_kernel, 3, axis=-1)
+    of_new = of_new if recurrent_bias is None else of_new + recurrent_bias[None]
+    z = nn.sigmoid(update + of_update)
+    return (1 - z) * jnp.tanh(new + nn.sigmoid(reset + of_reset) * of_new) + z * state
+
+
+def step_linear(inputs, state, decay):
+    return decay * state + inputs
+
+
+def loop(step, inputs, carry, *weights, lengths):
+    """The last valid state of each of two sequences, and all states."""
+    rows = [carry]
+    for now in inputs:
+        rows.append(step(now, rows[-1], *weights))
+    states = jnp.stack(rows)
+    return states[lengths, jnp.arange(2)], states[1:]
+
+
+ELMAN = (FEATURES, HIDDEN), (HIDDEN,), (HIDDEN, HIDDEN)
+GRU = (FEATURES, 3 * HIDDEN), (3 * HIDDEN,), (HIDDEN, 3 * HIDDEN)
+relu = {"activation": nn.relu, "residual": True}
+
+
+@pytest.mark.parametrize("lengths", [None, jnp.array([4, 0])])
+@pytest.mark.parametrize(
+    ("scan", "step", "shapes"),
+    [
+        (elman_scan, step_elman, ELMAN),
+        (partial(elman_scan, **relu), partial(step_elman, **relu), ELMAN),
+        (gru_scan, step_gru, GRU),
+        (gru_scan, step_gru, (*GRU, (HIDDEN,))),
+    ],
+)
+def test_scans_are_their_equations_step_by_step(scan, step, shapes, lengths):
+    """States after the end don't matter, nor do inputs there, in gradients too."""
+    carry, inputs, *weights = draw((2, HIDDEN), (TIME, 2, FEATURES), *shapes)
+    known = jnp.array([TIME, TIME]) if lengths is None else lengths
+    valid = (jnp.arange(TIME)[:, None] < known[None])[..., None]
+
+    def loss(function, inputs, *arguments, **options):
+        last, states = function(inputs, *arguments, **options)
+        states = jnp.where(valid, states, 0)
+        return jnp.sin(last).sum() + jnp.cos(states).sum(), (last, states)
+
+    def run(function, inputs, **options):
+        differentiate = jax.value_and_grad(partial(loss, function), range(4), has_aux=True)
+        (_, outputs), gradients = differentiate(inputs, carry, *weights, **options)
+        return outputs, jnp.where(valid, gradients[0], 0), gradients[1:]
+
+    damaged = jnp.where(valid, inputs, jnp.nan)
+    ours = jax.jit(partial(run, scan))(damaged, lengths=lengths)
+    theirs = jax.jit(partial(run, partial(loop, step)))(inputs, lengths=known)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(("scan", "shapes"), [(elman_scan, ELMAN), (gru_scan, GRU)])
+def test_any_number_of_batch_axes(scan, shapes):
+    carry, inputs, *weights = draw((2, 3, HIDDEN), (TIME, 2, 3, FEATURES), *shapes)
+    lengths = jnp.array([[1, 2, 3], [0, 5, 6]])
+    ours = scan(inputs, carry, *weights, lengths=lengths)
+    one = lambda inputs, carry, lengths: scan(inputs, carry, *weights, lengths=lengths)  # noqa: E731
+    for axis in (0, 0):
+        one = jax.vmap(one, (axis + 1, axis, axis), (axis, axis + 1))
+    valid = (jnp.arange(TIME)[:, None, None] < lengths[None])[..., None]
+    last, states = one(inputs, carry, lengths)
+    chex.assert_trees_all_close(ours[0], last, atol=1e-6)
+    chex.assert_trees_all_close(*(jnp.where(valid, of, 0) for of in (ours[1], states)), atol=1e-6)
+
+
+@pytest.mark.parametrize("lengths", [None, jnp.array([4, 0])])
+def test_linear_scan_is_its_equation(lengths):
+    carry, decay, inputs = draw((2, HIDDEN), (TIME, 2, HIDDEN), (TIME, 2, HIDDEN))
+    known = jnp.array([TIME, TIME]) if lengths is None else lengths
+    valid = (jnp.arange(TIME)[:, None] < known[None])[..., None]
+    states = [carry]
+    for factor, now in zip(decay, inputs, strict=True):
+        states.append(factor * states[-1] + now)
+    expected = jnp.stack(states)
+    damaged = jnp.where(valid, inputs, jnp.nan)
+    last, states = linear_scan(decay, damaged, carry, lengths=lengths)
+    chex.assert_trees_all_close(last, expected[known, jnp.arange(2)], rtol=1e-5)
+    chex.assert_trees_all_close(*(jnp.where(valid, of, 0) for of in (states, expected[1:])))
+
+
+@pytest.mark.parametrize("scan", [lambda a, b: linear_scan(a, b)[1], scan_in_parallel])
+def test_linear_scans_and_their_gradient_agree(scan):
+    decay, inputs = draw((TIME, 2, 3), (TIME, 2, 3))
+
+    def value_and_gradients(scan):
+        return jax.value_and_grad(lambda a, b: jnp.sin(scan(a, b)).sum(), (0, 1))(decay, inputs)
+
+    results = map(value_and_gradients, (scan, scan_in_order))
+    chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-6)

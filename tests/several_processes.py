@@ -86,6 +86,21 @@ def finished(folder: Path) -> None:
         assert "holds a finished run of 1 epochs" in log_of(folder / "run", process).read_text()
 
 
+def swept(folder: Path) -> None:
+    """Two processes evaluate all runs of a sweep, and the first one prints."""
+    run = ["keras", *SMALL, "--validation", "None", "--epochs", "1", "--seeds", "2"]
+    run_to_the_end(folder / "sweep", 1, run)
+    words = ["evaluate", str(folder / "sweep"), "--distributed", "--coordinator", unused_address()]
+    words += ["--processes", "2", "--process"]
+    children = [
+        forked(run_page, [*words, str(process)], log_of(folder / "evaluated", process))
+        for process in range(2)
+    ]
+    assert end_of(children, folder / "evaluated", 100) == [0, 0], logs(folder / "evaluated")
+    said = [log_of(folder / "evaluated", process).read_text() for process in range(2)]
+    assert [text.count("test_accuracy") for text in said] == [3, 0], said  # of each, and the mean
+
+
 def weights(folder: Path) -> None:
     """Steps that don't count: two processes give the numbers of one."""
     address = unused_address()

@@ -18,7 +18,7 @@ from tests.conftest import mnist_rnn
     "scenarios",
     [
         ("launchers", "two_are_one", "weights"),
-        ("no_others", "finished"),  # and stopped_and_resumed in make kills
+        ("no_others", "finished", "swept"),  # and stopped_and_resumed in make kills
     ],
 )
 def test_several_processes(scenarios, tmp_path):

@@ -12,7 +12,7 @@ from jaxrnn.files import local_path
 from jaxrnn.groups import Count
 from jaxrnn.runs.config import Experiment, RuntimeConfig, errors_of
 from jaxrnn.runs.options import Workdir, parse
-from jaxrnn.runs.processes import session
+from jaxrnn.runs.processes import say, session
 from jaxrnn.runs.run import run
 from jaxrnn.runs.sweeps.summary import runs_of
 from jaxrnn.runs.trained import evaluate_run, load_run, read_experiment
@@ -52,18 +52,18 @@ def _resume(stored: Experiment, given: Resume) -> None:
 
 def _evaluate(stored: Experiment, given: Evaluate) -> None:
     outcomes, paths = [], runs_of(given.workdir)
-    for path in paths:
-        experiment = replace(read_experiment(path, type(stored)), runtime=given.runtime)
-        with session(given.runtime):
+    with session(given.runtime):
+        for path in paths:
+            experiment = replace(read_experiment(path, type(stored)), runtime=given.runtime)
             results = evaluate_run(experiment, path)
-        print(f"{path}, " * (len(paths) > 1) + f"after epoch {results.pop('epoch')}:")
-        for name, value in results.items():
-            print(name, value)
-        outcomes.append(results)
+            say(f"{path}, " * (len(paths) > 1) + f"after epoch {results.pop('epoch')}:")
+            for name, value in results.items():
+                say(f"{name} {value}")
+            outcomes.append(results)
     if len(paths) > 1:
-        print(f"mean of {len(paths)} runs:")
+        say(f"mean of {len(paths)} runs:")
         for name in [name for name in outcomes[0] if name != "sample"]:
-            print(name, np.mean([results[name] for results in outcomes]))
+            say(f"{name} {np.mean([results[name] for results in outcomes])}")
 
 
 def _predict(stored: Experiment, given: Predict) -> None:

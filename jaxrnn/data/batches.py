@@ -132,6 +132,8 @@ def prepare(batch: Batch) -> Batch:
     check_examples(batch)
     batch = {name: jnp.asarray(array) for name, array in arrays_of(batch).items()}
     if "lengths" in batch:
+        # Smaller types could not hold the number of time steps that padding adds, nor differences.
+        batch["lengths"] = batch["lengths"].astype(jnp.int32)
         valid = valid_steps(batch)
         for name, axes in _TIMED.items():
             if name in batch and batch[name].ndim >= axes:

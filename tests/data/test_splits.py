@@ -58,6 +58,8 @@ def test_pixels_are_scaled_and_padding_is_zero():
     padded = prepare(batch)
     np.testing.assert_array_equal(padded["inputs"][0, 3:], 0)
     np.testing.assert_array_equal(padded["labels"][0], [0, 1, 2, *[0] * 253])
+    long = prepare({"inputs": np.ones((1, 300, 1)), "lengths": np.array([50], np.uint8)})
+    assert long["inputs"].sum() == 50
     floats = np.full((1, 2, 1), 3.0, np.float32)
     np.testing.assert_array_equal(prepare({"inputs": floats})["inputs"], floats)
 

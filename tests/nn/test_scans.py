@@ -97,6 +97,14 @@ def test_any_number_of_batch_axes(scan, shapes):
     chex.assert_trees_all_close(*(jnp.where(valid, of, 0) for of in (ours[1], states)), atol=1e-6)
 
 
+def test_lengths_of_a_type_smaller_than_the_number_of_time_steps():
+    carry, inputs, *weights = draw((2, HIDDEN), (300, 2, FEATURES), *ELMAN)
+    lengths = jnp.array([5, 200])
+    expected = elman_scan(inputs, carry, *weights, lengths=lengths)
+    small = elman_scan(inputs, carry, *weights, lengths=lengths.astype(jnp.uint8))
+    chex.assert_trees_all_equal(small, expected)
+
+
 @pytest.mark.parametrize("lengths", [None, jnp.array([4, 0])])
 def test_linear_scan_is_its_equation(lengths):
     carry, decay, inputs = draw((2, HIDDEN), (TIME, 2, HIDDEN), (TIME, 2, HIDDEN))

@@ -124,7 +124,7 @@ class OwnCarry(nn.Module):
 @pytest.mark.parametrize("model", [RNNModel(4, 5, pooling="none", layers=2), OwnCarry()])
 def test_truncated_backpropagation_carries_the_state_and_no_gradient(model):
     lengths = LENGTHS if isinstance(model, RNNModel) else np.full(20, 9, np.int32)
-    split = Split(FLOATS, TEXT.labels, lengths)
+    split = Split(FLOATS, TEXT.labels, lengths.astype(np.uint8))  # less than 0 wraps around
     state = create_train_state(0, model, OPTIMIZER, FLOATS, LanguageModeling())
     options = StepOptions(truncate=4)
     trained, metrics = train_epoch(state, split, KEY, batch_size=20, options=options)

@@ -167,7 +167,7 @@ def _update(
         weight = sum_over_devices(weights.sum(dtype=jnp.float32), mesh)
         total = jnp.where(weight > 0, weight, 1)
     rows, keys = len(batch["inputs"]), None
-    if key is not None and state.draws:
+    if key is not None:
         key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), state.step)
         keys = keys_of(key, own_row_numbers(rows, mesh))
 

@@ -86,6 +86,28 @@ def test_dropout_is_a_function_of_the_key(digits):
     assert names == []
 
 
+class Noisy(Network):
+    """A network that draws random numbers itself, without the mode of ``nnx.Dropout``."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        del self.dropout
+        self.rngs = arguments[-1]
+
+    def __call__(self, inputs):
+        noise = jax.random.normal(self.rngs.noise(), (len(inputs), 8))
+        return self.head(self.rnn(inputs)[:, -1] + noise)
+
+
+def test_noise_of_a_module_differs_between_steps_and_keys(digits):
+    state = create_train_state(0, Noisy(28, 10, nnx.Rngs(0)), OPTIMIZER, digits.inputs)
+    batch = {"inputs": digits.inputs[:50], "labels": digits.labels[:50]}
+    runs = [(state, KEY), (state, KEY), (state, 7), (state.replace(step=state.step + 1), KEY)]
+    first, same, *others = (float(train_step(of, batch, key)[1].sums["loss"]) for of, key in runs)
+    assert first == same
+    assert len({first, *others}) == 3
+
+
 def test_modules_that_are_refused(digits):
     class Normalized(Network):
         def __init__(self, *arguments):

@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -64,9 +63,9 @@ def _size(state: TrainState) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
-def write_about(workdir: Path, model: Any, prepared: Prepared, *, pictures: bool) -> None:
+def write_about(workdir: Path, prepared: Prepared, *, pictures: bool) -> None:
     """Write the table of parameters and, for labelled images, the first training examples."""
-    train = prepared.data.train
+    train, model = prepared.data.train, prepared.state.model
     example = blank_example(np.empty((1, *prepared.description["input_shape"])))
     plain = {"width": 120, "force_terminal": False, "no_color": True}
     if isinstance(model, nn.Module):

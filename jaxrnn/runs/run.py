@@ -111,8 +111,7 @@ def _train(
         pool.submit(importlib.import_module, "orbax.checkpoint")  # while XLA compiles
         own: list[Hook] = []
         if is_first():
-            model = experiment.build_model(data.outputs)
-            about = pool.submit(write_about, workdir, model, prepared, pictures=pictures)
+            about = pool.submit(write_about, workdir, prepared, pictures=pictures)
             own += experiment.hooks()
             if runtime.tensorboard:
                 own.append(opened.enter_context(Events(workdir / "events", [*data.evals], done)))

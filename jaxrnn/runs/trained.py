@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 
 from jaxrnn.data import ImageSequences, default_dirs
 from jaxrnn.data.batches import check_values
@@ -26,7 +27,7 @@ from jaxrnn.training.evaluation import evaluate, predict
 from jaxrnn.training.history import History
 from jaxrnn.training.optimizers import averaged
 from jaxrnn.training.sharding import batch_mesh, replicate, suitable_devices
-from jaxrnn.training.state import TrainState
+from jaxrnn.training.state import TrainState, merged
 
 Inputs: TypeAlias = jax.Array | np.ndarray
 _NO_OPTIMIZER = optax.identity()
@@ -65,8 +66,9 @@ class Run:
 
     @cached_property
     def model(self) -> Any:
-        """The Flax module."""
-        return self.experiment.build_model(self.outputs)
+        """The Flax module; one of NNX has the parameters of ``network``."""
+        model = self.state.model
+        return model if isinstance(model, nn.Module) else merged(self.network)
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:

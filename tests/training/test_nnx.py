@@ -147,5 +147,6 @@ def test_page_with_an_nnx_module(tmp_path):
     run = jaxrnn.load_run(tmp_path / "0", Page)
     data = first.data.build()
     assert run.predict(data.evals["test"].inputs).shape == (20, 1)
-    assert isinstance(merged(run.state), Network)
+    chex.assert_trees_all_equal(nnx.to_pure_dict(nnx.state(run.model, nnx.Param)), run.state.params)
+    assert isinstance(run.model, Network)
     assert (tmp_path / "0" / "parameters.txt").read_text().startswith("head/bias  (1,)\n")

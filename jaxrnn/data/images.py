@@ -120,7 +120,8 @@ class Source:
         Returns:
           ``inputs`` (N, time, features) uint8 and ``labels`` (N,) int32, numpy arrays.
         """
-        images, labels, _ = (array[np.asarray(indices)] for array in self._arrays)
+        rows = np.asarray(indices)
+        images, labels = self._arrays.images[rows], self._arrays.labels[rows]
         return {"inputs": as_sequences(images, **self._layout), "labels": labels}
 
 

@@ -26,8 +26,8 @@ def pool(
     elif lengths is None:
         pooled = states.mean(1) if how == "mean" else states.max(1)
     else:
-        steps = jnp.arange(states.shape[1], dtype=lengths.dtype)
-        valid = (steps[None] < lengths[:, None])[..., None]
+        steps = jnp.arange(states.shape[1], dtype=jnp.int32)  # lengths may be of a smaller type
+        valid = (steps[None] < lengths.astype(jnp.int32)[:, None])[..., None]
         if how == "mean":
             count = jnp.maximum(lengths, 1).astype(states.dtype)[:, None]
             pooled = jnp.where(valid, states, 0).sum(1) / count

@@ -227,6 +227,13 @@ def test_pooling_over_valid_steps(how, reduce):
     close(apply(INPUTS), apply(INPUTS, np.full(5, 7, np.int32)))
 
 
+@pytest.mark.parametrize("how", ["last", "mean", "max"])
+def test_pooling_by_lengths_of_a_type_smaller_than_the_number_of_time_steps(how):
+    _, apply = build(pooling=how)
+    inputs, lengths = np.resize(INPUTS, (5, 300, 3)), np.int32([7, 0, 50, 200, 255])
+    chex.assert_trees_all_equal(apply(inputs, lengths.astype(np.uint8)), apply(inputs, lengths))
+
+
 def test_tokens_are_one_hot_vectors_or_embedded():
     _, apply = build(tokens=True)
     chex.assert_trees_all_equal(apply(TOKENS), apply(np.eye(6, dtype=np.float32)[TOKENS]))

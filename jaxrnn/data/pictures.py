@@ -45,7 +45,9 @@ def as_color(name: str) -> tuple[int, ...]:
     try:
         return ImageColor.getrgb(name)[:3]
     except ValueError:
-        raise ValueError(f"background must be a color, e.g. white or #ff8800; got {name!r}") from None
+        raise ValueError(
+            f"background must be a color, like white or #ff8800; got {name!r}"
+        ) from None
 
 
 def has_more_frames(path: Path) -> bool:

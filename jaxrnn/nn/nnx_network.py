@@ -36,8 +36,7 @@ class NNXNetwork:
         _, params, streams, others = parts
         if kinds := sorted({type(variable).__name__ for _, variable in nnx.to_flat_state(others)}):
             raise ValueError(
-                "the model has unsupported variables other than nnx.Param: "
-                + ", ".join(kinds)
+                "the model has unsupported variables other than nnx.Param: " + ", ".join(kinds)
             )
         self.params: chex.ArrayTree = nnx.to_pure_dict(params)
         self._params, self._streams = jax.tree.structure(params), jax.tree.structure(streams)

@@ -155,7 +155,7 @@ def test_arrays_as_keras_stores_them(tmp_path, channels, order):
         ({"x_train": np.zeros((3, 4)), "y_train": np.zeros(3)}, r"expected train images \(N, h"),
         ({"x_train": np.zeros((3, 4, 4)), "y_train": np.full(3, -1)}, "int32 from -1 to 0"),
         ({"x_train": np.full((3, 4, 4), 1.5), "y_train": np.zeros(3)}, "float64"),
-        ({"x_train": np.array([None]), "y_train": np.zeros(1)}, "cannot be read as Keras"),
+        ({"x_train": np.array([None]), "y_train": np.zeros(1)}, "is not a dataset as Keras"),
         (None, "is not a dataset as Keras stores it"),
     ],
 )

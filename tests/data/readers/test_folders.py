@@ -190,7 +190,7 @@ def test_directories_that_are_missing(name, tmp_path):
 
 def test_directory_given_without_a_slash(pets, monkeypatch):
     monkeypatch.chdir(pets.parent)
-    with pytest.raises(ValueError, match=r"no dataset 'pets'.*give pets/"):
+    with pytest.raises(ValueError, match=r"no dataset 'pets'.*write pets/"):
         jaxrnn.load("pets", split="train", data_dir=pets.parent / "data")
 
 

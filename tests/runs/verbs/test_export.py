@@ -170,7 +170,7 @@ def test_nonempty_directory_is_left_unchanged(tmp_path):
     ("config", "changes", "message"),
     [
         (RNNConfig(hidden=4, bidirectional=True), {}, "a bidirectional network"),
-        (RNNConfig(hidden=4), {"class_names": tuple("abcdefghij")}, "--page requires a network that"),
+        (RNNConfig(hidden=4), {"class_names": tuple("abcdefghij")}, "--page requires a network"),
     ],
 )
 def test_networks_without_a_web_page(config, changes, message, tmp_path):

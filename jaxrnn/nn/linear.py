@@ -30,7 +30,7 @@ def linear_scan(
       decay: :math:`a`.
       inputs: :math:`b`.
       carry: the state before the first time step; by default 0.
-      lengths: as of :func:`jaxrnn.nn.elman_scan`.
+      lengths: see :func:`jaxrnn.nn.elman_scan`.
 
     Returns:
       The state after the last valid time step, and all states.
@@ -68,7 +68,7 @@ def min_gru_scan(
 
 @jax.custom_vjp
 def _scan_from_zero(decay: States, inputs: States) -> States:
-    if steps_at_once(4, inputs) == 1:  # a prefix sum needs to know the number of time steps
+    if steps_at_once(4, inputs) == 1:  # a prefix sum requires a static number of time steps
         return scan_in_order(decay, inputs)
     scans = {"cpu": scan_in_order, "default": scan_in_parallel}
     return jax.lax.platform_dependent(decay, inputs, **scans)

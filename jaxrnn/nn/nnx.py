@@ -15,7 +15,7 @@ from jaxrnn.nn.sequences import Scan, State, States, Steps, scan_in_direction
 
 Rngs = nnx.Rngs | nnx.RngStream
 FastCell = nnx.SimpleCell | nnx.GRUCell
-PLAIN = {  # attributes of layers that are one matrix product of JAX
+PLAIN = {  # default attributes of layers, which compute a plain matrix product
     "precision": None,
     "dot_general": jax.lax.dot_general,
     "preferred_element_type": None,
@@ -30,9 +30,9 @@ class RNN(nnx.RNN):
 
     Constructor, call, parameters and, to float rounding, results are those of ``flax.nnx.RNN``. The
     two cells run in :func:`jaxrnn.nn.elman_scan` and :func:`jaxrnn.nn.gru_scan`. Everything else
-    runs in ``flax.nnx.RNN`` itself: other cells and their subclasses, ``state_axes`` and
-    ``broadcast_rngs`` that are not the default, and layers with a matrix product, a precision or a
-    type promotion of their own.
+    runs in ``flax.nnx.RNN`` itself: other cells, subclasses of these two, non-default
+    ``state_axes`` or ``broadcast_rngs``, and layers with a custom ``dot_general``, ``precision``,
+    ``preferred_element_type`` or ``promote_dtype``.
 
     >>> cell = nnx.SimpleCell(in_features=3, hidden_features=4, rngs=nnx.Rngs(0))
     >>> RNN(cell)(jnp.zeros((2, 7, 3))).shape  # (batch, time, hidden)
@@ -73,7 +73,7 @@ class RNN(nnx.RNN):
         time_axis = 0 if time_major else batch_axes
         steps, carry = jnp.moveaxis(inputs, time_axis, 0), initial_carry
         rngs = self.rngs if rngs is None else rngs
-        # As in Flax, a call advances random numbers that it is given, used or not.
+        # As in Flax, a call advances the random-number stream that it is given, even if unused.
         rngs = rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
         if carry is None:
             carry = cell.initialize_carry(steps.shape[1:], rngs)
@@ -93,7 +93,7 @@ class RNN(nnx.RNN):
         return (last, outputs) if return_carry else outputs
 
     def _fast_cell(self) -> FastCell | None:
-        """Return the cell if its scan is as Flax has it by default, and so may be replaced."""
+        """Return the cell if it can run in a scan of jaxrnn: if all options are Flax's defaults."""
         cell = self.cell
         if not (type(cell) is nnx.SimpleCell or type(cell) is nnx.GRUCell):
             return None

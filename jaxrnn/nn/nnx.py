@@ -28,9 +28,9 @@ class RNN(nnx.RNN):
 
     Constructor, call, parameters and, to float rounding, results are those of ``flax.nnx.RNN``.
     ``SimpleCell`` runs in :func:`jaxrnn.nn.elman_scan`. Everything else runs in ``flax.nnx.RNN``
-    itself: subclasses and other cells (the joined products of ``GRUCell`` and ``OptimizedLSTMCell``
-    were measured to be as fast), ``state_axes`` and ``broadcast_rngs`` that are not the default,
-    and layers with a matrix product, a precision or a type promotion of their own.
+    itself: subclasses, other cells (for ``GRUCell`` and ``OptimizedLSTMCell`` a scan over projected
+    inputs was measured to be slower), ``state_axes`` and ``broadcast_rngs`` that are not the
+    default, and layers with a matrix product, a precision or a type promotion of their own.
 
     >>> cell = nnx.SimpleCell(in_features=3, hidden_features=4, rngs=nnx.Rngs(0))
     >>> RNN(cell)(jnp.zeros((2, 7, 3))).shape  # (batch, time, hidden)

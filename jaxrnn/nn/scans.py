@@ -161,9 +161,18 @@ def project(
     steps: Steps, kernel: Float[Array, "features joined"], bias: Float[Array, "joined"]
 ) -> Float[Array, "time *batch joined"]:
     """Compute the input projections of all time steps."""
+    return _multiply(steps, kernel) + jnp.expand_dims(bias, range(steps.ndim - 1))
+
+
+def _multiply(
+    steps: Steps, kernel: Float[Array, "features joined"]
+) -> Float[Array, "time *batch joined"]:
+    mesh = jax.typeof(steps).sharding.mesh
+    if any(mesh.shape[name] > 1 for name in (*mesh.auto_axes, *mesh.explicit_axes)):
+        return steps @ kernel  # devices can share a batch only while it is an axis of its own
     # One row per time step and example: one matrix product, and one in each direction back.
-    rows = steps.reshape(-1, steps.shape[-1]) @ kernel + bias[None]
-    return rows.reshape(*steps.shape[:-1], -1)
+    rows = steps.reshape(-1, steps.shape[-1]) @ kernel
+    return rows.reshape(*steps.shape[:-1], kernel.shape[-1])
 
 
 def _scan_elman_plainly(
@@ -202,9 +211,8 @@ def _scan_elman_jvp(
     slopes, transposed = DERIVATIVES[activation](states), kernel.T
 
     # One product for all time steps, so that the kernel's gradient is one too, after the loop.
-    rows = states[:-1].reshape(-1, kernel.shape[0]) @ of_kernel
-    later = rows.reshape(states[1:].shape)
-    of_totals = of_projected + jnp.concatenate([(carry @ of_kernel)[None], later])
+    rows = [(carry @ of_kernel)[None], _multiply(states[:-1], of_kernel)]
+    of_totals = of_projected + jnp.concatenate(rows)
 
     def step(of_state: State, inputs: chex.ArrayTree) -> tuple[State, State]:
         of_total, slope, valid = inputs

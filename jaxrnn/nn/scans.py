@@ -161,18 +161,19 @@ def project(
     steps: Steps, kernel: Float[Array, "features joined"], bias: Float[Array, "joined"]
 ) -> Float[Array, "time *batch joined"]:
     """Compute the input projections of all time steps."""
-    return _multiply(steps, kernel) + jnp.expand_dims(bias, range(steps.ndim - 1))
+    return _map_rows(
+        lambda rows: rows @ kernel + jnp.expand_dims(bias, range(rows.ndim - 1)), steps
+    )
 
 
-def _multiply(
-    steps: Steps, kernel: Float[Array, "features joined"]
-) -> Float[Array, "time *batch joined"]:
+def _map_rows(function: Callable[[Array], Array], steps: Steps) -> States:
+    """Apply a function of the features to all time steps and examples."""
     mesh = jax.typeof(steps).sharding.mesh
     if any(mesh.shape[name] > 1 for name in (*mesh.auto_axes, *mesh.explicit_axes)):
-        return steps @ kernel  # devices can share a batch only while it is an axis of its own
+        return function(steps)  # devices can share a batch only while it is an axis of its own
     # One row per time step and example: one matrix product, and one in each direction back.
-    rows = steps.reshape(-1, steps.shape[-1]) @ kernel
-    return rows.reshape(*steps.shape[:-1], kernel.shape[-1])
+    rows = function(steps.reshape(-1, steps.shape[-1]))
+    return rows.reshape(*steps.shape[:-1], rows.shape[-1])
 
 
 def _scan_elman_plainly(
@@ -211,8 +212,8 @@ def _scan_elman_jvp(
     slopes, transposed = DERIVATIVES[activation](states), kernel.T
 
     # One product for all time steps, so that the kernel's gradient is one too, after the loop.
-    rows = [(carry @ of_kernel)[None], _multiply(states[:-1], of_kernel)]
-    of_totals = of_projected + jnp.concatenate(rows)
+    later = _map_rows(lambda rows: rows @ of_kernel, states[:-1])
+    of_totals = of_projected + jnp.concatenate([(carry @ of_kernel)[None], later])
 
     def step(of_state: State, inputs: chex.ArrayTree) -> tuple[State, State]:
         of_total, slope, valid = inputs

@@ -42,7 +42,7 @@ def mask_steps(steps: Steps, lengths: Lengths | None) -> tuple[Steps, Valid | No
     """Set steps that are not valid to 0; return the valid ones too, or None if all are."""
     if lengths is None:
         return steps, None
-    numbers = jnp.arange(steps.shape[0], dtype=lengths.dtype)
+    numbers = jnp.arange(steps.shape[0], dtype=jnp.asarray(lengths).dtype)
     valid = jnp.expand_dims(numbers, range(1, lengths.ndim + 1)) < lengths[None]
     return where_valid(valid, steps), valid
 

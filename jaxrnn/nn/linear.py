@@ -45,7 +45,7 @@ def linear_scan(
     decay, _ = mask_steps(decay, lengths)
     inputs, _ = mask_steps(inputs, lengths)
     carry = jnp.zeros_like(inputs[0]) if carry is None else carry
-    states = _scan_from_zero(decay, inputs.at[0].add(decay[0] * carry))
+    states = _scan_from_zero(decay, jnp.asarray(inputs).at[0].add(decay[0] * carry))
     return last_valid(states[-1], states, carry, lengths), states
 
 

@@ -161,9 +161,19 @@ def project(
     steps: Steps, kernel: Float[Array, "features joined"], bias: Float[Array, "joined"]
 ) -> Float[Array, "time *batch joined"]:
     """Compute the input projections of all time steps."""
-    # With time and batch flattened, this and each of its gradients are a single matrix product.
-    rows = steps.reshape(-1, steps.shape[-1]) @ kernel + bias[None]
-    return rows.reshape(*steps.shape[:-1], -1)
+    return _map_rows(
+        lambda rows: rows @ kernel + jnp.expand_dims(bias, range(rows.ndim - 1)), steps
+    )
+
+
+def _map_rows(function: Callable[[Array], Array], steps: Steps) -> States:
+    """Apply a function of the features to all time steps and examples."""
+    mesh = jax.typeof(steps).sharding.mesh
+    if any(mesh.shape[name] > 1 for name in (*mesh.auto_axes, *mesh.explicit_axes)):
+        return function(steps)  # devices can share a batch only while it is an axis of its own
+    # One row per time step and example: one matrix product, and one in each direction back.
+    rows = function(steps.reshape(-1, steps.shape[-1]))
+    return rows.reshape(*steps.shape[:-1], rows.shape[-1])
 
 
 def _scan_elman_plainly(
@@ -201,9 +211,8 @@ def _scan_elman_jvp(
     last, states = _scan_elman(activation, residual, unroll, *primals)
     slopes, transposed = DERIVATIVES[activation](states), kernel.T
 
-    # One product for all time steps, so that the kernel's gradient is also one, after the loop.
-    rows = states[:-1].reshape(-1, kernel.shape[0]) @ of_kernel
-    later = rows.reshape(states[1:].shape)
+    # One product for all time steps, so that the kernel's gradient is one too, after the loop.
+    later = _map_rows(lambda rows: rows @ of_kernel, states[:-1])
     of_totals = of_projected + jnp.concatenate([(carry @ of_kernel)[None], later])
 
     def step(of_state: State, inputs: chex.ArrayTree) -> tuple[State, State]:

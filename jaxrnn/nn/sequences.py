@@ -44,7 +44,8 @@ def mask_steps(steps: Steps, lengths: Lengths | None) -> tuple[Steps, Valid | No
     if lengths is None:
         return steps, None
     numbers = jnp.arange(steps.shape[0], dtype=jnp.int32)  # lengths may be of a smaller type
-    valid = jnp.expand_dims(numbers, range(1, lengths.ndim + 1)) < lengths.astype(jnp.int32)[None]
+    lengths = jnp.asarray(lengths, jnp.int32)
+    valid = jnp.expand_dims(numbers, range(1, lengths.ndim + 1)) < lengths[None]
     return where_valid(valid, steps), valid
 
 

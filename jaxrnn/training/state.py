@@ -16,6 +16,7 @@ from jaxtyping import Array, Key, Shaped
 
 from jaxrnn.data.batches import as_key
 from jaxrnn.data.splits import blank_example
+from jaxrnn.files import first_line
 from jaxrnn.training.tasks import Classification, Task
 
 # Arguments of a network's call that select training mode, and their values in training.
@@ -163,8 +164,8 @@ def _init_optimizer(
         try:
             jax.eval_shape(update, params, opt_state, params)
         except TypeError as error:
-            given = "the optimizer is called with gradients, parameters and value"
-            raise ValueError(f"{given}, but {error}") from error
+            given = "a step gives the optimizer gradients, parameters and the value of the loss"
+            raise ValueError(f"{given}, but {first_line(error)}") from error
     return opt_state
 
 

@@ -149,7 +149,7 @@ def test_optimizers_that_take_the_value():
 
 
 def test_optimizers_that_need_the_function_are_refused():
-    with pytest.raises(ValueError, match=r"gives the optimizer .* value, but .* 'value_fn'"):
+    with pytest.raises(ValueError, match=r"gives the optimizer .* loss, but .* 'value_fn'$"):
         jaxrnn.create_train_state(0, jaxrnn.RNNModel(2, 4), optax.lbfgs(), BATCH["inputs"])
 
 

@@ -59,7 +59,7 @@ def read_json(path: Path) -> Json:
 
 
 def read_json_or_none(path: Path) -> Json | None:
-    """Read a JSON object that can be made again: None if it is missing or damaged."""
+    """Return the JSON object in a file, or None if it is missing or damaged."""
     try:
         return read_json(path)
     except (FileNotFoundError, ValueError):
@@ -82,7 +82,7 @@ def local_path(option: str, path: str | Path) -> Path:
       ValueError: it is an empty string, or a URL, such as gs://bucket/runs.
     """
     if not str(path).strip():
-        raise ValueError(f"--{option} is empty; is a variable of the shell unset?")
+        raise ValueError(f"--{option} is empty; is a shell variable unset?")
     if scheme := re.match(r"([a-z][a-z0-9+.-]+):/", str(path)):
         raise ValueError(f"--{option} must be a local directory; got one of {scheme[1]}://")
     return Path(path).expanduser()

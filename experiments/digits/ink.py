@@ -13,7 +13,7 @@ _WORKING = 3_000_000  # pixels; larger pictures are shrunk, for speed
 _ROUNDING = 0.5 / 255  # half a gray level; smaller differences are rounding
 _NOISE = 3.0  # standard deviations of noise that are cut off at each end of the scale
 _SOFT = 0.01  # the soft edge of a stroke is wider by this fraction of the size of the mark
-_HOLE = 0.1  # a polarity that finds less than this fraction of the other's ink finds only noise
+_HOLE = 0.1  # a polarity that finds less than this fraction of the other's ink is finding noise
 
 
 def find_ink(picture: np.ndarray, ink: Literal["auto", "bright", "dark"] = "auto") -> np.ndarray:
@@ -52,7 +52,7 @@ def find_ink(picture: np.ndarray, ink: Literal["auto", "bright", "dark"] = "auto
             found.append((find_strokes(relief), relief))
     amount = max((strokes.amount for strokes, _ in found), default=0)
     if not amount:
-        but = " but a frame or lines" if any(strokes.lines for strokes, _ in found) else ""
+        but = " except a frame or lines" if any(strokes.lines for strokes, _ in found) else ""
         raise ValueError(f"there is no mark in the picture{but}")
     likely = [pair for pair in found if pair[0].amount > _HOLE * amount]
     strokes, relief = max(likely, key=lambda pair: pair[0].area)

@@ -1,4 +1,4 @@
-"""Marks: tell what is drawn on a page from the page's own frames, lines, sheets and shadows."""
+"""Tell handwriting on a page from the page's own frames, lines, sheets and shadows."""
 
 from dataclasses import dataclass
 
@@ -7,22 +7,22 @@ from scipy import ndimage
 
 from experiments.digits.paper import PHOTOGRAPH, Relief
 
-_CORE = 0.3  # every stroke has ink of at least this fraction of the strongest
-_ABOVE_LINES = 0.6  # and is this much stronger than the lines of ruled paper
-NEAR = 2  # pixels by which the soft edge of a stroke extends beyond such ink
-_SPECK = 0.03  # less than this fraction of the largest stroke's ink is dirt
-_LINE = 1 / 40  # of their length is the thickness of lines; strokes are thicker
-_ALONG = 0.8  # of their length is along the edge of the picture only in frames
-_BLOB = 0.3  # of their length is the thickness of blobs; strokes are thinner
-_SHEET = 0.88  # of the smallest rectangle around them is filled by sheets and drawn frames
-_DOT = 9  # pixels; in photographs, strokes are longer
-_LITTLE = 5.0  # black pixels; and have more ink
-_CUT = 0.1  # more of the outline without a change in the picture is none of ink
-_MANY = 100  # strokes; more are noise or text
-_WEAK = 0.2  # what is left beside frames and sheets is at least this strong
-_FAR = 0.5  # strokes of a digit are nearer to each other than this fraction of its size
-_TALL = 0.7  # digits beside each other are of about the same height
-_STRAY = 0.1  # far from the digit, less than this fraction of its ink is dirt
+_CORE = 0.3  # minimum ink of the core of a stroke, as a fraction of the strongest ink
+_ABOVE_LINES = 0.6  # the same for strokes that cross the lines of ruled paper
+NEAR = 2  # width of the soft edge around the core of a stroke, in pixels
+_SPECK = 0.03  # components with less than this fraction of the most ink are dirt
+_LINE = 1 / 40  # lines are thinner than this fraction of their length
+_ALONG = 0.8  # frames touch the edge of the picture along this fraction of their length
+_BLOB = 0.3  # blobs are thicker than this fraction of their length
+_SHEET = 0.88  # sheets and drawn frames fill this fraction of the smallest rectangle around them
+_DOT = 9  # minimum length of a stroke in photographs, in pixels
+_LITTLE = 5.0  # minimum ink of a stroke in photographs, in black pixels
+_CUT = 0.1  # maximum fraction of a stroke's outline on edges of the paper
+_MANY = 100  # maximum number of strokes; more are noise or text
+_WEAK = 0.2  # minimum ink of strokes beside frames and sheets, as a fraction of the strongest
+_FAR = 0.5  # maximum gap between the strokes of a digit, as a fraction of its size
+_TALL = 0.7  # a stroke beside the digit of more than this fraction of its height is another digit
+_STRAY = 0.1  # strokes far from the digit with less than this fraction of its ink are dirt
 
 _Box = tuple[slice, slice]
 
@@ -58,7 +58,7 @@ class Strokes:
 
 
 def find_strokes(relief: Relief) -> Strokes:
-    """Find the strokes of a page; what belongs to the page itself is left out, strongest first."""
+    """Find the strokes on a page, removing what belongs to the page itself, strongest first."""
     ink = relief.certain.copy()
     first, lines = ink.max(), False
     while (strongest := ink.max()) > _WEAK * first:
@@ -115,7 +115,7 @@ class _Shape:
         self.along = max(runs, default=0)  # the edge of the picture
 
     def is_line(self) -> bool:
-        """Return whether it is a line of the paper: thinner for its length than a pen's."""
+        """Return whether it is a line of the paper: too thin for its length to be a stroke."""
         return bool(self.thickness < _LINE * self.longest)
 
     def is_page(self, cut: np.ndarray) -> bool:

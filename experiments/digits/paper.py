@@ -1,4 +1,4 @@
-"""Paper: model how light a page is everywhere, and measure what stands out from it."""
+"""Estimate the brightness of paper in a picture, and the contrast of everything on it."""
 
 from typing import NamedTuple
 
@@ -7,15 +7,15 @@ from scipy import ndimage
 
 PHOTOGRAPH = 40  # smaller pictures are crops and icons, without noise, frames and shadows
 _STROKE = 0.5  # strokes are narrower than this fraction of the side
-_LEAST = 15  # and than this many pixels
+_LEAST = 15  # or, in small pictures, than this many pixels
 _PAPER = 0.3  # at least this fraction of a picture is paper
 _ROUNDING = 0.5 / 255  # half a gray level; smaller differences are rounding
 _SMOOTH = 1.0  # standard deviation, in pixels, of the blur of noisy pictures
-_NOISE = 6.0  # standard deviations of noise that nothing but ink exceeds
-_FAINT = 0.12  # and the contrast that JPEG's ringing at edges does not exceed
+_NOISE = 6.0  # minimum contrast of ink, in standard deviations of the noise
+_FAINT = 0.12  # minimum contrast of ink; JPEG's ringing at edges is fainter
 _STEP = 0.03  # the least step of the paper that counts as an edge
-_DARKEST = 0.05  # paper is brighter than this where ink is dark
-_SAMPLE = 100_000  # pixels that are enough to measure noise
+_DARKEST = 0.05  # minimum brightness of paper with dark ink
+_SAMPLE = 100_000  # approximate number of pixels for measuring noise
 
 
 class Relief(NamedTuple):
@@ -28,7 +28,7 @@ class Relief(NamedTuple):
     certain: np.ndarray
     """``height`` where it is more than noise; 0 elsewhere."""
     cut: np.ndarray
-    """Whether the paper has an edge here that is none of the picture."""
+    """Whether the estimated paper has an edge here that the picture lacks."""
 
 
 def subtract_paper(gray: np.ndarray, bright: bool) -> Relief:
@@ -36,7 +36,7 @@ def subtract_paper(gray: np.ndarray, bright: bool) -> Relief:
 
     The paper is the morphological opening of the picture (closing, if ink is dark) by a square
     wider than any stroke: it follows gradients and the edges of shadows and sheets exactly. The
-    outermost pixels go on forever, so that frames along the edges are paper too. Noise is measured
+    outermost pixels are repeated, so that frames along the edges are paper too. Noise is measured
     where the picture differs little from the paper.
     """
     small = min(gray.shape) < PHOTOGRAPH
@@ -62,7 +62,7 @@ def _sample(array: np.ndarray) -> np.ndarray:
 
 
 def _opening(level: np.ndarray, size: int, small: bool) -> np.ndarray:
-    """Open by a square, as if the outermost pixels (or the paper of a crop) went on forever."""
+    """Open by a square, padded with the outermost pixels, or the paper of a crop."""
     margin = size // 2
     around = {"constant_values": level.min()} if small else {"mode": "edge"}
     wide = np.pad(level, margin, **around)

@@ -9,8 +9,8 @@ from experiments.digits.ink import find_ink
 
 SIDE = 28  # side of an MNIST image, in pixels
 BOX = 20  # side of the square that its ink fills
-_ENLARGED = 12  # times, of small digits
-_BLUR = 0.25  # of what is enlarged, fainter ink is blur
+_ENLARGED = 12  # factor by which small digits are enlarged
+_BLUR = 0.25  # enlarged ink below this fraction of the strongest is blur
 
 
 def normalize_digit(
@@ -25,7 +25,7 @@ def normalize_digit(
       (28, 28) uint8, from :func:`fit_digit`. A digit of MNIST hardly changes.
 
     Raises:
-      ValueError: as :func:`find_ink`.
+      ValueError: see :func:`find_ink`.
     """
     return fit_digit(_enlarge(find_ink(picture, ink)))
 

@@ -25,21 +25,21 @@ class PredictDigits(Predict):
     """Predict with a stored run, and print a line for each example."""
 
     ink: Literal["auto", "bright", "dark", "none"] | None = None
-    """Digits: whether ink is brighter or darker than the paper. auto decides by the border; none
-    only resizes pictures. By default auto if the classes are digits, else none."""
+    """Polarity of the ink of digits relative to the paper: auto detects it, and none only resizes
+    pictures. By default auto if the classes are digits, else none."""
 
     def reader(self, run: Run) -> Reader:
         """Return the reader of files; pictures of digits become images like those of MNIST."""
         ink = self.ink or ("auto" if reads_digits(run) else "none")
         if ink != "none" and run.image_shape != (28, 28, 1):
-            raise ValueError("--ink needs a network that reads gray images of 28 × 28 pixels")
+            raise ValueError("--ink requires a network that reads gray images of 28 × 28 pixels")
         if ink == "none" or self.as_is:
             return super().reader(run)
         from experiments.digits.pictures import normalize_digit  # slow to import
 
         data = run.experiment.data
         if self.ink is None and run.class_names != tuple("0123456789"):
-            log.warning("pictures are read as digits of MNIST; --ink none only resizes them")
+            log.warning("pictures are read as digits, as in MNIST; --ink none only resizes them")
 
         def fit(picture: PictureLike) -> np.ndarray:
             return normalize_digit(read_picture(picture, data.background), ink)
@@ -59,7 +59,7 @@ class ExportDigits(Export):
         if not self.page:
             return {}
         if not reads_digits(run):
-            raise ValueError("--page needs a network that reads digits of 28 × 28 pixels")
+            raise ValueError("--page requires a network that reads digits of 28 × 28 pixels")
         from experiments.digits.page import drawing_page  # slow to import
 
         data, order = run.experiment.data, None
@@ -73,7 +73,7 @@ class ExportDigits(Export):
 def reads_digits(run: Run) -> bool:
     """Return whether a network classifies digits, or some of them, in images like those of MNIST.
 
-    Classes "0" and "1" alone are not digits, but no and yes.
+    Classes "0" and "1" alone mean no and yes rather than digits.
     """
     digits = {*map(_digit_of, run.class_names)}
     distinct = len(digits) == len(run.class_names) > 1 and None not in digits
@@ -81,7 +81,7 @@ def reads_digits(run: Run) -> bool:
 
 
 def _digit_of(name: str) -> int | None:
-    """Return the digit that a class is named by, as in 7, 07, seven, Digit 7 and 7 - seven."""
+    """Return the digit that a class is named after, as in 7, 07, seven, Digit 7 and 7 - seven."""
     parts = re.findall(r"\d+|[^\W\d_]+", unicodedata.normalize("NFKC", name).casefold())
     digits = {
         int(part) if part.isdigit() else _WORDS.index(part) if part in _WORDS else -1

@@ -1,4 +1,4 @@
-"""Batches: their order in an epoch, the check of their values, and what networks read."""
+"""Batches: their order in an epoch, validation of their values, and preparation for a network."""
 
 from collections.abc import Iterator, Sequence, Sized
 from typing import Any
@@ -78,10 +78,10 @@ def check_values(
     vocabulary: int | None = None,
     places: Sequence[int] | np.ndarray = (),
 ) -> None:
-    """Raise ``ValueError`` for values out of range, which JAX ignores, and for missing ones.
+    """Raise ``ValueError`` for NaN, infinity, and values out of range, which JAX doesn't report.
 
     Labels must be below ``classes``, the outputs of the model, and tokens below ``vocabulary``.
-    Messages count examples by ``places``, their positions in the source, or else by row.
+    Messages identify examples by ``places``, their positions in the source, or else by row.
     """
     arrays = arrays_of(examples)
     lengths, labels = arrays.get("lengths"), arrays.get("labels")

@@ -147,11 +147,11 @@ def read_inputs(
     if array.dtype == np.uint8 and most < 128:
         notes.append(
             f"uint8 inputs were read as pixels from 0 to 255, but the largest is {most}; "
-            f"scale={most} divides by that"
+            f"give scale={most} if that is white"
         )
     elif array.dtype != np.uint8 and 128 <= most <= 255 and least >= 0 and _is_whole(array):
         notes.append(
-            f"inputs from {least:g} to {most:g} were read as numbers; scale=255 divides pixels"
+            f"inputs from {least:g} to {most:g} were not scaled; give scale=255 if they are pixels"
         )
     return array, lengths, channels
 

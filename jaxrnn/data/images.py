@@ -45,8 +45,8 @@ class Source:
         ``idx`` for the IDX files in ``archives``, under any common naming scheme; a ``.npz`` file
         with ``x_train``, ``y_train``, ``x_test`` and ``y_test``, as Keras stores datasets; or the
         path, with a slash in it, of a directory that has one directory of images for each class,
-        with or without ``train``, ``validation`` and ``test`` above these. Whole numbers that are
-        all below 128 in ``train``, and numbers from 0 to 1, are stretched to 0 … 255.
+        with or without ``train``, ``validation`` and ``test`` above these. Integers that are all
+        below 128 in ``train``, and numbers from 0 to 1, are stretched to 0 … 255.
       split: a tfds split string, such as ``"train[:48000]"``, ``"train[80%:]"`` or ``"test"``. A
         sum of splits is copied into memory.
       data_dir: directory of prepared datasets; tfds's own by default.
@@ -55,13 +55,13 @@ class Source:
       rows: number of time steps to cut each image into, in reading order; its height by default.
       permute: shuffle the pixels of every image by the same permutation, drawn from this seed;
         True stands for seed 0.
-      background: color of the background for images that are transparent in places, in a directory;
-        None refuses them.
+      background: background color for transparent images in a directory; by default, these are
+        an error.
 
     Attributes:
       class_names: the name of each class, in order.
       channels: number of channels of a pixel, which are adjacent in ``features``.
-      pixel_max: the number that became 255: other than 255 if pixels were stretched.
+      pixel_max: the pixel value that was mapped to 255; not 255 if pixels were stretched.
 
     Raises:
       ValueError: an unknown dataset or split, an empty split, damaged files, examples that are not
@@ -104,14 +104,14 @@ class Source:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the examples, in order, from digests that were stored with each of them."""
+        """SHA-256 of the examples, in order, computed from the stored digest of each."""
         return hashlib.sha256(np.ascontiguousarray(self._arrays.digests).data).hexdigest()
 
     def load(self) -> Split:
         """Read all examples into memory, in file order."""
         batch = self.read(range(len(self)))
         split = Split(**batch, class_names=self.class_names, channels=self.channels)
-        vars(split)["digest"] = self.digest  # instead of one that is computed
+        vars(split)["digest"] = self.digest  # which would be computed otherwise
         return split
 
     def read(self, indices: Sequence[int] | np.ndarray | range) -> Batch:
@@ -159,7 +159,7 @@ class ImageSequences(Group):
     permutation: Annotated[int, Ge(0), Lt(2**32)] = 0
     """Seed of that permutation, for numpy's RandomState; 92916 in much of the literature."""
     background: str | None = None
-    """Color to put pictures on that are transparent in places; None refuses them."""
+    """Background color for transparent pictures, such as white; by default they are an error."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
 PIXELS = 50_000_000  # larger pictures are not decoded
-FORMATS = (  # others may run programs, or be recognized by their names only
+FORMATS = (  # others may run external programs, or are recognized by file name only
     *("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "AVIF", "ICO", "JPEG2000", "PCX", "QOI"),
     *("SGI", "TIFF", "WEBP"),
 )
 _TRANSPARENT = (
-    "the picture is transparent in places; put it on a background first, or train with --background"
+    "the picture has transparent pixels; remove the transparency, or train with --background COLOR"
 )
 _HEIC = (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf")
 
@@ -25,18 +25,19 @@ a (height, width) or uint8 (height, width, channels) array."""
 
 
 class NotAPictureError(ValueError):
-    """A file in none of the formats that are read."""
+    """A file in none of the supported formats."""
 
 
 @functools.cache
 def picture_suffixes() -> frozenset[str]:
-    """Return the endings of the names of files in one of ``FORMATS``, in lower case."""
+    """Return the file extensions of ``FORMATS``, in lower case."""
     endings = Image.registered_extensions().items()
-    return frozenset(suffix for suffix, kind in endings if kind in (*FORMATS, "MPO"))  # of JPEGs
+    formats = (*FORMATS, "MPO")  # MPO files are several JPEGs
+    return frozenset(suffix for suffix, kind in endings if kind in formats)
 
 
 def as_color(name: str) -> tuple[int, ...]:
-    """Return red, green and blue of a color, such as ``white`` or ``#ff8800``.
+    """Return the RGB values of a color, such as ``white`` or ``#ff8800``.
 
     Raises:
       ValueError: there is no such color.
@@ -44,7 +45,9 @@ def as_color(name: str) -> tuple[int, ...]:
     try:
         return ImageColor.getrgb(name)[:3]
     except ValueError:
-        raise ValueError(f"background must be a color, as white or #ff8800; got {name!r}") from None
+        raise ValueError(
+            f"background must be a color, like white or #ff8800; got {name!r}"
+        ) from None
 
 
 def has_more_frames(path: Path) -> bool:
@@ -53,9 +56,9 @@ def has_more_frames(path: Path) -> bool:
         warnings.simplefilter("ignore")
         try:
             with Image.open(path, formats=FORMATS) as image:
-                # Photographs are MPO with a preview, or another exposure, beside them.
+                # In an MPO file, cameras store previews or other exposures of the same photograph.
                 return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
-        except Exception:  # no picture, or damaged after the first frame
+        except Exception:  # not a picture, or damaged after the first frame
             return False
 
 
@@ -63,8 +66,8 @@ def read_picture(picture: PictureLike, background: str | None = None) -> np.ndar
     """Read a picture in grayscale, rotated upright by its EXIF orientation.
 
     Args:
-      picture: what to read.
-      background: color to put it on where it is transparent; None refuses it.
+      picture: a path, a binary file or an array.
+      background: background color for transparent pixels; None raises an error for them.
 
     Returns:
       (height, width) float32, from 0 for black to 1 for white.
@@ -90,11 +93,11 @@ def fit_picture(
     """Read and resize a picture; one that has the size already keeps its pixels exactly.
 
     Args:
-      picture: what to read.
+      picture: a path, a binary file or an array.
       shape: (height, width, channels) of the result, with 1 channel for gray and 3 for RGB; the
         aspect ratio is not preserved.
-      resize: if False, the picture must already have that size, and its numbers must be from 0 to
-        1, or whole ones from 0 to 255.
+      resize: if False, the picture must already have that size, and pixels must be from 0 to 1, or
+        integers from 0 to 255.
       background: see :func:`read_picture`.
 
     Returns:
@@ -119,9 +122,9 @@ def fit_picture(
 def open_picture(
     picture: PictureLike, background: str | None = None, *, stretch: bool = True
 ) -> Image.Image:
-    """Open a picture upright and opaque, in mode L, RGB, or F with numbers from 0 to 1.
+    """Open a picture upright and opaque, in mode L, RGB, or F with values from 0 to 1.
 
-    ``stretch`` allows numbers of other ranges.
+    With ``stretch``, other ranges are rescaled; otherwise they are an error.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about odd files, and sizes refused here
@@ -144,7 +147,7 @@ def _decode(file: BinaryIO) -> Image.Image:
     except Exception as error:  # Pillow may raise anything for other files
         file.seek(0)
         if file.read(16)[4:].startswith(_HEIC):
-            raise ValueError("HEIC pictures are not read; convert them to JPEG or PNG") from error
+            raise ValueError("HEIC pictures are not supported; convert to JPEG or PNG") from error
         formats = ", ".join(FORMATS)
         raise NotAPictureError(f"not a picture in one of the formats {formats}") from error
     if pixels > PIXELS:
@@ -172,7 +175,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _as_opaque(image: Image.Image, background: str | None) -> Image.Image:
-    """Convert a picture of 8 bits to gray or color, on a background where it is transparent."""
+    """Convert an 8-bit picture to gray or RGB, and composite it over the background."""
     gray = image.mode in ("1", "L", "LA")
     if image.has_transparency_data:
         layers = image.convert("RGBA")
@@ -187,7 +190,7 @@ def _as_opaque(image: Image.Image, background: str | None) -> Image.Image:
 
 
 def _as_floats(image: Image.Image, stretch: bool) -> Image.Image:
-    """Convert a picture of more bits to numbers from 0 to 1."""
+    """Convert a picture of more than 8 bits to floats from 0 to 1."""
     numbers = np.asarray(image).astype(np.float32)
     if (numbers == image.info.get("transparency")).any():
         raise ValueError(_TRANSPARENT)
@@ -201,7 +204,7 @@ def _as_floats(image: Image.Image, stretch: bool) -> Image.Image:
     elif least < 0 or most > 1:
         if not stretch:
             raise ValueError(
-                "the picture must have numbers from 0 to 1, or whole numbers from 0 to 255; got "
+                "pixels must be numbers from 0 to 1, or whole numbers from 0 to 255; got "
                 f"{least:g} to {most:g}"
             )
         numbers = (numbers - least) / max(np.ptp(numbers), 1e-30)

@@ -33,7 +33,7 @@ class Datasets:
       outputs: number of outputs of the network: classes, or numbers to predict.
       baselines: values to draw beside the curves, by metric and name, as in ``{"loss": {"always the
         mean": 0.1}}``.
-      pixel_max: the number that became 255 when images were read; see :class:`jaxrnn.Source`.
+      pixel_max: the pixel value that was mapped to 255; see :class:`jaxrnn.Source`.
     """
 
     train: Split | Readable
@@ -52,8 +52,8 @@ def readable(source: Any) -> Readable:
     indexed, kind = hasattr(source, "__getitem__"), type(source).__name__
     if hasattr(source, "dataset") and not indexed:
         raise ValueError(
-            f"a {kind} draws its examples in an order of its own; stream its .dataset, or iter(…) "
-            "of it, which reads what it gives in one pass into memory"
+            f"a {kind} chooses the order of its examples itself; stream its .dataset or, to read "
+            "one pass into memory, iter(…) of it"
         )
     if isinstance(source, np.ndarray | jax.Array | str) or not (
         indexed or isinstance(source, Iterable)

@@ -1,4 +1,4 @@
-"""Read ahead with Grain, by a thread or by other processes."""
+"""Read ahead with Grain, in a thread or in worker processes."""
 
 import contextlib
 import multiprocessing
@@ -13,7 +13,7 @@ from absl import flags
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 STOPPING = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-"""Signals that stop a run after the epoch: of terminals, and of schedulers such as SLURM."""
+"""Signals from terminals or schedulers, such as SLURM, that stop a run after the current epoch."""
 
 
 def read_ahead(
@@ -36,7 +36,7 @@ def read_ahead(
 
 
 def on_cpu() -> contextlib.AbstractContextManager[Any]:
-    """Compute on the CPU, as accelerators are busy, if JAX has access to it."""
+    """Run JAX on the CPU if it is available, since accelerators are busy."""
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:

@@ -87,9 +87,9 @@ def read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
 
 
 def read_years(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read consecutive years and their numbers, the first and last columns of a CSV file.
+    """Read years and values, the first and last columns of a CSV file.
 
-    A first line without numbers is a header.
+    The years must be consecutive. A first line that is not numeric is skipped as a header.
     """
     years: list[float] = []
     numbers: list[float] = []

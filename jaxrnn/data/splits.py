@@ -86,10 +86,10 @@ class Split:
           mask: (N, time), true for the valid time steps; instead of lengths.
           class_names: the name of each class, in order.
           rows: number of time steps to cut each example into, in reading order.
-          scale: number to divide inputs by; by default, 255 for uint8, which are pixels, and 1 for
-            other types. The same for all splits of a dataset.
-          one_hot: whether labels (N, time) are one-hot rows or one label for each time step; needed
-            only if they could be either.
+          scale: number to divide inputs by; by default 255 for uint8 (pixels), else 1. Use the same
+            for all splits of a dataset.
+          one_hot: whether two-dimensional labels are one-hot rows (True) or one label for each
+            time step (False); required only if they could be either.
 
         Raises:
           ValueError: something can't be interpreted.
@@ -146,10 +146,10 @@ class Split:
 def arrays_of(examples: Any) -> Batch:
     """Return the arrays of a split, of a dict or of a pair (inputs, labels), by name.
 
-    In a pair, labels that are floats are targets.
+    In a pair, floating-point labels are targets.
 
     Raises:
-      ValueError: it is something else, or has no inputs.
+      ValueError: the examples are of another type, or have no inputs.
     """
     fields: Any = vars(examples) if isinstance(examples, Split) else examples
     if isinstance(examples, tuple | list) and len(examples) == 2:
@@ -179,7 +179,7 @@ def take(split: Split | Batch, indices: jax.Array | np.ndarray) -> Batch:
 
 
 def blank_example(inputs: Any) -> np.ndarray:
-    """Return one example of zeros, shaped like those of ``inputs``, to trace a network with."""
+    """Return one example of zeros, shaped like those of ``inputs``, for tracing a network."""
     shape = (1, *np.shape(inputs)[1:])
     return np.zeros(shape, np.int32 if len(shape) == 2 else np.float32)
 

@@ -89,10 +89,10 @@ class Stream:
         Args:
           put: called with the examples of each block, its number of steps, and whether its
             batches are whole; ``places`` are the positions of the examples in the source.
-          epoch: where to start, from 1.
-          options: ``own``, the part of each whole batch that this process reads, all of it by
-            default; ``devices``, the number of those that share this part, whose examples are
-            contiguous; and ``outputs``, the upper bound of the labels, exclusive, to check them.
+          epoch: the first epoch to read, counted from 1.
+          options: ``own``, the slice of each whole batch that this process reads, by default
+            all of it; ``devices``, the number of those that share this part, whose examples are
+            contiguous; and ``outputs``, the exclusive upper bound of the labels, to check them.
         """
         blocks = _Blocks(self, self._sizes, **options)
         start = (epoch - 1) * self.blocks_per_epoch
@@ -102,7 +102,7 @@ class Stream:
 
 @dataclass(eq=False)
 class _Blocks:
-    """Random access to the blocks of a stream, of ``sizes`` batches, each epoch the same.
+    """Random access to the blocks of a stream, which have ``sizes`` batches in every epoch.
 
     A block is a ``batch``, its number of ``steps``, and whether its batches are ``whole``: the
     short batch at the end of a pass is a block of its own.
@@ -188,7 +188,7 @@ def stream(
       source: a :class:`jaxrnn.Source`, a :class:`jaxrnn.Split`, or anything with ``__len__`` and
         ``read(indices) -> batch``; arrays (inputs, labels); a sequence of examples (inputs, label)
         or dicts of them, such as a torch ``Dataset`` or ``Subset``; or an iterable of such examples
-        or batches, which is read into memory. Labels that are floats are targets.
+        or batches, which is read into memory. Floating-point labels are targets.
       batch_size: examples per batch, over all processes.
       key: root of the order; iteration is then endless. None for one pass in file order, to
         evaluate on.

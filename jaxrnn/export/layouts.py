@@ -106,7 +106,7 @@ def torch_prefixes(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Find the prefixes for ``torch_layout`` in a state dict; empty if no layer is recurrent.
 
     Of the other layers with a matrix as weight (normalization layers have a vector), the first one
-    with a bias is the head, and the first one without the embedding.
+    with a bias is taken as the head, and the first one without a bias as the embedding.
 
     >>> kernel, bias = np.zeros((3, 2)), np.zeros(3)
     >>> torch_prefixes({"encoder.weight_ih_l0": kernel, "fc.weight": kernel, "fc.bias": bias})

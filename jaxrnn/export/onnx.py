@@ -12,8 +12,8 @@ from flax import linen as nn
 from jaxrnn.nn.model import RNNModel
 from jaxrnn.version import __version__
 
-# The operator of each cell, its gates in the operator's order by their names in Flax, and the
-# activation functions of a network with relu; those of one with tanh are the operator's default.
+# The operator of each cell, the Flax names of its gates in the operator's order, and its activation
+# functions in a network with relu; for tanh, the operator's defaults apply.
 _OPERATORS: Mapping[str, tuple[str, Sequence[str], list[str]]] = {
     "simple": ("RNN", ("",), ["Relu"]),
     "gru": ("GRU", "zrn", ["Sigmoid", "Relu"]),
@@ -150,7 +150,7 @@ def _add_layer(graph: _Graph, model: RNNModel, params: Any, name: str, states: s
     op, gates, activations = _OPERATORS[str(model.cell)]
     names = [name, f"{name}_backward"][: 1 + model.bidirectional]
     weights = zip(*(_weights(params[direction], gates) for direction in names), strict=True)
-    # Defaults are left out, since some programs (OpenCV) can't read the attribute activations.
+    # Default activations are omitted, since some programs (OpenCV) can't read the attribute.
     attributes: dict[str, Any] = {"hidden_size": model.hidden}
     if op == "GRU":
         attributes["linear_before_reset"] = 1

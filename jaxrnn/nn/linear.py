@@ -30,7 +30,7 @@ def linear_scan(
       decay: :math:`a`.
       inputs: :math:`b`.
       carry: the state before the first time step; by default 0.
-      lengths: as of :func:`jaxrnn.nn.elman_scan`.
+      lengths: see :func:`jaxrnn.nn.elman_scan`.
 
     Returns:
       The state after the last valid time step, and all states.
@@ -45,7 +45,7 @@ def linear_scan(
     decay, _ = mask_steps(decay, lengths)
     inputs, _ = mask_steps(inputs, lengths)
     carry = jnp.zeros_like(inputs[0]) if carry is None else carry
-    states = _scan_from_zero(decay, inputs.at[0].add(decay[0] * carry))
+    states = _scan_from_zero(decay, jnp.asarray(inputs).at[0].add(decay[0] * carry))
     return last_valid(states[-1], states, carry, lengths), states
 
 
@@ -68,7 +68,7 @@ def min_gru_scan(
 
 @jax.custom_vjp
 def _scan_from_zero(decay: States, inputs: States) -> States:
-    if steps_at_once(4, inputs) == 1:  # a prefix sum needs to know the number of time steps
+    if steps_at_once(4, inputs) == 1:  # a prefix sum requires a static number of time steps
         return scan_in_order(decay, inputs)
     scans = {"cpu": scan_in_order, "default": scan_in_parallel}
     return jax.lax.platform_dependent(decay, inputs, **scans)

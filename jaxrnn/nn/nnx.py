@@ -1,6 +1,5 @@
 """RNN: a drop-in ``flax.nnx.RNN`` that runs in the scans of :class:`jaxrnn.RNN`."""
 
-from collections.abc import Callable
 from functools import partial
 
 import chex
@@ -10,12 +9,11 @@ from flax import nnx
 from flax.nnx.nn import dtypes
 from jaxtyping import Array, Float, Int
 
-from jaxrnn.nn.scans import elman_scan, gru_scan
-from jaxrnn.nn.sequences import Scan, State, States, Steps, scan_in_direction
+from jaxrnn.nn.scans import elman_scan
+from jaxrnn.nn.sequences import Scan, Steps, scan_in_direction
 
 Rngs = nnx.Rngs | nnx.RngStream
-FastCell = nnx.SimpleCell | nnx.GRUCell
-PLAIN = {  # attributes of layers that are one matrix product of JAX
+PLAIN = {  # default attributes of layers, which compute a plain matrix product
     "precision": None,
     "dot_general": jax.lax.dot_general,
     "preferred_element_type": None,
@@ -24,15 +22,15 @@ PLAIN = {  # attributes of layers that are one matrix product of JAX
 
 
 class RNN(nnx.RNN):
-    """A drop-in replacement for ``flax.nnx.RNN``, faster for ``SimpleCell`` and ``GRUCell``.
+    """A drop-in replacement for ``flax.nnx.RNN``, faster for ``flax.nnx.SimpleCell``.
 
     Use this one with modules of ``flax.nnx``, and :class:`jaxrnn.RNN` with those of ``flax.linen``.
 
-    Constructor, call, parameters and, to float rounding, results are those of ``flax.nnx.RNN``. The
-    two cells run in :func:`jaxrnn.nn.elman_scan` and :func:`jaxrnn.nn.gru_scan`. Everything else
-    runs in ``flax.nnx.RNN`` itself: other cells and their subclasses, ``state_axes`` and
-    ``broadcast_rngs`` that are not the default, and layers with a matrix product, a precision or a
-    type promotion of their own.
+    Constructor, call, parameters and, to float rounding, results are those of ``flax.nnx.RNN``.
+    ``SimpleCell`` runs in :func:`jaxrnn.nn.elman_scan`. Everything else runs in ``flax.nnx.RNN``
+    itself: subclasses, other cells (for ``GRUCell`` and ``OptimizedLSTMCell`` a scan over projected
+    inputs was measured to be slower), non-default ``state_axes`` or ``broadcast_rngs``, and layers
+    with a custom ``dot_general``, ``precision``, ``preferred_element_type`` or ``promote_dtype``.
 
     >>> cell = nnx.SimpleCell(in_features=3, hidden_features=4, rngs=nnx.Rngs(0))
     >>> RNN(cell)(jnp.zeros((2, 7, 3))).shape  # (batch, time, hidden)
@@ -73,7 +71,7 @@ class RNN(nnx.RNN):
         time_axis = 0 if time_major else batch_axes
         steps, carry = jnp.moveaxis(inputs, time_axis, 0), initial_carry
         rngs = self.rngs if rngs is None else rngs
-        # As in Flax, a call advances random numbers that it is given, used or not.
+        # As in Flax, a call advances the random-number stream that it is given, even if unused.
         rngs = rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
         if carry is None:
             carry = cell.initialize_carry(steps.shape[1:], rngs)
@@ -92,10 +90,10 @@ class RNN(nnx.RNN):
         outputs = jnp.moveaxis(states, 0, time_axis)
         return (last, outputs) if return_carry else outputs
 
-    def _fast_cell(self) -> FastCell | None:
-        """Return the cell if its scan is as Flax has it by default, and so may be replaced."""
+    def _fast_cell(self) -> nnx.SimpleCell | None:
+        """Return the cell if it can run in a scan of jaxrnn: if all options are Flax's defaults."""
         cell = self.cell
-        if not (type(cell) is nnx.SimpleCell or type(cell) is nnx.GRUCell):
+        if type(cell) is not nnx.SimpleCell:
             return None
         usual = dict(self.state_axes) == {...: nnx.Carry} and self.broadcast_rngs is None
         plain = all(
@@ -107,19 +105,17 @@ class RNN(nnx.RNN):
         return cell if usual and plain else None
 
 
-def _fast_scan(cell: FastCell, unroll: int, steps: Steps, carry: chex.ArrayTree) -> Scan | None:
+def _fast_scan(
+    cell: nnx.SimpleCell, unroll: int, steps: Steps, carry: chex.ArrayTree
+) -> Scan | None:
     """Return the scan of a cell over time steps; None if the cell itself must be called."""
     kernel, bias, recurrent_kernel = cell.dense_i.kernel, cell.dense_i.bias, cell.dense_h.kernel
     if bias is None or cell.dense_h.bias is not None:
         return None
-    weights = kernel[...], bias[...], recurrent_kernel[...]
+    weights = [kernel[...], bias[...], recurrent_kernel[...]]
     dtype = dtypes.canonicalize_dtype(steps, *weights, dtype=cell.dtype)
     if getattr(carry, "dtype", None) != dtype:
         return None  # the type of the carry changes, which Flax handles
-    scan: Callable[..., tuple[State, States]]
-    if isinstance(cell, nnx.GRUCell):
-        scan = partial(gru_scan, gate=cell.gate_fn)
-    else:
-        scan = partial(elman_scan, residual=cell.residual)
-    scan = partial(scan, activation=cell.activation_fn, unroll=unroll)
-    return lambda steps: scan(steps.astype(dtype), carry, *(leaf.astype(dtype) for leaf in weights))
+    weights = [leaf.astype(dtype) for leaf in weights]
+    scan = partial(elman_scan, activation=cell.activation_fn, residual=cell.residual)
+    return lambda steps: scan(steps.astype(dtype), carry, *weights, unroll=unroll)

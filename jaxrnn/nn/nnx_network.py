@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Key
 class NNXNetwork:
     """An NNX module split into its graph definition and its variables; equal for equal graphs.
 
-    Random-number streams start anew in each call, from a key that is folded with their number, so
-    that a call is a function of its key.
+    Each call reseeds the random-number streams, from its key folded with the index of the stream,
+    so that its result depends only on the arguments.
 
     Args:
       module: any ``nnx.Module``; it is not modified.
@@ -36,8 +36,7 @@ class NNXNetwork:
         _, params, streams, others = parts
         if kinds := sorted({type(variable).__name__ for _, variable in nnx.to_flat_state(others)}):
             raise ValueError(
-                "the model has variables other than nnx.Param, which are not kept: "
-                + ", ".join(kinds)
+                "the model has unsupported variables other than nnx.Param: " + ", ".join(kinds)
             )
         self.params: chex.ArrayTree = nnx.to_pure_dict(params)
         self._params, self._streams = jax.tree.structure(params), jax.tree.structure(streams)

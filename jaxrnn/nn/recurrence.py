@@ -28,6 +28,9 @@ OPTIONS = ("variable_axes", "variable_broadcast", "variable_carry", "split_rngs"
 class RNN(nn.RNN):
     r"""A drop-in replacement for ``flax.linen.RNN``, faster for ``flax.linen.SimpleCell``.
 
+    Use this one with modules of ``flax.linen``, and :class:`jaxrnn.nn.nnx.RNN` with those of
+    ``flax.nnx``.
+
     Constructor, call, parameters and, to float rounding, results are the same. For the cell
 
     .. math:: h_t = f(x_t W_i + b_i + h_{t-1} W_h)

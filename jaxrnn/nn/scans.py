@@ -1,4 +1,4 @@
-"""Recurrences as pure functions: weights, inputs and an initial state in, states out."""
+"""Recurrences as pure functions of inputs, an initial state and weights."""
 
 from collections.abc import Callable
 
@@ -49,7 +49,7 @@ def elman_scan(
 
     .. math:: h_t = f(x_t W_i + b_i + h_{t-1} W_h)
 
-    A plain function of arrays, time first, for use without Flax. The derivative is written by hand
+    A pure function of time-major arrays, for use without Flax. The derivative is written by hand
     if :math:`f` is tanh, relu or sigmoid and there is no ``dropout``; see :class:`jaxrnn.RNN`.
 
     Args:
@@ -63,7 +63,7 @@ def elman_scan(
       activation: :math:`f`.
       residual: add :math:`h_{t-1}` to the argument of :math:`f`.
       unroll: number of time steps per loop iteration.
-      dropout: factors of :math:`h_{t-1}` where it multiplies :math:`W_h`, for recurrent dropout.
+      dropout: mask of recurrent dropout, multiplied with :math:`h_{t-1}` in :math:`h_{t-1} W_h`.
 
     Returns:
       The state after the last valid time step, which is ``carry`` if there is none, and all states.
@@ -75,7 +75,7 @@ def elman_scan(
     (7, 2, 4)
     """
     inputs, valid = mask_steps(inputs, lengths)
-    valid = None if activation in BOUNDED else valid  # such states can't overflow
+    valid = None if activation in BOUNDED else valid  # bounded states can't overflow
     known = activation in [*DERIVATIVES]  # a list: activations need not be hashable
     run = _scan_elman if known and dropout is None else _scan_elman_plainly
     projected = project(inputs, kernel, bias)
@@ -161,9 +161,19 @@ def project(
     steps: Steps, kernel: Float[Array, "features joined"], bias: Float[Array, "joined"]
 ) -> Float[Array, "time *batch joined"]:
     """Compute the input projections of all time steps."""
+    return _map_rows(
+        lambda rows: rows @ kernel + jnp.expand_dims(bias, range(rows.ndim - 1)), steps
+    )
+
+
+def _map_rows(function: Callable[[Array], Array], steps: Steps) -> States:
+    """Apply a function of the features to all time steps and examples."""
+    mesh = jax.typeof(steps).sharding.mesh
+    if any(mesh.shape[name] > 1 for name in (*mesh.auto_axes, *mesh.explicit_axes)):
+        return function(steps)  # devices can share a batch only while it is an axis of its own
     # One row per time step and example: one matrix product, and one in each direction back.
-    rows = steps.reshape(-1, steps.shape[-1]) @ kernel + bias[None]
-    return rows.reshape(*steps.shape[:-1], -1)
+    rows = function(steps.reshape(-1, steps.shape[-1]))
+    return rows.reshape(*steps.shape[:-1], rows.shape[-1])
 
 
 def _scan_elman_plainly(
@@ -183,7 +193,7 @@ def _scan_elman_plainly(
     return scan(next_state, unroll, projected, carry, valid)
 
 
-# With derivatives written by hand, for the activations in DERIVATIVES and without dropout.
+# The derivative is written by hand, for the activations in DERIVATIVES and without dropout.
 _scan_elman = jax.custom_jvp(_scan_elman_plainly, nondiff_argnums=(0, 1, 2))
 
 
@@ -202,13 +212,12 @@ def _scan_elman_jvp(
     slopes, transposed = DERIVATIVES[activation](states), kernel.T
 
     # One product for all time steps, so that the kernel's gradient is one too, after the loop.
-    rows = states[:-1].reshape(-1, kernel.shape[0]) @ of_kernel
-    later = rows.reshape(states[1:].shape)
+    later = _map_rows(lambda rows: rows @ of_kernel, states[:-1])
     of_totals = of_projected + jnp.concatenate([(carry @ of_kernel)[None], later])
 
     def step(of_state: State, inputs: chex.ArrayTree) -> tuple[State, State]:
         of_total, slope, valid = inputs
-        # The kernel is transposed twice so that the gradient's loop multiplies by it as it lies.
+        # The kernel is transposed twice, so that the loop of the gradient needs no transposed copy.
         of_total += jnp.einsum("...i,ji->...j", of_state, transposed)
         of_total = of_total + of_state if residual else of_total
         of_state = where_valid(valid, slope * of_total)

@@ -1,4 +1,4 @@
-"""Sequences of different lengths, time first: masks, directions and the last state."""
+"""Variable-length, time-major sequences: masks, directions and the last state."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,9 +27,10 @@ def scan_in_direction(
     keep_order: bool,
     select_last: bool,
 ) -> tuple[chex.ArrayTree, States]:
-    """Return the last and all states of a scan, as the RNNs of Flax do for these options.
+    """Run a scan in either direction and return the last state and all states, as Flax's RNNs do.
 
-    With ``select_last`` the last state is that after the ``lengths``, else that of ``scan``.
+    With ``select_last``, the last state is the one after the last valid time step; otherwise it is
+    the one that ``scan`` returns.
     """
     flip = partial(flip_sequences, seq_lengths=lengths, num_batch_dims=batch_axes, time_major=True)
     last, states = scan(flip(steps) if reverse else steps)
@@ -39,11 +40,12 @@ def scan_in_direction(
 
 
 def mask_steps(steps: Steps, lengths: Lengths | None) -> tuple[Steps, Valid | None]:
-    """Set steps that are not valid to 0; return the valid ones too, or None if all are."""
+    """Zero the invalid steps; return them and the mask of valid steps, or None if all are valid."""
     if lengths is None:
         return steps, None
     numbers = jnp.arange(steps.shape[0], dtype=jnp.int32)  # lengths may be of a smaller type
-    valid = jnp.expand_dims(numbers, range(1, lengths.ndim + 1)) < lengths.astype(jnp.int32)[None]
+    lengths = jnp.asarray(lengths, jnp.int32)
+    valid = jnp.expand_dims(numbers, range(1, lengths.ndim + 1)) < lengths[None]
     return where_valid(valid, steps), valid
 
 
@@ -55,7 +57,7 @@ def last_valid(last: State, states: States, carry: State, lengths: Lengths | Non
 
 
 def state_at_end(states: States, lengths: Lengths) -> State:
-    """Return the state after as many time steps as ``lengths`` says."""
+    """Return the state of each sequence after its last valid time step."""
     axes = range(lengths.ndim)  # whose sizes may be symbolic, so jnp.indices would fail
     rows = (jax.lax.broadcasted_iota(jnp.int32, lengths.shape, axis) for axis in axes)
     return states[(lengths - 1, *rows)]
@@ -69,7 +71,7 @@ def steps_at_once(unroll: int, inputs: chex.ArrayTree) -> int:
 def where_valid(
     valid: Bool[Array, "*batch"] | None, states: Array, otherwise: Array | float = 0
 ) -> Array:
-    """Replace the states (\\*batch, …) that are not valid by ``otherwise``; None: all are valid."""
+    """Replace invalid states (\\*batch, …) by ``otherwise``; None means that all are valid."""
     if valid is None:
         return states
     return jnp.where(jnp.expand_dims(valid, range(valid.ndim, states.ndim)), states, otherwise)

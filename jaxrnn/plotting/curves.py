@@ -23,7 +23,7 @@ class Picture(Figure):
 
 
 def plain(text: object) -> str:
-    """Escape dollar signs, between which matplotlib reads a formula."""
+    """Escape dollar signs, which matplotlib would read as math."""
     return str(text).replace("$", r"\$")
 
 

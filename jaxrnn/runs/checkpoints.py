@@ -72,7 +72,7 @@ class Checkpoints:
 
     @property
     def history(self) -> History:
-        """The stored history of the last epoch; raises an error of any kind if it is damaged."""
+        """History stored with the last epoch. If it is damaged, any kind of error is raised."""
         return History.from_rows(read_json(self.folder / f"{self.epochs[-1]}/run.json")["history"])
 
     def save(self, state: TrainState, history: History, key: jax.Array) -> None:
@@ -144,7 +144,7 @@ class Checkpoints:
             file.write(bytes(sum(array.nbytes for array in arrays.values()) + 2**18))
         with _checkpointer() as checkpointer:
             checkpointer.save(self._partial / "arrays", arrays)
-        run["files"] = _files(self._partial / "arrays")  # systems may add others, as .DS_Store
+        run["files"] = _files(self._partial / "arrays")  # systems may add others, such as .DS_Store
         run["sha256"] = _digest(run, self._partial / "arrays")
         write_atomically(self._partial / "run.json", json.dumps(run))
         self._partial.rename(self.folder / str(epoch))

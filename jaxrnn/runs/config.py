@@ -46,7 +46,7 @@ class RuntimeConfig(Group):
     workers: Annotated[int, Ge(0)] = 0
     """Number of reader processes when streaming; 0 for a thread."""
     other_data: bool = False
-    """Resume a run although its data has other examples than before, of the same classes."""
+    """Resume even if the examples have changed; classes and shape must be the same."""
     sample: Annotated[int, Ge(0)] = 0
     """Language modeling: number of tokens to generate and print at the end."""
     tensorboard: bool = False
@@ -84,7 +84,7 @@ class Experiment:
     Every group is a frozen dataclass, with constraints such as ``Annotated[int, Ge(1)]`` on its
     fields, that builds its own part: ``data.build()`` returns :class:`jaxrnn.Datasets`,
     ``model.build(outputs)`` a Flax module (``model.build(outputs, rngs)`` if it is an NNX module,
-    which draws its parameters itself), ``optimizer.build(steps)`` an optax transformation, and
+    which initializes its own parameters), ``optimizer.build(steps)`` an optax transformation, and
     ``augment.build()`` a function or None. The identity of a run is everything except ``runtime``.
 
     A page extends the verbs ``predict`` and ``export`` by ``predict_options`` and
@@ -122,7 +122,7 @@ class Experiment:
             raise ValueError("\n".join(lines))
 
     def build_model(self, outputs: int, key: jax.Array | None = None) -> Any:
-        """Build the Flax module; ``key`` is that of the parameters of an NNX module."""
+        """Build the Flax module; ``key`` is for the parameters of an NNX module."""
         if "rngs" not in inspect.signature(self.model.build).parameters:
             return self.model.build(outputs)
         from flax import nnx  # slow to import
@@ -177,7 +177,7 @@ class Experiment:
 
     @property
     def command(self) -> str | None:
-        """The command that runs the page of this experiment; None in a notebook, without a page."""
+        """The command that runs the page of this experiment; None in a notebook."""
         module, program = type(self).__module__, sys.modules["__main__"]
         if module == "__main__":
             module = program.__spec__.name if program.__spec__ else ""
@@ -187,11 +187,11 @@ class Experiment:
 
     @property
     def program(self) -> str:
-        """The command, or what the command line is called without one."""
+        """The command or, without one, the name of the class."""
         return self.command or type(self).__name__
 
     def advice(self, verb: str, workdir: Path, epochs: int | None = None) -> str:
-        """Return the command or, without one, the call in Python that goes on with a run."""
+        """Return the command or, without one, the Python call that continues with a run."""
         if command := self.command:
             more = f" --epochs {epochs}" if epochs else ""
             return f"{command} {verb} {shlex.quote(str(workdir))}{more}"

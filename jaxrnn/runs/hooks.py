@@ -16,8 +16,8 @@ from jaxrnn.training.history import metric_columns
 class Progress(AbstractContextManager["Progress"]):
     """A hook of :func:`jaxrnn.fit`: a progress bar on a terminal, otherwise a line per epoch.
 
-    The bar, for a total of ``epochs`` of which some are ``done``, moves during epochs, too; the end
-    of a ``with`` block closes it.
+    The bar shows ``epochs`` in all, starts at ``done``, and also advances during epochs; it is
+    closed at the end of a ``with`` block.
     """
 
     def __init__(self, epochs: int, done: int = 0) -> None:

@@ -49,8 +49,8 @@ _current: Interruption | None = None
 def interruption() -> Iterator[Interruption]:
     """Record and report the first signal that asks to stop; end the process on a second SIGINT.
 
-    Besides SIGINT and SIGTERM, these are the signals in ``STOPPING`` that nobody else handles, and
-    that are not ignored, as SIGHUP is under nohup.
+    Besides SIGINT and SIGTERM, these are the signals in ``STOPPING`` without another handler,
+    unless they are ignored, as SIGHUP is under nohup.
 
     Python runs signal handlers between its own instructions, but a call into XLA takes long.
     Therefore a thread waits for the byte that the interpreter's C handler writes at once.
@@ -101,7 +101,7 @@ def interruption() -> Iterator[Interruption]:
 
 
 def _leave_terminal() -> None:
-    """Discard output to a terminal that was closed, where writing would fail."""
+    """Discard output to a closed terminal, since writing to it would fail."""
     for stream in (1, 2):
         with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
             if stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream):

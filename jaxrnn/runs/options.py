@@ -66,7 +66,7 @@ def complete(words: Sequence[str], kind: Any) -> tuple[list[str], dict[str, Any]
     for before, word in itertools.pairwise(["an argument", *words]):
         if not word.strip() or (word.startswith("--") and word.endswith("=")):
             name = word.strip("= ") or (before if before.startswith("--") else "an argument")
-            raise ValueError(f"{name} is empty; is a variable of the shell unset?")
+            raise ValueError(f"{name} is empty; is a shell variable unset?")
     known, completed, chosen = options_of(kind), [], {}
     queue = iter(words)
     for word in queue:

@@ -26,7 +26,7 @@ from jaxrnn.training.steps import check_truncation
 
 
 class Prepared(NamedTuple):
-    """The parts of an experiment, built; then what has been restored or trained of it."""
+    """The built parts of an experiment; after restoring or training, with its state and history."""
 
     data: Datasets
     train: Split | Stream  # of data.train
@@ -69,7 +69,7 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
         )
     state = initial_state(experiment, description, init_key)
     mesh = batch_mesh(trainer.batch_size, suitable_devices(state.params, runtime.devices))
-    check_fits(state, {"train": train, **data.evals})  # before there are files, unlike that of fit
+    check_fits(state, {"train": train, **data.evals})  # before files are created
     return Prepared(data, train, augment, description, key, mesh, state)
 
 
@@ -97,14 +97,14 @@ def describe_data(data: Datasets) -> Json:
 
 
 def _content(split: Any) -> Json:
-    """Return what tells the examples of a split from others; the digest, if it has one."""
+    """Return the shape and, if there is one, the digest of a split, to detect other examples."""
     source = split.source if isinstance(split, Stream) else split
     shape = np.shape(source.inputs if isinstance(source, Split) else source.read([0])["inputs"])
     return {"shape": [len(source), *shape[1:]], "digest": getattr(source, "digest", None)}
 
 
 def check_same_data(stored: Json, here: Json) -> str:
-    """Return which splits have other examples than those of a stored description; "" for none.
+    """Describe the splits whose examples differ from the stored ones; "" if none do.
 
     Raises:
       ValueError: the network doesn't fit the data, which has other classes, or another shape.
@@ -129,7 +129,7 @@ def check_same_data(stored: Json, here: Json) -> str:
         if known["shape"] != content["shape"]:
             changed.append(f"{name} ({known['shape']} there, {content['shape']} here)")
         elif None not in (digests := {known["digest"], content["digest"]}) and len(digests) > 1:
-            changed.append(f"{name} (other examples, or another order)")
+            changed.append(f"{name} (different examples or order)")
     return ", ".join(changed)
 
 
@@ -164,7 +164,7 @@ def initial_state(experiment: Experiment, description: Json, key: jax.Array | No
 
 
 def _check_size(train: Any, trainer: TrainerConfig, *, in_memory: bool) -> int:
-    """Check that a training split can be divided into steps; count those of the whole training."""
+    """Check the size of a training split; return the total number of training steps."""
     example, size = train.read([0]), len(train)
     time = np.shape(example["inputs"])[1]
     if trainer.batch_size > size:

@@ -33,10 +33,10 @@ _log = logging.getLogger("jaxrnn")
 
 @contextlib.contextmanager
 def drawing(path: Path) -> Iterator[None]:
-    """Convert an error in drawing a picture to a warning, as nothing else depends on it."""
+    """Log an error in drawing a picture as a warning, since nothing else depends on it."""
     try:
         yield
-    except Exception as error:  # of matplotlib, of any kind
+    except Exception as error:  # matplotlib raises any kind
         _log.warning("%s could not be drawn: %s", path, textwrap.shorten(str(error), 200))
 
 
@@ -94,7 +94,7 @@ def finish(
     *,
     pictures: bool,
 ) -> Json:
-    """Write and return the results of a finished run; print its main metrics, how to continue."""
+    """Write and return the results of a finished run; print main metrics and how to continue."""
     task, trainer, data = experiment.task, experiment.trainer, trained.data
     state, history = trained.state, trained.history
     epoch = len(history)  # the one that is reported

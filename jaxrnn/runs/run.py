@@ -27,7 +27,7 @@ def run(experiment: Experiment, *, name: str | None = None) -> Json:
     The work directory gets ``config.json``, ``parameters.txt``, ``history.csv``, ``checkpoints/``,
     ``results.json``, ``curves.png``, for classes ``confusion.png``, for labelled images
     ``samples.png`` and, if asked for, TensorBoard's ``events/``. SIGINT, SIGTERM, SIGHUP, SIGUSR1,
-    SIGUSR2 and SIGXCPU stop the run after the current epoch; what handled them before does so again
+    SIGUSR2 and SIGXCPU stop the run after the current epoch; the previous handlers are restored
     afterwards. All but the first two are left alone if they are ignored or handled already.
 
     Args:

@@ -19,7 +19,7 @@ from jaxrnn.training.state import TrainState
 def check_workdir(workdir: Path, experiment: Experiment) -> None:
     """Raise ``ValueError`` unless a directory holds nothing, or a run that can be continued.
 
-    Files that can be made again from a checkpoint may be damaged or missing.
+    Files that can be recreated from a checkpoint may be damaged or missing.
     """
     option, config = f"--workdir {workdir}", workdir / "config.json"
     if (workdir / "sweep.json").exists():
@@ -69,7 +69,7 @@ def _open(
     try:
         made = [path for path in (chosen, *chosen.parents) if not path.exists()]
         if chosen in made and chosen.is_symlink():
-            raise ValueError(f"{option} is a link to {chosen.readlink()}, which is missing")
+            raise ValueError(f"{option} is a broken link to {chosen.readlink()}")
         if chosen not in made and not chosen.is_dir():
             raise ValueError(f"{option} is a file; give a directory")
         held.callback(_remove_empty, made)
@@ -107,15 +107,15 @@ def _unused_directory(name: str) -> Path:
 def restore(
     workdir: Path, checkpoints: Checkpoints, prepared: Prepared, experiment: Experiment
 ) -> Prepared:
-    """Restore the last checkpoint, if there is one, and make other files of the run agree."""
+    """Restore the last checkpoint, if there is one, and make the other files consistent with it."""
 
     def template(description: Json) -> TrainState:
         experiment.check_same(description["config"], any_epochs=configured)
         changed = check_same_data(description, prepared.description)
         if changed and not experiment.runtime.other_data:
             raise ValueError(
-                f"the data has changed since training: {changed}; with --other-data, training "
-                "continues on it"
+                f"the data has changed since training: {changed}; use --other-data to continue "
+                "on the new data"
             )
         return prepared.state
 

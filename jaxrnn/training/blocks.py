@@ -33,7 +33,7 @@ class Block(NamedTuple):
 def data_order(
     data: Split | Stream, key: Key[Array, ""] | int | None, batch_size: int, drop_remainder: bool
 ) -> tuple[Stream, Key[Array, ""]]:
-    """Return the stream whose order training follows, the data or one of the split, and its key.
+    """Return the stream that defines the order of training (of a split, a new one) and its key.
 
     Raises:
       ValueError: there is no key, or one for a stream; or ``batch_size`` doesn't fit the split.
@@ -52,10 +52,10 @@ def data_order(
 def shuffled_epochs(
     data: Split | Stream, order: Stream, mesh: Mesh, *, first: int, outputs: int
 ) -> Generator[Iterable[Block], None, None]:
-    """Yield the blocks of each epoch from ``first`` on, endlessly; those of a split are a list.
+    """Yield the blocks of each epoch from ``first`` on, endlessly; for a split they are a list.
 
     The split is replicated over the mesh; ``order`` is that of :func:`data_order`, and ``outputs``
-    the upper bound of a stream's labels, exclusive.
+    the exclusive upper bound of a stream's labels.
     """
     if isinstance(data, Stream):
         with contextlib.closing(blocks_of_stream(data, mesh, first, outputs)) as blocks:
@@ -79,7 +79,7 @@ def blocks_in_order(
     mesh: Mesh | None,
     outputs: int | None = None,
 ) -> Generator[Block, None, None]:
-    """Yield the blocks to evaluate on: of a split, all whole batches and a short last one."""
+    """Yield the blocks to evaluate on: for a split, one of all whole batches, one for the rest."""
     if isinstance(examples, Stream):
         if not examples.is_whole:
             raise ValueError(
@@ -99,7 +99,7 @@ def blocks_in_order(
 
 
 def bounded_batch_size(state: TrainState, split: Split, batch_size: int | None) -> int:
-    """Return the batch size or, by default, one with which the states of a layer fit in 64 MiB."""
+    """Return the batch size or, by default, one for which the states of a layer fit in 64 MiB."""
     if batch_size is None:
         leaves = [leaf for leaf in jax.tree.leaves(state.params) if leaf.ndim]
         width = max((leaf.shape[-1] for leaf in leaves), default=1)
@@ -115,7 +115,7 @@ def blocks_of_split(
 ) -> list[Block]:
     """Return a block for each piece, rows of whole batches, and one for the short last batch.
 
-    Every device processes all of the latter, as it may not divide among them.
+    Every device processes all of the latter, as its size may not be divisible by their number.
     """
     blocks = [Block(split, rows, mesh) for rows in pieces if len(rows)]
     return [*blocks, Block(split, rest[None], None)] if len(rest) else blocks
@@ -134,7 +134,7 @@ def blocks_of_stream(
 
     def put(batch: Batch, steps: int, whole: bool) -> Block:
         """Put a block, which was read in the order of its steps, on the devices."""
-        over = shared_by if whole else None  # the short last batch may not divide
+        over = shared_by if whole else None  # the short last batch may not be divisible
         examples = batch if mesh is None else put_examples(batch, mesh, sharded=over is not None)
         share = len(examples["places"]) // (1 if over is None else over.size)
         rows = np.arange(share, dtype=np.int32).reshape(steps, -1)

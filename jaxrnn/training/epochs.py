@@ -133,7 +133,7 @@ def augmented(
     places: Int[Array, " batch"],
     key: Key[Array, ""],
 ) -> Float[Array, "batch time features"]:
-    """Augment each example by a key derived from that of the epoch and its place in the source."""
+    """Augment each example with a key derived from the epoch's and its place in the source."""
     # Unlike any key that jax.random.permutation derives from the epoch's key for the order: it
     # splits the key, which is to fold in 0, 1, …
     keys = keys_of(jax.random.fold_in(key, _WARP), places)

@@ -119,7 +119,7 @@ def predict(
     batches = max(1, -(-count // bounded_batch_size(state, split, batch_size)))
     size = -(-count // batches)
     rows = np.arange(batches * size, dtype=np.int32).clip(max=max(count - 1, 0))
-    # The last example fills up the last batch.
+    # The last batch is padded with the last example.
     outputs = jax.lax.map(
         lambda row: forward(state, prepare(take(split, row)))[0], rows.reshape(batches, size)
     )

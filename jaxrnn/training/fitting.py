@@ -189,7 +189,7 @@ def _compile(
     splits = [data for data in evals if isinstance(data, Split)]
     measured = [block for split in splits for block in blocks_in_order(state, split, None, mesh)]
     with ThreadPoolExecutor() as pool:
-        # What fails to compile raises where it is called.
+        # Errors of compilation are raised again by the call itself.
         for examples, rows, *shared in distinct:
             pool.submit(train_block.lower(state, examples, rows, key, *shared, **step).compile)
         for block in measured:
@@ -239,6 +239,6 @@ def _columns(task: Task, measured: Mapping[str, Metrics], epoch: int) -> dict[st
         for name, value in task.summarize(on_host[split].means()).items()
     }
     chosen = choosing_column(row, task)
-    if chosen is not None and not np.isfinite(row[chosen]):  # else other epochs would be best
+    if chosen is not None and not np.isfinite(row[chosen]):  # can't be compared
         raise NonFiniteLossError(f"{chosen} is {row[chosen]:g} after epoch {epoch}", epoch)
     return row

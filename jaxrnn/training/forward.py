@@ -58,7 +58,7 @@ def measure_prepared(
     keys: Key[Array, " batch"] | None = None,
     carry: chex.ArrayTree | None = None,
 ) -> tuple[Metrics, chex.ArrayTree | None]:
-    """Compute metrics, as :func:`measure`, and the next carry; arguments as of :func:`forward`.
+    """Compute metrics, as :func:`measure`, and the next carry; see :func:`forward` for arguments.
 
     The loss is NaN if a length is out of range.
     """
@@ -131,7 +131,7 @@ def _random_options(
 
 
 def check_fits(state: TrainState, data: Mapping[str, Split | Stream]) -> int:
-    """Return the number of outputs of the model, if model, task and data fit each other.
+    """Check that model, task and data fit each other; return the number of outputs.
 
     Nothing is compiled, and the arrays of the state may be shapes. Errors name the split.
     """

@@ -127,7 +127,7 @@ def metric_columns(names: Iterable[str], metric: str) -> list[str]:
 
 
 def choosing_column(names: Iterable[str], task: Task) -> str | None:
-    """Return the column that chooses the best epoch: ``task.best`` on the first evaluated split.
+    """Return the column for choosing the best epoch: ``task.best`` on the first evaluated split.
 
     Without one, that of the training split; None if it has no such metric either.
     """
@@ -162,7 +162,7 @@ def _check_row(row: Mapping[str, Number]) -> dict[str, float]:
 class Clock:
     """Seconds by phase; the time that JAX takes to compile counts as ``compilation``.
 
-    Phases must not nest. What other threads compile doesn't count.
+    Phases must not nest. Compilation in other threads is not counted.
     """
 
     def __init__(self) -> None:

@@ -81,8 +81,8 @@ class NonFiniteLossError(ArithmeticError):
     """The loss, a parameter, or the metric that chooses the best epoch is not finite.
 
     Attributes:
-      epoch: the first epoch for which this is so.
-      step: the first step of it; None for a metric.
+      epoch: the first affected epoch.
+      step: the first affected step of the epoch; None for a metric.
     """
 
     def __init__(self, message: str, epoch: int, step: int | None = None) -> None:

@@ -18,7 +18,7 @@ from jaxrnn.data.batches import as_key
 from jaxrnn.data.splits import blank_example
 from jaxrnn.training.tasks import Classification, Task
 
-# Arguments of a network's call that say whether it is training, and their values if it is.
+# Arguments of a network's call that select training mode, and their values in training.
 MODES = {"train": True, "training": True, "is_training": True, "deterministic": False}
 
 
@@ -57,10 +57,10 @@ def create_train_state(
       key: PRNG key of the initial parameters, or an integer seed; None for a state of shapes.
       model: a Flax linen or NNX module that maps (batch, time, features) to (batch, width)
         outputs, or to (batch, time, width). If its call takes ``train``, ``training``,
-        ``is_training`` or ``deterministic``, that is set in training and in evaluation, and
-        ``nn.Dropout`` and ``make_rng`` get their random numbers; if it takes ``keys``, these are a
-        key for each example in training. An NNX module brings its parameters, and ``key`` is not
-        used; :func:`jaxrnn.training.merged` returns the trained module.
+        ``is_training`` or ``deterministic``, this is set for training or evaluation, and
+        ``nn.Dropout`` and ``make_rng`` get random numbers; if it takes ``keys``, it gets a key for
+        each example in training. An NNX module already has its parameters, so ``key`` is unused;
+        :func:`jaxrnn.training.merged` returns the trained module.
       optimizer: any optax gradient transformation that needs no more than gradients, parameters
         and the value of the loss. Create it once and keep it: functions are
         compiled for this object, and again for any other, even an equal one.
@@ -88,7 +88,7 @@ def create_train_state(
     try:
         model = _same(model)
         init = _compiled_init(model, optimizer)
-    except TypeError:  # not hashable, with an attribute that is a list, say
+    except TypeError:  # not hashable, for example because an attribute is a list
         init = _compiled_init.__wrapped__(model, optimizer)
     # An array, as the type of a Python integer differs from that of every later step, so that the
     # second call of a jitted function would compile again.
@@ -126,7 +126,7 @@ def _from_nnx(
 def merged(state: TrainState) -> Any:
     """Return the NNX module of a state, with the parameters of the state."""
     if not hasattr(state.model, "merge"):
-        raise ValueError("only the state of an nnx.Module can be merged; others have state.params")
+        raise ValueError("merged requires the state of an nnx.Module; others have state.params")
     return state.model.merge(state.params)
 
 
@@ -149,7 +149,7 @@ def _init(
 ) -> tuple[chex.ArrayTree, chex.ArrayTree]:
     variables = model.init(key, inputs, **mode_options(_arguments(model), train=False))
     if others := ", ".join(sorted(set(variables) - {"params"})):
-        raise ValueError(f"the model has variables other than params, which are not kept: {others}")
+        raise ValueError(f"the model has unsupported variables other than params: {others}")
     params = variables.get("params", {})
     return params, _init_optimizer(optimizer, params)
 
@@ -163,7 +163,7 @@ def _init_optimizer(
         try:
             jax.eval_shape(update, params, opt_state, params)
         except TypeError as error:
-            given = "a step gives the optimizer gradients, parameters and the value"
+            given = "the optimizer is called with gradients, parameters and value"
             raise ValueError(f"{given}, but {error}") from error
     return opt_state
 

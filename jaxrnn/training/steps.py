@@ -98,7 +98,7 @@ def step(
 ) -> tuple[TrainState, Metrics]:
     """Take a step, or one for each chunk of long sequences, on this device's share of a batch.
 
-    The batch is prepared, the devices of the mesh share it, and the metrics are those of the share.
+    The batch is prepared and divided among the devices of the mesh; metrics are of one share.
     """
     update = partial(_update, key=key, mesh=mesh, parts=options.accumulate)
     time, chunk = batch["inputs"].shape[1], options.truncate
@@ -189,7 +189,7 @@ def _update(
     dtype = optax.tree.dtype(grads, "highest")
     share = metrics.sums["loss"].astype(dtype), jnp.asarray(metrics.weight, dtype)
     grads, loss, weight = sum_over_devices((grads, *share), mesh)
-    # Some optimizers take the loss of the batch, too.
+    # Some optimizers also take the loss of the batch.
     update = optax.with_extra_args_support(state.tx).update
     extra = {"value": loss / weight, "grad": grads}
     updates, opt_state = update(grads, state.opt_state, state.params, **extra)

@@ -141,7 +141,7 @@ def test_only_uint8_are_pixels(kind, caplog):
         np.testing.assert_array_equal(split.inputs, PIXELS[part].astype(np.float32))
         scaled = Split.from_arrays(PIXELS[part].astype(kind), LABELS[part], scale=255)
         np.testing.assert_array_equal(scaled.inputs, PIXELS[part] / np.float32(255))
-    assert "from 0 to 255 were read as numbers; scale=255 divides pixels" in caplog.text
+    assert "from 0 to 255 were not scaled; give scale=255 if they are pixels" in caplog.text
 
 
 def test_pixels_of_another_range(caplog):

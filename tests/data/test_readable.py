@@ -56,7 +56,7 @@ def test_subsets_are_what_they_give():
 
 def test_loaders_are_refused_or_read_once():
     loader = Loader(list(zip(INPUTS, LABELS, strict=True)))
-    with pytest.raises(ValueError, match=r"Loader draws .* order of its own; .*\.dataset.*iter\("):
+    with pytest.raises(ValueError, match=r"Loader chooses the order .*; .*\.dataset.*iter\("):
         jaxrnn.stream(loader, batch_size=2)
     (batch,) = jaxrnn.stream(iter(loader), batch_size=3)
     assert_identical(batch, {"inputs": INPUTS[[3, 3, 1]], "labels": LABELS[[3, 3, 1]]})

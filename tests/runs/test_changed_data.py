@@ -175,7 +175,7 @@ def test_other_alphabet_is_refused(refuse, caplog):
     main(*options, "--workdir", "run/text")
     write("cba\n")
     main("evaluate", "run/text")
-    assert caplog.text.count("train (other examples, or another order)") == 1
+    assert caplog.text.count("train (different examples or order)") == 1
     write("abd\n")
     for words in (["evaluate", "run/text"], ["resume", "run/text", "--epochs", "2"]):
         err = refuse(*words, main=main)

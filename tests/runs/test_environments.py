@@ -144,7 +144,7 @@ def test_urls(url, capsys):
 def test_links(folder, capsys):
     (folder / "dangling").symlink_to("nowhere")
     err = refuse("--workdir", "dangling", capsys=capsys)
-    assert "dangling is a link to nowhere, which is missing" in err
+    assert "dangling is a broken link to nowhere" in err
     (folder / "there").mkdir()
     (folder / "link").symlink_to("there")
     train(workdir="link")

@@ -25,7 +25,7 @@ _Path = str | os.PathLike[str] | None
 def read_split(
     name: str, split: str, data_dir: _Path, archives: _Path, background: str | None = None
 ) -> tuple[Stored, tuple[str, ...], int]:
-    """Read a split, its class names, and the number that became 255; see :class:`jaxrnn.Source`."""
+    """Read a split, its class names, and its ``pixel_max``; see :class:`jaxrnn.Source`."""
     data_dir = Path(data_dir) if data_dir else _default_data_dir()
     cached = _read_whole(name, data_dir, Path(archives) if archives else None, background)
     if cached:
@@ -57,7 +57,7 @@ def _read_whole(
         idx = find_idx(archives)
         return cache(data_dir, key, idx.values(), partial(_read_archives, idx, family))
     if key == "idx":
-        raise ValueError("name 'idx' needs archives (--archives), a directory of IDX files")
+        raise ValueError("name 'idx' requires archives (--archives), a directory of IDX files")
     if family:
         return cache(data_dir, key, [], partial(_read_family, key, data_dir))
     if path.suffix.lower() == ".npz":

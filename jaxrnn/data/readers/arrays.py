@@ -34,9 +34,9 @@ class Images(NamedTuple):
     """Labelled images.
 
     Attributes:
-      splits: the pieces of each split, which are read once.
+      splits: the pieces of each split, which can be iterated over once.
       class_names: the name of each class, in order.
-      pixel_max: the number that became 255, if the images were in another range.
+      pixel_max: the pixel value that was mapped to 255; see :class:`jaxrnn.Source`.
     """
 
     splits: Mapping[str, Iterable[Arrays]]
@@ -45,7 +45,7 @@ class Images(NamedTuple):
 
 
 class Cached(NamedTuple):
-    """The arrays of each split, and what :class:`Images` has besides."""
+    """The arrays of each split, and the other attributes of :class:`Images`."""
 
     splits: dict[str, Stored]
     class_names: tuple[str, ...]
@@ -57,8 +57,8 @@ def cache(data_dir: Path, name: str, files: Iterable[Path], read: Callable[[], I
 
     The cache is ``<data_dir>/jaxrnn/<name>-<digest>``, which is complete or absent and may be
     deleted at any time; if it can't be written, it is in :func:`fallback_data_dir`. The digest
-    changes with the size or a time of ``files``: the ctime tells apart those of the same size and
-    modification time.
+    depends on the path, size, mtime and ctime of each of ``files``; the ctime reveals changes that
+    preserve size and mtime.
 
     Raises:
       OSError: neither directory can be written.
@@ -126,7 +126,7 @@ def _write_split(folder: Path, split: str, pieces: Iterable[Arrays]) -> list[Any
 
 
 def _digests(piece: Arrays) -> np.ndarray:
-    """Return a digest of each image and its label; the axes of the image don't matter."""
+    """Return a digest of each image and its label; the shape of the image is ignored."""
     flat = np.ascontiguousarray(piece.images).reshape(len(piece.images), -1)
     labels = np.ascontiguousarray(piece.labels)[:, None]
     rows = zip(flat.view(np.uint8), labels.view(np.uint8), strict=True)

@@ -135,7 +135,7 @@ def open_builder(name: str, data_dir: Path) -> Any:
             raise ValueError(f"{name!r} is not a dataset of labelled images")
     with _one_line_errors(name, data_dir):
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # tfds prints that it downloads
+            with contextlib.redirect_stdout(io.StringIO()):  # tfds announces the download
                 builder.download_and_prepare(file_format="array_record")
         except Exception:
             if not builder.data_path.exists():  # else another process was faster
@@ -171,7 +171,7 @@ def _one_line_errors(name: str, directory: object) -> Iterator[None]:
     except tfds.core.DatasetNotFoundError as error:  # whose message fills a screen
         meant = re.search(r"Did you mean: .* -> (\w+)", str(error))
         hint = f"did you mean {meant[1]}?" if meant else f"try {', '.join(FAMILY)}"
-        hint = f"to read the directory of this name, give {name}/" if Path(name).is_dir() else hint
+        hint = f"to read the directory of this name, write {name}/" if Path(name).is_dir() else hint
         raise ValueError(f"there is no dataset {name!r}; {hint}") from None
     except ImportError as error:
         package = error.name or first_line(error)

@@ -64,7 +64,7 @@ def read_npz(path: Path) -> Images:
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")
             splits = [split for split in ("train", "test") if f"x_{split}" in file.files]
             pairs = {split: (file[f"x_{split}"], file[f"y_{split}"]) for split in splits}
-    except Exception as error:  # damaged files raise anything
+    except Exception as error:  # damaged files raise errors of any kind
         reason = first_line(error)
-        raise ValueError(f"{path} cannot be read as Keras stores datasets: {reason}") from error
+        raise ValueError(f"{path} is not a dataset as Keras stores it: {reason}") from error
     return label_images(path, pairs)

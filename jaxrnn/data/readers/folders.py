@@ -1,4 +1,4 @@
-"""Directories of images by class, as people have them."""
+"""Directories of images with one subdirectory for each class."""
 
 import logging
 import os
@@ -38,10 +38,10 @@ class Found(NamedTuple):
 
 
 def find_images(folder: Path) -> Found:
-    """Find images in directories named by class, and below these.
+    """Find images in a directory that has one subdirectory for each class, at any depth below it.
 
-    There may be directories named by split above or just below those of classes; all other images
-    are of ``train``. Names of classes are composed, by Unicode's NFC.
+    Directories named after splits may be above or just below those of classes; all other images
+    belong to ``train``. Class names are normalized to Unicode's NFC.
 
     Raises:
       ValueError: there are no images, a class has none, or ``train`` lacks a class.
@@ -71,7 +71,7 @@ def find_images(folder: Path) -> Found:
             below = path.relative_to(directory).parts[:-1]
             images.append((split or _split_of(*below[:1]) or "train", name, path))
     if not images:
-        where = "directories named by class" + " in those named by split" * has_splits
+        where = "directories named after classes" + " inside those named after splits" * has_splits
         raise ValueError(f"{folder} has no images in {where}")
     _check_found(folder, images, classes[0][1])
     images.sort(key=lambda image: ([*_SPLITS].index(image[0]), image[2]))
@@ -79,7 +79,7 @@ def find_images(folder: Path) -> Found:
 
 
 def _split_of(name: str = "") -> str | None:
-    """Return the split that a directory is named by, if any."""
+    """Return the split that a directory is named after, if any."""
     return next((split for split, names in _SPLITS.items() if names.fullmatch(name)), None)
 
 
@@ -103,7 +103,7 @@ def _pictures_below(directory: Path, skipped: list[Path]) -> Iterator[Path]:
     """Yield the pictures in a directory and those below it, except links to directories."""
     suffixes = picture_suffixes()
     for name, below, files in os.walk(directory, onerror=_fail):
-        inside = [Path(name, one) for one in below]
+        inside = [Path(name, child) for child in below]
         left = [path for path in inside if is_left_by_system(path) or path.is_symlink()]
         below[:] = sorted(path.name for path in inside if path not in left)
         skipped += left
@@ -119,14 +119,15 @@ def _fail(error: OSError) -> NoReturn:
 
 
 def is_left_by_system(path: Path) -> bool:
-    """Return whether a file or directory is hidden, or one that operating systems leave."""
+    """Return whether a file or directory is hidden, or was created by an operating system."""
     return path.name.startswith(".") or path.name.casefold() in _LEFT_BY_SYSTEMS
 
 
 def _check_found(folder: Path, images: Sequence[tuple[str, str, Path]], first: Path) -> None:
-    """Check the classes of each split; the directory of the first class tells wrapped data."""
+    """Check the classes of each split, and that they are not one directory deeper."""
     is_single = len({name for _, name, _ in images}) == 1
-    if is_single and all(path.parent != first for *_, path in images):  # an archive's own directory
+    # A single class may be, for example, the top directory of an archive.
+    if is_single and all(path.parent != first for *_, path in images):
         raise ValueError(
             f"{folder} has a single class, with images only in directories below it; give {first}/"
         )
@@ -144,10 +145,10 @@ def read_images(found: Found, folder: Path, background: str | None = None) -> Im
     """Read the images that :func:`find_images` found in a folder."""
     if found.skipped:
         names = list_some([path.relative_to(folder) for path in found.skipped])
-        log.warning("%s: skipped %s, which are no pictures of a class", folder, names)
+        log.warning("%s: skipped %s: not pictures in the directory of a class", folder, names)
     if several := [path for *_, path in found.images if has_more_frames(path)]:
         names = list_some([path.relative_to(folder) for path in several])
-        log.warning("%s: read the first of several pages or frames of %s", folder, names)
+        log.warning("%s: read only the first page or frame of %s", folder, names)
     pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for split in dict.fromkeys(split for split, *_ in found.images):
         images = [_read_image(path, background) for part, _, path in found.images if part == split]

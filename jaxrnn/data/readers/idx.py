@@ -35,7 +35,7 @@ def read_idx(path: Path) -> np.ndarray:
     shape = [int.from_bytes(sizes[at : at + 4]) for at in range(0, len(sizes), 4)]
     size = start + math.prod(shape) * kind.itemsize
     if len(content) != size:
-        what = "is truncated" if len(content) < size else "continues after its end"
+        what = "is truncated" if len(content) < size else "has data after its end"
         raise ValueError(f"{path} {what}: expected {size} bytes; got {len(content)}")
     array = np.frombuffer(content, kind, offset=start).reshape(shape)
     return array.astype(kind.newbyteorder("="), copy=False)

@@ -1,4 +1,4 @@
-"""What readers of files have in common: classes, and the range of pixels, of a whole dataset."""
+"""Classes and pixel ranges of labelled images, shared by all readers of files."""
 
 import logging
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ _WHITE = 255
 def label_images(
     where: Path, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], names: tuple[str, ...] = ()
 ) -> Images:
-    """Check images and labels, those to train on first.
+    """Check and convert the images and labels of each split, the training split first.
 
     Labels are the names of classes, or indices; indices without names may start at 0 or 1.
 
     Raises:
-      ValueError: images or labels are of other types or shapes, or in another range.
+      ValueError: images or labels have an unsupported type, shape or range.
     """
     labels = {split: np.asarray(pair[1]) for split, pair in pairs.items()}
     try:
@@ -75,7 +75,7 @@ def _find_indices(
 
 
 def check_classes(words: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """Return the sorted names of the classes in the first split, which must be all there are."""
+    """Return the sorted class names of the first split; other splits must not have more."""
     first, *others = words
     known = np.unique(words[first]).tolist()
     for split in others:
@@ -85,10 +85,10 @@ def check_classes(words: Mapping[str, np.ndarray]) -> tuple[str, ...]:
 
 
 def find_pixel_max(images: np.ndarray) -> int:
-    """Return the number that stands for white in images.
+    """Return the pixel value that represents white.
 
-    It is 1 for numbers from 0 to 1, and the largest of whole numbers that are all below 128, as
-    images of 16 or 100 levels of gray are stored; otherwise 255.
+    It is 1 for values from 0 to 1, the maximum for integers that are all below 128, as in images of
+    16 or 100 gray levels, and otherwise 255.
     """
     most = images.max()
     if 0 < most <= 1:
@@ -97,16 +97,16 @@ def find_pixel_max(images: np.ndarray) -> int:
 
 
 def stretch(images: np.ndarray, pixel_max: int) -> np.ndarray:
-    """Convert images to uint8, such that ``pixel_max`` becomes 255.
+    """Convert images to uint8, mapping ``pixel_max`` to 255.
 
     Raises:
-      ValueError: a number is out of range; or not whole, if none are stretched.
+      ValueError: a pixel is out of range, or not an integer although ``pixel_max`` is 255.
     """
     least, most = images.min(), images.max()
     if not 0 <= least <= most <= pixel_max or (pixel_max == _WHITE and not is_whole(images)):
-        expected = f"numbers from 0 to {pixel_max}, the largest of the training images"
+        expected = f"numbers from 0 to {pixel_max}, the maximum of the training images"
         if pixel_max == _WHITE:
-            expected = "whole numbers from 0 to 255, or in every split from 0 to 1"
+            expected = "whole numbers from 0 to 255, or numbers from 0 to 1 in every split"
         raise ValueError(f"{images.dtype} from {least:g} to {most:g}; expected {expected}")
     if pixel_max == _WHITE:
         return images.astype(np.uint8, copy=False)
@@ -114,6 +114,6 @@ def stretch(images: np.ndarray, pixel_max: int) -> np.ndarray:
 
 
 def is_whole(images: np.ndarray) -> bool:
-    """Return whether all numbers are whole."""
+    """Return whether all values are integers."""
     kind = images.dtype.kind
     return kind in "biu" or (kind == "f" and bool((images == np.round(images)).all()))

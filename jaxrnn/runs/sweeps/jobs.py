@@ -31,7 +31,7 @@ def train_each(
 ) -> Iterator[tuple[str, Outcome]]:
     """Train runs, and yield the directory of each with its outcome when it has ended.
 
-    A single job is this process, within a session; several are processes of their own.
+    A single job runs in this process, within a session; several run in processes of their own.
 
     Raises:
       Stopped: a signal was received.

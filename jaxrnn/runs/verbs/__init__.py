@@ -106,8 +106,8 @@ def run_verb(page: Experiment, verb: str, words: list[str]) -> None:
         if verb in ("resume", "export") and (others or path != workdir):
             raise ValueError(f"{workdir} holds a sweep; give the directory of a run, as {path}")
         stored = read_experiment(path, type(page))
-    # How processes find each other may change between runs, and data that changed once may change
-    # again, so neither is resumed.
+    # Not restored, since processes may find each other in another way, and data that has changed
+    # once may change again.
     reset: Any = dict.fromkeys(("coordinator", "processes", "process"))
     reset |= {"workdir": workdir, "distributed": False, "other_data": False}
     defaults = {

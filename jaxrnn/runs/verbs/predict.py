@@ -55,7 +55,7 @@ class Predict(Group):
             picture_max = run.pixel_max if is_folder else 255
             return image_reader(shape, fit, data.as_inputs, run.pixel_max, picture_max)
         if self.as_is:
-            raise ValueError("--as-is needs a network that reads images")
+            raise ValueError("--as-is requires a network that reads images")
         is_text = isinstance(run.experiment.task, LanguageModeling) and all(
             len(name) == 1 for name in run.class_names
         )

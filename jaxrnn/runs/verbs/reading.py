@@ -27,7 +27,7 @@ from jaxrnn.data.readers.labelled import is_whole, stretch
 
 log = logging.getLogger("jaxrnn")
 
-_IDX = re.compile(rb"\0\0[\x08\x09\x0b-\x0e][\1-\4]|\x1f\x8b")  # gzip only where it is damaged
+_IDX = re.compile(rb"\0\0[\x08\x09\x0b-\x0e][\1-\4]|\x1f\x8b")  # still gzip only if damaged
 
 Example = np.ndarray | ValueError
 """Inputs of one example, (time, features) or (time,) tokens; or why it can't be read."""
@@ -55,7 +55,7 @@ def image_reader(
       shape: (height, width, channels) of an image.
       fit: turns a picture into such an image, as in training.
       as_inputs: turns (N, …) images into inputs of the network.
-      array_max: the whole number that becomes 255 in arrays.
+      array_max: the pixel value that is mapped to 255 in arrays of integers.
       picture_max: the same in the images that ``fit`` returns for files.
     """
     size = math.prod(shape)
@@ -106,7 +106,7 @@ def array_reader(axes: int, alphabet: Sequence[str] = ()) -> Reader:
 def read_files(words: Sequence[str], reader: Reader) -> Iterator[dict[str, Example]]:
     """Read every file, every file of every directory, and standard input for ``-``.
 
-    In directories, what is not a picture is skipped if pictures are read.
+    If pictures are read, other files in directories are skipped.
 
     Yields the examples of each file by name, of which ``.npy`` and IDX files may hold several: the
     inputs or, if they can't be read, a ``ValueError``.
@@ -124,16 +124,16 @@ def read_files(words: Sequence[str], reader: Reader) -> Iterator[dict[str, Examp
                 several.append(name)
             yield examples
         if skipped:
-            log.warning("skipped %s, which are no pictures", list_some(skipped))
+            log.warning("skipped %s: not pictures", list_some(skipped))
         if names == skipped:
             kind = "pictures" if skipped else "files"
-            yield {word: ValueError(f"the directory has no {kind} in it")}
+            yield {word: ValueError(f"the directory contains no {kind}")}
     if several:
-        log.warning("read the first of several pages or frames of %s", list_some(several))
+        log.warning("read only the first page or frame of %s", list_some(several))
 
 
 def _files_of(word: str) -> list[str]:
-    """Return a file, or the files in a directory except those that systems leave."""
+    """Return a file, or the files in a directory except those of operating systems."""
     if not Path(word).is_dir():
         return [word]
     inside = map(Path, sorted(glob.glob("**", root_dir=word, recursive=True)))  # no hidden files

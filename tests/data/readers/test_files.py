@@ -86,7 +86,7 @@ def test_idx_files_are_loaded_and_streamed(tmp_path):
     assert len(split.class_names) == 300
     source = jaxrnn.Source("idx", split="test", **places)
     np.testing.assert_array_equal(source.read([2, 0])["labels"], [2, 0])
-    with pytest.raises(ValueError, match="name 'idx' needs archives"):
+    with pytest.raises(ValueError, match="name 'idx' requires archives"):
         jaxrnn.load("idx", split="train")
 
 
@@ -155,8 +155,8 @@ def test_arrays_as_keras_stores_them(tmp_path, channels, order):
         ({"x_train": np.zeros((3, 4)), "y_train": np.zeros(3)}, r"expected train images \(N, h"),
         ({"x_train": np.zeros((3, 4, 4)), "y_train": np.full(3, -1)}, "int32 from -1 to 0"),
         ({"x_train": np.full((3, 4, 4), 1.5), "y_train": np.zeros(3)}, "float64"),
-        ({"x_train": np.array([None]), "y_train": np.zeros(1)}, "cannot be read as Keras"),
-        (None, "cannot be read as Keras stores datasets"),
+        ({"x_train": np.array([None]), "y_train": np.zeros(1)}, "is not a dataset as Keras"),
+        (None, "is not a dataset as Keras stores it"),
     ],
 )
 def test_invalid_npz_files(tmp_path, content, message):

@@ -55,7 +55,7 @@ def test_damaged_files_give_one_line(tmp_path, save):
 @pytest.mark.parametrize("content", [array(), b"", b"PK\3\4", b"\x1f\x8b\x08\0", b"a,b\n1,2\n"])
 def test_other_files_by_that_name(tmp_path, content):
     (tmp_path / "renamed.npz").write_bytes(content)
-    assert "cannot be read as Keras stores datasets" in refused(tmp_path / "renamed.npz")
+    assert "is not a dataset as Keras stores it" in refused(tmp_path / "renamed.npz")
 
 
 @pytest.mark.parametrize("words", [WORDS, WORDS.astype("S3")])

@@ -84,8 +84,8 @@ def test_whole_numbers_of_any_type(tmp_path, dtype):
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        (DIGITS, DIGITS + 1, "test images .* from 1 to 16.* from 0 to 15, the largest"),
-        (DIGITS / 15, DIGITS, "test images .* from 0 to 15.* from 0 to 1, the largest"),
+        (DIGITS, DIGITS + 1, "test images .* from 1 to 16.* from 0 to 15, the max"),
+        (DIGITS / 15, DIGITS, "test images .* from 0 to 15.* from 0 to 1, the max"),
         (DIGITS * 17, DIGITS / 15, "test images .* from 0 to 1.* whole numbers"),
         (DIGITS / 2, DIGITS, r"train images .* from 0 to 7\.5.* whole numbers"),
         (DIGITS / 7.5 - 1, DIGITS, "train images .* from -1 to 1"),

@@ -170,7 +170,7 @@ def test_nonempty_directory_is_left_unchanged(tmp_path):
     ("config", "changes", "message"),
     [
         (RNNConfig(hidden=4, bidirectional=True), {}, "a bidirectional network"),
-        (RNNConfig(hidden=4), {"class_names": tuple("abcdefghij")}, "--page needs a network that"),
+        (RNNConfig(hidden=4), {"class_names": tuple("abcdefghij")}, "--page requires a network"),
     ],
 )
 def test_networks_without_a_web_page(config, changes, message, tmp_path):
@@ -200,5 +200,5 @@ def test_ink_needs_gray_images_of_28_pixels():
     read = PredictDigits(Path(), (), ink="bright").reader(run).convert(eye)
     assert not read[:4].any()  # a margin, as around the digits of MNIST
     run = dataclasses.replace(run, input_shape=(28, 32))
-    with pytest.raises(ValueError, match="--ink needs a network that reads gray images of 28"):
+    with pytest.raises(ValueError, match="--ink requires a network that reads gray images of 28"):
         PredictDigits(Path(), (), ink="dark").reader(run)

@@ -233,7 +233,7 @@ def test_names_are_one_line_and_hidden_files_are_left_out(workdir, capsys, tmp_p
     out, err, status = said(capsys, "predict", workdir, tmp_path, "a\nb.png", wide, "--as-is")
     assert (out, status) == ([], 1)
     assert err == [
-        f"error: {tmp_path}: the directory has no files in it",
+        f"error: {tmp_path}: the directory contains no files",
         "error: 'a\\nb.png': No such file or directory",
         f"error: {wide}: the picture must be 28 pixels wide and 28 high; got 30 × 28",
     ]
@@ -343,7 +343,7 @@ def test_examples_of_several_lengths_are_answered_as_one_by_one(steps, capsys):
 def test_as_is_needs_images(steps, capsys):
     folder, page = steps
     out, err, status = said(capsys, "predict", folder / "run", "x.npy", "--as-is", page=page)
-    assert (out, err, status) == ([], ["error: --as-is needs a network that reads images"], 2)
+    assert (out, err, status) == ([], ["error: --as-is requires a network that reads images"], 2)
 
 
 def test_texts_are_read_by_the_alphabet_and_continued(tmp_path, capsys):

@@ -57,7 +57,7 @@ def test_directory_names_pictures_that_can_not_be_read(tmp_path):
 def test_directory_without_pictures_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
     _, errors = answers(tmp_path)
-    assert errors == {str(tmp_path): "the directory has no pictures in it"}
+    assert errors == {str(tmp_path): "the directory contains no pictures"}
 
 
 @pytest.mark.parametrize("kind", ["AVIF", "JPEG2000", "ICO", "TGA"])

@@ -58,7 +58,9 @@ def last_valid(last: State, states: States, carry: State, lengths: Lengths | Non
 
 def state_at_end(states: States, lengths: Lengths) -> State:
     """Return the state of each sequence after its last valid time step."""
-    return states[(lengths - 1, *jnp.indices(lengths.shape))]
+    axes = range(lengths.ndim)  # whose sizes may be symbolic, so jnp.indices would fail
+    rows = (jax.lax.broadcasted_iota(jnp.int32, lengths.shape, axis) for axis in axes)
+    return states[(lengths - 1, *rows)]
 
 
 def steps_at_once(unroll: int, inputs: chex.ArrayTree) -> int:

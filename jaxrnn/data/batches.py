@@ -129,8 +129,8 @@ def prepare(batch: Batch) -> Batch:
 
     Every batch passes through here once; what follows relies on it.
     """
-    check_examples(batch)
     batch = {name: jnp.asarray(array) for name, array in arrays_of(batch).items()}
+    check_examples(batch)
     if "lengths" in batch:
         valid = valid_steps(batch)
         for name, axes in _TIMED.items():

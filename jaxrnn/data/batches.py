@@ -129,8 +129,8 @@ def prepare(batch: Batch) -> Batch:
 
     Every batch passes through here once; what follows relies on it.
     """
-    check_examples(batch)
     batch = {name: jnp.asarray(array) for name, array in arrays_of(batch).items()}
+    check_examples(batch)
     if "lengths" in batch:
         # Smaller types could not hold the number of time steps that padding adds, nor differences.
         batch["lengths"] = batch["lengths"].astype(jnp.int32)

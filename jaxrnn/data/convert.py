@@ -42,6 +42,7 @@ def convert(name: str, value: Any) -> Any:
 def _to_numpy(name: str, value: Any) -> np.ndarray:
     """Convert to a numpy array of numbers, without a copy where possible."""
     value = value.detach() if hasattr(value, "detach") else value  # a torch tensor
+    check_unmasked(name, value)
     try:
         array = value if isinstance(value, np.ndarray) else np.asarray(value)
         array = np.array(array.tolist()) if array.dtype.kind == "O" else array
@@ -51,10 +52,17 @@ def _to_numpy(name: str, value: Any) -> np.ndarray:
             f"{name} cannot be read as one array: {reason}; Split.from_arrays pads sequences of "
             "different lengths"
         ) from error
-    if array.dtype.kind in "OcmMSU":
+    if array.dtype.kind in "OcmMSUV":
         hint = "; Split.from_arrays reads names of classes" if array.dtype.kind in "SU" else ""
         raise ValueError(f"{name} must be numbers; got {array.dtype}{hint}")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def check_unmasked(name: str, value: Any) -> None:
+    """Raise ``ValueError`` for a masked array, whose hidden values NumPy would return."""
+    if np.ma.is_masked(value):
+        count = np.ma.count_masked(value)
+        raise ValueError(f"{name} must have no masked values; got {count}")
 
 
 def _is_whole(array: np.ndarray) -> bool:
@@ -144,7 +152,7 @@ def read_inputs(
     if scale is not None:
         return array.astype(np.float32) / np.float32(scale), lengths, channels
     least, most = (array.min(), array.max()) if array.size else (0, 255)
-    if array.dtype == np.uint8 and most < 128:
+    if array.dtype == np.uint8 and 0 < most < 128:
         notes.append(
             f"uint8 inputs were read as pixels from 0 to 255, but the largest is {most}; "
             f"give scale={most} if that is white"
@@ -167,6 +175,7 @@ def read_labels(
 
     Interpretations that aren't obvious are described in ``notes``.
     """
+    check_unmasked("labels", labels)
     array = np.asarray(labels) if hasattr(labels, "dtype") else np.asarray(labels, object)
     if array.dtype.kind == "O":
         for index, label in enumerate(array.flat):

@@ -55,20 +55,23 @@ def readable(source: Any) -> Readable:
             f"a {kind} chooses the order of its examples itself; stream its .dataset or, to read "
             "one pass into memory, iter(…) of it"
         )
-    if isinstance(source, np.ndarray | jax.Array | str) or not (
-        indexed or isinstance(source, Iterable)
-    ):
+    is_table = isinstance(source, str) or hasattr(source, "__array__")
+    if is_table or not (indexed or isinstance(source, Iterable)):
         raise ValueError(
             "a stream reads a Source, a Split, arrays (inputs, labels), or a sequence or iterable "
             f"of examples (inputs, label); got {kind}"
         )
     if indexed and hasattr(source, "__len__"):
+        if len(source) and _is_batch(first := _arrays_of(source[0])) and len(first["inputs"]) > 1:
+            raise ValueError(
+                f"the elements of the {kind} are batches; iter(…) of it reads them into memory"
+            )
         return _Examples(source)
     if not (examples := list(source)):
         raise ValueError("there is nothing to stream: the iterable is empty")
     first = _arrays_of(examples[0])
-    in_batches = any(np.ndim(first.get(name, 0)) for name in ("labels", "targets"))
-    return _join(examples, np.concatenate if in_batches else np.stack)
+    axes = 2 if first["inputs"].dtype.kind in "iu" else 3  # of batches of tokens, and of others
+    return _join(examples, np.concatenate if _is_batch(first, axes) else np.stack)
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,17 @@ class _Examples:
         return arrays_of(_join([self.examples[int(index)] for index in indices], np.stack))
 
 
+def _is_batch(element: Batch, axes: int = 3) -> bool:
+    rows = [np.shape(element[name])[:1] for name in ("labels", "targets") if name in element]
+    return element["inputs"].ndim >= axes and rows == [element["inputs"].shape[:1]]
+
+
 def _join(examples: Iterable[Any], join: Callable[[Any], np.ndarray]) -> Split:
     """Join examples or batches."""
     named = [_arrays_of(example) for example in examples]
+    if odd := next((arrays for arrays in named if arrays.keys() != named[0].keys()), None):
+        found = " and ".join(", ".join(arrays) for arrays in (named[0], odd))
+        raise ValueError(f"examples of a stream must have the same arrays; got {found}")
     arrays: Any = {name: join([example[name] for example in named]) for name in named[0]}
     if arrays["inputs"].ndim == 4:  # images, as torchvision has them
         arrays["inputs"] = as_sequences(channels_last(arrays["inputs"]))
@@ -95,6 +106,9 @@ def _join(examples: Iterable[Any], join: Callable[[Any], np.ndarray]) -> Split:
 
 def _arrays_of(example: Any) -> Batch:
     try:
-        return {name: np.asarray(array) for name, array in arrays_of(example).items()}
+        arrays = arrays_of(example)
+        if getattr(arrays["inputs"], "mode", None) == "P":  # of Pillow
+            raise ValueError("a picture with a palette has no pixels; give image.convert('RGB')")
+        return {name: np.asarray(array) for name, array in arrays.items()}
     except ValueError as error:
         raise ValueError(f"examples of a stream: {error}") from error

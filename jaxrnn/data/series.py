@@ -89,7 +89,7 @@ def read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
 def read_years(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read years and values, the first and last columns of a CSV file.
 
-    The years must be consecutive. A first line that is not numeric is skipped as a header.
+    The years must be consecutive. A first line without a year is skipped as a header.
     """
     years: list[float] = []
     numbers: list[float] = []
@@ -101,7 +101,7 @@ def read_years(path: Path) -> tuple[np.ndarray, np.ndarray]:
             if len(row) < 2 or len(row) != len(rows[0][1]) or not math.isfinite(value):
                 raise ValueError
         except ValueError:
-            if number == 1:
+            if number == 1 and not row[0].strip().isdecimal():
                 continue
             expected = f"expected a year and a number; got {','.join(row)}"
             raise ValueError(f"{path}, line {number}: {expected}") from None

@@ -20,7 +20,10 @@ Batch = dict[str, Any]
 optionally ``lengths``."""
 
 _ARRAYS = ("inputs", "labels", "lengths", "targets")
-_SINGULAR = {"image": "inputs", "label": "labels"}  # as tfds and others name them
+_SINGULAR = {  # as tfds and others name them
+    **{"image": "inputs", "input": "inputs", "label": "labels"},
+    **{"length": "lengths", "target": "targets"},
+}
 _DTYPES = {
     "labels": (jnp.integer, "integers; real numbers are targets"),
     "lengths": (jnp.integer, "integers"),
@@ -156,16 +159,22 @@ def arrays_of(examples: Any) -> Batch:
         dtype = getattr(examples[1], "dtype", None) or np.asarray(examples[1]).dtype
         second = "targets" if jnp.issubdtype(dtype, jnp.floating) else "labels"
         fields = {"inputs": examples[0], second: examples[1]}
+    if hasattr(examples, "_asdict") and "inputs" in _renamed(examples._asdict()):
+        fields = examples._asdict()  # a named tuple, in any order
     kind = "an array" if isinstance(examples, jax.Array) else type(examples).__name__
     if isinstance(fields, Mapping):
         kind += f" of {', '.join(map(str, fields))}"
-        fields = {_SINGULAR.get(name, name): array for name, array in fields.items()}
-        if isinstance(examples, Split) or fields.keys() & {*_ARRAYS}:
+        fields = _renamed(fields)
+        if isinstance(examples, Split) or "inputs" in fields:
             return {name: fields[name] for name in _ARRAYS if fields.get(name) is not None}
     raise ValueError(
         "expected a Split, a pair (inputs, labels), or a dict of inputs and labels, lengths or "
         f"targets; got {kind}"
     )
+
+
+def _renamed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {_SINGULAR.get(name, name): array for name, array in fields.items()}
 
 
 def as_split(examples: Any) -> Split:

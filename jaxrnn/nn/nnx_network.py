@@ -26,11 +26,13 @@ class NNXNetwork:
       draws: whether training needs a key, as for ``nnx.Dropout``.
 
     Raises:
-      ValueError: it has variables other than parameters and random-number state, such as batch
-        statistics.
+      ValueError: it is no ``nnx.Module``; or it has variables other than parameters and
+        random-number state, such as batch statistics.
     """
 
     def __init__(self, module: nnx.Module) -> None:
+        if not isinstance(module, nnx.Module):
+            raise ValueError(f"the model must be a linen or nnx module of Flax; got {module!r:.80}")
         parts: Any = nnx.split(module, nnx.Param, nnx.RngState, ...)
         self._graph: Any = parts[0]
         _, params, streams, others = parts

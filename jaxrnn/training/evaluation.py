@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrnn.data.batches import as_key, prepare
-from jaxrnn.data.splits import Batch, Split, take
+from jaxrnn.data.splits import Batch, Split, as_split, take
 from jaxrnn.data.streams import Stream
 from jaxrnn.training.blocks import blocks_in_order, bounded_batch_size
 from jaxrnn.training.forward import forward, measure_prepared
@@ -36,7 +36,8 @@ def evaluate(
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
-      examples: at least one. A stream is read while earlier batches are measured.
+      examples: at least one. A pair (inputs, labels), or a dict of inputs and labels, lengths or
+        targets, is read as a split; a stream is read while earlier batches are measured.
       batch_size: examples of a split at a time; it bounds memory and doesn't change the result. By
         default at most 1000, fewer if sequences are long or the network is wide.
       mesh: devices that share the work, from :func:`jaxrnn.training.sharding.batch_mesh`; a state
@@ -57,6 +58,7 @@ def evaluate(
     >>> int(evaluate(state, test, batch_size=32).weight)
     50
     """
+    examples = examples if isinstance(examples, Stream) else as_split(examples)
     measured: list[Metrics] = []
     with contextlib.closing(blocks_in_order(state, examples, batch_size, mesh, outputs)) as blocks:
         for block in blocks:
@@ -87,7 +89,6 @@ def measure_block(
     return over_devices(block, mesh, sharded=sharded)(state, examples, rows)
 
 
-@partial(jax.jit, static_argnames="batch_size")
 def predict(
     state: TrainState, split: Split, *, batch_size: int | None = None
 ) -> Float[Array, "examples *time outputs"]:
@@ -98,7 +99,8 @@ def predict(
 
     Args:
       state: from :func:`jaxrnn.create_train_state`.
-      split: any number of examples, with or without labels or targets.
+      split: any number of examples, with or without labels or targets; a pair or dict is read as
+        by :func:`evaluate`.
       batch_size: examples at a time; it bounds memory and doesn't change the result. By default at
         most 1000, fewer if sequences are long or the network is wide.
 
@@ -115,6 +117,13 @@ def predict(
     >>> predict(state, test, batch_size=32).shape
     (50, 10)
     """
+    return _predict(state, as_split(split), batch_size=batch_size)
+
+
+@partial(jax.jit, static_argnames="batch_size")
+def _predict(
+    state: TrainState, split: Split, *, batch_size: int | None
+) -> Float[Array, "examples *time outputs"]:
     count = len(split)
     batches = max(1, -(-count // bounded_batch_size(state, split, batch_size)))
     size = -(-count // batches)

@@ -90,19 +90,24 @@ def forward(
       carry: state of the network; ``()`` for that of a new sequence.
 
     Raises:
-      ValueError: the network draws random numbers, and there is no key; or it takes no carry.
+      ValueError: the network draws random numbers, and there is no key; or it takes no carry, or
+        no lengths.
     """
-    lengths = (batch["lengths"],) if "lengths" in batch else ()
     options = _random_options(state, train, keys)
+    if "lengths" in batch:
+        if state.takes and "lengths" not in state.takes:
+            takes = ", ".join(sorted(state.takes))
+            raise ValueError(f"the examples have lengths, but the model's call takes {takes}")
+        options["lengths"] = batch["lengths"]
     if carry is not None:
         if "carry" not in state.takes:
             raise ValueError("truncated backpropagation and generation need a model with a carry")
         options |= {"carry": carry, "return_carry": True}
     try:
         variables = {"params": nn.meta.unbox(state.params)}
-        result = state.apply_fn(variables, batch["inputs"], *lengths, **options)
+        result = state.apply_fn(variables, batch["inputs"], **options)
     except InvalidRngError as error:
-        raise ValueError(_NO_KEY if train else _NOT_DETERMINISTIC) from error
+        raise ValueError(_NO_KEY if train and state.draws else _NOT_DETERMINISTIC) from error
     outputs, carry = (result, None) if carry is None else result
     if not isinstance(outputs, jax.Array):
         kind = type(outputs).__name__

@@ -20,7 +20,10 @@ from jaxrnn.files import first_line
 from jaxrnn.training.tasks import Classification, Task
 
 # Arguments of a network's call that select training mode, and their values in training.
-MODES = {"train": True, "training": True, "is_training": True, "deterministic": False}
+MODES = {
+    **{"train": True, "training": True, "is_training": True, "is_train": True},
+    **{"enable_dropout": True, "deterministic": False, "inference": False},
+}
 
 
 class TrainState(train_state.TrainState):
@@ -58,10 +61,12 @@ def create_train_state(
       key: PRNG key of the initial parameters, or an integer seed; None for a state of shapes.
       model: a Flax linen or NNX module that maps (batch, time, features) to (batch, width)
         outputs, or to (batch, time, width). If its call takes ``train``, ``training``,
-        ``is_training`` or ``deterministic``, this is set for training or evaluation, and
-        ``nn.Dropout`` and ``make_rng`` get random numbers; if it takes ``keys``, it gets a key for
-        each example in training. An NNX module already has its parameters, so ``key`` is unused;
-        :func:`jaxrnn.training.merged` returns the trained module.
+        ``is_training``, ``is_train``, ``enable_dropout``, ``deterministic`` or ``inference``, this
+        is set for training or evaluation, and ``nn.Dropout`` and ``make_rng`` get random numbers;
+        by no other name is dropout turned on. If it takes ``keys``, it gets a key for each example
+        in training; ``lengths`` are those of the examples, if they have any. An NNX module already
+        has its parameters, so ``key`` is unused; :func:`jaxrnn.training.merged` returns the trained
+        module.
       optimizer: any optax gradient transformation that needs no more than gradients, parameters
         and the value of the loss. Create it once and keep it: functions are
         compiled for this object, and again for any other, even an equal one.
@@ -73,8 +78,9 @@ def create_train_state(
       A :class:`TrainState`.
 
     Raises:
-      ValueError: the model has variables other than ``params``, such as batch statistics; or the
-        optimizer needs the function to minimize, as line searches do.
+      ValueError: the model has variables other than ``params``, such as batch statistics, or its
+        call requires other arguments; or the optimizer needs the function to minimize, as line
+        searches do.
 
     >>> from jaxrnn import RNNModel
     >>> state = create_train_state(
@@ -85,6 +91,7 @@ def create_train_state(
     """
     if not isinstance(model, nn.Module):
         return _from_nnx(model, optimizer, task, abstract=key is None)
+    _check_call(model)
     inputs = jnp.asarray(blank_example(example))
     try:
         model = _same(model)
@@ -112,6 +119,7 @@ def _from_nnx(
     from jaxrnn.nn.nnx_network import NNXNetwork  # slow to import
 
     network = NNXNetwork(module)
+    _check_call(module)
     params = network.params
 
     def create(params: chex.ArrayTree) -> TrainState:
@@ -142,6 +150,17 @@ def _arguments(model: Any) -> frozenset[str]:
     return frozenset(inspect.signature(model.__call__).parameters)
 
 
+def _check_call(model: Any) -> None:
+    _, *others = inspect.signature(model.__call__).parameters.values()
+    variadic = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    required = {one.name for one in others if one.default is one.empty and one.kind not in variadic}
+    if unknown := ", ".join(sorted(required - {*MODES})):
+        modes = ", ".join(MODES)
+        raise ValueError(
+            f"the model's call requires {unknown}; after the inputs it may require {modes}"
+        )
+
+
 def _init(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -158,14 +177,15 @@ def _init(
 def _init_optimizer(
     optimizer: optax.GradientTransformation, params: chex.ArrayTree
 ) -> chex.ArrayTree:
-    opt_state = optimizer.init(params)
-    if isinstance(optimizer, optax.GradientTransformationExtraArgs):
-        update = partial(optimizer.update, value=jnp.zeros(()), grad=params)
-        try:
-            jax.eval_shape(update, params, opt_state, params)
-        except TypeError as error:
-            given = "a step gives the optimizer gradients, parameters and the value of the loss"
-            raise ValueError(f"{given}, but {first_line(error)}") from error
+    try:
+        opt_state = optimizer.init(params)
+        update = optimizer.update
+        if isinstance(optimizer, optax.GradientTransformationExtraArgs):
+            update = partial(update, value=jnp.zeros(()), grad=params)
+        jax.eval_shape(update, params, opt_state, params)
+    except (TypeError, AttributeError) as error:
+        given = "a step gives an optax optimizer gradients, parameters and the value of the loss"
+        raise ValueError(f"{given}, but {first_line(error)}") from error
     return opt_state
 
 

@@ -92,6 +92,9 @@ def test_pytree_of_anything():
     [
         ({"labels": ["a"] * 6}, "labels must be numbers; got <U1; Split.from_arrays reads names"),
         ({"labels": [None] * 6}, "labels must be numbers"),
+        ({"labels": np.ma.masked_equal(LABELS, 1)}, "labels must have no masked values; got"),
+        ({"targets": np.ma.masked_less(np.arange(6.0), 2)}, "targets must have no masked values"),
+        ({"inputs": np.zeros((6, 4), [("x", "f4")])}, "inputs must be numbers"),
         ({"labels": np.array([2**40] * 6)}, "labels of int64 do not fit in int32"),
         ({"lengths": np.array([2**40] * 6)}, "lengths of int64 do not fit in int32"),
         ({"inputs": np.full((6, 4, 3), 2**30 + 1)}, "inputs of int64 do not fit in float32"),

@@ -168,6 +168,7 @@ def test_sunspots(tmp_path):
         (lambda lines: [*lines[:51], *lines[52:]], "line 52: expected the year 1750; got 1751"),
         (lambda lines: [*lines[:51], *lines[50:]], "line 52: expected the year 1750; got 1749"),
         (lambda lines: [lines[0], *lines[:0:-1]], "line 3: expected the year 1960; got 1958"),
+        (lambda lines: ["1700,", *lines[2:]], "line 1: expected a year and a number; got 1700,"),
         (lambda lines: [*lines[:51], "1750,", *lines[52:]], "line 52: expected a year and a num"),
         (lambda lines: [*lines[:51], "1750,5,5", *lines[52:]], "line 52: expected a year and a n"),
         (lambda lines: [line.replace(",", ";") for line in lines], "line 2: expected a year and"),

@@ -1,9 +1,11 @@
 """Examples as other libraries hold them: by index or by iteration, in whatever containers."""
 
+from collections import namedtuple
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import jaxrnn
 from jaxrnn import Split
@@ -113,12 +115,44 @@ def test_streams_of_pairs():
     assert (batch["inputs"].shape, batch["targets"].shape) == ((6, 7, 9), (6,))
 
 
+def test_iterables_of_examples_with_a_label_for_each_time_step():
+    labels = np.zeros(INPUTS.shape[:2], np.int32)
+    (batch,) = jaxrnn.stream(zip(INPUTS, labels, strict=True), batch_size=len(INPUTS))
+    assert_identical(batch, {"inputs": INPUTS, "labels": labels})
+
+
+def test_named_tuples_are_read_by_their_names():
+    Pair = namedtuple("Pair", "target image length")
+    (batch,) = jaxrnn.stream([Pair(0.5, INPUTS[0], 2), Pair(1.5, INPUTS[1], 1)], batch_size=2)
+    assert batch["targets"].tolist() == [0.5, 1.5]
+    assert batch["lengths"].tolist() == [2, 1]
+    np.testing.assert_array_equal(batch["inputs"], INPUTS[:2])
+
+
+class Table(dict):
+    """A pandas DataFrame, whose items are its columns."""
+
+    def __array__(self):
+        return INPUTS
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         (INPUTS, "got ndarray"),
         (5, "got int"),
+        (Table(), "got Table"),
         (iter([]), "there is nothing to stream"),
+        (
+            [(INPUTS[:4], LABELS[:4]), (INPUTS[4:8], LABELS[4:8])],
+            "elements of the list are batches",
+        ),
+        (
+            iter([(INPUTS[0], 1), (INPUTS[1], 0.5)]),
+            "same arrays; got inputs, labels and inputs, ta",
+        ),
+        ([{"input_ids": [1, 2], "labels": 0}], "got dict of input_ids, labels"),
+        ([{"image": Image.new("P", (5, 4)), "label": 0}], "picture with a palette"),
         (iter([INPUTS]), r"examples of a stream: expected .*; got ndarray"),
     ],
 )

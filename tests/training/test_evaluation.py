@@ -65,6 +65,24 @@ def test_predict_gives_the_logits_in_order(state, digits, logits, batch_size):
 
 
 @pytest.mark.program
+@pytest.mark.parametrize("kind", ["dict", "image", "pair", "lists"])
+def test_other_containers_are_all_of_their_examples(state, digits, kind):
+    inputs, labels = digits.inputs[:5], digits.labels[:5]
+    examples = {
+        "dict": {"inputs": inputs, "labels": labels},
+        "image": {"image": inputs, "label": labels},
+        "pair": (inputs, labels),
+        "lists": {"inputs": (inputs / np.float32(255)).tolist(), "labels": labels.tolist()},
+    }[kind]
+    split = Split(inputs, labels)
+    expected = jaxrnn.evaluate(state, split).means()
+    chex.assert_trees_all_close(jaxrnn.evaluate(state, examples).means(), expected, rtol=1e-6)
+    _, metrics = jaxrnn.train_step(state, examples)
+    chex.assert_trees_all_close(metrics.means(), expected, rtol=1e-6)
+    found, logits = (jaxrnn.predict(state, each) for each in (examples, split))
+    np.testing.assert_allclose(found, logits, rtol=1e-5, atol=1e-6)
+
+
 def test_generation_continues_a_predictable_text():
     """A text in which each token follows from the one before is continued without an error."""
     text = np.resize(np.arange(5, dtype=np.uint8), (20, 9))

@@ -148,9 +148,17 @@ def test_optimizers_that_take_the_value():
         chex.assert_tree_all_finite(jaxrnn.train_step(other, BATCH)[0].params)
 
 
-def test_optimizers_that_need_the_function_are_refused():
-    with pytest.raises(ValueError, match=r"gives the optimizer .* loss, but .* 'value_fn'$"):
-        jaxrnn.create_train_state(0, jaxrnn.RNNModel(2, 4), optax.lbfgs(), BATCH["inputs"])
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (optax.lbfgs(), "'value_fn'"),
+        (optax.lookahead(optax.sgd(0.1), 5, 0.5), "no attribute 'fast'"),
+        (optax.sgd, "no attribute 'init'"),
+    ],
+)
+def test_optimizers_that_need_more_are_refused(optimizer, message):
+    with pytest.raises(ValueError, match=rf"gives an optax optimizer .* loss, but .*{message}"):
+        jaxrnn.create_train_state(0, jaxrnn.RNNModel(2, 4), optimizer, BATCH["inputs"])
 
 
 def test_schedule_free_is_evaluated_by_its_average():

@@ -43,6 +43,18 @@ class TakesIsTraining(nn.Module):
         return nn.Dense(5)(nn.Dropout(0.5, deterministic=not is_training)(inputs.mean(1)))
 
 
+class TakesIsTrain(nn.Module):
+    @nn.compact
+    def __call__(self, inputs, is_train=False, lengths=None):
+        return nn.Dense(5)(nn.Dropout(0.5, deterministic=not is_train)(inputs.mean(1)))
+
+
+class TakesInference(nn.Module):
+    @nn.compact
+    def __call__(self, inputs, *, inference):
+        return nn.Dense(5)(nn.Dropout(0.5, deterministic=inference)(inputs.mean(1)))
+
+
 class DrawsNoise(nn.Module):
     @nn.compact
     def __call__(self, inputs, train=False):
@@ -65,6 +77,8 @@ class TakesKeys(nn.Module):
         (TakesDeterministic(), "deterministic"),
         (TakesTraining(), "training"),
         (TakesIsTraining(), "is_training"),
+        (TakesIsTrain(), "is_train"),
+        (TakesInference(), "inference"),
         (DrawsNoise(), "train"),
         (TakesKeys(), "keys"),
         (RNNModel(4, 5, dropout=0.5), "carry"),
@@ -114,6 +128,31 @@ def test_models_that_are_refused():
         evaluate(state, Split(**BATCH))
     with pytest.raises(ValueError, match="other than params: batch_stats"):
         create_train_state(1, Unusual(normalize=True), OPTIMIZER, FLOATS)
+
+
+def test_calls_that_require_more_are_refused():
+    class Masked(nn.Module):
+        def __call__(self, inputs, mask, *, train):
+            return inputs
+
+    with pytest.raises(ValueError, match="call requires mask; after the inputs it may require tra"):
+        create_train_state(1, Masked(), OPTIMIZER, FLOATS)
+    with pytest.raises(ValueError, match="must be a linen or nnx module of Flax; got <class"):
+        create_train_state(1, Masked, OPTIMIZER, FLOATS)
+
+
+def test_lengths_need_a_network_that_takes_them():
+    batch = {**BATCH, "lengths": np.full(20, 9)}
+    state = create_train_state(1, TakesTraining(), OPTIMIZER, FLOATS)
+    with pytest.raises(ValueError, match="have lengths, but the model's call takes inputs, train"):
+        train_step(state, batch, KEY)
+    train_step(create_train_state(1, TakesIsTrain(), OPTIMIZER, FLOATS), batch, KEY)
+
+
+def test_dropout_that_is_never_off_is_refused_with_a_key():
+    state = create_train_state(1, Unusual(dropout=0.5), OPTIMIZER, FLOATS)
+    with pytest.raises(ValueError, match="its call must take train or deterministic"):
+        train_step(state, BATCH, KEY)
 
 
 def test_one_array_of_outputs_is_expected():

@@ -59,7 +59,7 @@ class Predict(Group):
         is_text = isinstance(run.experiment.task, LanguageModeling) and all(
             len(name) == 1 for name in run.class_names
         )
-        return array_reader(len(run.input_shape), run.class_names if is_text else ())
+        return array_reader(run.input_shape, run.class_names if is_text else ())
 
 
 def predict_files(run: Run, options: Predict) -> bool:

@@ -77,15 +77,16 @@ def image_reader(
     return Reader(convert, is_single)
 
 
-def array_reader(axes: int, alphabet: Sequence[str] = ()) -> Reader:
-    """Build a reader of arrays with ``axes`` axes, or one more for several, and of UTF-8 text.
+def array_reader(shape: Sequence[int], alphabet: Sequence[str] = ()) -> Reader:
+    """Build a reader of arrays, of examples or of one, and of UTF-8 text.
 
-    Text is read as tokens of an ``alphabet``; by default as numbers, with one time step per line.
+    Text is read as tokens of an ``alphabet``; by default as numbers, with one time step per line,
+    or one line of tokens. ``shape`` is that of an example, with any number of time steps.
     """
-    tokens = {character: token for token, character in enumerate(alphabet)}
+    axes, tokens = len(shape), {character: token for token, character in enumerate(alphabet)}
 
     def convert(item: Path | np.ndarray) -> np.ndarray:
-        array = item if isinstance(item, np.ndarray) else parse(item.read_text("utf-8"))
+        array = item if isinstance(item, np.ndarray) else parse(item.read_text("utf-8-sig"))
         if array.ndim != axes or not array.size:
             raise ValueError(f"expected an array of {axes} axes, or one more; got {array.shape}")
         return array
@@ -94,13 +95,35 @@ def array_reader(axes: int, alphabet: Sequence[str] = ()) -> Reader:
         if not text.strip():
             raise ValueError("the text is blank")
         if not alphabet:
-            lines, dtype = text.replace(",", " ").splitlines(), "i4" if axes == 1 else "f4"
-            return np.loadtxt(lines, dtype, ndmin=1 if axes == 1 else 2)
+            return _read_table(text.splitlines(), shape[1:])
         if unknown := set(text) - tokens.keys():
             raise ValueError(f"the text that the network was trained on has no {min(unknown)!r}")
         return np.array([tokens[character] for character in text], np.int32)
 
     return Reader(convert, lambda array: array.ndim <= axes)
+
+
+def _read_table(lines: Sequence[str], features: Sequence[int]) -> np.ndarray:
+    """Read lines of numbers or, without features, tokens: one per line, or all on one.
+
+    Fields are separated by semicolons, tabs, commas or spaces, whichever comes first in this list.
+    """
+    dtype, kind = (np.float32, "numbers") if features else (np.int32, "integers")
+    width = math.prod(features) if features or len(lines) > 1 else None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        separator = next((mark for mark in ";\t," if mark in line), None)
+        try:
+            if not line.strip():  # which loadtxt skips
+                raise ValueError
+            row = np.loadtxt([line], dtype, comments=None, delimiter=separator, ndmin=1)
+            if len(row) != (width or len(row)):
+                raise ValueError
+        except ValueError:
+            expected = kind if width is None else f"{kind}, {width} in a line"
+            raise ValueError(f"line {number}: expected {expected}; got {line!r}") from None
+        rows.append(row)
+    return np.stack(rows) if features else np.concatenate(rows)
 
 
 def read_files(words: Sequence[str], reader: Reader) -> Iterator[dict[str, Example]]:

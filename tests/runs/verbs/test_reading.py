@@ -1,6 +1,7 @@
 """Files given to predict: directories as people have them, arrays, pictures of any kind."""
 
 import gzip
+import re
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,7 @@ import jaxrnn
 from experiments.mnist_rnn import MnistRNN
 from jaxrnn.data.pictures import fit_picture
 from jaxrnn.runs.verbs.predict import Predict
-from jaxrnn.runs.verbs.reading import image_reader, read_files
+from jaxrnn.runs.verbs.reading import array_reader, image_reader, read_files
 from tests.conftest import mnist_rnn
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5), np.uint8)
@@ -136,3 +137,38 @@ def test_pictures_are_prepared_as_in_training(tmp_path, background):
     read = reader.convert(tmp_path / "pets" / "a" / "0.png")
     np.testing.assert_array_equal(read, trained.inputs[0])
     assert read.max() == 255
+
+
+@pytest.mark.parametrize("text", ["1,2.5\n3,4\n", "1;2.5\n3;4", "1\t2.5\n3\t4", "\ufeff1 2.5\n3 4"])
+def test_table_is_read_whatever_separates_its_fields(text, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(text, "utf-8")
+    read = array_reader((9, 2)).convert(path)
+    np.testing.assert_array_equal(read, np.array([[1, 2.5], [3, 4]], np.float32))
+
+
+@pytest.mark.parametrize(
+    "line", ["1,", "1,,2", "1\t\t2", "", " ", "1,5 2,5", "1,5;2", "a,b", "1", "1 2 3", "1_0,2"]
+)
+def test_line_of_a_table_that_is_no_row_of_numbers_is_an_error(line, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(f"1 2\n{line}\n3 4\n")
+    expected = f"line 2: expected numbers, 2 in a line; got {line!r}"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        array_reader((9, 2)).convert(path)
+
+
+@pytest.mark.parametrize("text", ["1 0 2", "1,0,2\n", "1\n0\n2\n"])
+def test_tokens_are_on_one_line_or_one_per_line(text, tmp_path):
+    path = tmp_path / "tokens.txt"
+    path.write_text(text)
+    assert array_reader((9,)).convert(path).tolist() == [1, 0, 2]
+    path.write_text(f"1\n\n{text}")
+    with pytest.raises(ValueError, match="line 2: expected integers"):
+        array_reader((9,)).convert(path)
+
+
+def test_byte_order_mark_is_no_character_of_a_text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("ba", "utf-8-sig")
+    assert array_reader((9,), ("a", "b")).convert(path).tolist() == [1, 0]

@@ -3,6 +3,7 @@
 import functools
 import warnings
 from contextlib import nullcontext
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,9 +20,9 @@ _TRANSPARENT = (
 )
 _HEIC = (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf")
 
-PictureLike = Path | BinaryIO | np.ndarray
-"""Path or open binary file of a picture in one of ``FORMATS``, of which the first frame is read; or
-a (height, width) or uint8 (height, width, channels) array."""
+PictureLike = Path | BinaryIO | bytes | np.ndarray
+"""Path, open binary file or content of a picture in one of ``FORMATS``, of which the first frame is
+read; or a (height, width) or uint8 (height, width, channels) array."""
 
 
 class NotAPictureError(ValueError):
@@ -131,6 +132,7 @@ def open_picture(
         if isinstance(picture, np.ndarray):
             image = _from_array(picture)
         else:
+            picture = BytesIO(picture) if isinstance(picture, bytes) else picture
             opened = picture.open("rb") if isinstance(picture, Path) else nullcontext(picture)
             with opened as file:
                 image = _decode(file)

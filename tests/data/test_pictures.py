@@ -24,7 +24,7 @@ def encoded(image, kind="PNG", **options):
 def test_gray_files_are_read_exactly(kind, tmp_path):
     file = encoded(Image.fromarray(RAMP), kind)
     (tmp_path / "picture").write_bytes(file.getvalue())
-    for picture in (tmp_path / "picture", file, RAMP):
+    for picture in (tmp_path / "picture", file, file.getvalue(), RAMP):
         gray = read_picture(picture)
         assert gray.dtype == np.float32
         np.testing.assert_array_equal(np.round(255 * gray), RAMP)

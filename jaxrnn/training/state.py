@@ -153,7 +153,11 @@ def _arguments(model: Any) -> frozenset[str]:
 def _check_call(model: Any) -> None:
     _, *others = inspect.signature(model.__call__).parameters.values()
     variadic = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-    required = {one.name for one in others if one.default is one.empty and one.kind not in variadic}
+    required = {
+        parameter.name
+        for parameter in others
+        if parameter.default is parameter.empty and parameter.kind not in variadic
+    }
     if unknown := ", ".join(sorted(required - {*MODES})):
         modes = ", ".join(MODES)
         raise ValueError(

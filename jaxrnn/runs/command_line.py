@@ -3,23 +3,27 @@
 import atexit
 import gc
 import io
+import itertools
 import os
 import platform
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, make_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, make_dataclass
+from operator import attrgetter
+from typing import Any
 
 import flax
 import jax
+import tyro
 
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import Advice, NonFiniteLossError
-from jaxrnn.runs.options import nearest, parse
+from jaxrnn.runs.options import complete, nearest, parse
 from jaxrnn.runs.processes import LostProcessesError, end_at_once
 from jaxrnn.runs.run import run
-from jaxrnn.runs.sweeps import Sweep, sweep
+from jaxrnn.runs.sweeps import sweep
 from jaxrnn.runs.verbs import VERBS, page_name, run_verb
 from jaxrnn.runs.verbs.help import USAGES, short_help
 from jaxrnn.version import __version__
@@ -103,6 +107,20 @@ def _report(error: Exception) -> int:
     return 1 if advice or isinstance(error, NonFiniteLossError | LostProcessesError) else 2
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Several runs of one experiment, each in a directory of its own."""
+
+    seeds: int = 1
+    """Number of runs of each configuration, with consecutive seeds."""
+    vary: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """Values to try, as in learning_rate=1e-3,3e-3 hidden=64,150; every combination is run."""
+    jobs: int = 1
+    """Number of runs to train at once, each in a process with its share of the cores."""
+    pictures: bool = False
+    """Also draw the pictures of every run."""
+
+
 def _train(
     presets: Mapping[str, Experiment], default: str, words: list[str], description: str
 ) -> None:
@@ -119,7 +137,8 @@ def _train(
     experiment, options = configured(presets[preset], words, description)
     name = f"{page_name(experiment)}/{preset}"
     if sweeping or options != Sweep():
-        sweep(experiment, name=name, **{**vars(options), "vary": options.values(experiment)})
+        vary = _values(options.vary, experiment)
+        sweep(experiment, name=name, **{**vars(options), "vary": vary})
     else:
         run(experiment, name=name)
 
@@ -128,10 +147,25 @@ def configured(
     page: Experiment, words: Sequence[str], description: str = ""
 ) -> tuple[Experiment, Sweep]:
     """Apply command-line options to an experiment; return it and the options of a sweep."""
-    groups = {field.name: getattr(page, field.name) for field in fields(page)}
     sweep = [("sweep", Sweep, Sweep())]
     kind = make_dataclass("Page", sweep, bases=(type(page),), frozen=True, kw_only=True)
     commands = (f"{page.program} {verb} {usage}" for verb, usage in USAGES.items())
     about = "\n\n".join([description, *commands])
-    parsed = parse(kind, kind(**groups), words, f"{page.program} [PRESET]", about)
-    return type(page)(**{name: getattr(parsed, name) for name in groups}), parsed.sweep
+    parsed = vars(parse(kind, kind(**vars(page)), words, f"{page.program} [PRESET]", about))
+    options = parsed.pop("sweep")
+    return type(page)(**parsed), options
+
+
+def _values(vary: Iterable[Iterable[str]], page: Experiment) -> dict[str, list[Any]]:
+    """Parse ``--vary``: return the values of each option by its dotted name."""
+    found: dict[str, list[Any]] = {}
+    for word in itertools.chain(*vary):
+        flag, _, listed = "".join(complete([f"--{word}"], type(page))[0]).partition("=")
+        if not listed:
+            raise ValueError(f"--vary expects OPTION=VALUE,VALUE,…; got {word!r}")
+        name = flag.removeprefix("--").replace("-", "_")
+        for value in listed.split(","):
+            words, flags = [f"{flag}={value}"], tyro.conf.FlagConversionOff
+            changed = parse(type(page), page, words, "", "", flags)
+            found.setdefault(name, []).append(attrgetter(name)(changed))
+    return found

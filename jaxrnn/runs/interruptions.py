@@ -42,9 +42,6 @@ class Interruption:
         return 128 + (received or signal.SIGTERM)
 
 
-_current: Interruption | None = None
-
-
 @contextlib.contextmanager
 def interruption() -> Iterator[Interruption]:
     """Record and report the first signal that asks to stop; end the process on a second SIGINT.
@@ -54,13 +51,7 @@ def interruption() -> Iterator[Interruption]:
 
     Python runs signal handlers between its own instructions, but a call into XLA takes long.
     Therefore a thread waits for the byte that the interpreter's C handler writes at once.
-
-    Nested ``with`` blocks, as in the runs of a sweep, share the state of the outer one.
     """
-    global _current
-    if _current is not None:
-        yield _current
-        return
     state = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield state  # Python handles signals in its main thread only
@@ -87,11 +78,9 @@ def interruption() -> Iterator[Interruption]:
     watcher.start()
     previous = {number: signal.signal(number, lambda *_: None) for number in taken}
     previous_descriptor = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
-    _current = state
     try:
         yield state
     finally:
-        _current = None
         signal.set_wakeup_fd(previous_descriptor)
         for number, handler in previous.items():
             signal.signal(number, handler or signal.SIG_DFL)

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from jaxrnn.data import Datasets, Split
+from jaxrnn.data import Datasets
 from jaxrnn.files import Json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.hooks import Events, Progress
-from jaxrnn.runs.interruptions import explained, interruption, reading
+from jaxrnn.runs.interruptions import Interruption, explained, interruption, reading
 from jaxrnn.runs.prepare import Prepared, prepare
 from jaxrnn.runs.processes import Stopped, from_first, is_first, say, session
 from jaxrnn.runs.results import describe_start, finish, write_about
@@ -52,15 +52,21 @@ def run(experiment: Experiment, *, name: str | None = None) -> Json:
 
 
 def run_one(
-    experiment: Experiment, name: str, *, data: Datasets | None = None, pictures: bool = True
+    experiment: Experiment,
+    name: str,
+    *,
+    data: Datasets | None = None,
+    pictures: bool = True,
+    interrupted: Interruption | None = None,
 ) -> Json:
     """Run a checked experiment, whose ``data`` may have been built before, in a :func:`session`.
 
-    ``pictures`` is whether to draw curves, samples and confusions; for the rest see :func:`run`.
+    ``pictures`` is whether to draw curves, samples and confusions; ``interrupted`` is that of the
+    caller, if it takes signals itself. For the rest see :func:`run`.
     """
-    task, trainer, clock = experiment.task, experiment.trainer, Clock()
+    trainer, runtime, clock = experiment.trainer, experiment.runtime, Clock()
     check = partial(check_workdir, experiment=experiment)
-    with open_workdir(experiment.runtime.workdir, name, check) as workdir:
+    with open_workdir(runtime.workdir, name, check) as workdir, contextlib.ExitStack() as signals:
         with clock("preparation"):
             prepared = prepare(experiment, data)
         checkpoints = Checkpoints(workdir / "checkpoints", prepared.description)
@@ -69,16 +75,19 @@ def run_one(
         if prepared.history:
             say(f"resuming after epoch {len(prepared.history)}")
         resume = f"to resume: {experiment.advice('resume', workdir)}"
-        with interruption() as interrupted, explained(checkpoints, resume):
-            with checkpoints:
-                hooks: list[Hook] = [checkpoints, interrupted]
-                trained = _train(experiment, prepared, workdir, hooks, clock, pictures=pictures)
-            epochs = len(trained.history)
-            if epochs < trainer.epochs and not has_stalled(trained.history, task, trainer.patience):
+        interrupted = interrupted or signals.enter_context(interruption())
+        with explained(checkpoints, resume):
+            hooks: list[Hook] = [checkpoints, interrupted]
+            with checkpoints, reading(runtime.workers):
+                trained = _train(experiment, prepared, workdir, hooks, clock, pictures)
+            history = trained.history
+            stalled = has_stalled(history, experiment.task, trainer.patience)
+            if len(history) < trainer.epochs and not stalled:
                 say(f"stopped; earlier epochs are saved in {workdir}\n{resume}")
                 raise Stopped(interrupted.exit_status)
+            seconds = clock.seconds
             results: Json = from_first(
-                finish, workdir, experiment, trained, checkpoints, clock.seconds, pictures=pictures
+                finish, workdir, experiment, trained, checkpoints, seconds, pictures=pictures
             )
             return results
 
@@ -89,11 +98,10 @@ def _train(
     workdir: Path,
     hooks: Sequence[Hook],
     clock: Clock,
-    *,
     pictures: bool,
 ) -> Prepared:
     """Train up to the last epoch, or until a hook stops it; return state and history after it."""
-    trainer, runtime, data = experiment.trainer, experiment.runtime, prepared.data
+    epochs, runtime, evals = experiment.trainer.epochs, experiment.runtime, prepared.data.evals
     done, before = len(prepared.history), dict(clock.seconds)
 
     def write_history(record: Record) -> None:
@@ -102,28 +110,23 @@ def _train(
         if is_first():
             record.history.to_csv(workdir / "history.csv")
 
-    with (
-        contextlib.ExitStack() as opened,
-        ThreadPoolExecutor() as pool,
-        Progress(trainer.epochs, done) as progress,
-        reading(runtime.workers),
-    ):
+    with ThreadPoolExecutor() as pool, contextlib.ExitStack() as opened:
         pool.submit(importlib.import_module, "orbax.checkpoint")  # while XLA compiles
-        own: list[Hook] = []
+        hooks = [write_history, *hooks, opened.enter_context(Progress(epochs, done))]
         if is_first():
             about = pool.submit(write_about, workdir, prepared, pictures=pictures)
-            own += experiment.hooks()
+            hooks += experiment.hooks()
             if runtime.tensorboard:
-                own.append(opened.enter_context(Events(workdir / "events", [*data.evals], done)))
+                hooks.append(opened.enter_context(Events(workdir / "events", [*evals], done)))
         state, history = fit(
             prepared.state,
             prepared.train,
-            trainer,
-            key=prepared.key if isinstance(prepared.train, Split) else None,
-            evals=data.evals,
+            experiment.trainer,
+            key=prepared.key,
+            evals=evals,
             augment=prepared.augment,
             history=prepared.history,
-            hooks=[write_history, *hooks, progress, *own],
+            hooks=hooks,
             devices=runtime.devices,
         )
         if is_first():

@@ -1,6 +1,7 @@
 """The directory of a run: checked, created, locked against other processes, and restored."""
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,27 +22,23 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
 
     Files that can be recreated from a checkpoint may be damaged or missing.
     """
-    option, config = f"--workdir {workdir}", workdir / "config.json"
     if (workdir / "sweep.json").exists():
-        raise ValueError(f"{option} holds a sweep; choose another directory")
-    stored = read_json_or_none(config)
-    try:
-        if stored is not None:
-            experiment.check_same(stored)
-        elif config.exists() and not (workdir / "checkpoints").exists():
-            read_json(config)  # which raises
-    except ValueError as error:
-        raise ValueError(f"{option}: {error}") from error
+        raise ValueError("it holds a sweep; choose another directory")
+    config = workdir / "config.json"
+    if (stored := read_json_or_none(config)) is not None:
+        experiment.check_same(stored)
+    elif config.exists() and not (workdir / "checkpoints").exists():
+        read_json(config)  # which raises
     if not (results := read_results(workdir)):
         return
-    done, finished = results["epochs"], f"{option} holds a finished run"
+    done, advice = results["epochs"], "choose another directory"
     if results.get("stopped_early"):
-        raise ValueError(
-            f"{finished}, which --patience stopped after epoch {done}; choose another directory"
-        )
+        stopped = f"which --patience stopped after epoch {done}"
+        raise ValueError(f"it holds a finished run, {stopped}; {advice}")
     if done >= experiment.trainer.epochs:
-        more = "raise --epochs to continue it, or " if experiment.can_grow else ""
-        raise ValueError(f"{finished} of {done} epochs; {more}choose another directory")
+        if experiment.can_grow:
+            advice = f"raise --epochs to continue it, or {advice}"
+        raise ValueError(f"it holds a finished run of {done} epochs; {advice}")
 
 
 def read_results(workdir: Path) -> Json:
@@ -64,7 +61,9 @@ def open_workdir(workdir: Path | None, name: str, check: Callable[[Path], None])
 def _open(
     workdir: Path | None, name: str, check: Callable[[Path], None], held: contextlib.ExitStack
 ) -> str:
-    chosen = workdir or _unused_directory(name)
+    stem = f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    chosen = workdir or next(path for path in map(Path, names) if not path.exists())
     option = f"--workdir {chosen}"
     try:
         made = [path for path in (chosen, *chosen.parents) if not path.exists()]
@@ -85,7 +84,10 @@ def _open(
         busy = isinstance(error, BlockingIOError)
         reason = "another process is using it" if busy else error.strerror
         raise OSError(f"{option} cannot be used: {reason}") from error
-    check(chosen)
+    try:
+        check(chosen)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from error
     for path in chosen.glob(".*.*-*[0-9]"):  # left by a process that was killed while writing
         path.unlink()
     return str(chosen)
@@ -95,13 +97,6 @@ def _remove_empty(directories: Iterable[Path]) -> None:
     with contextlib.suppress(OSError):  # of the first one that is not empty
         for path in directories:
             path.rmdir()
-
-
-def _unused_directory(name: str) -> Path:
-    stem, number = f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}", 1
-    while (path := Path(stem if number == 1 else f"{stem}-{number}")).exists():
-        number += 1
-    return path
 
 
 def restore(

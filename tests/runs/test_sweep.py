@@ -130,10 +130,10 @@ def test_invalid_arguments(two_seeds, options, message):
 
 
 def test_directories_of_sweeps_and_runs_are_refused_for_each_other(two_seeds):
-    with pytest.raises(ValueError, match="seed-3 holds a single run"):
+    with pytest.raises(ValueError, match="seed-3: it holds a single run"):
         sweep_in(two_seeds[0] / "seed-3")
     runtime = RuntimeConfig(workdir=two_seeds[0], devices=1)
-    with pytest.raises(ValueError, match="two holds a sweep; choose another directory"):
+    with pytest.raises(ValueError, match="two: it holds a sweep; choose another directory"):
         jaxrnn.run(replace(SMALL, runtime=runtime))
 
 

@@ -1,10 +1,18 @@
-"""sweep: several runs of one experiment, one after the other or in parallel."""
+"""sweep: several runs of one experiment, one after the other or in parallel processes."""
 
 import contextlib
+import io
 import itertools
-from collections.abc import Mapping, Sequence
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 from dataclasses import replace
 from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.queues import SimpleQueue
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -12,11 +20,13 @@ from urllib.parse import quote
 
 from jaxrnn.files import Json, write_json
 from jaxrnn.runs.config import Experiment
-from jaxrnn.runs.interruptions import interruption
+from jaxrnn.runs.interruptions import Interruption, interruption
+from jaxrnn.runs.prepare import build_data
 from jaxrnn.runs.processes import Stopped, from_first, say, session
-from jaxrnn.runs.sweeps.jobs import train_each
+from jaxrnn.runs.run import run_one
 from jaxrnn.runs.sweeps.summary import (
     SEED,
+    Outcome,
     describe_run,
     describe_sweep,
     option_of,
@@ -26,7 +36,8 @@ from jaxrnn.runs.sweeps.summary import (
     write_summary,
 )
 from jaxrnn.runs.workdir import open_workdir
-from jaxrnn.training.sharding import available_cores
+from jaxrnn.training.metrics import NonFiniteLossError
+from jaxrnn.training.sharding import available_cores, in_any_process
 
 
 def sweep(
@@ -65,21 +76,22 @@ def sweep(
         limit = f"{most}, the number of cores or, with --distributed, 1"
         raise ValueError(f"--jobs must be between 1 and {limit}; got {jobs}")
     vary = dict(sorted(vary.items()))  # data options first, so that data is read less often
-    plan, missing, failed = _plan(experiment, seeds, vary), {}, {}
+    plan, finished, failed = _plan(experiment, seeds, vary), {}, {}
     check = partial(_begin, experiment=experiment, varied=[*vary])
     devices = session(runtime) if jobs == 1 else contextlib.nullcontext()  # else workers use them
     with devices, open_workdir(runtime.workdir, name, check) as workdir:
         say(f"{name}: {len(plan)} runs; files in {workdir}")
-        for directory, planned in plan.items():
+        for directory, run in [*plan.items()]:
             path = workdir / directory
-            if results := from_first(results_if_finished, path, planned.trainer.epochs):
-                say(describe_run(directory, results, planned.task))
+            if results := from_first(results_if_finished, path, run.trainer.epochs):
+                finished[directory] = results
+                del plan[directory]
             else:
-                missing[directory] = replace(planned, runtime=replace(runtime, workdir=path))
+                plan[directory] = replace(run, runtime=replace(runtime, workdir=path))
         with interruption() as interrupted:
-            outcomes = train_each(missing, pictures=pictures, jobs=jobs, interrupted=interrupted)
+            trained = _train_each(plan, pictures=pictures, jobs=jobs, interrupted=interrupted)
             try:
-                for directory, outcome in outcomes:
+                for directory, outcome in itertools.chain(finished.items(), trained):
                     if isinstance(outcome, str):
                         failed[directory] = outcome
                     say(describe_run(directory, outcome, experiment.task))
@@ -130,16 +142,98 @@ def _begin(workdir: Path, experiment: Experiment, varied: Sequence[str]) -> None
     content: Json = {"experiment": experiment.identity, "varied": varied}
     stored = read_sweep(workdir) or content
     if stored is content and (workdir / "config.json").exists():
-        raise ValueError(f"--workdir {workdir} holds a single run; choose another directory")
+        raise ValueError("it holds a single run; choose another directory")
     there, here = (", ".join(keys) or "only the seed" for keys in (stored["varied"], varied))
     if there != here:
         other = f"a sweep that varies {there} instead of {here}"
-        raise ValueError(f"--workdir {workdir} holds {other}; choose another directory")
+        raise ValueError(f"it holds {other}; choose another directory")
     for key in (*varied, SEED):  # which may have other values
         group, _, option = key.rpartition(".")
         option_of(stored["experiment"], group)[option] = option_of(experiment.identity, key)
-    try:
-        experiment.check_same(stored["experiment"])
-    except ValueError as error:
-        raise ValueError(f"--workdir {workdir}: {error}") from error
+    experiment.check_same(stored["experiment"])
     write_json(workdir / "sweep.json", content)
+
+
+def _train_each(
+    runs: Mapping[str, Experiment], *, pictures: bool, jobs: int, interrupted: Interruption
+) -> Iterator[tuple[str, Outcome]]:
+    """Train runs, and yield the directory of each with its outcome when it has ended.
+
+    A single job runs in this process, within a session; several run in processes of their own.
+
+    Raises:
+      Stopped: a signal was received.
+    """
+    if jobs == 1:
+        yield from zip(runs, map(_Trainer(pictures, interrupted), runs.values()), strict=True)
+        return
+    context = multiprocessing.get_context("spawn")
+    shares, (stopping, stop) = context.SimpleQueue(), context.Pipe(duplex=False)
+    for job in range(jobs):
+        shares.put(job)
+    setup = shares, stopping, jobs, pictures
+    with futures.ProcessPoolExecutor(jobs, context, _start_worker, setup) as pool:
+        waiting = {pool.submit(_work, run): directory for directory, run in runs.items()}
+        try:
+            while waiting and interrupted.received is None:
+                for future in futures.wait(waiting, 0.2, futures.FIRST_COMPLETED).done:
+                    yield waiting.pop(future), future.result()
+        except futures.BrokenExecutor as error:
+            raise OSError(f"a process that trains has ended: {error}") from error
+        finally:
+            if waiting:
+                stop.close()  # which the workers notice
+            pool.shutdown(cancel_futures=True)
+    if waiting:
+        raise Stopped(interrupted.exit_status)
+
+
+class _Trainer:
+    """Trains runs one after the other; they share data and compiled programs."""
+
+    def __init__(self, pictures: bool, interrupted: Interruption) -> None:
+        self._options: Json = {"pictures": pictures, "interrupted": interrupted}
+        self._group: object = None  # of the data that was built last
+
+    def __call__(self, run: Experiment) -> Outcome:
+        interrupted = self._options["interrupted"]
+        if in_any_process(interrupted.received is not None):
+            raise Stopped(interrupted.exit_status)
+        if self._group != run.data:
+            self._group, self._options["data"] = run.data, build_data(run.data, run.runtime)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                return run_one(run, "run", **self._options)
+        except NonFiniteLossError as error:
+            return str(error)
+
+
+_worker: Json = {}
+"""The state of a worker process."""
+
+
+def _start_worker(shares: "SimpleQueue[int]", stop: Connection, jobs: int, pictures: bool) -> None:
+    """Set up a worker process on its share of the cores."""
+    job = shares.get()
+    os.setsid()  # Ctrl-C interrupts the parent alone, which tells its workers
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[job::jobs])
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / jobs:.3f}")  # of a GPU
+    _worker["signals"] = signals = interruption()  # kept, as exiting would restore the handlers
+    interrupted = signals.__enter__()
+    _worker["train"] = _Trainer(pictures, interrupted)
+
+    def watch() -> None:
+        stop.poll(None)  # until the parent closes its end, or ends
+        interrupted.received = signal.SIGTERM
+        if parent := multiprocessing.parent_process():
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _work(run: Experiment) -> Outcome:
+    with session(run.runtime):  # here, so that errors reach the parent
+        outcome: Outcome = _worker["train"](run)
+    return outcome

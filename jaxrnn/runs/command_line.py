@@ -20,12 +20,11 @@ import tyro
 
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import Advice, NonFiniteLossError
-from jaxrnn.runs.options import complete, nearest, parse
+from jaxrnn.runs.options import USAGES, complete, nearest, parse, short_help
 from jaxrnn.runs.processes import LostProcessesError, end_at_once
 from jaxrnn.runs.run import run
 from jaxrnn.runs.sweeps import sweep
 from jaxrnn.runs.verbs import VERBS, page_name, run_verb
-from jaxrnn.runs.verbs.help import USAGES, short_help
 from jaxrnn.version import __version__
 
 _ERRORS = (ValueError, OSError, ImportError, NonFiniteLossError, LostProcessesError)

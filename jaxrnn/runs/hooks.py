@@ -1,15 +1,15 @@
 """Hooks of a run: progress on the terminal, and event files for TensorBoard."""
 
-import importlib.util
+import itertools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import jax
 from tqdm import tqdm
 
-from jaxrnn.training.fitting import Record
+from jaxrnn.training.fitting import Hook, Record
 from jaxrnn.training.history import metric_columns
 
 
@@ -41,10 +41,16 @@ class Progress(AbstractContextManager["Progress"]):
         self._bar.update(epoch - 1 + fraction - self._bar.n)
 
     def __call__(self, record: Record) -> None:
-        """Show the metrics of an epoch."""
-        row, task = record.history.rows[-1], record.state.task
-        epoch, rate = int(row["epoch"]), record.examples / row["seconds"]
-        text = ", ".join([*_describe(row, task.best), f"{rate:,.0f} examples/s"])
+        """Show all metrics of the training split, and the main metric of the others."""
+        row = record.history.rows[-1]
+        main, epoch = metric_columns([*row], record.state.task.best), int(row["epoch"])
+        shown = {name: row[name] for name in row if name.startswith("train_") or name in main}
+        parts = [
+            f"{name.removeprefix('train_').replace('_', ' ')} "
+            + (f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.4g}")
+            for name, value in shown.items()
+        ]
+        text = ", ".join([*parts, f"{record.examples / row['seconds']:,.0f} examples/s"])
         self._bar.set_postfix_str(text, refresh=False)
         self.during(epoch, 1.0)
         self._bar.refresh()
@@ -52,44 +58,22 @@ class Progress(AbstractContextManager["Progress"]):
             print(f"epoch {epoch}/{self._epochs}: {text}", flush=True)
 
 
-def _describe(row: Mapping[str, float], best: str) -> Iterator[str]:
-    """Describe all metrics of the training split, and the main metric of the others."""
-    main = metric_columns([*row], best)
-    for name, value in row.items():
-        if name.startswith("train_") or name in main:
-            digits = f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
-            yield f"{name.removeprefix('train_').replace('_', ' ')} {digits}"
-
-
-def check_tensorboard() -> None:
-    """Raise ``ValueError`` if tensorboardX is not installed."""
-    if importlib.util.find_spec("tensorboardX") is None:
-        raise ValueError("--tensorboard needs tensorboardX; install jaxrnn's extra tensorboard")
-
-
-class Events(AbstractContextManager["Events"]):
-    """A hook of :func:`jaxrnn.fit` that writes every curve to an event file, as METRIC/SPLIT.
+@contextmanager
+def writing_events(folder: Path, splits: Iterable[str], done: int = 0) -> Iterator[Hook]:
+    """Open an event file, and yield a hook that writes every curve to it, as METRIC/SPLIT.
 
     ``tensorboard --logdir FOLDER`` shows the files; it discards earlier events of epochs after the
     ``done`` ones.
     """
+    from tensorboardX import SummaryWriter  # an extra
 
-    def __init__(self, folder: Path, splits: Sequence[str], done: int = 0) -> None:
-        from tensorboardX import SummaryWriter  # an extra
-
-        self._splits = ("train", *splits)
-        purge, suffix = done + 1 if done else None, f".{done:06}"  # names have whole seconds only
-        self._writer = SummaryWriter(str(folder), purge_step=purge, filename_suffix=suffix)
-
-    def __exit__(self, *error: object) -> None:
-        self._writer.close()
-
-    def __call__(self, record: Record) -> None:
-        """Write the metrics of an epoch."""
+    def write(record: Record) -> None:
         row = record.history.rows[-1]
-        for split in self._splits:
-            for column in row:
-                if column.startswith(f"{split}_"):
-                    tag = f"{column.removeprefix(f'{split}_')}/{split}"
-                    self._writer.add_scalar(tag, row[column], row["epoch"])
-        self._writer.flush()
+        for split, name in itertools.product(("train", *splits), row):
+            if (metric := name.removeprefix(f"{split}_")) != name:
+                writer.add_scalar(f"{metric}/{split}", row[name], row["epoch"])
+        writer.flush()
+
+    purge, suffix = done + 1 if done else None, f".{done:06}"  # names have whole seconds only
+    with SummaryWriter(str(folder), purge_step=purge, filename_suffix=suffix) as writer:
+        yield write

@@ -4,8 +4,10 @@ The description tells whether data that is read later is what the run was traine
 """
 
 import dataclasses
+import inspect
 import math
 import textwrap
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -142,14 +144,16 @@ def _differing(there: Any, here: Any) -> str:
 
 def initial_state(experiment: Experiment, description: Json, key: jax.Array | None) -> TrainState:
     """Build model and optimizer, and their state at step 0; without a key, only its shapes."""
+    build: Any = experiment.model.build
+    if "rngs" in inspect.signature(build).parameters:
+        from flax import nnx  # slow to import
+
+        build = partial(build, rngs=nnx.Rngs(jax.random.key(0) if key is None else key))
+    example = jax.ShapeDtypeStruct((1, *description["input_shape"]), np.float32)
+    optimizer = experiment.optimizer.build(description["steps"])
     try:
-        return create_train_state(
-            key,
-            experiment.build_model(description["outputs"], key),
-            experiment.optimizer.build(description["steps"]),
-            jax.ShapeDtypeStruct((1, *description["input_shape"]), np.float32),
-            experiment.task,
-        )
+        model = build(description["outputs"])
+        return create_train_state(key, model, optimizer, example, experiment.task)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -25,7 +25,7 @@ from jaxrnn.training.history import History, best_epoch, has_stalled, metric_col
 from jaxrnn.training.optimizers import averaged
 from jaxrnn.training.sharding import available_cores
 from jaxrnn.training.state import TrainState
-from jaxrnn.training.tasks import Classification, Task
+from jaxrnn.training.tasks import Classification
 from jaxrnn.version import __version__
 
 _log = logging.getLogger("jaxrnn")
@@ -38,12 +38,6 @@ def drawing(path: Path) -> Iterator[None]:
         yield
     except Exception as error:  # matplotlib raises any kind
         _log.warning("%s could not be drawn: %s", path, textwrap.shorten(str(error), 200))
-
-
-def describe_start(prepared: Prepared) -> str:
-    """Describe the size of a run, and where it computes."""
-    examples, devices = len(prepared.data.train), describe_mesh(prepared.mesh)
-    return f"{_size(prepared.state):,} parameters, {examples:,} training examples, on {devices}"
 
 
 def describe_mesh(mesh: jax.sharding.Mesh) -> str:
@@ -59,22 +53,22 @@ def _devices(mesh: jax.sharding.Mesh) -> list[str]:
     return [" ".join(dict.fromkeys((device.platform, device.device_kind))) for device in devices]
 
 
-def _size(state: TrainState) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+def parameters(state: TrainState) -> int:
+    """Return the number of parameters."""
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(state.params))
 
 
 def write_about(workdir: Path, prepared: Prepared, *, pictures: bool) -> None:
     """Write the table of parameters and, for labelled images, the first training examples."""
     train, model = prepared.data.train, prepared.state.model
     example = blank_example(np.empty((1, *prepared.description["input_shape"])))
-    plain = {"width": 120, "force_terminal": False, "no_color": True}
     if isinstance(model, nn.Module):
+        plain = {"width": 120, "force_terminal": False, "no_color": True}
         table = model.tabulate(jax.random.key(0), example, console_kwargs=plain)
     else:  # nnx.tabulate changes classes, so nothing else could call the module meanwhile
-        params = jax.tree.leaves_with_path(prepared.state.params)
-        names = {keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in params}
-        rows = (f"{name}  {shape}" for name, shape in names.items())
-        table = "\n".join([*rows, f"total: {_size(prepared.state):,} parameters"])
+        leaves = jax.tree.leaves_with_path(prepared.state.params)
+        rows = [f"{keystr(path, simple=True, separator='/')}  {x.shape}" for path, x in leaves]
+        table = "\n".join([*rows, f"total: {parameters(prepared.state):,} parameters"])
     lines = (line.rstrip() for line in table.strip("\n").splitlines())
     write_atomically(workdir / "parameters.txt", "\n".join(lines) + "\n")
     images = example.shape[2:] > (1,)  # wider than one pixel
@@ -101,10 +95,18 @@ def finish(
     if trainer.patience is not None and (best := checkpoints.restore(lambda _: state, best=True)):
         state, epoch = best[0], len(best[1])
     state = jax.device_get(averaged(state).replace(opt_state=()))
+    row = history.rows[epoch - 1]
+    metrics = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
+    bests = {
+        f"best_{name}": history.best(name, maximize=task.maximize)[name]
+        for name in metric_columns(metrics, task.best)
+        if history.measured(name)
+    }
     results = {
-        **_metrics(history, task, epoch),
+        **{"epochs": len(history), "epoch": epoch, **metrics, **bests},
+        "best_epoch": best_epoch(history, task),
         "seed": trainer.seed,
-        "parameters": _size(state),
+        "parameters": parameters(state),
         "stopped_early": has_stalled(history, task, trainer.patience),
         "devices": _devices(trained.mesh),
         "seconds": seconds,
@@ -116,31 +118,23 @@ def finish(
         _draw(workdir, state, data, history)
     if count := experiment.runtime.sample:
         say(draw_sample(state, data.train, count, trainer.seed))
-    for line in _describe(results, data, experiment, workdir):
-        say(line)
+    if epoch < len(history):
+        say(f"epoch {epoch} of {len(history)} was the best and is kept")
+    for split in [*data.evals] or ["train"]:
+        if (name := f"{split}_{task.best}") in results:
+            say(f"{name.replace('_', ' ')}: {results[name]:.4f}")
+    say(f"curves: {workdir / 'curves.png'}\nto evaluate: {experiment.advice('evaluate', workdir)}")
+    if experiment.can_grow and not results["stopped_early"]:
+        say(f"to continue: {experiment.advice('resume', workdir, 2 * trainer.epochs)}")
     return results
-
-
-def _metrics(history: History, task: Task, epoch: int) -> Json:
-    """Return the metrics of an epoch, and the best values of the main metric."""
-    row = history.rows[epoch - 1]
-    metrics = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
-    best = {
-        f"best_{name}": history.best(name, maximize=task.maximize)[name]
-        for name in metric_columns(metrics, task.best)
-        if history.measured(name)
-    }
-    epochs = {"epochs": len(history), "epoch": epoch}
-    return {**epochs, **metrics, **best, "best_epoch": best_epoch(history, task)}
 
 
 def _draw(workdir: Path, state: TrainState, data: Datasets, history: History) -> None:
     """Draw the curves and, for classifiers, the confusion matrix of the test or last split."""
-    curves, confusion = workdir / "curves.png", workdir / "confusion.png"
-    with drawing(curves):
+    with drawing(path := workdir / "curves.png"):
         from jaxrnn.plotting import plot_history  # slow to import
 
-        write_figure(curves, plot_history(history, data.baselines))
+        write_figure(path, plot_history(history, data.baselines))
     splits = {
         name: split
         for name, split in data.evals.items()
@@ -149,26 +143,10 @@ def _draw(workdir: Path, state: TrainState, data: Datasets, history: History) ->
     if splits and isinstance(state.task, Classification):
         split = splits.get("test", [*splits.values()][-1])
         predicted = predict(state, split)
-        with drawing(confusion):
+        with drawing(path := workdir / "confusion.png"):
             from jaxrnn.plotting import plot_confusion
 
-            write_figure(confusion, plot_confusion(split, predicted))
-
-
-def _describe(
-    results: Json, data: Datasets, experiment: Experiment, workdir: Path
-) -> Iterator[str]:
-    """Yield the main metrics, and commands to continue with."""
-    if results["epoch"] < results["epochs"]:
-        yield f"epoch {results['epoch']} of {results['epochs']} was the best and is kept"
-    for split in [*data.evals] or ["train"]:
-        if (name := f"{split}_{experiment.task.best}") in results:
-            yield f"{name.replace('_', ' ')}: {results[name]:.4f}"
-    yield f"curves: {workdir / 'curves.png'}"
-    yield f"to evaluate: {experiment.advice('evaluate', workdir)}"
-    if experiment.can_grow and not results["stopped_early"]:
-        epochs = 2 * experiment.trainer.epochs
-        yield f"to continue: {experiment.advice('resume', workdir, epochs)}"
+            write_figure(path, plot_confusion(split, predicted))
 
 
 def draw_sample(state: TrainState, train: object, count: int, seed: int) -> str:

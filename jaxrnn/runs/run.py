@@ -11,11 +11,11 @@ from jaxrnn.data import Datasets
 from jaxrnn.files import Json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
-from jaxrnn.runs.hooks import Events, Progress
+from jaxrnn.runs.hooks import Progress, writing_events
 from jaxrnn.runs.interruptions import Interruption, explained, interruption, reading
 from jaxrnn.runs.prepare import Prepared, prepare
 from jaxrnn.runs.processes import Stopped, from_first, is_first, say, session
-from jaxrnn.runs.results import describe_start, finish, write_about
+from jaxrnn.runs.results import describe_mesh, finish, parameters, write_about
 from jaxrnn.runs.workdir import check_workdir, open_workdir, restore
 from jaxrnn.training.fitting import Hook, Record, fit
 from jaxrnn.training.history import Clock, has_stalled
@@ -71,7 +71,11 @@ def run_one(
             prepared = prepare(experiment, data)
         checkpoints = Checkpoints(workdir / "checkpoints", prepared.description)
         prepared = restore(workdir, checkpoints, prepared, experiment)
-        say(f"{name}: {describe_start(prepared)}; files in {workdir}")
+        examples, devices = len(prepared.data.train), describe_mesh(prepared.mesh)
+        say(
+            f"{name}: {parameters(prepared.state):,} parameters, {examples:,} training examples, "
+            f"on {devices}; files in {workdir}"
+        )
         if prepared.history:
             say(f"resuming after epoch {len(prepared.history)}")
         resume = f"to resume: {experiment.advice('resume', workdir)}"
@@ -117,7 +121,8 @@ def _train(
             about = pool.submit(write_about, workdir, prepared, pictures=pictures)
             hooks += experiment.hooks()
             if runtime.tensorboard:
-                hooks.append(opened.enter_context(Events(workdir / "events", [*evals], done)))
+                events = writing_events(workdir / "events", evals, done)
+                hooks.append(opened.enter_context(events))
         state, history = fit(
             prepared.state,
             prepared.train,

@@ -108,21 +108,19 @@ def _read_table(lines: Sequence[str], features: Sequence[int]) -> np.ndarray:
 
     Fields are separated by semicolons, tabs, commas or spaces, whichever comes first in this list.
     """
-    dtype, kind = (np.float32, "numbers") if features else (np.int32, "integers")
+    dtype, expected = (np.float32, "numbers") if features else (np.int32, "integers")
     width = math.prod(features) if features or len(lines) > 1 else None
+    expected += f", {width} in a line" * (width is not None)
     rows = []
     for number, line in enumerate(lines, start=1):
         separator = next((mark for mark in ";\t," if mark in line), None)
-        try:
-            if not line.strip():  # which loadtxt skips
-                raise ValueError
-            row = np.loadtxt([line], dtype, comments=None, delimiter=separator, ndmin=1)
-            if len(row) != (width or len(row)):
-                raise ValueError
-        except ValueError:
-            expected = kind if width is None else f"{kind}, {width} in a line"
-            raise ValueError(f"line {number}: expected {expected}; got {line!r}") from None
-        rows.append(row)
+        words = [line if line.strip() else "?"]  # loadtxt would skip a blank line
+        with suppress(ValueError):
+            row = np.loadtxt(words, dtype, comments=None, delimiter=separator, ndmin=1)
+            if len(row) == (width or len(row)):
+                rows.append(row)
+        if len(rows) < number:
+            raise ValueError(f"line {number}: expected {expected}; got {line!r}")
     return np.stack(rows) if features else np.concatenate(rows)
 
 
@@ -175,17 +173,20 @@ def _read_file(name: str, reader: Reader) -> dict[str, Example]:
             array = _load_array(path)
             if array is None or reader.is_single(array):
                 return {name: reader.convert(path if array is None else array)}
-            examples: dict[str, Example] = {}
-            for index, example in enumerate(array):
-                try:
-                    examples[f"{name}[{index}]"] = reader.convert(example)
-                except ValueError as error:
-                    examples[f"{name}[{index}]"] = error
-            return examples
+            return {
+                f"{name}[{index}]": _converted(item, reader) for index, item in enumerate(array)
+            }
         except (OSError, ValueError, EOFError, MemoryError) as error:
             reason = getattr(error, "strerror", None) or str(error) or "it does not fit in memory"
             kind = NotAPictureError if isinstance(error, NotAPictureError) else ValueError
             return {name: kind(reason.replace(str(path), name).removeprefix(name))}
+
+
+def _converted(array: np.ndarray, reader: Reader) -> Example:
+    try:
+        return reader.convert(array)
+    except ValueError as error:
+        return error
 
 
 def _load_array(path: Path) -> np.ndarray | None:

@@ -23,7 +23,7 @@ from jaxrnn.runs.interruptions import Advice, NonFiniteLossError
 from jaxrnn.runs.options import USAGES, complete, nearest, parse, short_help
 from jaxrnn.runs.processes import LostProcessesError, end_at_once
 from jaxrnn.runs.run import run
-from jaxrnn.runs.sweeps import sweep
+from jaxrnn.runs.sweep import sweep
 from jaxrnn.runs.verbs import VERBS, page_name, run_verb
 from jaxrnn.version import __version__
 

@@ -1,10 +1,12 @@
-"""Results: what a run writes and prints at its start and at its end."""
+"""What a run prints and writes beside its checkpoints: progress, pictures and results."""
 
 import contextlib
+import itertools
 import logging
 import platform
+import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.tree_util import keystr
+from tqdm import tqdm
 
 from jaxrnn.data import Datasets, Split
 from jaxrnn.data.splits import blank_example
@@ -21,6 +24,7 @@ from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.prepare import Prepared
 from jaxrnn.runs.processes import say
 from jaxrnn.training.evaluation import generate, predict
+from jaxrnn.training.fitting import Hook, Record
 from jaxrnn.training.history import History, best_epoch, has_stalled, metric_columns
 from jaxrnn.training.optimizers import averaged
 from jaxrnn.training.sharding import available_cores
@@ -29,6 +33,72 @@ from jaxrnn.training.tasks import Classification
 from jaxrnn.version import __version__
 
 _log = logging.getLogger("jaxrnn")
+
+
+class Progress(contextlib.AbstractContextManager["Progress"]):
+    """A hook of :func:`jaxrnn.fit`: a progress bar on a terminal, otherwise a line per epoch.
+
+    The bar shows ``epochs`` in all, starts at ``done``, and also advances during epochs; it is
+    closed at the end of a ``with`` block.
+    """
+
+    def __init__(self, epochs: int, done: int = 0) -> None:
+        self._epochs = epochs
+        self._bar = tqdm(
+            total=epochs,
+            initial=done,
+            desc=f"epoch {min(done + 1, epochs)}/{epochs}",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+            dynamic_ncols=True,
+            file=sys.stdout,
+            disable=jax.process_index() > 0 or not sys.stdout.isatty(),
+        )
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def during(self, epoch: int, fraction: float) -> None:
+        """Move the bar to a fraction of an epoch."""
+        self._bar.set_description_str(f"epoch {epoch}/{self._epochs}", refresh=False)
+        self._bar.update(epoch - 1 + fraction - self._bar.n)
+
+    def __call__(self, record: Record) -> None:
+        """Show all metrics of the training split, and the main metric of the others."""
+        row = record.history.rows[-1]
+        main, epoch = metric_columns([*row], record.state.task.best), int(row["epoch"])
+        shown = {name: row[name] for name in row if name.startswith("train_") or name in main}
+        parts = [
+            f"{name.removeprefix('train_').replace('_', ' ')} "
+            + (f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.4g}")
+            for name, value in shown.items()
+        ]
+        text = ", ".join([*parts, f"{record.examples / row['seconds']:,.0f} examples/s"])
+        self._bar.set_postfix_str(text, refresh=False)
+        self.during(epoch, 1.0)
+        self._bar.refresh()
+        if self._bar.disable and jax.process_index() == 0:
+            print(f"epoch {epoch}/{self._epochs}: {text}", flush=True)
+
+
+@contextlib.contextmanager
+def writing_events(folder: Path, splits: Iterable[str], done: int = 0) -> Iterator[Hook]:
+    """Open an event file, and yield a hook that writes every curve to it, as METRIC/SPLIT.
+
+    ``tensorboard --logdir FOLDER`` shows the files; it discards earlier events of epochs after the
+    ``done`` ones.
+    """
+    from tensorboardX import SummaryWriter  # an extra
+
+    def write(record: Record) -> None:
+        row = record.history.rows[-1]
+        for split, name in itertools.product(("train", *splits), row):
+            if (metric := name.removeprefix(f"{split}_")) != name:
+                writer.add_scalar(f"{metric}/{split}", row[name], row["epoch"])
+        writer.flush()
+
+    purge, suffix = done + 1 if done else None, f".{done:06}"  # names have whole seconds only
+    with SummaryWriter(str(folder), purge_step=purge, filename_suffix=suffix) as writer:
+        yield write
 
 
 @contextlib.contextmanager
@@ -51,6 +121,13 @@ def _devices(mesh: jax.sharding.Mesh) -> list[str]:
     """Return the platform of each device and, if different, its kind."""
     devices = mesh.devices.flat
     return [" ".join(dict.fromkeys((device.platform, device.device_kind))) for device in devices]
+
+
+def size_of(prepared: Prepared) -> str:
+    """Describe the size of a run, and where it computes."""
+    examples, devices = len(prepared.data.train), describe_mesh(prepared.mesh)
+    size = f"{parameters(prepared.state):,} parameters, {examples:,} training examples"
+    return f"{size}, on {devices}"
 
 
 def parameters(state: TrainState) -> int:

@@ -22,7 +22,7 @@ from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.prepare import build_data, check_same_data, describe_data, initial_state
 from jaxrnn.runs.processes import is_first
 from jaxrnn.runs.results import draw_sample
-from jaxrnn.runs.sweeps.summary import runs_of
+from jaxrnn.runs.summary import runs_of
 from jaxrnn.training.evaluation import evaluate, predict
 from jaxrnn.training.history import History
 from jaxrnn.training.optimizers import averaged

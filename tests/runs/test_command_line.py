@@ -231,7 +231,7 @@ def test_several_wrong_options_get_a_line_each(capsys):
 
 def test_unusable_workdirs(folder, capsys):
     (folder / "file").write_text("mine")
-    assert "--workdir file is a file; give a directory" in refuse(["--workdir", "file"], capsys)
+    assert "--workdir file cannot be used: File exists" in refuse(["--workdir", "file"], capsys)
     for workdir in ("file/run", "/proc/run"):
         assert "cannot be used" in refuse(["--workdir", workdir, *SLICE], capsys)
     assert (folder / "file").read_text() == "mine"

@@ -14,7 +14,7 @@ from jaxrnn.runs.config import Experiment, RuntimeConfig, errors_of
 from jaxrnn.runs.options import Workdir, parse
 from jaxrnn.runs.processes import say, session
 from jaxrnn.runs.run import run
-from jaxrnn.runs.sweeps.summary import runs_of
+from jaxrnn.runs.summary import runs_of
 from jaxrnn.runs.trained import evaluate_run, load_run, read_experiment
 from jaxrnn.runs.verbs.export import Export, export_run
 from jaxrnn.runs.verbs.predict import Predict, predict_files

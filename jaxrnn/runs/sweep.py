@@ -23,8 +23,8 @@ from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import Interruption, interruption
 from jaxrnn.runs.prepare import build_data
 from jaxrnn.runs.processes import Stopped, from_first, say, session
-from jaxrnn.runs.run import run_one
-from jaxrnn.runs.sweeps.summary import (
+from jaxrnn.runs.run import open_workdir, run_one
+from jaxrnn.runs.summary import (
     SEED,
     Outcome,
     describe_run,
@@ -35,7 +35,6 @@ from jaxrnn.runs.sweeps.summary import (
     short_names,
     write_summary,
 )
-from jaxrnn.runs.workdir import open_workdir
 from jaxrnn.training.metrics import NonFiniteLossError
 from jaxrnn.training.sharding import available_cores, in_any_process
 

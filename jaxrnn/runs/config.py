@@ -16,9 +16,8 @@ from tyro.conf import Fixed, Suppress
 from jaxrnn.files import Json
 from jaxrnn.groups import Count, Group
 from jaxrnn.nn.config import RNNConfig
-from jaxrnn.training.fitting import Hook, TrainerConfig
-from jaxrnn.training.optimizers import Adam, Muon
-from jaxrnn.training.tasks import Classification, LanguageModeling, Regression
+from jaxrnn.training import Adam, Classification, LanguageModeling, Muon, Regression, TrainerConfig
+from jaxrnn.training.fitting import Hook
 
 Checked = TypeVar("Checked")
 _KIND = Field(discriminator="kind")

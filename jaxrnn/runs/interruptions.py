@@ -17,8 +17,7 @@ from jax.experimental import multihost_utils
 
 from jaxrnn.data.reading import STOPPING
 from jaxrnn.runs.checkpoints import Checkpoints
-from jaxrnn.training.fitting import Record
-from jaxrnn.training.metrics import NonFiniteLossError
+from jaxrnn.training import NonFiniteLossError, Record
 
 
 class Interruption:

@@ -23,13 +23,10 @@ from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.prepare import Prepared
 from jaxrnn.runs.processes import say
-from jaxrnn.training.evaluation import generate, predict
-from jaxrnn.training.fitting import Hook, Record
-from jaxrnn.training.history import History, best_epoch, has_stalled, metric_columns
-from jaxrnn.training.optimizers import averaged
+from jaxrnn.training import Classification, History, Record, TrainState, averaged, generate, predict
+from jaxrnn.training.fitting import Hook
+from jaxrnn.training.history import best_epoch, has_stalled, metric_columns
 from jaxrnn.training.sharding import available_cores
-from jaxrnn.training.state import TrainState
-from jaxrnn.training.tasks import Classification
 from jaxrnn.version import __version__
 
 _log = logging.getLogger("jaxrnn")

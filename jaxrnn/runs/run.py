@@ -20,9 +20,9 @@ from jaxrnn.runs.interruptions import Interruption, explained, interruption, rea
 from jaxrnn.runs.prepare import Prepared, check_same_data, prepare
 from jaxrnn.runs.processes import Stopped, from_first, is_first, say, session
 from jaxrnn.runs.results import Progress, finish, size_of, write_about, writing_events
-from jaxrnn.training.fitting import Hook, Record, fit
+from jaxrnn.training import Record, TrainState, fit
+from jaxrnn.training.fitting import Hook
 from jaxrnn.training.history import Clock, has_stalled
-from jaxrnn.training.state import TrainState
 
 
 def run(experiment: Experiment, *, name: str | None = None) -> Json:

@@ -14,8 +14,8 @@ from jaxrnn.files import Json, read_json, write_csv, write_figure, write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.results import drawing
 from jaxrnn.runs.run import read_results
+from jaxrnn.training import Task
 from jaxrnn.training.history import metric_columns
-from jaxrnn.training.tasks import Task
 
 SEED = "trainer.seed"
 Outcome: TypeAlias = Json | str

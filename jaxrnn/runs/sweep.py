@@ -35,7 +35,7 @@ from jaxrnn.runs.summary import (
     short_names,
     write_summary,
 )
-from jaxrnn.training.metrics import NonFiniteLossError
+from jaxrnn.training import NonFiniteLossError
 from jaxrnn.training.sharding import available_cores, in_any_process
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from jaxrnn.data import ImageSequences
+from jaxrnn.data import ImageSequences, Split
 from jaxrnn.data.batches import check_values
-from jaxrnn.data.splits import Split, take
+from jaxrnn.data.splits import take
 from jaxrnn.files import Json, read_json, read_json_or_none
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
@@ -23,11 +23,8 @@ from jaxrnn.runs.prepare import build_data, check_same_data, describe_data, init
 from jaxrnn.runs.processes import is_first
 from jaxrnn.runs.results import draw_sample
 from jaxrnn.runs.summary import runs_of
-from jaxrnn.training.evaluation import evaluate, predict
-from jaxrnn.training.history import History
-from jaxrnn.training.optimizers import averaged
+from jaxrnn.training import History, TrainState, averaged, evaluate, merged, predict
 from jaxrnn.training.sharding import batch_mesh, replicate, suitable_devices
-from jaxrnn.training.state import TrainState, merged
 
 Inputs: TypeAlias = jax.Array | np.ndarray
 _NO_OPTIMIZER = optax.identity()
@@ -200,11 +197,10 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
         about["class_names"] = tuple(names) if experiment.task.categorical else ()
         return initial_state(experiment, description, None)
 
-    restored = Checkpoints(workdir / "checkpoints").restore(template, best=best)
-    if restored is None:
-        raise FileNotFoundError(f"{workdir} has no checkpoint of a run")
-    state, history, key = restored
-    return Run(state=state, history=history, key=key, **about)
+    if restored := Checkpoints(workdir / "checkpoints").restore(template, best=best):
+        state, history, key = restored
+        return Run(state=state, history=history, key=key, **about)
+    raise FileNotFoundError(f"{workdir} has no checkpoint of a run")
 
 
 def read_experiment(workdir: Path, kind: type[Experiment]) -> Experiment:

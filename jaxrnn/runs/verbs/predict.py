@@ -19,8 +19,7 @@ from jaxrnn.groups import Count, Group
 from jaxrnn.runs.options import Workdir
 from jaxrnn.runs.trained import Ensemble, Run
 from jaxrnn.runs.verbs.reading import Reader, array_reader, image_reader, read_files
-from jaxrnn.training.evaluation import generate
-from jaxrnn.training.tasks import LanguageModeling
+from jaxrnn.training import LanguageModeling, generate
 
 
 @dataclass(frozen=True)

@@ -93,12 +93,10 @@ class Checkpoints:
             raise OSError(f"could not save to {self.folder}: {first_line(error)}") from error
 
     def restore(self, template: Template, *, best: bool = False) -> Restored | None:
-        """Restore state, history and root key of the last epoch; None if no epoch was saved.
+        """Restore state, history and root key of the last or best epoch; None if none was saved.
 
-        Args:
-          template: function of the stored description that returns a state of the expected
-            structure and shapes, whatever its values. The restored state is in host memory.
-          best: restore the best epoch instead of the last.
+        ``template`` is a function of the stored description that returns a state of the expected
+        structure and shapes, whatever its values. The restored state is in host memory.
 
         Raises:
           ValueError: all checkpoints are damaged; or ``template`` fails, or expects other arrays.

@@ -56,7 +56,11 @@ def main(
             signal.signal(signal.SIGINT, signal.default_int_handler)
         gc.freeze()  # exempts imported modules from garbage collection
         atexit.register(gc.freeze)  # avoids collections at exit, when all memory is freed anyway
-    _make_printable()
+    for name in ("stdout", "stderr"):  # any text can be printed, even in a limited encoding
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+        elif stream is None:  # closed, with its number free for the next open file
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         if words and words[0] in VERBS:
             run_verb(presets[default], words[0], words[1:])
@@ -83,16 +87,6 @@ def main(
         status = 1
     end_at_once(status)
     raise SystemExit(status)
-
-
-def _make_printable() -> None:
-    """Make any text printable, even without standard output or in a limited encoding."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # closed, with its number free for the next open file
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def _report(error: Exception) -> int:

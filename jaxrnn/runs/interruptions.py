@@ -31,10 +31,7 @@ class Interruption:
 
     @property
     def exit_status(self) -> int:
-        """128 plus the number of the signal that stopped the run, as in shells.
-
-        Every process of the run must ask for it, as one of them may have received the signal.
-        """
+        """128 plus the signal that stopped the run, as in shells; every process must ask for it."""
         received = self.received or 0
         if jax.distributed.is_initialized():
             received = int(np.max(multihost_utils.process_allgather(np.array(received))))
@@ -45,11 +42,9 @@ class Interruption:
 def interruption() -> Iterator[Interruption]:
     """Record and report the first signal that asks to stop; end the process on a second SIGINT.
 
-    Besides SIGINT and SIGTERM, these are the signals in ``STOPPING`` without another handler,
-    unless they are ignored, as SIGHUP is under nohup.
-
-    Python runs signal handlers between its own instructions, but a call into XLA takes long.
-    Therefore a thread waits for the byte that the interpreter's C handler writes at once.
+    Others of ``STOPPING`` that are handled or ignored, as SIGHUP is under nohup, are left alone.
+    Python runs handlers between its own instructions, but a call into XLA takes long. Therefore a
+    thread waits for the byte that the interpreter's C handler writes at once.
     """
     state = Interruption()
     if threading.current_thread() is not threading.main_thread():

@@ -36,10 +36,8 @@ def parse(
 ) -> Any:
     """Parse options of a dataclass, which may be given without their group, as in ``--hidden 64``.
 
-    ``--help`` shows ``prog`` and ``about``; ``markers`` are those of ``tyro.conf``.
-
-    Raises:
-      ValueError: an option is unknown or ambiguous, or its value has another type.
+    ``markers`` are those of ``tyro.conf``. Raises ``ValueError`` if an option is unknown or
+    ambiguous, or its value has another type.
     """
     words, chosen = complete(words, kind)
     for name, group in chosen.items():
@@ -72,10 +70,9 @@ def _refuse(event: errors.ParseErrorEvent) -> None:
 
 
 def complete(words: Sequence[str], kind: Any) -> tuple[list[str], dict[str, Any]]:
-    """Complete options that were given without their group.
+    """Complete options that were given without their group; return the words, and chosen groups.
 
-    Return the words, and the groups that options such as ``--optimizer muon`` choose, by field.
-    Raises ``ValueError`` if an option is unknown, ambiguous or empty.
+    Options such as ``--optimizer muon`` choose groups, by field. Raises as :func:`parse`.
     """
     for before, word in itertools.pairwise(["an argument", *words]):
         if not word.strip() or (word.startswith("--") and word.endswith("=")):

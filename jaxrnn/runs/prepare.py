@@ -1,7 +1,4 @@
-"""Prepare a run: data, the state at step 0, and their description in checkpoints.
-
-The description tells whether data that is read later is what the run was trained on.
-"""
+"""Prepare a run: data, the state at step 0, and a description to recognize the data later."""
 
 import dataclasses
 import inspect
@@ -40,8 +37,7 @@ class Prepared(NamedTuple):
 def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
     """Build the parts of a checked experiment, whose ``data`` may have been built before.
 
-    Raises:
-      ValueError: they don't fit each other, the processes, or the memory.
+    Raises ``ValueError`` if they don't fit each other, the processes, or the memory.
     """
     trainer, runtime = experiment.trainer, experiment.runtime
     data = data or build_data(experiment.data, runtime)
@@ -106,8 +102,7 @@ def _content(split: Any) -> Json:
 def check_same_data(stored: Json, here: Json) -> str:
     """Describe the splits whose examples differ from the stored ones; "" if none do.
 
-    Raises:
-      ValueError: the network doesn't fit the data, which has other classes, or another shape.
+    Raises ``ValueError`` if the network doesn't fit the data: other classes, or another shape.
     """
     fixed = 0 if stored["pixels"] else 1  # other sequences may have any number of time steps
     then, now = (

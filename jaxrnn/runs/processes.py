@@ -35,9 +35,7 @@ class LostProcessesError(RuntimeError):
 def session(runtime: RuntimeConfig) -> Iterator[None]:
     """Set up devices, the compilation cache and, if there are several, the processes.
 
-    Raises:
-      ValueError: JAX has no such devices, or can't use them; or the processes aren't found.
-      LostProcessesError: other processes have ended.
+    Raises ``ValueError`` if JAX doesn't find or can't use them, and ``LostProcessesError`` later.
     """
     if runtime.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ValueError("--tensorboard needs tensorboardX; install jaxrnn's extra tensorboard")
@@ -68,8 +66,7 @@ def session(runtime: RuntimeConfig) -> Iterator[None]:
 def processes(runtime: RuntimeConfig) -> Iterator[None]:
     """Join the other processes of the run, if there are any, and leave them in an orderly way.
 
-    When all are done, they wait for each other. If one fails, it ends at once, which closes its
-    connections and so ends the others.
+    When all are done, they wait for each other. One that fails ends at once, and so the others.
     """
     if not runtime.distributed:
         yield
@@ -143,8 +140,7 @@ def say(message: str) -> None:
 def from_first(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """Call a function in the first process, and return its result, JSON, in all of them.
 
-    Raises:
-      ValueError: in all of them, if the function raises it or an ``OSError``.
+    If it raises ``ValueError`` or ``OSError``, all of them raise ``ValueError``.
     """
     if not jax.distributed.is_initialized():
         return function(*arguments, **options)

@@ -31,8 +31,7 @@ def read_sweep(directory: Path) -> Json:
 def runs_of(directory: Path) -> list[Path]:
     """Return the directories of the finished runs of a sweep, in order, or that of a single run.
 
-    Raises:
-      FileNotFoundError: no run of the sweep is finished.
+    Raises ``FileNotFoundError`` if no run of the sweep is finished.
     """
     if not (content := read_sweep(directory)):
         return [directory]

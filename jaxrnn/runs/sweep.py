@@ -158,10 +158,7 @@ def _train_each(
 ) -> Iterator[tuple[str, Outcome]]:
     """Train runs, and yield the directory of each with its outcome when it has ended.
 
-    A single job runs in this process, within a session; several run in processes of their own.
-
-    Raises:
-      Stopped: a signal was received.
+    One job runs in this process, several in their own; raises ``Stopped`` after a signal.
     """
     if jobs == 1:
         yield from zip(runs, map(_Trainer(pictures, interrupted), runs.values()), strict=True)

@@ -34,12 +34,13 @@ Example = np.ndarray | ValueError
 
 
 class Reader(NamedTuple):
-    """How files become inputs of a network."""
+    """How a file, or an example of an array, becomes inputs; and whether an array is one example.
+
+    ``convert`` raises ``ValueError`` if it can't.
+    """
 
     convert: Callable[[Path | np.ndarray], np.ndarray]
-    """Converts a file, or an example of an array, to inputs; raises ``ValueError`` if it can't."""
     is_single: Callable[[np.ndarray], bool]
-    """Whether an array is one example instead of several."""
 
 
 def image_reader(
@@ -51,12 +52,9 @@ def image_reader(
 ) -> Reader:
     """Build a reader of pictures, and of arrays of images, flattened or not.
 
-    Args:
-      shape: (height, width, channels) of an image.
-      fit: turns a picture into such an image, as in training.
-      as_inputs: turns (N, …) images into inputs of the network.
-      array_max: the pixel value that is mapped to 255 in arrays of integers.
-      picture_max: the same in the images that ``fit`` returns for files.
+    ``fit`` turns a picture into an image of ``shape``, (height, width, channels), and ``as_inputs``
+    turns (N, …) images into inputs, as in training. ``array_max`` is the pixel value that is mapped
+    to 255 in arrays of integers, ``picture_max`` that in files.
     """
     size = math.prod(shape)
 
@@ -127,10 +125,8 @@ def _read_table(lines: Sequence[str], features: Sequence[int]) -> np.ndarray:
 def read_files(words: Sequence[str], reader: Reader) -> Iterator[dict[str, Example]]:
     """Read every file, every file of every directory, and standard input for ``-``.
 
+    Yields the examples of each file by name: inputs or, if they can't be read, a ``ValueError``.
     If pictures are read, other files in directories are skipped.
-
-    Yields the examples of each file by name, of which ``.npy`` and IDX files may hold several: the
-    inputs or, if they can't be read, a ``ValueError``.
     """
     several = []
     for word in words:

@@ -6,7 +6,7 @@ import logging
 import platform
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -73,8 +73,8 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         self._bar.set_postfix_str(text, refresh=False)
         self.during(epoch, 1.0)
         self._bar.refresh()
-        if self._bar.disable and jax.process_index() == 0:
-            print(f"epoch {epoch}/{self._epochs}: {text}", flush=True)
+        if self._bar.disable:
+            say(f"epoch {epoch}/{self._epochs}: {text}")
 
 
 @contextlib.contextmanager
@@ -191,7 +191,8 @@ def finish(
     if pictures:
         _draw(workdir, state, data, history)
     if count := experiment.runtime.sample:
-        say(draw_sample(state, data.train, count, trainer.seed))
+        names = getattr(data.train, "class_names", ())
+        say(draw_sample(state, names, count, trainer.seed))
     if epoch < len(history):
         say(f"epoch {epoch} of {len(history)} was the best and is kept")
     for split in [*data.evals] or ["train"]:
@@ -223,9 +224,11 @@ def _draw(workdir: Path, state: TrainState, data: Datasets, history: History) ->
             write_figure(path, plot_confusion(split, predicted))
 
 
-def draw_sample(state: TrainState, train: object, count: int, seed: int) -> str:
-    """Generate ``count`` tokens with a language model, as text or, without class names, numbers."""
-    names = getattr(train, "class_names", ())
-    first = names.index("\n") if "\n" in names else 0
-    tokens = generate(state, np.array([first]), jax.random.key(seed), count=count)
+def draw_sample(
+    state: TrainState, names: Sequence[str], count: int, seed: int, prompt: np.ndarray | None = None
+) -> str:
+    """Generate ``count`` tokens with a language model, as text or, without names, numbers."""
+    if prompt is None:
+        prompt = np.array([names.index("\n") if "\n" in names else 0])
+    tokens = generate(state, prompt, jax.random.key(seed), count=count)
     return "".join(names[token] if names else f"{token} " for token in np.asarray(tokens))

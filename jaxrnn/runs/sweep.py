@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.queues import SimpleQueue
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -112,10 +111,6 @@ def _plan(
     for key in vary:
         if key == SEED or key.startswith("runtime"):
             raise ValueError(f"{key} cannot be varied; for seeds, there are --seed and --seeds")
-        try:
-            attrgetter(key)(experiment)
-        except AttributeError as error:
-            raise ValueError(f"there is no option {key} to vary") from error
     for values in itertools.product(*vary.values()):
         varied: Any = experiment
         for key, value in zip(vary, values, strict=True):

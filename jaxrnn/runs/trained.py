@@ -177,8 +177,7 @@ def load_run(
     reading = ("input_shape", "outputs", "class_names", "pixels", "pixel_max")
     if len({tuple(getattr(run, name) for name in reading) for run in runs}) > 1:
         raise ValueError(f"the runs in {workdir} read or predict different things; give one run")
-    shared = {field.name: getattr(runs[0], field.name) for field in fields(Run)}
-    return Ensemble(**shared, runs=tuple(runs))
+    return Ensemble(**vars(runs[0]), runs=tuple(runs))
 
 
 def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
@@ -236,5 +235,6 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> Json:
         metrics = experiment.task.summarize(means)
         results |= {f"{name}_{metric}": float(value) for metric, value in metrics.items()}
     if runtime.sample:
-        results["sample"] = draw_sample(stored.network, data.train, runtime.sample, trainer.seed)
+        names = getattr(data.train, "class_names", ())
+        results["sample"] = draw_sample(stored.network, names, runtime.sample, trainer.seed)
     return results

@@ -78,8 +78,6 @@ def test_disabled_jit():
 def test_settings_that_training_cannot_work_with(capsys):
     with jax.disable_jit():
         assert "cannot divide batches; use --devices 1" in refuse("fast", *SLICE, capsys=capsys)
-    with jax.transfer_guard("disallow"):
-        assert "JAX_TRANSFER_GUARD keeps data" in refuse("fast", *SLICE, capsys=capsys)
 
 
 @pytest.mark.program

@@ -117,7 +117,6 @@ def test_varied_options_and_a_run_that_diverges(tmp_path):
         ({"experiment": replace(SMALL, task=replace(SMALL.task, label_smoothing=0.1))},
          r"another configuration: task.label_smoothing \(0.0 there, 0.1 here\)"),
         ({"vary": {"model.hidden": [8]}}, "varies only the seed instead of model.hidden"),
-        ({"vary": {"model.width": [8]}}, "there is no option model.width to vary"),
         ({"vary": {"model.hidden": [0]}}, "--model.hidden: must be at least 1; got 0"),
         ({"vary": {"model.hidden": []}}, "--seeds must be at least 1, and --vary needs values"),
         ({"vary": {"trainer.seed": [1]}}, "trainer.seed cannot be varied"),

@@ -17,9 +17,10 @@ from jaxrnn.data.pictures import fit_picture
 from jaxrnn.files import Json
 from jaxrnn.groups import Count, Group
 from jaxrnn.runs.options import Workdir
+from jaxrnn.runs.results import draw_sample
 from jaxrnn.runs.trained import Ensemble, Run
 from jaxrnn.runs.verbs.reading import Reader, array_reader, image_reader, read_files
-from jaxrnn.training import LanguageModeling, generate
+from jaxrnn.training import LanguageModeling
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,8 @@ def predict_files(run: Run, options: Predict) -> bool:
                 print(f"error: {name}: {' '.join(str(example).split())}", file=sys.stderr)
                 continue
             if options.sample:
-                key = jax.random.key(options.seed)
-                tokens = generate(run.network, example, key, count=options.sample)
-                text = "".join(run.class_names[token] for token in np.asarray(tokens))
+                count, seed = options.sample, options.seed
+                text = draw_sample(run.network, run.class_names, count, seed, example)
                 answer: Json = {"continuation": text}
                 words = json.dumps(text, ensure_ascii=False)
             else:

@@ -15,12 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrnn.data.pictures import (
-    NotAPictureError,
-    PictureLike,
-    has_more_frames,
-    picture_suffixes,
-)
+from jaxrnn.data.pictures import NotAPictureError, PictureLike, has_more_frames, picture_suffixes
 from jaxrnn.data.readers.folders import is_left_by_system, list_some
 from jaxrnn.data.readers.idx import read_idx
 from jaxrnn.data.readers.labelled import is_whole, stretch

@@ -18,22 +18,12 @@ from typing import Any
 from urllib.parse import quote
 
 from jaxrnn.files import Json, write_json
+from jaxrnn.runs import summary
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import Interruption, interruption
 from jaxrnn.runs.prepare import build_data
 from jaxrnn.runs.processes import Stopped, from_first, say, session
 from jaxrnn.runs.run import open_workdir, run_one
-from jaxrnn.runs.summary import (
-    SEED,
-    Outcome,
-    describe_run,
-    describe_sweep,
-    option_of,
-    read_sweep,
-    results_if_finished,
-    short_names,
-    write_summary,
-)
 from jaxrnn.training import NonFiniteLossError
 from jaxrnn.training.sharding import available_cores, in_any_process
 
@@ -81,7 +71,7 @@ def sweep(
         say(f"{name}: {len(plan)} runs; files in {workdir}")
         for directory, run in [*plan.items()]:
             path = workdir / directory
-            if results := from_first(results_if_finished, path, run.trainer.epochs):
+            if results := from_first(summary.results_if_finished, path, run.trainer.epochs):
                 finished[directory] = results
                 del plan[directory]
             else:
@@ -92,13 +82,13 @@ def sweep(
                 for directory, outcome in itertools.chain(finished.items(), trained):
                     if isinstance(outcome, str):
                         failed[directory] = outcome
-                    say(describe_run(directory, outcome, experiment.task))
+                    say(summary.describe_run(directory, outcome, experiment.task))
             except Stopped:
                 say(f"stopped; to continue, give the same command with --workdir {workdir}")
                 raise
-        from_first(write_summary, workdir, experiment.task, failed)
-        content = read_sweep(workdir)
-        for line in describe_sweep(content):
+        from_first(summary.write_summary, workdir, experiment.task, failed)
+        content = summary.read_sweep(workdir)
+        for line in summary.describe_sweep(content):
             say(line)
         return content
 
@@ -109,16 +99,18 @@ def _plan(
     """Return the runs by their directories."""
     plan = {}
     for key in vary:
-        if key == SEED or key.startswith("runtime"):
+        if key == summary.SEED or key.startswith("runtime"):
             raise ValueError(f"{key} cannot be varied; for seeds, there are --seed and --seeds")
     for values in itertools.product(*vary.values()):
         varied: Any = experiment
         for key, value in zip(vary, values, strict=True):
             varied = _replaced(varied, key, value)
-        content, names = varied.to_json(), zip(short_names(vary), vary, strict=True)
-        label = ",".join(quote(f"{name}={option_of(content, key)}", "=+") for name, key in names)
+        content, names = varied.to_json(), zip(summary.short_names(vary), vary, strict=True)
+        label = ",".join(
+            quote(f"{name}={summary.option_of(content, key)}", "=+") for name, key in names
+        )
         for seed in range(experiment.trainer.seed, experiment.trainer.seed + seeds):
-            planned = plan[str(Path(label, f"seed-{seed}"))] = _replaced(varied, SEED, seed)
+            planned = plan[str(Path(label, f"seed-{seed}"))] = _replaced(varied, summary.SEED, seed)
             planned.check()
     if not plan:
         raise ValueError("--seeds must be at least 1, and --vary needs values")
@@ -134,23 +126,25 @@ def _replaced(group: Any, key: str, value: Any) -> Any:
 def _begin(workdir: Path, experiment: Experiment, varied: Sequence[str]) -> None:
     """Check that a directory holds this sweep or nothing, and write ``sweep.json``."""
     content: Json = {"experiment": experiment.identity, "varied": varied}
-    stored = read_sweep(workdir) or content
+    stored = summary.read_sweep(workdir) or content
     if stored is content and (workdir / "config.json").exists():
         raise ValueError("it holds a single run; choose another directory")
     there, here = (", ".join(keys) or "only the seed" for keys in (stored["varied"], varied))
     if there != here:
         other = f"a sweep that varies {there} instead of {here}"
         raise ValueError(f"it holds {other}; choose another directory")
-    for key in (*varied, SEED):  # which may have other values
+    for key in (*varied, summary.SEED):  # which may have other values
         group, _, option = key.rpartition(".")
-        option_of(stored["experiment"], group)[option] = option_of(experiment.identity, key)
+        summary.option_of(stored["experiment"], group)[option] = summary.option_of(
+            experiment.identity, key
+        )
     experiment.check_same(stored["experiment"])
     write_json(workdir / "sweep.json", content)
 
 
 def _train_each(
     runs: Mapping[str, Experiment], *, pictures: bool, jobs: int, interrupted: Interruption
-) -> Iterator[tuple[str, Outcome]]:
+) -> Iterator[tuple[str, summary.Outcome]]:
     """Train runs, and yield the directory of each with its outcome when it has ended.
 
     One job runs in this process, several in their own; raises ``Stopped`` after a signal.
@@ -186,7 +180,7 @@ class _Trainer:
         self._options: Json = {"pictures": pictures, "interrupted": interrupted}
         self._group: object = None  # of the data that was built last
 
-    def __call__(self, run: Experiment) -> Outcome:
+    def __call__(self, run: Experiment) -> summary.Outcome:
         interrupted = self._options["interrupted"]
         if in_any_process(interrupted.received is not None):
             raise Stopped(interrupted.exit_status)
@@ -224,7 +218,7 @@ def _start_worker(shares: "SimpleQueue[int]", stop: Connection, jobs: int, pictu
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _work(run: Experiment) -> Outcome:
+def _work(run: Experiment) -> summary.Outcome:
     with session(run.runtime):  # here, so that errors reach the parent
-        outcome: Outcome = _worker["train"](run)
+        outcome: summary.Outcome = _worker["train"](run)
     return outcome

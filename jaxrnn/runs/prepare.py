@@ -57,10 +57,9 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
     elif trainer.steps_per_epoch is not None:
         raise ValueError("--steps-per-epoch is an option of streams; use --stream")
     order, _ = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
-    example = order.source.read([0])
     if trainer.truncate is not None:
-        check_truncation(example)
-    time = np.shape(example["inputs"])[1]
+        check_truncation(order.source.read([0]))
+    time = description["input_shape"][0]
     chunks = math.ceil(time / (trainer.truncate or time))
     description["steps"] = trainer.epochs * len(order) * chunks
     state = initial_state(experiment, description, init_key)

@@ -49,7 +49,7 @@ def session(runtime: RuntimeConfig) -> Iterator[None]:
     with processes(runtime):
         use_cpu_cores(runtime.devices)
         try:
-            alone = runtime.devices == 1 or len(jax.local_devices()) == 1
+            alone = len(jax.local_devices()) == 1 or runtime.devices == 1
         except (RuntimeError, AssertionError) as error:
             platforms = f"JAX_PLATFORMS={config.jax_platforms}"
             message = f"JAX finds no device for {platforms}; unset it to use what there is"

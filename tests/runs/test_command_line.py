@@ -210,7 +210,7 @@ def test_bad_values_of_a_sweep_get_one_line(words, message, sweeps, capsys):
         (["--devices", "99"], "devices must be between 1 and 4; got 99"),
         (["--workdir", "x" * 300], "cannot be used: File name too long"),
         (["--batch-size", "101", "--train", "train[:100]"],
-         "--batch-size 101 is larger than the training split of 100 examples"),
+         "batch size must be between 1 and the 100 examples of the split; got 101"),
         (["--pooling", "none"], "expects outputs (1, classes) for labels (1,); the model gives"),
         (["resume"], "give the directory of a run first: resume WORKDIR"),
         (["resume", "nowhere"], "nowhere holds no run"),
@@ -231,7 +231,7 @@ def test_several_wrong_options_get_a_line_each(capsys):
 
 def test_unusable_workdirs(folder, capsys):
     (folder / "file").write_text("mine")
-    assert "--workdir file is a file; give a directory" in refuse(["--workdir", "file"], capsys)
+    assert "--workdir file cannot be used: File exists" in refuse(["--workdir", "file"], capsys)
     for workdir in ("file/run", "/proc/run"):
         assert "cannot be used" in refuse(["--workdir", workdir, *SLICE], capsys)
     assert (folder / "file").read_text() == "mine"

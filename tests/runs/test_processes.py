@@ -46,7 +46,7 @@ def test_several_processes(scenarios, tmp_path):
         ("--stream --steps-per-epoch 0", "--trainer.steps-per-epoch: must be at least 1"),
         (
             "--stream --steps-per-epoch 5 --batch-size 64",
-            "60000 examples leave one of 32; use --drop-remainder",
+            "60000 examples leave a batch of 32; use drop_remainder",
         ),
     ],
 )

@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import itertools
 import operator
+from collections.abc import Generator
 from functools import partial
 
 import chex
@@ -15,11 +17,13 @@ from jaxtyping import Array, Float, Int, Key
 from jaxrnn.data.batches import as_key, prepare
 from jaxrnn.data.splits import Batch, Split, as_split, take
 from jaxrnn.data.streams import Stream
-from jaxrnn.training.blocks import blocks_in_order, bounded_batch_size
+from jaxrnn.training.epochs import Block, Rows, blocks_of_split, blocks_of_stream
 from jaxrnn.training.forward import forward, measure_prepared
 from jaxrnn.training.metrics import Metrics
-from jaxrnn.training.sharding import over_devices, own_share, sum_over_devices
+from jaxrnn.training.sharding import over_devices
 from jaxrnn.training.state import TrainState
+
+_STATES = 2**24  # float32 numbers: 64 MiB
 
 
 def evaluate(
@@ -67,26 +71,60 @@ def evaluate(
     return functools.reduce(operator.add, measured)
 
 
+def blocks_in_order(
+    state: TrainState,
+    examples: Split | Stream,
+    batch_size: int | None,
+    mesh: Mesh | None,
+    outputs: int | None = None,
+) -> Generator[Block, None, None]:
+    """Yield the blocks to evaluate on: for a split, one of all whole batches, one for the rest."""
+    if isinstance(examples, Stream):
+        if not examples.is_whole:
+            raise ValueError(
+                "a stream to evaluate on must be one pass over all examples: leave out "
+                "steps_per_epoch and drop_remainder"
+            )
+        every = blocks_of_stream(examples, mesh, outputs=outputs)
+        yield from itertools.islice(every, examples.blocks_per_epoch)
+        return
+    if not len(examples):
+        raise ValueError("there are no examples to evaluate")
+    devices = 1 if mesh is None else mesh.size
+    size = -(-bounded_batch_size(state, examples, batch_size) // devices) * devices  # equal shares
+    order = np.arange(len(examples), dtype=np.int32)
+    whole = len(examples) // size * size
+    yield from blocks_of_split(examples, [order[:whole].reshape(-1, size)], order[whole:], mesh)
+
+
+def bounded_batch_size(state: TrainState, split: Split, batch_size: int | None) -> int:
+    """Return the batch size or, by default, one for which the states of a layer fit in 64 MiB."""
+    if batch_size is None:
+        leaves = jax.tree.leaves(state.params)
+        width = max((leaf.shape[-1] for leaf in leaves if leaf.ndim), default=1)
+        return max(1, min(1000, _STATES // max(1, width * split.inputs.shape[1])))
+    if batch_size < 1:
+        raise ValueError(f"batch size must be at least 1; got {batch_size}")
+    return batch_size
+
+
 @partial(jax.jit, static_argnames=("mesh", "sharded"))
 def measure_block(
     state: TrainState,
     examples: Split | Batch,
-    rows: Int[chex.Array, "steps batch"],
+    rows: Rows,
     mesh: Mesh | None = None,
     sharded: bool = False,
 ) -> Metrics:
     """Compute metrics on several batches as one XLA program; see :func:`train_block`."""
 
-    def block(
-        state: TrainState, examples: Split | Batch, rows: Int[chex.Array, "steps batch"]
-    ) -> Metrics:
-        def measure_row(row: Int[Array, " batch"]) -> Metrics:
-            return measure_prepared(state, prepare(take(examples, row)))[0]
+    def block(state: TrainState, examples: Split | Batch, rows: Rows) -> tuple[None, Metrics]:
+        metrics = jax.lax.map(
+            lambda row: measure_prepared(state, prepare(take(examples, row)))[0], rows
+        )
+        return None, jax.tree.map(lambda sums: sums.sum(0), metrics)
 
-        metrics = jax.lax.map(measure_row, rows if sharded else own_share(rows, mesh))
-        return jax.tree.map(lambda sums: sum_over_devices(sums.sum(0), mesh), metrics)
-
-    return over_devices(block, mesh, sharded=sharded)(state, examples, rows)
+    return over_devices(block, state, examples, rows, mesh=mesh, sharded=sharded)[1]
 
 
 def predict(

@@ -16,9 +16,8 @@ from jaxtyping import Array, Key
 from jaxrnn.data.splits import Split
 from jaxrnn.data.streams import Stream
 from jaxrnn.groups import Count, Group
-from jaxrnn.training.blocks import Block, blocks_in_order, data_order, fold_in, shuffled_epochs
-from jaxrnn.training.epochs import Augment, train_block
-from jaxrnn.training.evaluation import evaluate, measure_block
+from jaxrnn.training.epochs import Augment, Block, data_order, fold_in, shuffled_epochs, train_block
+from jaxrnn.training.evaluation import blocks_in_order, evaluate, measure_block
 from jaxrnn.training.forward import check_fits
 from jaxrnn.training.history import Clock, History, choosing_column, has_stalled
 from jaxrnn.training.metrics import Metrics, NonFiniteLossError

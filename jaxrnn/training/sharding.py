@@ -7,7 +7,7 @@ shuffled batch from its own memory, and only gradients move between devices.
 import contextlib
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import chex
 import jax
@@ -24,7 +24,7 @@ _AXIS = "batch"
 _FIRST, _ALL = PartitionSpec(_AXIS), PartitionSpec()  # divided along the first axis; replicated
 
 Tree = TypeVar("Tree")
-Function = TypeVar("Function", bound=Callable[..., object])
+Sums = TypeVar("Sums")
 
 
 def use_cpu_cores(count: int | None = None) -> None:
@@ -113,40 +113,39 @@ def put_examples(arrays: Tree, mesh: Mesh, *, sharded: bool) -> Tree:
     )
 
 
-def over_devices(function: Function, mesh: Mesh | None, *, sharded: bool = False) -> Function:
-    """Return a version of a function of state, examples, … that runs on every device.
+def over_devices(
+    function: Callable[..., tuple[Tree, Sums]],
+    state: Any,
+    examples: Any,
+    rows: Int[chex.Array, "steps batch"],
+    *others: Any,
+    mesh: Mesh | None,
+    sharded: bool,
+) -> tuple[Tree, Sums]:
+    """Call a function on every device with its part of each batch, and sum the metrics.
 
-    Inside it, :func:`own_share` takes a device's part of each batch, and :func:`sum_over_devices`
-    adds up the parts. The result and all arguments are the same on each device, except for the
-    examples if they are ``sharded``.
+    It is called with all arguments, and returns a state, which is the same on each device, and
+    metrics. The columns of ``rows`` are divided among the devices or, if they are ``sharded``, the
+    examples.
     """
     if mesh is None or mesh.size == 1:
-        return function
+        return function(state, examples, rows, *others)
 
-    def on_each_device(state, examples, *others):  # type: ignore[no-untyped-def]
-        specs = _ALL, _FIRST if sharded else _ALL, *(_ALL for _ in others)
-        # check_vma would require every scan inside, Flax's included, to declare what varies.
-        run = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=_ALL, check_vma=False)
-        return run(state, examples, *others)
+    def on_device(*arguments: Any) -> tuple[Tree, Sums]:
+        state, metrics = function(*arguments)
+        return state, jax.lax.psum(metrics, _AXIS)
 
-    return on_each_device  # type: ignore[return-value]
-
-
-def own_share(rows: Int[chex.Array, "steps batch"], mesh: Mesh | None) -> Int[Array, "steps share"]:
-    """Take this device's part of each batch."""
-    if mesh is None or mesh.size == 1:
-        return rows
-    steps, batch_size = rows.shape
-    shares = rows.reshape(steps, mesh.size, batch_size // mesh.size)
-    return shares[:, jax.lax.axis_index(_AXIS)]
+    parts = (_FIRST, _ALL) if sharded else (_ALL, PartitionSpec(None, _AXIS))
+    specs = _ALL, *parts, *(_ALL for _ in others)
+    # check_vma would require every scan inside, Flax's included, to declare what varies.
+    run = jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=_ALL, check_vma=False)
+    return run(state, examples, rows, *others)
 
 
 def own_row_numbers(share: int, mesh: Mesh | None) -> Int[Array, " share"]:
     """Return the row numbers, in the whole batch, of this device's share."""
-    numbers = jnp.arange(share)
-    if mesh is None or mesh.size == 1:
-        return numbers
-    return jax.lax.axis_index(_AXIS) * share + numbers
+    first = 0 if mesh is None or mesh.size == 1 else jax.lax.axis_index(_AXIS) * share
+    return first + jnp.arange(share)
 
 
 def sum_over_devices(tree: Tree, mesh: Mesh | None) -> Tree:

@@ -141,7 +141,7 @@ def train_block(
       augment, options: see :func:`train_epoch`.
 
     Returns:
-      The state after these steps, and the :class:`jaxrnn.Metrics` of each step, (steps,) arrays.
+      The state after these steps, and the :class:`jaxrnn.Metrics` of each, (steps,) arrays.
     """
 
     def block(
@@ -187,8 +187,7 @@ def train_epoch(
         on a smaller one.
       augment: function of a key and the inputs of one example, (time, features) floats, that
         returns what to train on instead, such as :meth:`jaxrnn.WarpConfig.build` gives.
-      mesh: devices that share each batch, from :func:`jaxrnn.training.sharding.batch_mesh`; state
-        and split must be replicated over them. One device by default.
+      mesh: devices that share each batch; see :func:`jaxrnn.evaluate`.
       options: gradient accumulation and truncated backpropagation, see :class:`StepOptions`.
 
     Returns:
@@ -219,7 +218,6 @@ def augmented(
     key: Key[Array, ""],
 ) -> Float[Array, "batch time features"]:
     """Augment each example with a key derived from the epoch's and its place in the source."""
-    # Unlike any key that jax.random.permutation derives from the epoch's key for the order: it
-    # splits the key, which is to fold in 0, 1, …
+    # Unlike any key that jax.random.permutation splits off the epoch's key for the order.
     keys = keys_of(jax.random.fold_in(key, _WARP), places)
     return jax.vmap(augment)(keys, inputs).astype(inputs.dtype)

@@ -1,9 +1,7 @@
 """Use a trained network: evaluate, predict, generate."""
 
 import contextlib
-import functools
 import itertools
-import operator
 from collections.abc import Generator
 from functools import partial
 
@@ -44,8 +42,8 @@ def evaluate(
         targets, is read as a split; a stream is read while earlier batches are measured.
       batch_size: examples of a split at a time; it bounds memory and doesn't change the result. By
         default at most 1000, fewer if sequences are long or the network is wide.
-      mesh: devices that share the work, from :func:`jaxrnn.training.sharding.batch_mesh`; a state
-        and a split must be replicated over them. One device by default.
+      mesh: devices that share the work, from :func:`jaxrnn.training.sharding.batch_mesh`; state and
+        split must be replicated over them. One device by default.
       outputs: upper bound of a stream's labels, exclusive; None to leave them unchecked.
 
     Returns:
@@ -59,8 +57,8 @@ def evaluate(
     >>> from jaxrnn import RNNModel, create_train_state, load
     >>> test = load("mnist", split="test[:50]")
     >>> state = create_train_state(jax.random.key(0), RNNModel(), optax.adam(1e-3), test.inputs)
-    >>> int(evaluate(state, test, batch_size=32).weight)
-    50
+    >>> int(evaluate(state, test, batch_size=32).weight), predict(state, test).shape
+    (50, (50, 10))
     """
     examples = examples if isinstance(examples, Stream) else as_split(examples)
     measured: list[Metrics] = []
@@ -68,7 +66,7 @@ def evaluate(
         for block in blocks:
             jax.block_until_ready(measured[-2:-1])  # waiting blocks take up memory
             measured.append(measure_block(state, *block))
-    return functools.reduce(operator.add, measured)
+    return sum(measured, Metrics.zero())
 
 
 def blocks_in_order(
@@ -133,27 +131,11 @@ def predict(
     """Compute the outputs of the network for every example of a split, as one XLA program.
 
     In classification they are logits: ``.argmax(-1)`` gives the predicted classes, and
-    ``jax.nn.softmax`` their probabilities.
-
-    Args:
-      state: from :func:`jaxrnn.create_train_state`.
-      split: any number of examples, with or without labels or targets; a pair or dict is read as
-        by :func:`evaluate`.
-      batch_size: examples at a time; it bounds memory and doesn't change the result. By default at
-        most 1000, fewer if sequences are long or the network is wide.
+    ``jax.nn.softmax`` their probabilities. Arguments and errors are those of :func:`evaluate`,
+    except that the split may be empty and needs no labels or targets.
 
     Returns:
       (N, width) or (N, time, width) outputs, in the order of the split.
-
-    Raises:
-      ValueError: a ``batch_size`` below 1.
-
-    >>> import optax
-    >>> from jaxrnn import RNNModel, create_train_state, load
-    >>> test = load("mnist", split="test[:50]")
-    >>> state = create_train_state(jax.random.key(0), RNNModel(), optax.adam(1e-3), test.inputs)
-    >>> predict(state, test, batch_size=32).shape
-    (50, 10)
     """
     return _predict(state, as_split(split), batch_size=batch_size)
 
@@ -192,11 +174,8 @@ def generate(
         :class:`jaxrnn.LanguageModeling`.
       prompt: (time,) tokens, at least one.
       key: PRNG key of the samples.
-      count: number of tokens to sample.
+      count: number of int32 tokens to sample.
       temperature: values below 1 favor likely tokens; 0 always takes the most likely one.
-
-    Returns:
-      (count,) int32 tokens.
 
     Raises:
       ValueError: the network is of another kind.

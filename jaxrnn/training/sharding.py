@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
+from jaxrnn.data.streams import Stream
 from jaxrnn.nn.cells import is_recurrent_kernel
 
 _AXIS = "batch"
@@ -30,8 +31,8 @@ Sums = TypeVar("Sums")
 def use_cpu_cores(count: int | None = None) -> None:
     """Make XLA use one CPU device per core, or ``count`` of them, instead of a single one.
 
-    With small matrix products, cores are busier as several devices that share the batch than as one
-    device that splits every product. It has no effect once JAX has used a device.
+    With small matrix products, this is faster than splitting every product among the cores. It has
+    no effect once JAX has used a device.
     """
     with contextlib.suppress(RuntimeError):  # JAX has used its devices already
         jax.config.update("jax_num_cpu_devices", count or available_cores())
@@ -60,49 +61,43 @@ def suitable_devices(params: chex.ArrayTree, devices: int | None = None) -> int 
 def batch_mesh(batch_size: int, devices: int | None = None) -> Mesh:
     """Choose the largest number of devices, at most ``devices``, that divides the batch.
 
-    With several processes (``jax.distributed.initialize``), each contributes the same number of its
-    own devices, at most ``devices``.
+    Each of several processes contributes the same number of its own devices, at most ``devices``.
 
     Raises:
       ValueError: ``devices`` is below 1 or more than there are, or the batch can't be divided among
         the processes.
     """
-    processes = jax.process_count()
     # The same in all processes; with different meshes they would deadlock.
-    available = min(len(jax.local_devices(process)) for process in range(processes))
+    local = [jax.local_devices(process) for process in range(jax.process_count())]
+    available = min(map(len, local))
     wanted = available if devices is None else devices
     if not 1 <= wanted <= available:
         raise ValueError(f"devices must be between 1 and {available}; got {wanted}")
-    counts = [n for n in range(1, wanted + 1) if batch_size % (n * processes) == 0]
+    counts = [n for n in range(1, wanted + 1) if batch_size % (n * len(local)) == 0]
     if not counts:
         raise ValueError(
-            f"the batch size must be divisible by the number of processes ({processes}); got "
+            f"the batch size must be divisible by the number of processes ({len(local)}); got "
             f"{batch_size}"
         )
-    chosen = [
-        device
-        for process in range(processes)
-        for device in jax.local_devices(process)[: counts[-1]]
-    ]
     # Unlike jax.make_mesh, which orders TPUs by their torus, this keeps the devices of a process
     # together, so that the rows of a batch that it reads are one slice.
-    return Mesh(np.array(chosen), (_AXIS,), axis_types=(AxisType.Auto,))
+    chosen = np.concatenate([devices[: counts[-1]] for devices in local])
+    return Mesh(chosen, (_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
-    """Copy each array to every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, _ALL))
+    """Copy each array to every device of the mesh; streams stay as they are."""
+    sharding = NamedSharding(mesh, _ALL)
+    return jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, Stream) else jax.device_put(leaf, sharding), tree
+    )
 
 
 def own_part(mesh: Mesh, batch_size: int) -> tuple[slice, int]:
     """Return the rows of each batch that this process reads, and the number of its devices."""
-    share = batch_size // mesh.size
-    here = [
-        index
-        for index, device in enumerate(mesh.devices.flat)
-        if device.process_index == jax.process_index()
-    ]
-    return slice(here[0] * share, (here[-1] + 1) * share), len(here)
+    share, count = batch_size // mesh.size, len(mesh.local_devices)
+    first = jax.process_index() * count
+    return slice(first * share, (first + count) * share), count
 
 
 def put_examples(arrays: Tree, mesh: Mesh, *, sharded: bool) -> Tree:

@@ -33,8 +33,7 @@ class StepOptions:
 
     Attributes:
       accumulate: number of parts of a batch whose gradients are computed one after the other and
-        summed. The result is the same to float rounding, and only the activations of one part are
-        in memory.
+        summed, so that only the activations of one part are in memory.
       truncate: number of time steps to backpropagate through. Longer sequences are split into
         chunks of this length, with an update after each; the state of the network is carried over.
 

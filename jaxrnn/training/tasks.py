@@ -93,8 +93,8 @@ class Classification(Task):
         training only, it is 1 - α for the label, and α is spread evenly over all classes.
         ``accuracy`` is whether the largest output is that of the label.
 
-        Labels (batch,) go with outputs (batch, classes); labels (batch, time) with outputs (batch,
-        time, classes), of which only the first ``lengths`` time steps count.
+        Labels are (batch,) for outputs (batch, classes), or (batch, time) for outputs (batch, time,
+        classes), of which only the first ``lengths`` time steps count.
         """
         labels = _labels(outputs, batch, "Classification")
         losses = _cross_entropy(outputs, labels, self.label_smoothing if train else 0.0)

@@ -97,8 +97,7 @@ def blocks_of_stream(
 
     Every process reads its devices' part of each batch; without a mesh, arrays stay on the host.
     """
-    divides = mesh is not None and stream.batch_size % mesh.size == 0
-    shared_by = mesh if divides else None
+    shared_by = mesh if mesh is not None and stream.batch_size % mesh.size == 0 else None
     own, devices = (None, 1) if shared_by is None else own_part(shared_by, stream.batch_size)
 
     def put(batch: Batch, steps: int, whole: bool) -> Block:

@@ -83,16 +83,15 @@ def blocks_in_order(
                 "a stream to evaluate on must be one pass over all examples: leave out "
                 "steps_per_epoch and drop_remainder"
             )
-        every = blocks_of_stream(examples, mesh, outputs=outputs)
-        yield from itertools.islice(every, examples.blocks_per_epoch)
+        blocks = blocks_of_stream(examples, mesh, outputs=outputs)
+        yield from itertools.islice(blocks, examples.blocks_per_epoch)
         return
     if not len(examples):
         raise ValueError("there are no examples to evaluate")
     devices = 1 if mesh is None else mesh.size
     size = -(-bounded_batch_size(state, examples, batch_size) // devices) * devices  # equal shares
-    order = np.arange(len(examples), dtype=np.int32)
-    whole = len(examples) // size * size
-    yield from blocks_of_split(examples, [order[:whole].reshape(-1, size)], order[whole:], mesh)
+    whole, rest = np.split(np.arange(len(examples), dtype=np.int32), [len(examples) // size * size])
+    yield from blocks_of_split(examples, [whole.reshape(-1, size)], rest, mesh)
 
 
 def bounded_batch_size(state: TrainState, split: Split, batch_size: int | None) -> int:

@@ -152,15 +152,14 @@ def fit(
                 with clock("compilation"):
                     _compile(state, blocks, evals.values(), epoch_key, mesh, options)
             with clock("training"):
-                report = partial(_report, hooks, epoch, len(order))
-                state, steps, last = _train(state, blocks, epoch_key, report, options)
+                report = [partial(h.during, epoch) for h in hooks if hasattr(h, "during")]
+                state, steps, last = _train(state, blocks, epoch_key, len(order), report, options)
             _check_finite(state, steps, epoch)
             with clock("evaluation"):
-                curve = trainer.train_curve
-                sums = (
-                    jax.tree.map(np.sum, steps) if curve == "epoch" else measure_block(state, *last)
-                )
-                measured, average = {"train": sums}, averaged(state)
+                measured = {"train": jax.tree.map(np.sum, steps)}
+                if trainer.train_curve == "last_batch":
+                    measured["train"] = measure_block(state, *last)
+                average = averaged(state)
                 for name, data in evals.items():
                     measured[name] = evaluate(average, data, mesh=mesh, outputs=outputs)
                 row = _columns(state.task, measured, epoch)
@@ -195,23 +194,20 @@ def _train(
     state: TrainState,
     blocks: Iterable[Block],
     key: Key[Array, ""],
-    report: Callable[[int], None],
+    count: int,
+    report: Sequence[Callable[[float], object]],
     options: Mapping[str, Any],
 ) -> tuple[TrainState, Metrics, Block]:
     """Train for an epoch; return the state, the metrics of each step, and the last batch."""
     measured: list[Metrics] = []
     for examples, rows, mesh, sharded in blocks:
         jax.block_until_ready(measured[-2:-1])  # waiting blocks take up memory
-        report(sum(len(metrics.weight) for metrics in measured[:-1]))
+        for during in report:
+            during(sum(len(metrics.weight) for metrics in measured[:-1]) / count)
         state, metrics = train_block(state, examples, rows, key, mesh, sharded, **options)
         measured.append(metrics)
     steps = jax.tree.map(lambda *sums: np.concatenate(sums), *jax.device_get(measured))
     return state, steps, Block(examples, rows[-1:], mesh if sharded else None, sharded)
-
-
-def _report(hooks: Sequence[Hook], epoch: int, steps: int, done: int) -> None:
-    for during in [hook.during for hook in hooks if hasattr(hook, "during")]:
-        during(epoch, done / steps)
 
 
 def _check_finite(state: TrainState, steps: Metrics, epoch: int) -> None:

@@ -133,7 +133,7 @@ def choosing_column(names: Iterable[str], task: Task) -> str | None:
     Without one, that of the training split; None if it has no such metric either.
     """
     columns = metric_columns(names, task.best)
-    return next(iter(sorted(columns, key=lambda name: name.startswith("train_"))), None)
+    return min(columns, key=lambda name: name.startswith("train_"), default=None)
 
 
 def best_epoch(history: History, task: Task) -> int:

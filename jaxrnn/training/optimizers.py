@@ -146,8 +146,8 @@ def _build(optimizer: _Optimizer, steps: int | None) -> optax.GradientTransforma
 def _with_promotion(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """Make an optimizer independent of JAX's settings for dtypes.
 
-    optax mixes them, which ``jax_numpy_dtype_promotion="strict"`` forbids; and with
-    ``jax_enable_x64`` its constants become float64, unlike those of stored runs.
+    optax mixes dtypes, which ``jax_numpy_dtype_promotion="strict"`` forbids; and its constants
+    would be float64 with ``jax_enable_x64``, unlike those of stored runs.
     """
 
     def init(params: chex.ArrayTree) -> chex.ArrayTree:
@@ -207,6 +207,6 @@ def averaged(state: TrainState) -> TrainState:
         if isinstance(part, _Average):
             return state.replace(params=part.average)
         if isinstance(part, contrib.ScheduleFreeState):
-            average = contrib.schedule_free_eval_params(part, state.params)
-            return state.replace(params=average)
+            params = contrib.schedule_free_eval_params(part, state.params)
+            return state.replace(params=params)
     return state

@@ -31,8 +31,8 @@ Sums = TypeVar("Sums")
 def use_cpu_cores(count: int | None = None) -> None:
     """Make XLA use one CPU device per core, or ``count`` of them, instead of a single one.
 
-    With small matrix products, this is faster than splitting every product among the cores. It has
-    no effect once JAX has used a device.
+    With small matrix products, this is faster than dividing each product among the cores. It has no
+    effect once JAX has used a device.
     """
     with contextlib.suppress(RuntimeError):  # JAX has used its devices already
         jax.config.update("jax_num_cpu_devices", count or available_cores())
@@ -117,11 +117,10 @@ def over_devices(
     mesh: Mesh | None,
     sharded: bool,
 ) -> tuple[Tree, Sums]:
-    """Call a function on every device with its part of each batch, and sum the metrics.
+    """Call a function on every device, with its part of each batch.
 
-    It is called with all arguments, and returns a state, which is the same on each device, and
-    metrics. The columns of ``rows`` are divided among the devices or, if they are ``sharded``, the
-    examples.
+    The columns of ``rows`` are divided or, if they are ``sharded``, the examples. The function
+    returns a state, the same on each device, and metrics, which are summed.
     """
     if mesh is None or mesh.size == 1:
         return function(state, examples, rows, *others)

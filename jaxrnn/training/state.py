@@ -152,7 +152,7 @@ def _init(
     key: Key[Array, ""],
     inputs: Shaped[Array, "1 time *features"],
 ) -> tuple[chex.ArrayTree, chex.ArrayTree]:
-    variables: Any = {"params": getattr(network, "params", {})}  # those of an NNX module
+    variables: Any = {"params": getattr(network, "params", None)}  # those of an NNX module
     if isinstance(network, nn.Module):
         variables = network.init(key, inputs, **mode_options(_arguments(network), train=False))
     if others := ", ".join(sorted(set(variables) - {"params"})):

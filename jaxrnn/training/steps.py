@@ -22,7 +22,6 @@ from jaxrnn.training.tasks import per_step
 
 _Part: TypeAlias = tuple[Batch, Keys, Carry]
 _Measured: TypeAlias = tuple[Metrics, Carry]
-_Updated: TypeAlias = tuple[TrainState, Metrics, Carry]
 
 _DROPOUT = 0x64726F70  # "drop"; differs from what data order and augmentation fold in
 
@@ -115,11 +114,11 @@ def step(
     _, shapes = jax.eval_shape(partial(forward, carry=()), state, _cut(batch, 0, 1))
     carried, rest = (state, jax.tree.map(jnp.zeros_like, shapes)), time % chunk
     carried, metrics = jax.lax.scan(advance, carried, jnp.arange(0, time - rest, chunk))
-    metrics = jax.tree.map(lambda sums: sums.sum(0), metrics)
+    total = jax.tree.map(lambda sums: sums.sum(0), metrics)
     if rest:
-        carried, of_rest = advance(carried, time - rest, rest)
-        metrics = metrics + of_rest
-    return carried[0], metrics
+        carried, metrics = advance(carried, time - rest, rest)
+        total += metrics
+    return carried[0], total
 
 
 def check_truncation(batch: Batch) -> None:
@@ -147,7 +146,7 @@ def _update(
     key: Key[Array, ""] | None,
     mesh: Mesh | None,
     parts: int,
-) -> _Updated:
+) -> tuple[TrainState, Metrics, Carry]:
     r"""Update the parameters once.
 
     The gradient is that of :math:`\sum_i w_i \ell_i / \sum_i w_i` over the whole batch: each share

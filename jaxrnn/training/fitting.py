@@ -136,7 +136,7 @@ def fit(
     outputs = check_fits(state, {"train": train, **evals})
     order, root = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
     mesh = batch_mesh(order.batch_size, suitable_devices(state.params, devices))
-    state, train = replicate((state, train), mesh)
+    state, train = replicate(state, mesh), replicate(train, mesh)
     evals |= replicate(evals, mesh)  # in their order
     options = {"augment": augment, "options": StepOptions(trainer.accumulate, trainer.truncate)}
     clock, first = Clock(), len(history) + 1

@@ -173,7 +173,7 @@ def _update(
         return metrics.sums["loss"] / count, (metrics, carry)
 
     gradient = partial(jax.grad(loss_fn, has_aux=True), state.params)
-    grads, (metrics, carry) = _in_parts(gradient, (batch, keys, carry), rows, parts)
+    grads, (metrics, carry) = _in_parts(gradient, (batch, keys, carry), parts)
     dtype = optax.tree.dtype(grads, "highest")
     share = metrics.sums["loss"].astype(dtype), jnp.asarray(metrics.weight, dtype)
     grads, loss, weight = sum_over_devices((grads, *share), mesh)
@@ -186,12 +186,10 @@ def _update(
 
 
 def _in_parts(
-    gradient: Callable[[_Part], tuple[chex.ArrayTree, _Measured]],
-    whole: _Part,
-    rows: int,
-    parts: int,
+    gradient: Callable[[_Part], tuple[chex.ArrayTree, _Measured]], whole: _Part, parts: int
 ) -> tuple[chex.ArrayTree, _Measured]:
     """Sum the gradients and metrics of the parts of a batch, and concatenate their carries."""
+    rows = len(whole[0]["inputs"])
     size = -(-rows // parts)
     if size == rows:
         return gradient(whole)

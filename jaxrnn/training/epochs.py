@@ -24,6 +24,9 @@ from jaxrnn.training.steps import StepOptions, step
 Augment: TypeAlias = Callable[[Key[Array, ""], Float[Array, "time features"]], chex.Array]
 Rows: TypeAlias = Int[chex.Array, "steps batch"]
 
+fold_in = jax.jit(jax.random.fold_in)
+_indices = jax.jit(epoch_indices, static_argnames=("size", "batch_size", "drop_remainder"))
+
 _STEPS_AT_ONCE = 64  # so that the progress bar moves; the calls cost less than 1 % of the time
 _WARP = 0x77617270  # "warp"
 
@@ -39,8 +42,8 @@ class Block(NamedTuple):
 
 def data_order(
     data: Split | Stream, key: Key[Array, ""] | int | None, batch_size: int, drop_remainder: bool
-) -> tuple[Stream, Key[Array, ""]]:
-    """Return the stream that defines the order of training (of a split, a new one) and its key.
+) -> Stream:
+    """Return the stream that defines the order of training, with its key; of a split, a new one.
 
     Raises:
       ValueError: there is no key, or one for a stream; or ``batch_size`` doesn't fit the split.
@@ -48,12 +51,11 @@ def data_order(
     if isinstance(data, Stream):
         if key is not None or data.key is None:
             raise ValueError("give the key of the data order to the stream: stream(…, key=key)")
-        return data, data.key
+        return data
     if key is None:
         raise ValueError("training on a split needs a key, which determines the data order")
     check_batch_size(batch_size, data)
-    key = as_key(key)
-    return Stream(data, batch_size, key, drop_remainder, steps_per_epoch=None, workers=0), key
+    return Stream(data, batch_size, as_key(key), drop_remainder, steps_per_epoch=None, workers=0)
 
 
 def shuffled_epochs(
@@ -61,8 +63,7 @@ def shuffled_epochs(
 ) -> Generator[Iterable[Block], None, None]:
     """Yield the blocks of each epoch from ``first`` on, endlessly; for a split they are a list.
 
-    The split is replicated over the mesh; ``order`` is that of :func:`data_order`, and ``outputs``
-    the exclusive upper bound of a stream's labels.
+    ``order`` is that of :func:`data_order`; ``outputs`` bounds the labels of a stream.
     """
     if isinstance(data, Stream):
         with contextlib.closing(blocks_of_stream(data, mesh, first, outputs)) as blocks:
@@ -75,8 +76,25 @@ def shuffled_epochs(
         yield blocks_of_split(data, np.split(whole, ends[:-1]), rest, mesh)
 
 
-fold_in = jax.jit(jax.random.fold_in)
-_indices = jax.jit(epoch_indices, static_argnames=("size", "batch_size", "drop_remainder"))
+def blocks_in_order(
+    examples: Split | Stream, batch_size: int, mesh: Mesh | None, outputs: int | None = None
+) -> Generator[Block, None, None]:
+    """Yield the blocks to evaluate on: for a split, one of all whole batches, one for the rest."""
+    if isinstance(examples, Stream):
+        if not examples.is_whole:
+            raise ValueError(
+                "a stream to evaluate on must be one pass over all examples: leave out "
+                "steps_per_epoch and drop_remainder"
+            )
+        blocks = blocks_of_stream(examples, mesh, outputs=outputs)
+        yield from itertools.islice(blocks, examples.blocks_per_epoch)
+        return
+    if not len(examples):
+        raise ValueError("there are no examples to evaluate")
+    devices = 1 if mesh is None else mesh.size
+    size = -(-batch_size // devices) * devices  # equal shares
+    whole, rest = np.split(np.arange(len(examples), dtype=np.int32), [len(examples) // size * size])
+    yield from blocks_of_split(examples, [whole.reshape(-1, size)], rest, mesh)
 
 
 def blocks_of_split(
@@ -101,7 +119,6 @@ def blocks_of_stream(
     own, devices = (None, 1) if shared_by is None else own_part(shared_by, stream.batch_size)
 
     def put(batch: Batch, steps: int, whole: bool) -> Block:
-        """Put a block, which was read in the order of its steps, on the devices."""
         over = shared_by if whole else None  # the short last batch may not be divisible
         examples = batch if mesh is None else put_examples(batch, mesh, sharded=over is not None)
         share = len(examples["places"]) // (1 if over is None else over.size)
@@ -126,18 +143,16 @@ def train_block(
 ) -> tuple[TrainState, Metrics]:
     """Take several steps as one XLA program.
 
-    Pure. Consecutive blocks give the same bits as one block of all their steps.
+    Pure. Consecutive blocks give the same bits as one block of all their steps. Arguments that are
+    not listed are those of :func:`train_epoch`.
 
     Args:
-      state: from :func:`jaxrnn.create_train_state`.
       examples: arrays of n examples, already on the devices. A batch may have ``places`` (n,), the
         positions in the source that they were read from; by default 0 … n - 1.
       rows: indices of the examples of each step.
       key: PRNG key of this epoch, for augmentation and dropout.
-      mesh: devices that share each batch. One device by default.
       sharded: whether ``examples`` are divided among the devices instead of replicated; ``rows``
         are then (steps, share) indices into the part of each device.
-      augment, options: see :func:`train_epoch`.
 
     Returns:
       The state after these steps, and the :class:`jaxrnn.Metrics` of each, (steps,) arrays.

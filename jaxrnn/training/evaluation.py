@@ -1,8 +1,6 @@
 """Use a trained network: evaluate, predict, generate."""
 
 import contextlib
-import itertools
-from collections.abc import Generator
 from functools import partial
 
 import chex
@@ -15,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxrnn.data.batches import as_key, prepare
 from jaxrnn.data.splits import Batch, Split, as_split, take
 from jaxrnn.data.streams import Stream
-from jaxrnn.training.epochs import Block, Rows, blocks_of_split, blocks_of_stream
+from jaxrnn.training.epochs import Rows, blocks_in_order
 from jaxrnn.training.forward import forward, measure_prepared
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import over_devices
@@ -62,44 +60,24 @@ def evaluate(
     """
     examples = examples if isinstance(examples, Stream) else as_split(examples)
     measured: list[Metrics] = []
-    with contextlib.closing(blocks_in_order(state, examples, batch_size, mesh, outputs)) as blocks:
+    size = bounded_batch_size(state, examples, batch_size)
+    with contextlib.closing(blocks_in_order(examples, size, mesh, outputs)) as blocks:
         for block in blocks:
             jax.block_until_ready(measured[-2:-1])  # waiting blocks take up memory
             measured.append(measure_block(state, *block))
     return sum(measured, Metrics.zero())
 
 
-def blocks_in_order(
-    state: TrainState,
-    examples: Split | Stream,
-    batch_size: int | None,
-    mesh: Mesh | None,
-    outputs: int | None = None,
-) -> Generator[Block, None, None]:
-    """Yield the blocks to evaluate on: for a split, one of all whole batches, one for the rest."""
-    if isinstance(examples, Stream):
-        if not examples.is_whole:
-            raise ValueError(
-                "a stream to evaluate on must be one pass over all examples: leave out "
-                "steps_per_epoch and drop_remainder"
-            )
-        blocks = blocks_of_stream(examples, mesh, outputs=outputs)
-        yield from itertools.islice(blocks, examples.blocks_per_epoch)
-        return
-    if not len(examples):
-        raise ValueError("there are no examples to evaluate")
-    devices = 1 if mesh is None else mesh.size
-    size = -(-bounded_batch_size(state, examples, batch_size) // devices) * devices  # equal shares
-    whole, rest = np.split(np.arange(len(examples), dtype=np.int32), [len(examples) // size * size])
-    yield from blocks_of_split(examples, [whole.reshape(-1, size)], rest, mesh)
-
-
-def bounded_batch_size(state: TrainState, split: Split, batch_size: int | None) -> int:
+def bounded_batch_size(
+    state: TrainState, examples: Split | Stream, batch_size: int | None = None
+) -> int:
     """Return the batch size or, by default, one for which the states of a layer fit in 64 MiB."""
+    if isinstance(examples, Stream):
+        return examples.batch_size
     if batch_size is None:
         leaves = jax.tree.leaves(state.params)
         width = max((leaf.shape[-1] for leaf in leaves if leaf.ndim), default=1)
-        return max(1, min(1000, _STATES // max(1, width * split.inputs.shape[1])))
+        return max(1, min(1000, _STATES // max(1, width * examples.inputs.shape[1])))
     if batch_size < 1:
         raise ValueError(f"batch size must be at least 1; got {batch_size}")
     return batch_size

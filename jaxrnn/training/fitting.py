@@ -16,8 +16,16 @@ from jaxtyping import Array, Key
 from jaxrnn.data.splits import Split
 from jaxrnn.data.streams import Stream
 from jaxrnn.groups import Count, Group
-from jaxrnn.training.epochs import Augment, Block, data_order, fold_in, shuffled_epochs, train_block
-from jaxrnn.training.evaluation import blocks_in_order, evaluate, measure_block
+from jaxrnn.training.epochs import (
+    Augment,
+    Block,
+    blocks_in_order,
+    data_order,
+    fold_in,
+    shuffled_epochs,
+    train_block,
+)
+from jaxrnn.training.evaluation import bounded_batch_size, evaluate, measure_block
 from jaxrnn.training.forward import check_fits
 from jaxrnn.training.history import Clock, History, choosing_column, has_stalled
 from jaxrnn.training.metrics import Metrics, NonFiniteLossError
@@ -134,7 +142,8 @@ def fit(
     if trainer.train_curve not in ("epoch", "last_batch"):
         raise ValueError(f"train_curve must be epoch or last_batch; got {trainer.train_curve!r}")
     outputs = check_fits(state, {"train": train, **evals})
-    order, root = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
+    order = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
+    root: Any = order.key
     mesh = batch_mesh(order.batch_size, suitable_devices(state.params, devices))
     state, train = replicate(state, mesh), replicate(train, mesh)
     evals |= replicate(evals, mesh)  # in their order
@@ -164,8 +173,7 @@ def fit(
                     measured[name] = evaluate(average, data, mesh=mesh, outputs=outputs)
                 row = _columns(state.task, measured, epoch)
             history = history.append(epoch=epoch, **row, seconds=clock.seconds["training"] - start)
-            spent = dict(clock.seconds)
-            record = Record(state, history, root, order.examples_per_epoch, spent)
+            record = Record(state, history, root, order.examples_per_epoch, dict(clock.seconds))
             if in_any_process(any([hook(record) for hook in hooks])):  # noqa: C419 — each is called
                 break
     return state, history
@@ -180,8 +188,10 @@ def _compile(
     options: Mapping[str, Any],
 ) -> None:
     """Compile the programs of an epoch in parallel; later calls reuse them."""
-    splits = [data for data in evals if isinstance(data, Split)]
-    measured = [block for split in splits for block in blocks_in_order(state, split, None, mesh)]
+    measured: list[Block] = []
+    for split in evals:
+        if isinstance(split, Split):
+            measured += blocks_in_order(split, bounded_batch_size(state, split), mesh)
     with ThreadPoolExecutor() as pool:
         # Errors of compilation are raised again by the call itself.
         for examples, rows, *shared in {block.rows.shape: block for block in blocks}.values():

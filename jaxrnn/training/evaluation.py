@@ -148,14 +148,11 @@ def generate(
 
     Args:
       state: of a unidirectional network that reads tokens and has an output per time step, as for
-        :class:`jaxrnn.LanguageModeling`.
+        :class:`jaxrnn.LanguageModeling`; others raise ``ValueError``.
       prompt: (time,) tokens, at least one.
       key: PRNG key of the samples.
       count: number of int32 tokens to sample.
       temperature: values below 1 favor likely tokens; 0 always takes the most likely one.
-
-    Raises:
-      ValueError: the network is of another kind.
     """
     Carried = tuple[Float[Array, " tokens"], chex.ArrayTree]
 

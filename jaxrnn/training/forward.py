@@ -34,14 +34,8 @@ def measure(
 ) -> Metrics:
     """Compute the metrics of a state on one batch; differentiable in ``state.params``.
 
-    Args:
-      state: from :func:`jaxrnn.create_train_state`.
-      batch: see :func:`jaxrnn.train_step`.
-      train: whether to use dropout and the training loss; see :meth:`jaxrnn.Task.measure`.
-      key: PRNG key of dropout, required if there is any.
-
-    Raises:
-      ValueError: the arrays of the batch, or the outputs of the model, don't fit each other.
+    With ``train``, that is with dropout, which requires a key, and the training loss; see
+    :meth:`jaxrnn.Task.measure`. Batches and errors are those of :func:`jaxrnn.train_step`.
     """
     batch = prepare(batch)
     keys = None if key is None else keys_of(as_key(key), jnp.arange(len(batch["inputs"])))

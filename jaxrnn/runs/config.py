@@ -110,8 +110,10 @@ class Experiment:
         lines = [line for name in groups for line in errors_of(groups[name], name)]
         if getattr(self.optimizer, "average", 0) and self.trainer.train_curve == "last_batch":
             lines.append("--trainer.train-curve last_batch needs --optimizer.average 0")
-        if self.trainer.truncate is not None and getattr(self.model, "bidirectional", False):
-            lines.append("--trainer.truncate needs a unidirectional network")
+        for name in ("truncate", "remat"):
+            carried = getattr(self.trainer, name) is not None
+            if carried and getattr(self.model, "bidirectional", False):
+                lines.append(f"--trainer.{name} needs a unidirectional network")
         if self.runtime.sample and not isinstance(self.task, LanguageModeling):
             lines.append("--runtime.sample needs a language model")
         if lines:

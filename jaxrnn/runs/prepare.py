@@ -17,7 +17,7 @@ from jaxrnn.training import History, TrainState, create_train_state
 from jaxrnn.training.epochs import Augment, data_order
 from jaxrnn.training.forward import check_fits
 from jaxrnn.training.sharding import batch_mesh, suitable_devices
-from jaxrnn.training.steps import check_truncation
+from jaxrnn.training.steps import StepOptions, check_pieces
 
 
 class Prepared(NamedTuple):
@@ -56,8 +56,8 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
     elif trainer.steps_per_epoch is not None:
         raise ValueError("--steps-per-epoch is an option of streams; use --stream")
     order, _ = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
-    if trainer.truncate is not None:
-        check_truncation(order.source.read([0]))
+    pieces = StepOptions(truncate=trainer.truncate, remat=trainer.remat)
+    check_pieces(experiment.model, order.source.read([0]), pieces)
     time = description["input_shape"][0]
     chunks = math.ceil(time / (trainer.truncate or time))
     description["steps"] = trainer.epochs * len(order) * chunks

@@ -55,6 +55,9 @@ class TrainerConfig(Group):
     truncate: Count | None = None
     """Truncated backpropagation: split longer sequences into chunks of this many time steps, update
     after each, and carry the state over to the next; None for whole sequences."""
+    remat: Count | None = None
+    """Rematerialization: read longer sequences in pieces of this many time steps, and compute each
+    again for its gradient, to save memory; None to keep all activations."""
     patience: Count | None = None
     """Early stopping: stop after this many epochs without improvement, and keep the best epoch;
     None for no early stopping."""
@@ -147,7 +150,8 @@ def fit(
     mesh = batch_mesh(order.batch_size, suitable_devices(state.params, devices))
     state, train = replicate(state, mesh), replicate(train, mesh)
     evals |= replicate(evals, mesh)  # in their order
-    options = {"augment": augment, "options": StepOptions(trainer.accumulate, trainer.truncate)}
+    step_options = StepOptions(trainer.accumulate, trainer.truncate, trainer.remat)
+    options = {"augment": augment, "options": step_options}
     clock, first = Clock(), len(history) + 1
     shuffled = shuffled_epochs(train, order, mesh, first=first, outputs=outputs)
     with contextlib.closing(shuffled) as epochs:

@@ -1,6 +1,7 @@
 """The forward pass: apply the network of a state to a batch, and measure its outputs."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TypeAlias
 
 import chex
@@ -16,7 +17,7 @@ from jaxrnn.data.splits import Batch, Split, arrays_of
 from jaxrnn.data.streams import Stream
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.state import TrainState, mode_options
-from jaxrnn.training.tasks import Outputs
+from jaxrnn.training.tasks import Outputs, per_step
 
 Keys: TypeAlias = Key[Array, " batch"] | None
 """A key for each example; required if the network draws random numbers."""
@@ -62,6 +63,57 @@ def measure_prepared(
         loss = jnp.where(known, metrics.sums["loss"], jnp.nan)
         metrics = Metrics({**metrics.sums, "loss": loss}, metrics.weight)
     return metrics, carry
+
+
+def measure_in_pieces(
+    state: TrainState, batch: Batch, *, size: int, train: bool, keys: Keys, carry: Carry
+) -> tuple[Metrics, Carry]:
+    """Compute metrics, as :func:`measure_prepared`, in pieces of ``size`` time steps.
+
+    Each piece is computed again for its gradient, so that no more is kept of it than its carry.
+    """
+    every_step = per_step(batch)
+    time = batch["inputs"].shape[1]
+    last = time % size or size  # number of time steps of the last piece
+
+    @partial(jax.checkpoint, static_argnums=(2, 3))
+    def piece(
+        carry: Carry, start: Int[Array, ""] | int, size: int, measured: bool
+    ) -> tuple[Carry, Metrics | None]:
+        own = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, start)
+        part = cut(batch, start, size)
+        if not measured:
+            return forward(state, part, train=train, keys=own, carry=carry)[1], None
+        metrics, carry = measure_prepared(state, part, train=train, keys=own, carry=carry)
+        return carry, metrics
+
+    carry = start_carry(state, batch) if carry is None else carry
+    starts = jnp.arange(0, time - last, size)
+    carry, sums = jax.lax.scan(lambda carry, at: piece(carry, at, size, every_step), carry, starts)
+    carry, metrics = piece(carry, time - last, last, True)
+    if every_step:
+        metrics += jax.tree.map(lambda sums: sums.sum(0), sums)
+    if state.task.weights(batch) is None:  # a number that depends on shapes alone, as for a whole
+        of_step = _losses.eval_shape(state, cut(batch, 0, 1)).size
+        metrics = Metrics(metrics.sums, of_step * time if every_step else of_step)
+    return metrics, carry
+
+
+def start_carry(state: TrainState, batch: Batch) -> Carry:
+    """Return the carry of a new sequence."""
+    _, carry = jax.eval_shape(partial(forward, carry=()), state, cut(batch, 0, 1))
+    return jax.tree.map(jnp.zeros_like, carry)
+
+
+def cut(batch: Batch, start: Int[Array, ""] | int, size: int) -> Batch:
+    """Cut some time steps out of a batch; labels of whole sequences stay."""
+    part = dict(batch)
+    for name in ("inputs", "labels", "targets") if per_step(batch) else ("inputs",):
+        if name in batch:
+            part[name] = jax.lax.dynamic_slice_in_dim(batch[name], start, size, axis=1)
+    if "lengths" in batch:
+        part["lengths"] = jnp.clip(batch["lengths"] - start, 0, size)
+    return part
 
 
 def forward(
@@ -148,6 +200,11 @@ def _check_fit(state: TrainState, examples: Split | Stream) -> int:
     if isinstance(examples, Split):
         check_values(examples, outputs, getattr(state.model, "vocabulary", None) or outputs)
     return outputs
+
+
+@jax.jit
+def _losses(state: TrainState, batch: Batch) -> Array:
+    return state.task.measure(forward(state, batch)[0], batch, train=True)["loss"]
 
 
 @jax.jit  # caches the shapes that it has traced

@@ -1,4 +1,4 @@
-"""One optimizer step, with gradient accumulation and truncated backpropagation through time."""
+"""One optimizer step; gradient accumulation, truncated backpropagation and rematerialization."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,7 +14,15 @@ from jaxtyping import Array, Int, Key
 
 from jaxrnn.data.batches import as_key, prepare
 from jaxrnn.data.splits import Batch
-from jaxrnn.training.forward import Carry, Keys, forward, keys_of, measure_prepared
+from jaxrnn.training.forward import (
+    Carry,
+    Keys,
+    cut,
+    keys_of,
+    measure_in_pieces,
+    measure_prepared,
+    start_carry,
+)
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import own_row_numbers, sum_over_devices
 from jaxrnn.training.state import TrainState
@@ -35,17 +43,23 @@ class StepOptions:
         summed, so that only the activations of one part are in memory.
       truncate: number of time steps to backpropagate through. Longer sequences are split into
         chunks of this length, with an update after each; the state of the network is carried over.
+      remat: number of time steps whose activations are in memory at once. Longer sequences are read
+        in pieces of this length, and each piece is computed again for its gradient, which is exact.
+        It takes the least memory for about the square root of the number of time steps. Dropout
+        draws anew for each piece.
 
     Raises:
       ValueError: a number is below 1.
 
     References:
       R. J. Williams and J. Peng, "An efficient gradient-based algorithm for on-line training
-      of recurrent network trajectories" (1990), for the chunks.
+      of recurrent network trajectories" (1990), for the chunks; T. Chen, B. Xu, C. Zhang and
+      C. Guestrin, "Training deep nets with sublinear memory cost" (2016), for the pieces.
     """
 
     accumulate: int = 1
     truncate: int | None = None
+    remat: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -99,20 +113,19 @@ def step(
 
     The batch is prepared and divided among the devices of the mesh; metrics are of one share.
     """
-    update = partial(_update, key=key, mesh=mesh, parts=options.accumulate)
+    update = partial(_update, key=key, mesh=mesh, parts=options.accumulate, remat=options.remat)
     time, chunk = batch["inputs"].shape[1], options.truncate
+    check_pieces(state.model, batch, options)
     if chunk is None or time <= chunk:
         return update(state, batch, None)[:2]
-    check_truncation(batch)
 
     def advance(
         carried: tuple[TrainState, Carry], start: Int[Array, ""] | int, size: int = chunk
     ) -> tuple[tuple[TrainState, Carry], Metrics]:
-        state, metrics, carry = update(carried[0], _cut(batch, start, size), carried[1])
+        state, metrics, carry = update(carried[0], cut(batch, start, size), carried[1])
         return (state, carry), metrics
 
-    _, shapes = jax.eval_shape(partial(forward, carry=()), state, _cut(batch, 0, 1))
-    carried, rest = (state, jax.tree.map(jnp.zeros_like, shapes)), time % chunk
+    carried, rest = (state, start_carry(state, batch)), time % chunk
     carried, metrics = jax.lax.scan(advance, carried, jnp.arange(0, time - rest, chunk))
     total = jax.tree.map(lambda sums: sums.sum(0), metrics)
     if rest:
@@ -121,21 +134,19 @@ def step(
     return carried[0], total
 
 
-def check_truncation(batch: Batch) -> None:
-    """Raise ``ValueError`` unless there is a label or target for each time step."""
-    if not per_step(batch):
+def check_pieces(model: object, batch: Batch, options: StepOptions) -> None:
+    """Raise ``ValueError`` if the sequences of a batch can't be read in pieces as asked for."""
+    time = batch["inputs"].shape[1]
+    truncated, pieces = ((size or time) < time for size in (options.truncate, options.remat))
+    if per_step(batch):
+        return
+    if truncated:
         raise ValueError("--truncate needs a label or target for each time step")
-
-
-def _cut(batch: Batch, start: Int[Array, ""] | int, size: int) -> Batch:
-    cut = {
-        name: jax.lax.dynamic_slice_in_dim(array, start, size, axis=1)
-        for name, array in batch.items()
-        if name in ("inputs", "labels", "targets")
-    }
-    if "lengths" in batch:
-        cut["lengths"] = jnp.clip(batch["lengths"] - start, 0, size)
-    return cut
+    if pieces and ("lengths" in batch or getattr(model, "pooling", "last") != "last"):
+        raise ValueError(
+            "--remat needs a label or target for each time step, or sequences of one length and "
+            "--pooling last"
+        )
 
 
 def _update(
@@ -146,6 +157,7 @@ def _update(
     key: Key[Array, ""] | None,
     mesh: Mesh | None,
     parts: int,
+    remat: int | None,
 ) -> tuple[TrainState, Metrics, Carry]:
     r"""Update the parameters once.
 
@@ -163,7 +175,10 @@ def _update(
 
     def loss_fn(params: chex.ArrayTree, part: _Part) -> tuple[Array, _Measured]:
         batch, keys, carry = part
-        metrics, carry = measure_prepared(
+        measure = measure_prepared
+        if remat is not None and remat < batch["inputs"].shape[1]:
+            measure = partial(measure_in_pieces, size=remat)
+        metrics, carry = measure(
             state.replace(params=params), batch, train=True, keys=keys, carry=carry
         )
         count: Any = total

@@ -1,5 +1,7 @@
 """Steps: gradients, dropout and its keys, gradients in parts, truncated backpropagation."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -153,6 +155,46 @@ def test_sequences_that_fit_into_a_chunk_are_not_cut():
     chex.assert_trees_all_equal(*epochs)
 
 
+@pytest.mark.program
+@pytest.mark.parametrize("size", [4, 3])  # with and without a shorter last piece
+@pytest.mark.parametrize("cell", ["simple", "lstm"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_rematerialization_gives_the_exact_gradient(whole, cell, size):
+    """With a label for each step and lengths, or one label at the end."""
+    lengths, labels = (None, TOKENS[:, 0]) if whole else (LENGTHS, TEXT.labels)
+    split = Split(FLOATS, labels, lengths)
+    model = RNNModel(4, 5, cell=cell, layers=2, pooling="last" if whole else "none")
+    state = create_train_state(
+        0, model, OPTIMIZER, FLOATS, jaxrnn.Classification() if whole else LanguageModeling()
+    )
+    train = partial(train_epoch, state, split, KEY, batch_size=20)
+    at_once, in_pieces = train(), train(options=StepOptions(remat=size))
+    chex.assert_trees_all_close(in_pieces[0].params, at_once[0].params, atol=1e-6)
+    chex.assert_trees_all_close(in_pieces[1], at_once[1], rtol=1e-5)
+
+
+def test_rematerialization_keeps_less():
+    """A step on 400 time steps takes memory for pieces of 20 and their carries."""
+    model = RNNModel(16, 5, pooling="none")
+    inputs = np.zeros((8, 400, 3), np.float32)
+    split = Split(inputs, np.zeros((8, 400), np.uint8))
+    state = create_train_state(0, model, OPTIMIZER, inputs, LanguageModeling())
+    memory = [
+        train_epoch.lower(state, split, KEY, batch_size=8, options=StepOptions(remat=size))
+        .compile().memory_analysis().temp_size_in_bytes
+        for size in (None, 20)
+    ]  # fmt: skip
+    assert memory[1] < memory[0] / 3
+
+
+@pytest.mark.parametrize(("lengths", "pooling"), [(LENGTHS, "last"), (None, "mean")])
+def test_rematerialization_reads_the_last_output_alone(lengths, pooling):
+    split = Split(FLOATS, TOKENS[:, 0], lengths)
+    state = create_train_state(0, RNNModel(4, 5, pooling=pooling), OPTIMIZER, FLOATS)
+    with pytest.raises(ValueError, match="--remat needs a label or target for each time step"):
+        train_epoch(state, split, KEY, batch_size=20, options=StepOptions(remat=4))
+
+
 @pytest.mark.parametrize(
     ("labels", "model", "message"),
     [
@@ -168,6 +210,6 @@ def test_truncation_needs_labels_of_each_step_and_a_carry(labels, model, message
 
 
 def test_bad_step_options():
-    for options in ({"accumulate": 0}, {"truncate": -1}):
+    for options in ({"accumulate": 0}, {"truncate": -1}, {"remat": 0}):
         with pytest.raises(ValueError, match="must be at least 1; got"):
             StepOptions(**options)

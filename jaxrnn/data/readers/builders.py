@@ -34,12 +34,6 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
     CONTENT_SHA256: tuple[str, ...] = ()  # of each decompressed file, if known
     images: Images | None = None  # set by preparation
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(skip_registration=True, **options)
-
-    def __init__(self, **options: Any):
-        super().__init__(file_format="array_record", **options)
-
     def _info(self) -> tfds.core.DatasetInfo:
         image = tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8, encoding="bytes")
         label = tfds.features.ClassLabel(names=self.CLASS_NAMES)
@@ -58,31 +52,25 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
         urls = {role: self.URL + name for role, name in IDX_NAMES.items()}
         paths = find_idx(self.ARCHIVES) if self.ARCHIVES else dl_manager.download(urls)
         self.images, splits = read_idx_files(paths, self.CLASS_NAMES), []
-        for split, (piece,) in self.images.splits.items():
+        white, affixes = np.full((28, 28, 1), 255, np.uint8), []
+        for label in range(len(self.CLASS_NAMES)):  # records differ only in their pixels
+            record = self.info.features.serialize_example({"image": white, "label": label})
+            affixes.append(record.split(white.tobytes()))
+        for split, ((images, labels),) in self.images.splits.items():
             files = self._get_filename_template(split)
             path = files.sharded_filepath(shard_index=0, num_shards=1)
             writer = ArrayRecordWriter(str(path), "group_size:16")  # small records in groups
-            for record in self._serialize(*piece):
-                writer.write(record)
+            for image, label in zip(images, labels.tolist(), strict=True):
+                writer.write(image.tobytes().join(affixes[label]))
             writer.close()
             size = path.stat().length
-            splits.append(tfds.core.SplitInfo(split, [len(piece.labels)], size, files))
+            splits.append(tfds.core.SplitInfo(split, [len(labels)], size, files))
         self.info.set_splits(tfds.core.SplitDict(splits))
 
-    def _serialize(self, images: np.ndarray, labels: np.ndarray) -> Iterator[bytes]:
-        """Serialize examples; records of the same label differ only in their pixels."""
-        white, affixes = np.full((28, 28, 1), 255, np.uint8), []
-        for label in range(len(self.CLASS_NAMES)):
-            record = self.info.features.serialize_example({"image": white, "label": label})
-            affixes.append(record.split(white.tobytes()))
-        for image, label in zip(images, labels.tolist(), strict=True):
-            yield image.tobytes().join(affixes[label])
 
-
-class Mnist(LabelledImages):
+class Mnist(LabelledImages, skip_registration=True):  # type: ignore[call-arg]
     """MNIST handwritten digits, Yann LeCun, Corinna Cortes, Christopher Burges (CC BY-SA 3.0)."""
 
-    name = "mnist"
     URL = "http://yann.lecun.com/exdb/mnist/"
     CLASS_NAMES = tuple("0123456789")
     ARCHIVES = Path(__file__).parent / "archives"
@@ -94,10 +82,9 @@ class Mnist(LabelledImages):
     )
 
 
-class FashionMnist(LabelledImages):
+class FashionMnist(LabelledImages, skip_registration=True):  # type: ignore[call-arg]
     """Fashion-MNIST articles of clothing, Han Xiao, Kashif Rasul, Roland Vollgraf (MIT license)."""
 
-    name = "fashion_mnist"
     URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
     CLASS_NAMES = (
         "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
@@ -111,10 +98,9 @@ class FashionMnist(LabelledImages):
     )
 
 
-class Kmnist(LabelledImages):
+class Kmnist(LabelledImages, skip_registration=True):  # type: ignore[call-arg]
     """Kuzushiji-MNIST cursive hiragana, Tarin Clanuwat and others (CC BY-SA 4.0)."""
 
-    name = "kmnist"
     URL = "http://codh.rois.ac.jp/kmnist/dataset/kmnist/"
     CLASS_NAMES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
@@ -125,7 +111,10 @@ FAMILY = {builder.name: builder for builder in (Mnist, FashionMnist, Kmnist)}
 def open_builder(name: str, data_dir: Path) -> Any:
     """Return the tfds builder of a dataset of labelled images, prepared as ArrayRecord."""
     with _one_line_errors(name, data_dir):
-        builder = FAMILY.get(name, partial(tfds.builder, name))(data_dir=data_dir)
+        make = partial(tfds.builder, name)
+        if name in FAMILY:
+            make = partial(FAMILY[name], file_format="array_record")
+        builder = make(data_dir=data_dir)
     match builder.info.supervised_keys, builder.info.features:
         case (str(key), str(label)), features if len(features[key].shape) >= 2 and isinstance(
             features[label], tfds.features.ClassLabel

@@ -31,7 +31,7 @@ def convert(name: str, value: Any) -> Any:
     if not overflows and jnp.issubdtype(array.dtype, jnp.integer if integral else jnp.floating):
         return array
     array = np.asarray(array)
-    if integral and array.dtype.kind == "f" and not _is_whole(array):
+    if integral and array.dtype.kind == "f" and not is_whole(array):
         return array  # which the split refuses
     converted = array.astype(np.int32 if integral else np.float32)
     if not (converted == array).all():
@@ -65,8 +65,11 @@ def check_unmasked(name: str, value: Any) -> None:
         raise ValueError(f"{name} must have no masked values; got {count}")
 
 
-def _is_whole(array: np.ndarray) -> bool:
-    return bool((np.isfinite(array) & (array == np.round(array))).all())
+def is_whole(array: np.ndarray) -> bool:
+    """Return whether all values are integers, or numbers equal to integers."""
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        return bool((np.isfinite(array) & (array == np.round(array))).all())
+    return array.dtype.kind in "biu"
 
 
 def as_column(value: Any, time: tuple[int, ...] = ()) -> Any:
@@ -157,7 +160,7 @@ def read_inputs(
             f"uint8 inputs were read as pixels from 0 to 255, but the largest is {most}; "
             f"give scale={most} if that is white"
         )
-    elif array.dtype != np.uint8 and 128 <= most <= 255 and least >= 0 and _is_whole(array):
+    elif array.dtype != np.uint8 and 128 <= most <= 255 and least >= 0 and is_whole(array):
         notes.append(
             f"inputs from {least:g} to {most:g} were not scaled; give scale=255 if they are pixels"
         )

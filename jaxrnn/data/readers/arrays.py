@@ -34,25 +34,17 @@ class Images(NamedTuple):
     """Labelled images.
 
     Attributes:
-      splits: the pieces of each split, which can be iterated over once.
+      splits: the pieces of each split, which can be iterated over once; cached, its arrays.
       class_names: the name of each class, in order.
       pixel_max: the pixel value that was mapped to 255; see :class:`jaxrnn.Source`.
     """
 
-    splits: Mapping[str, Iterable[Arrays]]
+    splits: Mapping[str, Any]
     class_names: tuple[str, ...]
     pixel_max: int = 255
 
 
-class Cached(NamedTuple):
-    """The arrays of each split, and the other attributes of :class:`Images`."""
-
-    splits: dict[str, Stored]
-    class_names: tuple[str, ...]
-    pixel_max: int
-
-
-def cache(data_dir: Path, name: str, files: Iterable[Path], read: Callable[[], Images]) -> Cached:
+def cache(data_dir: Path, name: str, files: Iterable[Path], read: Callable[[], Images]) -> Images:
     """Memory-map the cached arrays of a dataset, which is read if there are none.
 
     The cache is ``<data_dir>/jaxrnn/<name>-<digest>``, which is complete or absent and may be
@@ -84,17 +76,15 @@ def fallback_data_dir() -> Path:
     return Path(tempfile.gettempdir(), f"tensorflow_datasets-{user}")
 
 
-def _map(folder: Path) -> Cached:
+def _map(folder: Path) -> Images:
     class_names, pixel_max, splits = json.loads((folder / "arrays.json").read_text("utf-8"))
-
-    def map_array(name: str, dtype: str, shape: list[int]) -> np.ndarray:
-        return np.asarray(np.memmap(folder / name, dtype, "r", shape=tuple(shape)))
-
-    arrays = {name: Stored(*(map_array(*file) for file in files)) for name, files in splits.items()}
-    return Cached(arrays, tuple(class_names), pixel_max)
+    for split, files in splits.items():
+        maps = [np.memmap(folder / name, dtype, "r", 0, (*shape,)) for name, dtype, shape in files]
+        splits[split] = Stored(*map(np.asarray, maps))
+    return Images(splits, tuple(class_names), pixel_max)
 
 
-def _write(folder: Path, images: Images) -> Cached:
+def _write(folder: Path, images: Images) -> Images:
     """Write the arrays piece by piece to a temporary directory, then rename it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
@@ -114,23 +104,21 @@ def _write_split(folder: Path, split: str, pieces: Iterable[Arrays]) -> list[Any
     with contextlib.ExitStack() as opened:
         files = [opened.enter_context((folder / name).open("wb")) for name in names]
         for piece in pieces:
-            stored = Stored(*map(np.ascontiguousarray, (*piece, _digests(piece))))
+            images, labels = map(np.ascontiguousarray, piece)
+            stored = images, labels, _digests(images, labels)
             for file, array in zip(files, stored, strict=True):
                 file.write(array.data)
-            count += len(piece.labels)
+            count += len(labels)
         for file in files:
             file.flush()
             os.fsync(file.fileno())
-    shapes = [(array.dtype.str, [count, *array.shape[1:]]) for array in stored]
-    return [(name, *shape) for name, shape in zip(names, shapes, strict=True)]
+    arrays = zip(names, stored, strict=True)
+    return [(name, array.dtype.str, [count, *array.shape[1:]]) for name, array in arrays]
 
 
-def _digests(piece: Arrays) -> np.ndarray:
+def _digests(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return a digest of each image and its label; the shape of the image is ignored."""
-    flat = np.ascontiguousarray(piece.images).reshape(len(piece.images), -1)
-    labels = np.ascontiguousarray(piece.labels)[:, None]
-    rows = zip(flat.view(np.uint8), labels.view(np.uint8), strict=True)
-    whole = b"".join(
-        hashlib.blake2b(row.data, salt=label, digest_size=16).digest() for row, label in rows
-    )
-    return np.frombuffer(whole, np.uint8).reshape(-1, 16)
+    flat = images.reshape(len(images), -1)
+    rows = zip(flat.view(np.uint8), labels[:, None].view(np.uint8), strict=True)
+    hashes = (hashlib.blake2b(row.data, salt=label, digest_size=16) for row, label in rows)
+    return np.frombuffer(b"".join(row.digest() for row in hashes), np.uint8).reshape(-1, 16)

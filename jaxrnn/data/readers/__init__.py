@@ -67,7 +67,7 @@ def _find_files(
         images, key = find_images(path), path.resolve().name
         if background is not None:
             key += "-on-" + "-".join(map(str, as_color(background)))
-        files = [file for *_, file in images.images]
+        files = [file for *_, file in images[0]]
         return key, files, partial(read_images, images, path, background)
     return None
 

@@ -5,7 +5,6 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL.Image import Image
@@ -25,11 +24,8 @@ _LEFT_BY_SYSTEMS = {
 }
 
 
-class Found(NamedTuple):
-    """Split, class and path of each image in a directory, and the paths that were skipped."""
-
-    images: list[tuple[str, str, Path]]
-    skipped: list[Path]
+Found = tuple[list[tuple[str, str, Path]], list[Path]]
+"""Split, class and path of each image in a directory, and the paths that were skipped."""
 
 
 def find_images(folder: Path) -> Found:
@@ -70,7 +66,7 @@ def find_images(folder: Path) -> Found:
         where = f"only in directories below it; give {classes[0]}/"
         raise ValueError(f"{folder} has a single class, with images {where}")
     images.sort(key=lambda image: (list(_SPLITS).index(image[0]), image[2]))
-    return Found(images, sorted(skipped))
+    return images, sorted(skipped)
 
 
 def _split_of(name: str) -> str | None:
@@ -110,17 +106,24 @@ def is_left_by_system(path: Path) -> bool:
 
 
 def read_images(found: Found, folder: Path, background: str | None = None) -> Images:
-    """Read the images that :func:`find_images` found in a folder."""
-    if found.skipped:
-        names = list_some([path.relative_to(folder) for path in found.skipped])
+    """Read the images that :func:`find_images` found in a folder, in 8-bit gray or color."""
+    paths, skipped = found
+    if skipped:
+        names = list_some([path.relative_to(folder) for path in skipped])
         log.warning("%s: skipped %s: not pictures in the directory of a class", folder, names)
-    if several := [path for *_, path in found.images if has_more_frames(path)]:
+    if several := [path for *_, path in paths if has_more_frames(path)]:
         names = list_some([path.relative_to(folder) for path in several])
         log.warning("%s: read only the first page or frame of %s", folder, names)
     images: dict[str, list[Image]] = {}
     labels: dict[str, list[str]] = {}
-    for split, name, path in found.images:
-        images.setdefault(split, []).append(_read_image(path, background))
+    for split, name, path in paths:
+        try:
+            image = open_picture(path, background)
+            if image.mode == "F":
+                raise ValueError("its pixels have more than 8 bits")
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as an image: {error}") from error
+        images.setdefault(split, []).append(image)
         labels.setdefault(split, []).append(name)
     is_color = any(image.mode == "RGB" for part in images.values() for image in part)
     pairs = {}
@@ -135,14 +138,3 @@ def read_images(found: Found, folder: Path, background: str | None = None) -> Im
 def list_some(names: Sequence[object]) -> str:
     """List the first of some names, and say how many there are."""
     return ", ".join(map(str, names[:5])) + f", … ({len(names)} in all)" * (len(names) > 5)
-
-
-def _read_image(path: Path, background: str | None) -> Image:
-    """Read an image in 8-bit gray or color."""
-    try:
-        image = open_picture(path, background)
-        if image.mode == "F":
-            raise ValueError("its pixels have more than 8 bits")
-        return image
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error

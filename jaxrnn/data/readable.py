@@ -26,10 +26,8 @@ class Datasets:
     """The data of an experiment, returned by ``build()`` of its data group.
 
     Attributes:
-      train: what to train on: a :class:`jaxrnn.Split`, or a :class:`jaxrnn.Source` or another
-        :class:`Readable`, which can be streamed.
-      evals: what to evaluate after every epoch, by name, in the order of the reports. The first one
-        determines the best checkpoint.
+      train: what to train on: a :class:`jaxrnn.Split` or, to stream, another :class:`Readable`.
+      evals: what to evaluate after every epoch, by name; the first determines the best checkpoint.
       outputs: number of outputs of the network: classes, or numbers to predict.
       baselines: values to draw beside the curves, by metric and name, as in ``{"loss": {"always the
         mean": 0.1}}``.

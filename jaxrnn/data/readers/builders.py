@@ -37,13 +37,11 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
     def _info(self) -> tfds.core.DatasetInfo:
         image = tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8, encoding="bytes")
         label = tfds.features.ClassLabel(names=self.CLASS_NAMES)
+        features = tfds.features.FeaturesDict({"image": image, "label": label})
         return tfds.core.DatasetInfo(
-            builder=self,
-            description=type(self).__doc__,
-            features=tfds.features.FeaturesDict({"image": image, "label": label}),
-            supervised_keys=("image", "label"),
-            disable_shuffling=True,
-        )
+            builder=self, description=type(self).__doc__, features=features,
+            supervised_keys=("image", "label"), disable_shuffling=True,
+        )  # fmt: skip
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
         """Write one file per split, much faster than tfds, which encodes example by example."""
@@ -134,22 +132,22 @@ def open_builder(name: str, data_dir: Path) -> Any:
 
 
 def decode(builder: Any, *splits: str) -> Images:
-    """Decode some splits of prepared data, lazily."""
-    names = builder.info.features[builder.info.supervised_keys[1]].names
-    return Images({split: _decode(builder, split) for split in splits}, tuple(names))
+    """Decode some splits of prepared data, lazily and piece by piece."""
+    keys = builder.info.supervised_keys
 
+    def pieces(split: str) -> Iterator[Arrays]:
+        with _one_line_errors(builder.name, builder.data_dir):
+            source, shapes = builder.as_data_source(split), set()
+            for start in range(0, len(source), _AT_ONCE):
+                examples = source.__getitems__(range(start, min(start + _AT_ONCE, len(source))))
+                images, labels = ([example[key] for example in examples] for key in keys)
+                shapes |= {image.shape for image in images}
+                if len(shapes) > 1:
+                    raise ValueError(f"images differ in size: {sorted(shapes)[:2]}")
+                yield Arrays(np.stack(images), np.array(labels, np.int32))
 
-def _decode(builder: Any, split: str) -> Iterator[Arrays]:
-    """Decode a split piece by piece."""
-    with _one_line_errors(builder.name, builder.data_dir):
-        source, shapes = builder.as_data_source(split), set()
-        for start in range(0, len(source), _AT_ONCE):
-            examples = source.__getitems__(range(start, min(start + _AT_ONCE, len(source))))
-            images, labels = ([ex[key] for ex in examples] for key in builder.info.supervised_keys)
-            shapes |= {image.shape for image in images}
-            if len(shapes) > 1:
-                raise ValueError(f"images differ in size: {sorted(shapes)[:2]}")
-            yield Arrays(np.stack(images), np.array(labels, np.int32))
+    names = builder.info.features[keys[1]].names
+    return Images({split: pieces(split) for split in splits}, tuple(names))
 
 
 @contextlib.contextmanager

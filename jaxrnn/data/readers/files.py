@@ -18,8 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrnn.data.readers.arrays import Images
-from jaxrnn.data.readers.labelled import label_images
+from jaxrnn.data.readers.arrays import Images, label_images
 from jaxrnn.files import first_line
 
 ELEMENT_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}

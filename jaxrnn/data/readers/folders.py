@@ -10,8 +10,7 @@ import numpy as np
 from PIL.Image import Image
 
 from jaxrnn.data.pictures import FORMATS, has_more_frames, open_picture, picture_suffixes
-from jaxrnn.data.readers.arrays import Images
-from jaxrnn.data.readers.labelled import label_images
+from jaxrnn.data.readers.arrays import Images, label_images
 
 log = logging.getLogger("jaxrnn")
 

@@ -22,9 +22,9 @@ from jaxrnn.data.pictures import (
     has_more_frames,
     picture_suffixes,
 )
+from jaxrnn.data.readers.arrays import stretch
 from jaxrnn.data.readers.files import read_idx
 from jaxrnn.data.readers.folders import is_left_by_system, list_some
-from jaxrnn.data.readers.labelled import stretch
 
 log = logging.getLogger("jaxrnn")
 

@@ -129,8 +129,8 @@ class Split:
 
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
         """Return the arrays with their names, and the other fields."""
-        arrays = [(GetAttrKey(name), getattr(self, name)) for name in _ARRAYS]
-        return arrays, (self.class_names, self.channels)
+        fields = self.class_names, self.channels
+        return [(GetAttrKey(name), getattr(self, name)) for name in _ARRAYS], fields
 
     @classmethod
     def tree_unflatten(cls, fields: Any, arrays: Any) -> Self:

@@ -163,14 +163,10 @@ def equal_parts(steps: int, most: int) -> list[int]:
 
 
 def stream(
-    source: Readable | Split | Iterable[Any],
-    *,
-    batch_size: int,
-    key: jax.Array | int | None = None,
-    drop_remainder: bool = False,
-    steps_per_epoch: int | None = None,
-    workers: int = 0,
-) -> Stream:
+    source: Readable | Split | Iterable[Any], *, batch_size: int,
+    key: jax.Array | int | None = None, drop_remainder: bool = False,
+    steps_per_epoch: int | None = None, workers: int = 0,
+) -> Stream:  # fmt: skip
     """Stream batches from disk, with Grain, for :func:`jaxrnn.fit` or your own loop.
 
     For the same key, the batches are those of :func:`jaxrnn.batches` and ``fit`` over the same

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -54,7 +55,9 @@ def label_images(
 ) -> Images:
     """Check and convert the images and labels of each split, the training split first.
 
-    Labels are the names of classes, or indices; indices without names may start at 0 or 1.
+    Labels are the names of classes, or indices; indices without names may start at 0 or 1. In the
+    training images, white is 1 if no pixel is larger, the largest of whole numbers that are all
+    below 128, as in images of 16 or 100 gray levels, and otherwise 255.
 
     Raises:
       ValueError: images or labels have an unsupported type, shape or range.
@@ -72,7 +75,10 @@ def label_images(
         if highest >= len(names):
             first = min(lowest, 1)
             names = tuple(map(str, range(first, highest + 1)))
-        pixel_max = find_pixel_max(next(iter(pairs.values()))[0])
+        images = next(iter(pairs.values()))[0]
+        most, pixel_max = images.max(), 255
+        if 0 < most <= 1 or (1 < most < 128 and is_whole(images)):
+            pixel_max = math.ceil(most)
         for split, (images, _) in pairs.items():
             pixels = stretch(images, pixel_max, f"the {split} images have ")
             splits[split] = [Arrays(pixels, labels[split].astype(np.int32) - first)]
@@ -114,18 +120,6 @@ def _check_arrays(split: str, images: np.ndarray, labels: np.ndarray) -> None:
             f"names; got {images.shape} {images.dtype} and {labels.shape} {labels.dtype} from "
             f"{labels.min(initial=0)} to {labels.max(initial=0)}"
         )
-
-
-def find_pixel_max(images: np.ndarray) -> int:
-    """Return the pixel value that represents white.
-
-    It is 1 for values from 0 to 1, the maximum for integers that are all below 128, as in images of
-    16 or 100 gray levels, and otherwise 255.
-    """
-    most = images.max()
-    if 0 < most <= 1:
-        return 1
-    return int(most) if 1 < most < 128 and is_whole(images) else 255
 
 
 def stretch(images: np.ndarray, pixel_max: int, what: str = "") -> np.ndarray:

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn.files import first_line
+
 
 def convert(name: str, value: Any) -> Any:
     """Convert a field of a split to an array that JAX accepts, without loss.
@@ -47,11 +49,9 @@ def _to_numpy(name: str, value: Any) -> np.ndarray:
         array = value if isinstance(value, np.ndarray) else np.asarray(value)
         array = np.array(array.tolist()) if array.dtype.kind == "O" else array
     except (TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{name} cannot be read as one array: {reason}; Split.from_arrays pads sequences of "
-            "different lengths"
-        ) from error
+        hint = "Split.from_arrays pads sequences of different lengths"
+        reason = f"{name} cannot be read as one array: {first_line(error)}"
+        raise ValueError(f"{reason}; {hint}") from error
     if array.dtype.kind in "OcmMSUV":
         hint = "; Split.from_arrays reads names of classes" if array.dtype.kind in "SU" else ""
         raise ValueError(f"{name} must be numbers; got {array.dtype}{hint}")

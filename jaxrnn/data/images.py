@@ -58,8 +58,7 @@ class Source:
       background: color for transparent images in a directory; by default, these are an error.
 
     Attributes:
-      class_names: the name of each class, in order.
-      channels: number of channels of a pixel, which are adjacent in ``features``.
+      class_names, channels: see :class:`jaxrnn.Split`.
       pixel_max: the pixel value that was mapped to 255; not 255 if pixels were stretched.
 
     Raises:
@@ -103,11 +102,7 @@ class Source:
         return split
 
     def read(self, indices: Sequence[int] | np.ndarray | range) -> Batch:
-        """Read the examples at these positions, in this order.
-
-        Returns:
-          ``inputs`` (N, time, features) uint8 and ``labels`` (N,) int32, numpy arrays.
-        """
+        """Read the examples at these positions, in this order, as numpy arrays of a batch."""
         rows = np.asarray(indices)
         images, labels = self._arrays.images[rows], self._arrays.labels[rows]
         return {"inputs": as_sequences(images, **self._layout), "labels": labels}
@@ -116,8 +111,8 @@ class Source:
 def load(name: str = "mnist", *, split: str, **options: Any) -> Split:
     """Load one split of a dataset into memory, in file order; see :class:`Source`.
 
-    MNIST is bundled and needs no network. An image is read as a sequence, one row of pixels per
-    time step: ``inputs`` (N, time, features) uint8, and ``labels`` (N,) int32.
+    MNIST is bundled and needs no network. By default, a time step is a row of pixels: ``inputs``
+    are (N, time, features) uint8, and ``labels`` (N,) int32.
 
     >>> digits = load("mnist", split="train[:5]")
     >>> digits.inputs.shape, digits.labels.tolist()

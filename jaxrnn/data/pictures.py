@@ -10,6 +10,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
+from jaxrnn.data.convert import is_whole
+
 PIXELS = 50_000_000  # larger pictures are not decoded
 FORMATS = (  # others may run external programs, or are recognized by file name only
     *("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "AVIF", "ICO", "JPEG2000", "PCX", "QOI"),
@@ -46,9 +48,8 @@ def as_color(name: str) -> tuple[int, ...]:
     try:
         return ImageColor.getrgb(name)[:3]
     except ValueError:
-        raise ValueError(
-            f"background must be a color, like white or #ff8800; got {name!r}"
-        ) from None
+        expected = "a color, like white or #ff8800"
+        raise ValueError(f"background must be {expected}; got {name!r}") from None
 
 
 def has_more_frames(path: Path) -> bool:
@@ -157,10 +158,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
         array = array.astype(np.float32)
     is_color = array.ndim == 3 and array.shape[-1] in (3, 4) and array.dtype == np.uint8
     if not array.size or not (array.ndim == 2 or is_color):
-        raise ValueError(
-            "a picture must be (height, width), or (height, width, 3) uint8; got "
-            f"{array.shape} {array.dtype}"
-        )
+        expected = "(height, width), or (height, width, 3) uint8"
+        raise ValueError(f"a picture must be {expected}; got {array.shape} {array.dtype}")
     return Image.fromarray(array)
 
 
@@ -188,13 +187,11 @@ def _as_floats(image: Image.Image, stretch: bool) -> Image.Image:
     least, most = numbers.min(initial=1), numbers.max(initial=0)
     if image.mode.startswith("I;16"):
         numbers /= 65535
-    elif least >= 0 and 1 < most <= 255 and (numbers == np.round(numbers)).all():
+    elif least >= 0 and 1 < most <= 255 and is_whole(numbers):
         numbers /= 255
     elif least < 0 or most > 1:
         if not stretch:
-            raise ValueError(
-                "pixels must be numbers from 0 to 1, or whole numbers from 0 to 255; got "
-                f"{least:g} to {most:g}"
-            )
+            expected = "numbers from 0 to 1, or whole numbers from 0 to 255"
+            raise ValueError(f"pixels must be {expected}; got {least:g} to {most:g}")
         numbers = (numbers - least) / max(np.ptp(numbers), 1e-30)
     return Image.fromarray(numbers)

@@ -210,10 +210,8 @@ def check_examples(examples: Split | Batch) -> None:
     dtypes = {name: jnp.result_type(array) for name, array in arrays.items()}
     integral = jnp.issubdtype(dtypes["inputs"], jnp.integer)
     if len(inputs) == 2 and not integral:
-        raise ValueError(
-            f"inputs of shape {inputs} must be integers, which are tokens; got {dtypes['inputs']}; "
-            "numbers are (N, time, features)"
-        )
+        got = f"got {dtypes['inputs']}; numbers are (N, time, features)"
+        raise ValueError(f"inputs of shape {inputs} must be integers, which are tokens; {got}")
     if len(inputs) == 3 and integral and dtypes["inputs"] != jnp.uint8:
         raise ValueError(f"inputs must be uint8 pixels or floats; got {dtypes['inputs']}")
     for name, (kind, description) in _DTYPES.items():

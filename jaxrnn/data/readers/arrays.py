@@ -123,10 +123,11 @@ def _check_arrays(split: str, images: np.ndarray, labels: np.ndarray) -> None:
 
 
 def stretch(images: np.ndarray, pixel_max: int, what: str = "") -> np.ndarray:
-    """Convert images to uint8, mapping ``pixel_max`` to 255; errors begin with ``what``.
+    """Convert images to uint8, mapping ``pixel_max`` to 255.
 
     Raises:
-      ValueError: a pixel is out of range, or not an integer although ``pixel_max`` is 255.
+      ValueError: a pixel is out of range, or not an integer although ``pixel_max`` is 255; the
+        message begins with ``what``.
     """
     least, most = images.min(), images.max()
     if not 0 <= least <= most <= pixel_max or (pixel_max == 255 and not is_whole(images)):
@@ -143,26 +144,23 @@ def cache(data_dir: Path, name: str, files: Iterable[Path], read: Callable[[], I
     """Memory-map the cached arrays of a dataset, which is read if there are none.
 
     The cache is ``<data_dir>/jaxrnn/<name>-<digest>``, which is complete or absent and may be
-    deleted at any time; if it can't be written, it is in :func:`fallback_data_dir`. The digest
-    depends on the path, size, mtime and ctime of each of ``files``; the ctime reveals changes that
-    preserve size and mtime.
-
-    Raises:
-      OSError: neither directory can be written.
+    deleted at any time, or in :func:`fallback_data_dir`; raises ``OSError`` if neither can be
+    written. The digest depends on the path, size, mtime and ctime of each of ``files``; the ctime
+    reveals changes that preserve size and mtime.
     """
     stats = [(path.absolute(), path.stat()) for path in files]
     identity = [(os.fsencode(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in stats]
     digest = hashlib.sha256(repr((_FORMAT, identity)).encode()).hexdigest()[:16]
     parents = data_dir, fallback_data_dir()
-    folder, fallback = (parent / "jaxrnn" / f"{name}-{digest}" for parent in parents)
-    for directory in (folder, fallback):
+    folders = [parent / "jaxrnn" / f"{name}-{digest}" for parent in parents]
+    for folder in folders:
         with contextlib.suppress(OSError, ValueError):  # absent or damaged
-            return _map(directory)
-        shutil.rmtree(directory, ignore_errors=True)
+            return _map(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     images = read()
     with contextlib.suppress(OSError):  # read-only or full
-        return _write(folder, images)
-    return _write(fallback, read())
+        return _write(folders[0], images)
+    return _write(folders[1], read())
 
 
 def fallback_data_dir() -> Path:

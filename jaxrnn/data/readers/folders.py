@@ -113,8 +113,7 @@ def read_images(found: Found, folder: Path, background: str | None = None) -> Im
     if several := [path for *_, path in paths if has_more_frames(path)]:
         names = list_some([path.relative_to(folder) for path in several])
         log.warning("%s: read only the first page or frame of %s", folder, names)
-    images: dict[str, list[Image]] = {}
-    labels: dict[str, list[str]] = {}
+    images: dict[str, list[tuple[str, Image]]] = {}
     for split, name, path in paths:
         try:
             image = open_picture(path, background)
@@ -122,15 +121,14 @@ def read_images(found: Found, folder: Path, background: str | None = None) -> Im
                 raise ValueError("its pixels have more than 8 bits")
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as an image: {error}") from error
-        images.setdefault(split, []).append(image)
-        labels.setdefault(split, []).append(name)
-    is_color = any(image.mode == "RGB" for part in images.values() for image in part)
+        images.setdefault(split, []).append((name, image))
+    is_color = any(image.mode == "RGB" for part in images.values() for _, image in part)
     pairs = {}
     for split, part in images.items():
-        if len(sizes := {image.size for image in part}) > 1:
+        if len(sizes := {image.size for _, image in part}) > 1:
             raise ValueError(f"the {split} images of {folder} differ in size: {sorted(sizes)[:2]}")
-        pixels = [np.asarray(image.convert("RGB" if is_color else "L")) for image in part]
-        pairs[split] = np.stack(pixels), np.array(labels[split])
+        pixels = [np.asarray(image.convert("RGB" if is_color else "L")) for _, image in part]
+        pairs[split] = np.stack(pixels), np.array([name for name, _ in part])
     return label_images(folder, pairs)
 
 

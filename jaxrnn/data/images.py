@@ -102,7 +102,7 @@ class Source:
         return split
 
     def read(self, indices: Sequence[int] | np.ndarray | range) -> Batch:
-        """Read the examples at these positions, in this order, as numpy arrays of a batch."""
+        """Read the examples at these positions, in this order; see :func:`load` for shapes."""
         rows = np.asarray(indices)
         images, labels = self._arrays.images[rows], self._arrays.labels[rows]
         return {"inputs": as_sequences(images, **self._layout), "labels": labels}

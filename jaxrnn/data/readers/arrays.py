@@ -70,11 +70,10 @@ def label_images(
         for split, (images, _) in pairs.items():
             labels[split] = as_column(convert("labels", labels[split]))
             _check_arrays(split, images, labels[split])
-        lowest, highest = (f([f(array) for array in labels.values()]) for f in (np.min, np.max))
-        first = 0
-        if highest >= len(names):
-            first = min(lowest, 1)
-            names = tuple(map(str, range(first, highest + 1)))
+        first, last = 0, max(int(array.max()) for array in labels.values())
+        if last >= len(names):
+            first = min(1, *(int(array.min()) for array in labels.values()))
+            names = tuple(map(str, range(first, last + 1)))
         images = next(iter(pairs.values()))[0]
         most, pixel_max = images.max(), 255
         if 0 < most <= 1 or (1 < most < 128 and is_whole(images)):
@@ -214,4 +213,5 @@ def _digests(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     flat = images.reshape(len(images), -1)
     rows = zip(flat.view(np.uint8), labels[:, None].view(np.uint8), strict=True)
     hashes = (hashlib.blake2b(row.data, salt=label, digest_size=16) for row, label in rows)
-    return np.frombuffer(b"".join(row.digest() for row in hashes), np.uint8).reshape(-1, 16)
+    digests = b"".join(example.digest() for example in hashes)
+    return np.frombuffer(digests, np.uint8).reshape(-1, 16)

@@ -24,12 +24,9 @@ def as_key(key: Any) -> jax.Array:
 def epoch_indices(
     key: jax.Array, size: int, *, batch_size: int, drop_remainder: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-    """Shuffle the examples for one epoch and cut them into batches.
+    """Shuffle ``size`` examples for one epoch and cut them into batches.
 
-    Args:
-      key: PRNG key of this epoch; ``jax.random.fold_in(root_key, epoch)`` in :func:`jaxrnn.fit`.
-      size, batch_size: number of examples in the split and in a batch.
-      drop_remainder: drop the examples that don't fill a batch, different ones each epoch.
+    The PRNG key of an epoch is ``jax.random.fold_in(root_key, epoch)`` in :func:`jaxrnn.fit`.
 
     Returns:
       Indices of the full batches, (size // batch_size, batch_size), and of the short last one,
@@ -55,9 +52,8 @@ def batches(
     """
     split = as_split(split)
     check_batch_size(batch_size, split)
-    whole, rest = epoch_indices(
-        key, len(split), batch_size=batch_size, drop_remainder=drop_remainder
-    )
+    options: Any = {"batch_size": batch_size, "drop_remainder": drop_remainder}
+    whole, rest = epoch_indices(key, len(split), **options)
     for indices in (*np.asarray(whole), np.asarray(rest)):
         if len(indices):
             yield take(split, indices)
@@ -115,13 +111,11 @@ def _check_finite(name: str, values: Any, lengths: Any, places: Sequence[int] | 
     if lengths is not None and bad.ndim == 3:
         bad &= (np.arange(bad.shape[1]) < np.asarray(lengths)[:, None])[..., None]
     if bad.any():
-        index = np.argwhere(bad)[0]
-        row, *others = index.tolist()
-        axes = ("time step", "column") if bad.ndim == 3 else ("column",)
-        where = [f"{axis} {place}" for axis, place in zip(axes, others, strict=False)]
-        where.insert(0, f"example {places[row] if len(places) else row}")
-        found = np.asarray(values)[tuple(index)]
-        raise ValueError(f"{name} must be finite; got {found} in {', '.join(where)}")
+        row, *others = index = tuple(np.argwhere(bad)[0].tolist())
+        where = f"example {places[row] if len(places) else row}"
+        for axis, place in zip(("time step", "column")[3 - bad.ndim :], others, strict=False):
+            where += f", {axis} {place}"
+        raise ValueError(f"{name} must be finite; got {np.asarray(values)[index]} in {where}")
 
 
 def prepare(batch: Batch) -> Batch:

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn.files import first_line
+
 
 def convert(name: str, value: Any) -> Any:
     """Convert a field of a split to an array that JAX accepts, without loss.
@@ -31,7 +33,7 @@ def convert(name: str, value: Any) -> Any:
     if not overflows and jnp.issubdtype(array.dtype, jnp.integer if integral else jnp.floating):
         return array
     array = np.asarray(array)
-    if integral and array.dtype.kind == "f" and not _is_whole(array):
+    if integral and array.dtype.kind == "f" and not is_whole(array):
         return array  # which the split refuses
     converted = array.astype(np.int32 if integral else np.float32)
     if not (converted == array).all():
@@ -47,11 +49,9 @@ def _to_numpy(name: str, value: Any) -> np.ndarray:
         array = value if isinstance(value, np.ndarray) else np.asarray(value)
         array = np.array(array.tolist()) if array.dtype.kind == "O" else array
     except (TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{name} cannot be read as one array: {reason}; Split.from_arrays pads sequences of "
-            "different lengths"
-        ) from error
+        hint = "Split.from_arrays pads sequences of different lengths"
+        reason = f"{name} cannot be read as one array: {first_line(error)}"
+        raise ValueError(f"{reason}; {hint}") from error
     if array.dtype.kind in "OcmMSUV":
         hint = "; Split.from_arrays reads names of classes" if array.dtype.kind in "SU" else ""
         raise ValueError(f"{name} must be numbers; got {array.dtype}{hint}")
@@ -60,13 +60,15 @@ def _to_numpy(name: str, value: Any) -> np.ndarray:
 
 def check_unmasked(name: str, value: Any) -> None:
     """Raise ``ValueError`` for a masked array, whose hidden values NumPy would return."""
-    if np.ma.is_masked(value):
-        count = np.ma.count_masked(value)
+    if count := np.ma.count_masked(value) if np.ma.is_masked(value) else 0:
         raise ValueError(f"{name} must have no masked values; got {count}")
 
 
-def _is_whole(array: np.ndarray) -> bool:
-    return bool((np.isfinite(array) & (array == np.round(array))).all())
+def is_whole(array: np.ndarray) -> bool:
+    """Return whether all values are integers, or numbers equal to integers."""
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        return bool((np.isfinite(array) & (array == np.round(array))).all())
+    return array.dtype.kind in "biu"
 
 
 def as_column(value: Any, time: tuple[int, ...] = ()) -> Any:
@@ -82,8 +84,7 @@ def as_sequences(
     Args:
       images: at least (N, time); trailing axes are flattened into features.
       rows: number of time steps to cut each image into, in reading order; its height by default.
-      permute: first shuffle the numbers of every image by the same permutation, drawn from this
-        seed; True stands for seed 0.
+      permute: seed of a permutation that first shuffles the numbers of every image; True for 0.
 
     Raises:
       ValueError: an image can't be divided into ``rows`` equal parts.
@@ -157,7 +158,7 @@ def read_inputs(
             f"uint8 inputs were read as pixels from 0 to 255, but the largest is {most}; "
             f"give scale={most} if that is white"
         )
-    elif array.dtype != np.uint8 and 128 <= most <= 255 and least >= 0 and _is_whole(array):
+    elif array.dtype != np.uint8 and 128 <= most <= 255 and least >= 0 and is_whole(array):
         notes.append(
             f"inputs from {least:g} to {most:g} were not scaled; give scale=255 if they are pixels"
         )
@@ -165,25 +166,18 @@ def read_inputs(
 
 
 def read_labels(
-    labels: Any,
-    names: tuple[str, ...],
-    shape: tuple[int, ...],
-    one_hot: bool | None,
+    labels: Any, names: tuple[str, ...], shape: tuple[int, ...], one_hot: bool | None,
     notes: list[str],
-) -> tuple[Any, tuple[str, ...]]:
-    """Interpret labels: indices, names or one-hot rows; also return the class names.
-
-    Interpretations that aren't obvious are described in ``notes``.
-    """
+) -> tuple[Any, tuple[str, ...]]:  # fmt: skip
+    """Interpret labels for ``Split.from_arrays``; also return the class names."""
     check_unmasked("labels", labels)
     array = np.asarray(labels) if hasattr(labels, "dtype") else np.asarray(labels, object)
     if array.dtype.kind == "O":
         for index, label in enumerate(array.flat):
             is_known = isinstance(label, str | bytes | numbers.Real) and label == label
             if not is_known or isinstance(label, str) != isinstance(array.flat[0], str):
-                raise ValueError(
-                    f"labels must be all strings or all integers; label {index} is {label!r}"
-                )
+                expected = "labels must be all strings or all integers"
+                raise ValueError(f"{expected}; label {index} is {label!r}")
         array = np.array(array.tolist())
     if array.dtype.kind in "SU":
         words, indices = np.unique(array.astype(str), return_inverse=True)
@@ -195,35 +189,28 @@ def read_labels(
             raise ValueError(f"labels that are not among the class names: {unknown}")
         places = np.array([names.index(word) for word in found], np.int32)
         return places[indices].reshape(array.shape), names
-    array = as_column(convert("labels", array), shape[1:2])
+    array = np.asarray(as_column(convert("labels", array), shape[1:2]))
     is_steps = array.shape == shape[:2]
-    if one_hot is None and array.ndim == 2 and shape[1] > 1:
-        one_hot = not is_steps
-        if is_steps and _is_one_hot(array):
-            raise ValueError(
-                f"labels {array.shape} may be one-hot rows or one label for each time step; give "
-                "one_hot=True or one_hot=False"
-            )
+    is_binary = array.ndim > 1 and ((array == 0) | (array == 1)).all()
+    is_one_hot = is_binary and (array.sum(-1) == 1).all()
+    if is_one_hot and is_steps and one_hot is None and array.ndim == 2 and shape[1] > 1:
+        raise ValueError(
+            f"labels {array.shape} may be one-hot rows or one label for each time step; give "
+            "one_hot=True or one_hot=False"
+        )
     if one_hot or (array.ndim > 1 and not is_steps):
-        array = np.asarray(array)
-        if not _is_one_hot(array):
+        if not is_one_hot:
             raise ValueError(f"labels {array.shape} are neither indices nor one-hot")
         notes.append(f"labels were read as one-hot rows of {array.shape[-1]} classes")
         array = array.argmax(-1).astype(np.int32)
     if array.size and array.min() >= 1:
         if not names or array.max() > len(names):
-            raise ValueError(
-                f"labels run from {array.min()} to {array.max()}, not from 0; subtract 1, or give "
-                "class_names"
-            )
+            what = f"labels run from {array.min()} to {array.max()}, not from 0"
+            raise ValueError(f"{what}; subtract 1, or give class_names")
         if array.max() == len(names):
             notes.append("labels were shifted to start at 0 instead of 1")
             array = array - 1
     return array, names
-
-
-def _is_one_hot(array: np.ndarray) -> bool:
-    return bool(((array == 0) | (array == 1)).all() and (array.sum(-1) == 1).all())
 
 
 def read_mask(mask: Any) -> np.ndarray:

@@ -43,10 +43,10 @@ class Source:
     Args:
       name: ``mnist``, ``fashion_mnist``, ``kmnist``, or any tfds dataset of labelled images;
         ``idx`` for the IDX files in ``archives``, under any common naming scheme; a ``.npz`` file
-        with ``x_train``, ``y_train``, ``x_test`` and ``y_test``, as Keras stores datasets; or the
-        path, with a slash in it, of a directory that has one directory of images for each class,
-        with or without ``train``, ``validation`` and ``test`` above these. Integers that are all
-        below 128 in ``train``, and numbers from 0 to 1, are stretched to 0 … 255.
+        as Keras stores datasets (``x_train``, ``y_train``, ``x_test``, ``y_test``); or the path,
+        with a slash in it, of a directory that has one directory of images for each class,
+        optionally below ``train``, ``validation`` and ``test``. Integers that are all below 128 in
+        ``train``, and numbers from 0 to 1, are stretched to 0 … 255.
       split: a tfds split string, such as ``"train[:48000]"``, ``"train[80%:]"`` or ``"test"``. A
         sum of splits is copied into memory.
       data_dir: directory of prepared datasets; tfds's own by default.
@@ -55,12 +55,10 @@ class Source:
       rows: number of time steps to cut each image into, in reading order; its height by default.
       permute: shuffle the pixels of every image by the same permutation, drawn from this seed;
         True stands for seed 0.
-      background: background color for transparent images in a directory; by default, these are
-        an error.
+      background: color for transparent images in a directory; by default, these are an error.
 
     Attributes:
-      class_names: the name of each class, in order.
-      channels: number of channels of a pixel, which are adjacent in ``features``.
+      class_names, channels: see :class:`jaxrnn.Split`.
       pixel_max: the pixel value that was mapped to 255; not 255 if pixels were stretched.
 
     Raises:
@@ -75,25 +73,14 @@ class Source:
     """
 
     def __init__(
-        self,
-        name: str = "mnist",
-        *,
-        split: str,
-        data_dir: _Path = None,
-        archives: _Path = None,
-        rows: int | None = None,
-        permute: bool | int = False,
-        background: str | None = None,
-    ) -> None:
+        self, name: str = "mnist", *, split: str, data_dir: _Path = None, archives: _Path = None,
+        rows: int | None = None, permute: bool | int = False, background: str | None = None,
+    ) -> None:  # fmt: skip
         data_dir, archives = data_dir or _directories.get()[0], archives or _directories.get()[1]
+        where: Any = {"data_dir": data_dir, "archives": archives, "background": background}
         self._layout: Any = {"rows": rows, "permute": permute}
-        self._reopen = partial(
-            Source, name, split=split, data_dir=data_dir, archives=archives, background=background,
-            **self._layout,
-        )  # fmt: skip
-        self._arrays, self.class_names, self.pixel_max = read_split(
-            name, split, data_dir, archives, background
-        )
+        self._reopen = partial(Source, name, split=split, **where, **self._layout)
+        self._arrays, self.class_names, self.pixel_max = read_split(name, split, **where)
         self.channels = math.prod(self._arrays.images.shape[3:])
 
     def __len__(self) -> int:
@@ -115,11 +102,7 @@ class Source:
         return split
 
     def read(self, indices: Sequence[int] | np.ndarray | range) -> Batch:
-        """Read the examples at these positions, in this order.
-
-        Returns:
-          ``inputs`` (N, time, features) uint8 and ``labels`` (N,) int32, numpy arrays.
-        """
+        """Read the examples at these positions, in this order; see :func:`load` for shapes."""
         rows = np.asarray(indices)
         images, labels = self._arrays.images[rows], self._arrays.labels[rows]
         return {"inputs": as_sequences(images, **self._layout), "labels": labels}
@@ -128,8 +111,8 @@ class Source:
 def load(name: str = "mnist", *, split: str, **options: Any) -> Split:
     """Load one split of a dataset into memory, in file order; see :class:`Source`.
 
-    MNIST is bundled and needs no network. An image is read as a sequence, one row of pixels per
-    time step: ``inputs`` (N, time, features) uint8, and ``labels`` (N,) int32.
+    MNIST is bundled and needs no network. By default, a time step is a row of pixels: ``inputs``
+    are (N, time, features) uint8, and ``labels`` (N,) int32.
 
     >>> digits = load("mnist", split="train[:5]")
     >>> digits.inputs.shape, digits.labels.tolist()
@@ -167,21 +150,12 @@ class ImageSequences(Group):
             as_color(self.background)
 
     def build(self) -> Datasets:
-        """Open the training split and load the others.
-
-        Raises:
-          ValueError, ImportError, OSError: see :class:`Source`.
-        """
-        options = {**self._layout, "background": self.background}
-        train = Source(self.name, split=self.train, **options)
-        splits = {"validation": self.validation, "test": self.test}
-        evals = {
-            role: load(self.name, split=split, **options)
-            for role, split in splits.items()
-            if split is not None
-        }
-        outputs = len(train.class_names)
-        return Datasets(train, evals, outputs=outputs, pixel_max=train.pixel_max)
+        """Open the training split and load the others; raises as :class:`Source`."""
+        read = partial(Source, self.name, **self._layout, background=self.background)
+        train, splits = read(split=self.train), {"validation": self.validation, "test": self.test}
+        given = {role: split for role, split in splits.items() if split is not None}
+        evals = {role: read(split=split).load() for role, split in given.items()}
+        return Datasets(train, evals, len(train.class_names), pixel_max=train.pixel_max)
 
     def as_inputs(self, images: np.ndarray) -> np.ndarray:
         """Read images as sequences, (N, height, width[, channels]) → (N, time, features)."""

@@ -2,13 +2,15 @@
 
 import functools
 import warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
+
+from jaxrnn.data.convert import is_whole
 
 PIXELS = 50_000_000  # larger pictures are not decoded
 FORMATS = (  # others may run external programs, or are recognized by file name only
@@ -46,37 +48,23 @@ def as_color(name: str) -> tuple[int, ...]:
     try:
         return ImageColor.getrgb(name)[:3]
     except ValueError:
-        raise ValueError(
-            f"background must be a color, like white or #ff8800; got {name!r}"
-        ) from None
+        expected = "a color, like white or #ff8800"
+        raise ValueError(f"background must be {expected}; got {name!r}") from None
 
 
 def has_more_frames(path: Path) -> bool:
     """Return whether a file is a picture of several pages or frames."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(path, formats=FORMATS) as image:
-                # In an MPO file, cameras store previews or other exposures of the same photograph.
-                return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
-        except Exception:  # not a picture, or damaged after the first frame
-            return False
+    quiet = warnings.catch_warnings(action="ignore")
+    with quiet, suppress(Exception), Image.open(path, formats=FORMATS) as image:
+        # In an MPO file, cameras store previews or other exposures of the same photograph.
+        return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+    return False  # not a picture, or damaged after the first frame
 
 
 def read_picture(picture: PictureLike, background: str | None = None) -> np.ndarray:
-    """Read a picture in grayscale, rotated upright by its EXIF orientation.
+    """Read a picture in grayscale, (height, width) float32 from 0 for black to 1 for white.
 
-    Args:
-      picture: a path, a binary file or an array.
-      background: background color for transparent pixels; None raises an error for them.
-
-    Returns:
-      (height, width) float32, from 0 for black to 1 for white.
-
-    Raises:
-      ValueError: the picture is of another format, damaged, transparent, or larger than
-        ``PIXELS``.
-      OSError: the file cannot be opened.
+    See :func:`open_picture` for what is read and raised.
     """
     image = open_picture(picture, background)
     if image.mode == "F":
@@ -85,27 +73,23 @@ def read_picture(picture: PictureLike, background: str | None = None) -> np.ndar
 
 
 def fit_picture(
-    picture: PictureLike,
-    shape: tuple[int, int, int],
-    *,
-    resize: bool = True,
+    picture: PictureLike, shape: tuple[int, int, int], *, resize: bool = True,
     background: str | None = None,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Read and resize a picture; one that has the size already keeps its pixels exactly.
 
     Args:
-      picture: a path, a binary file or an array.
+      picture, background: see :func:`open_picture`.
       shape: (height, width, channels) of the result, with 1 channel for gray and 3 for RGB; the
         aspect ratio is not preserved.
       resize: if False, the picture must already have that size, and pixels must be from 0 to 1, or
         integers from 0 to 255.
-      background: see :func:`read_picture`.
 
     Returns:
       uint8, (height, width) or (height, width, 3).
 
     Raises:
-      ValueError, OSError: as :func:`read_picture`; or a wrong size or number of channels.
+      ValueError, OSError: as :func:`open_picture`; or a wrong size or number of channels.
     """
     height, width, channels = shape
     if channels not in (1, 3):
@@ -123,12 +107,18 @@ def fit_picture(
 def open_picture(
     picture: PictureLike, background: str | None = None, *, stretch: bool = True
 ) -> Image.Image:
-    """Open a picture upright and opaque, in mode L, RGB, or F with values from 0 to 1.
+    """Open a picture, upright by its EXIF orientation, in mode L, RGB, or F (values 0 to 1).
 
-    With ``stretch``, other ranges are rescaled; otherwise they are an error.
+    Args:
+      picture: a path, a binary file, its content, or an array.
+      background: color for transparent pixels, which are an error by default.
+      stretch: rescale other ranges of pixels of more than 8 bits, which are otherwise an error.
+
+    Raises:
+      ValueError: the picture is of another format, damaged, transparent, or larger than ``PIXELS``.
+      OSError: the file cannot be opened.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns about odd files, and sizes refused here
+    with warnings.catch_warnings(action="ignore"):  # about odd files, and sizes refused here
         if isinstance(picture, np.ndarray):
             image = _from_array(picture)
         else:
@@ -161,33 +151,29 @@ def _decode(file: BinaryIO) -> Image.Image:
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
+    array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
     if array.size and array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 255:
         array = array.astype(np.uint8)
     if array.ndim == 2 and array.dtype != np.uint8:
         array = array.astype(np.float32)
     is_color = array.ndim == 3 and array.shape[-1] in (3, 4) and array.dtype == np.uint8
     if not array.size or not (array.ndim == 2 or is_color):
-        raise ValueError(
-            "a picture must be (height, width), or (height, width, 3) uint8; got "
-            f"{array.shape} {array.dtype}"
-        )
+        expected = "(height, width), or (height, width, 3) uint8"
+        raise ValueError(f"a picture must be {expected}; got {array.shape} {array.dtype}")
     return Image.fromarray(array)
 
 
 def _as_opaque(image: Image.Image, background: str | None) -> Image.Image:
     """Convert an 8-bit picture to gray or RGB, and composite it over the background."""
     gray = image.mode in ("1", "L", "LA")
-    if image.has_transparency_data:
-        layers = image.convert("RGBA")
-        if np.asarray(layers)[..., 3].min(initial=255) < 255:
-            if background is None:
-                raise ValueError(_TRANSPARENT)
-            color = as_color(background)
-            image = Image.new("RGBA", image.size, (*color, 255))
-            image.alpha_composite(layers)
-            gray = gray and len({*color}) == 1
+    layers = image.convert("RGBA") if image.has_transparency_data else None
+    if layers and np.asarray(layers)[..., 3].min(initial=255) < 255:
+        if background is None:
+            raise ValueError(_TRANSPARENT)
+        color = as_color(background)
+        image = Image.new("RGBA", image.size, (*color, 255))
+        image.alpha_composite(layers)
+        gray = gray and len({*color}) == 1
     return image.convert("L" if gray else "RGB")
 
 
@@ -201,13 +187,11 @@ def _as_floats(image: Image.Image, stretch: bool) -> Image.Image:
     least, most = numbers.min(initial=1), numbers.max(initial=0)
     if image.mode.startswith("I;16"):
         numbers /= 65535
-    elif least >= 0 and 1 < most <= 255 and (numbers == np.round(numbers)).all():
+    elif least >= 0 and 1 < most <= 255 and is_whole(numbers):
         numbers /= 255
     elif least < 0 or most > 1:
         if not stretch:
-            raise ValueError(
-                "pixels must be numbers from 0 to 1, or whole numbers from 0 to 255; got "
-                f"{least:g} to {most:g}"
-            )
+            expected = "numbers from 0 to 1, or whole numbers from 0 to 255"
+            raise ValueError(f"pixels must be {expected}; got {least:g} to {most:g}")
         numbers = (numbers - least) / max(np.ptp(numbers), 1e-30)
     return Image.fromarray(numbers)

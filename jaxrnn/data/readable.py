@@ -26,10 +26,8 @@ class Datasets:
     """The data of an experiment, returned by ``build()`` of its data group.
 
     Attributes:
-      train: what to train on: a :class:`jaxrnn.Split`, or a :class:`jaxrnn.Source` or another
-        :class:`Readable`, which can be streamed.
-      evals: what to evaluate after every epoch, by name, in the order of the reports. The first one
-        determines the best checkpoint.
+      train: what to train on: a :class:`jaxrnn.Split` or, to stream, another :class:`Readable`.
+      evals: what to evaluate after every epoch, by name; the first determines the best checkpoint.
       outputs: number of outputs of the network: classes, or numbers to predict.
       baselines: values to draw beside the curves, by metric and name, as in ``{"loss": {"always the
         mean": 0.1}}``.
@@ -63,9 +61,8 @@ def readable(source: Any) -> Readable:
         )
     if indexed and hasattr(source, "__len__"):
         if len(source) and _is_batch(first := _arrays_of(source[0])) and len(first["inputs"]) > 1:
-            raise ValueError(
-                f"the elements of the {kind} are batches; iter(…) of it reads them into memory"
-            )
+            hint = "iter(…) of it reads them into memory"
+            raise ValueError(f"the elements of the {kind} are batches; {hint}")
         return _Examples(source)
     if not (examples := list(source)):
         raise ValueError("there is nothing to stream: the iterable is empty")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge
@@ -91,8 +91,7 @@ def read_years(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
     The years must be consecutive. A first line without a year is skipped as a header.
     """
-    years: list[float] = []
-    numbers: list[float] = []
+    series: list[tuple[float, float]] = []
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = [(number, row) for number, row in enumerate(csv.reader(file), start=1) if row]
     for number, row in rows:
@@ -105,12 +104,12 @@ def read_years(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 continue
             expected = f"expected a year and a number; got {','.join(row)}"
             raise ValueError(f"{path}, line {number}: {expected}") from None
-        if years and year != years[-1] + 1:
-            expected = f"expected the year {years[-1] + 1:g}; got {year:g}"
+        if series and year != series[-1][0] + 1:
+            expected = f"expected the year {series[-1][0] + 1:g}; got {year:g}"
             raise ValueError(f"{path}, line {number}: {expected}")
-        years.append(year)
-        numbers.append(value)
-    return np.array(years), np.array(numbers, np.float32)
+        series.append((year, value))
+    years, values = np.reshape(series, (-1, 2)).T
+    return years, values.astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,41 +145,29 @@ class Sunspots(Group):
         """
         path = self.file or find_in_packages("datasets/sunspots/sunspots.csv", ("statsmodels",))
         years, series = read_years(path)
-        known = series[years <= self.train_until]
-        if not len(known):
+        if not len(known := series[years <= self.train_until]):
             raise ValueError(f"{path} has no year up to {self.train_until}")
         if not known.std():
             raise ValueError(f"{path}: the numbers up to {self.train_until} are all {known[0]:g}")
         series = (series - known.mean()) / known.std()
         edges = (-math.inf, self.train_until, self.validate_until, self.test_until)
-        train, validation, test = (
-            self._between(years, series, *part) for part in itertools.pairwise(edges)
-        )
+        splits, linear = [], []
+        for first, last in itertools.pairwise(edges):
+            places = np.flatnonzero((years > first) & (years <= last))
+            if not len(places := places[places >= self.window]):
+                before = f"{self.window} years before it"
+                raise ValueError(f"there is no year up to {last} with {before}")
+            windows = series[places[:, None] + np.arange(-self.window, 0)]
+            splits.append(Split(windows[..., None], targets=series[places][:, None]))
+            linear.append(np.hstack([windows[:, -9:], np.ones((len(places), 1), np.float32)]))
+        train, validation, test = splits
+        weights = np.linalg.lstsq(linear[0], np.asarray(train.targets), rcond=None)[0]
+        predictions = {
+            "the year before": test.inputs[:, -1],
+            "linear regression": linear[2] @ weights,  # on the last nine years
+        }
         errors = {
-            "the year before": _rmse(test.inputs[:, -1], test.targets),
-            "linear regression": _linear_error(train, test),
+            name: float(np.sqrt(np.mean(np.square(predicted - test.targets))))
+            for name, predicted in predictions.items()
         }
         return Datasets(train, {"validation": validation, "test": test}, 1, {"rmse": errors})
-
-    def _between(self, years: np.ndarray, series: np.ndarray, first: float, last: float) -> Split:
-        """Cut a window for each year after ``first``, up to ``last``."""
-        places = np.flatnonzero((years > first) & (years <= last))
-        places = places[places >= self.window]
-        if not len(places):
-            raise ValueError(f"there is no year up to {last} with {self.window} years before it")
-        windows = series[places[:, None] + np.arange(-self.window, 0)]
-        return Split(windows[..., None], targets=series[places][:, None])
-
-
-def _rmse(a: Any, b: Any) -> float:
-    return float(np.sqrt(np.mean(np.square(np.asarray(a) - np.asarray(b)))))
-
-
-def _linear_error(train: Split, test: Split) -> float:
-    """Return the test error of a linear function of the last nine years, fitted to ``train``."""
-    fitted, asked = (
-        np.hstack([split.inputs[:, -9:, 0], np.ones((len(split), 1), np.float32)])
-        for split in (train, test)
-    )
-    weights = np.linalg.lstsq(fitted, np.asarray(train.targets), rcond=None)[0]
-    return _rmse(asked @ weights, test.targets)

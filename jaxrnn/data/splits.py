@@ -20,10 +20,7 @@ Batch = dict[str, Any]
 optionally ``lengths``."""
 
 _ARRAYS = ("inputs", "labels", "lengths", "targets")
-_SINGULAR = {  # as tfds and others name them
-    **{"image": "inputs", "input": "inputs", "label": "labels"},
-    **{"length": "lengths", "target": "targets"},
-}
+_SINGULAR = {"image": "inputs", **{name[:-1]: name for name in _ARRAYS}}  # as tfds names them
 _DTYPES = {
     "labels": (jnp.integer, "integers; real numbers are targets"),
     "lengths": (jnp.integer, "integers"),
@@ -84,10 +81,8 @@ class Split:
             width); (N, numbers), sequences of numbers or, of uint8, square images; or a list of
             sequences of different lengths.
           labels: class indices from 0, names of classes, or one-hot rows.
-          targets: numbers to predict, instead of labels.
-          lengths: number of valid time steps of each sequence.
+          targets, lengths, class_names: see :class:`Split`.
           mask: (N, time), true for the valid time steps; instead of lengths.
-          class_names: the name of each class, in order.
           rows: number of time steps to cut each example into, in reading order.
           scale: number to divide inputs by; by default 255 for uint8 (pixels), else 1. Use the same
             for all splits of a dataset.
@@ -134,8 +129,8 @@ class Split:
 
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
         """Return the arrays with their names, and the other fields."""
-        arrays = [(GetAttrKey(name), getattr(self, name)) for name in _ARRAYS]
-        return arrays, (self.class_names, self.channels)
+        fields = self.class_names, self.channels
+        return [(GetAttrKey(name), getattr(self, name)) for name in _ARRAYS], fields
 
     @classmethod
     def tree_unflatten(cls, fields: Any, arrays: Any) -> Self:
@@ -155,26 +150,22 @@ def arrays_of(examples: Any) -> Batch:
       ValueError: the examples are of another type, or have no inputs.
     """
     fields: Any = vars(examples) if isinstance(examples, Split) else examples
-    if isinstance(examples, tuple | list) and len(examples) == 2:
+    if hasattr(examples, "_asdict"):
+        fields = examples._asdict()  # a named tuple, in any order
+    names = list(fields) if isinstance(fields, Mapping) else []
+    arrays = {_SINGULAR.get(name, name): fields[name] for name in names}
+    if isinstance(examples, tuple | list) and len(examples) == 2 and "inputs" not in arrays:
         dtype = getattr(examples[1], "dtype", None) or np.asarray(examples[1]).dtype
         second = "targets" if jnp.issubdtype(dtype, jnp.floating) else "labels"
-        fields = {"inputs": examples[0], second: examples[1]}
-    if hasattr(examples, "_asdict") and "inputs" in _renamed(examples._asdict()):
-        fields = examples._asdict()  # a named tuple, in any order
+        arrays = {"inputs": examples[0], second: examples[1]}
+    if "inputs" in arrays:
+        return {name: arrays[name] for name in _ARRAYS if arrays.get(name) is not None}
     kind = "an array" if isinstance(examples, jax.Array) else type(examples).__name__
-    if isinstance(fields, Mapping):
-        kind += f" of {', '.join(map(str, fields))}"
-        fields = _renamed(fields)
-        if isinstance(examples, Split) or "inputs" in fields:
-            return {name: fields[name] for name in _ARRAYS if fields.get(name) is not None}
+    of = f" of {', '.join(map(str, names))}" if names else ""
     raise ValueError(
         "expected a Split, a pair (inputs, labels), or a dict of inputs and labels, lengths or "
-        f"targets; got {kind}"
+        f"targets; got {kind}{of}"
     )
-
-
-def _renamed(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {_SINGULAR.get(name, name): array for name, array in fields.items()}
 
 
 def as_split(examples: Any) -> Split:
@@ -219,10 +210,8 @@ def check_examples(examples: Split | Batch) -> None:
     dtypes = {name: jnp.result_type(array) for name, array in arrays.items()}
     integral = jnp.issubdtype(dtypes["inputs"], jnp.integer)
     if len(inputs) == 2 and not integral:
-        raise ValueError(
-            f"inputs of shape {inputs} must be integers, which are tokens; got {dtypes['inputs']}; "
-            "numbers are (N, time, features)"
-        )
+        got = f"got {dtypes['inputs']}; numbers are (N, time, features)"
+        raise ValueError(f"inputs of shape {inputs} must be integers, which are tokens; {got}")
     if len(inputs) == 3 and integral and dtypes["inputs"] != jnp.uint8:
         raise ValueError(f"inputs must be uint8 pixels or floats; got {dtypes['inputs']}")
     for name, (kind, description) in _DTYPES.items():

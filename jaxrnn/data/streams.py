@@ -3,7 +3,7 @@
 import contextlib
 import operator
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -39,10 +39,10 @@ class Stream:
     workers: int
 
     def __len__(self) -> int:
-        return self.whole + (self.remainder > 0)
+        return self._whole + (self.remainder > 0)
 
     @property
-    def whole(self) -> int:
+    def _whole(self) -> int:
         """Number of whole batches in one epoch."""
         return self.steps_per_epoch or len(self.source) // self.batch_size
 
@@ -54,12 +54,12 @@ class Stream:
     @property
     def examples_per_epoch(self) -> int:
         """Number of examples in one epoch of :func:`jaxrnn.fit`."""
-        return self.whole * self.batch_size + self.remainder
+        return self._whole * self.batch_size + self.remainder
 
     @property
     def blocks_per_epoch(self) -> int:
         """Number of blocks in one epoch."""
-        return len(self._sizes) + (self.remainder > 0)
+        return len(self._sizes)
 
     @property
     def is_whole(self) -> bool:
@@ -68,16 +68,17 @@ class Stream:
 
     @cached_property
     def _sizes(self) -> list[int]:
-        """The number of batches in each block of an epoch."""
+        """The number of batches in each block of an epoch; 0 for the short batch at its end."""
         example = self.source.read([0])
         size = self.batch_size * sum(np.asarray(array).nbytes for array in example.values())
-        return equal_parts(self.whole, max(1, min(_STEPS_AT_ONCE, _BYTES_AT_ONCE // size)))
+        most = max(1, min(_STEPS_AT_ONCE, _BYTES_AT_ONCE // size))
+        return equal_parts(self._whole, most) + [0] * (self.remainder > 0)
 
     def __iter__(self) -> Any:
         def batch_of(block: dict[str, Any]) -> Batch:
             return {name: array for name, array in block["batch"].items() if name != "places"}
 
-        single = _Blocks(self, [1] * self.whole)
+        single = _Blocks(self, [1] * self._whole + [0] * (self.remainder > 0))
         return iter(read_ahead(single, self.workers).map(batch_of))
 
     @contextlib.contextmanager
@@ -94,15 +95,14 @@ class Stream:
             all of it; ``devices``, the number of those that share this part, whose examples are
             contiguous; and ``outputs``, the exclusive upper bound of the labels, to check them.
         """
-        blocks = _Blocks(self, self._sizes, **options)
-        start = (epoch - 1) * self.blocks_per_epoch
+        blocks, start = _Blocks(self, self._sizes, **options), (epoch - 1) * len(self._sizes)
         with contextlib.closing(iter(read_ahead(blocks, self.workers, start, put))) as iterator:
             yield iterator
 
 
 @dataclass(eq=False)
 class _Blocks:
-    """Random access to the blocks of a stream, which have ``sizes`` batches in every epoch.
+    """Random access to the blocks of a stream, of ``sizes`` as in ``Stream._sizes``.
 
     A block is a ``batch``, its number of ``steps``, and whether its batches are ``whole``: the
     short batch at the end of a pass is a block of its own.
@@ -113,38 +113,33 @@ class _Blocks:
     own: slice | None = None
     devices: int = 1
     outputs: int | None = None
-    _latest: tuple[int, np.ndarray] | None = field(default=None, init=False)
-
-    @property
-    def _per_epoch(self) -> int:
-        return len(self.sizes) + (self.stream.remainder > 0)
+    _latest: tuple[int, Any] = (-1, None)
 
     def __len__(self) -> int:
-        return self._per_epoch if self.stream.key is None else _ENDLESS
+        return len(self.sizes) if self.stream.key is None else _ENDLESS
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        epoch, block = divmod(int(index), self._per_epoch)
-        if whole := block < len(self.sizes):
+        epoch, block = divmod(int(index), len(self.sizes))
+        if steps := self.sizes[block]:
             first = epoch * sum(self.sizes) + sum(self.sizes[:block])
-            steps, own = self.sizes[block], self.own or slice(None)
-            rows = np.stack([self._batch(step)[own] for step in range(first, first + steps)])
+            rows = np.stack([self._batch(step) for step in range(first, first + steps)])
             places = rows.reshape(steps, self.devices, -1).swapaxes(0, 1).reshape(-1)
         else:
-            places, steps = self._order(epoch)[-self.stream.remainder :], 1
+            places = self._order(epoch)[-self.stream.remainder :]
         batch = dict(self.stream.source.read(places))
         if self.outputs is not None:
             check_values(batch, self.outputs, places=places)
-        return {"batch": {**batch, "places": places}, "steps": steps, "whole": whole}
+        return {"batch": {**batch, "places": places}, "steps": steps or 1, "whole": steps > 0}
 
     def _batch(self, step: int) -> np.ndarray:
-        """Return the positions of the examples of a step, counted over all passes."""
+        """Return the positions of a step's own examples; steps are counted over all passes."""
         size = self.stream.batch_size
         epoch, step = divmod(step, len(self.stream.source) // size)
-        return self._order(epoch)[step * size :][:size]
+        return self._order(epoch)[step * size :][:size][self.own or slice(None)]
 
     def _order(self, index: int) -> np.ndarray:
         """Return the order of a pass; the latest is cached, as blocks are read in sequence."""
-        if self._latest is None or self._latest[0] != index:
+        if self._latest[0] != index:
             order = np.arange(len(self.stream.source), dtype=np.int32)
             if self.stream.key is not None:
                 with on_cpu():
@@ -168,21 +163,16 @@ def equal_parts(steps: int, most: int) -> list[int]:
 
 
 def stream(
-    source: Readable | Split | Iterable[Any],
-    *,
-    batch_size: int,
-    key: jax.Array | int | None = None,
-    drop_remainder: bool = False,
-    steps_per_epoch: int | None = None,
-    workers: int = 0,
-) -> Stream:
+    source: Readable | Split | Iterable[Any], *, batch_size: int,
+    key: jax.Array | int | None = None, drop_remainder: bool = False,
+    steps_per_epoch: int | None = None, workers: int = 0,
+) -> Stream:  # fmt: skip
     """Stream batches from disk, with Grain, for :func:`jaxrnn.fit` or your own loop.
 
     For the same key, the batches are those of :func:`jaxrnn.batches` and ``fit`` over the same
-    examples in memory: pass p is in the order of ``fold_in(key, p)``. Memory holds the index of the
-    source, the order (4 bytes per example, about 40 while it is computed) and a few blocks of
-    batches, each at most 16 MiB or one batch. Iterating gives whole batches in every process,
-    whereas in ``fit`` each process reads its part.
+    examples in memory: pass p is in the order of ``fold_in(key, p)``. Memory holds the order (4
+    bytes per example, about 40 while it is computed) and a few blocks of batches, each at most
+    16 MiB or one batch. In ``fit``, each process reads only its part of each batch.
 
     Args:
       source: a :class:`jaxrnn.Source`, a :class:`jaxrnn.Split`, or anything with ``__len__`` and
@@ -193,10 +183,9 @@ def stream(
       key: root of the order; iteration is then endless. None for one pass in file order, to
         evaluate on.
       drop_remainder: drop the short batch that a pass may end with.
-      steps_per_epoch: number of batches that ``fit`` counts as an epoch; by default one pass. The
-        next epoch continues with the next batch. It requires batches of equal size. With
-        augmentation it should not exceed a pass, as within an epoch, each example is warped in one
-        way.
+      steps_per_epoch: number of batches that ``fit`` counts as an epoch, by default one pass; the
+        next epoch continues with the next batch. With augmentation it should not exceed a pass, as
+        within an epoch, each example is warped in one way.
       workers: number of reader processes; by default, a thread reads. Each imports jaxrnn and the
         main module, which must therefore be protected by ``if __name__ == "__main__"``.
 
@@ -215,8 +204,6 @@ def stream(
     key = None if key is None else as_key(key)
     made = Stream(source, batch_size, key, drop_remainder, steps_per_epoch, workers)
     if steps_per_epoch and made.remainder:
-        raise ValueError(
-            f"steps_per_epoch requires batches of equal size, but {len(source)} examples leave a "
-            f"batch of {made.remainder}; use drop_remainder=True"
-        )
+        leave = f"{len(source)} examples leave a batch of {made.remainder}; use drop_remainder=True"
+        raise ValueError(f"steps_per_epoch requires batches of equal size, but {leave}")
     return made

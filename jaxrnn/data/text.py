@@ -45,12 +45,13 @@ class Text(Group):
             options = f"--rows {self.rows} and --held-out {self.held_out:g}"
             raise ValueError(f"a text of {len(text)} characters is too short for {options}")
         alphabet = sorted(set(text))
-        train, validation, test = (
-            _in_rows(piece, alphabet, rows)
-            for piece, rows in zip(parts, (self.rows, *[part // 1000 + 1] * 2), strict=True)
-        )
-        evals = {"validation": validation, "test": test}
-        bits = {name: _bits(compress, text, part) for name, compress in COMPRESSORS.items()}
+        held_out_rows = part // 1000 + 1
+        train = _in_rows(parts[0], alphabet, self.rows)
+        validation, test = (_in_rows(piece, alphabet, held_out_rows) for piece in parts[1:])
+        evals, bits = {"validation": validation, "test": test}, {}
+        for name, compress in COMPRESSORS.items():  # bits that the last part adds, per character
+            whole, before = (len(compress(known.encode())) for known in (text, text[:-part]))
+            bits[name] = 8 * (whole - before) / part
         return Datasets(train, evals, outputs=len(alphabet), baselines={"bits": bits})
 
     def read(self) -> str:
@@ -70,12 +71,6 @@ COMPRESSORS: Mapping[str, Callable[[bytes], bytes]] = {
     "gzip": partial(gzip.compress, compresslevel=9),
     "xz": partial(lzma.compress, preset=9 | lzma.PRESET_EXTREME),
 }
-
-
-def _bits(compress: Callable[[bytes], bytes], text: str, last: int) -> float:
-    """Return the bits per character that the last characters add to the compressed text."""
-    whole, before = (len(compress(part.encode())) for part in (text, text[:-last]))
-    return 8 * (whole - before) / last
 
 
 def _in_rows(text: str, alphabet: Sequence[str], rows: int) -> Split:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -10,11 +10,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxrnn.data.pictures import as_color
-from jaxrnn.data.readers.arrays import Cached, Images, Stored, cache, fallback_data_dir
+from jaxrnn.data.readers.arrays import Images, Stored, cache, fallback_data_dir
 from jaxrnn.data.readers.builders import FAMILY, LabelledImages, decode, open_builder
-from jaxrnn.data.readers.files import find_idx, read_idx_files, read_npz
+from jaxrnn.data.readers.files import content_sha256, find_idx, read_idx_files, read_npz
 from jaxrnn.data.readers.folders import find_images, read_images
-from jaxrnn.data.readers.idx import content_sha256
 from jaxrnn.files import first_line
 
 log = logging.getLogger("jaxrnn")
@@ -27,9 +26,9 @@ def read_split(
 ) -> tuple[Stored, tuple[str, ...], int]:
     """Read a split, its class names, and its ``pixel_max``; see :class:`jaxrnn.Source`."""
     data_dir = Path(data_dir) if data_dir else _default_data_dir()
-    cached = _read_whole(name, data_dir, Path(archives) if archives else None, background)
-    if cached:
-        sizes = {part: len(arrays.labels) for part, arrays in cached.splits.items()}
+    if found := _find_files(name, data_dir, Path(archives) if archives else None, background):
+        images = cache(data_dir, *found)
+        sizes = {part: len(arrays.labels) for part, arrays in images.splits.items()}
         infos = {part: tfds.core.SplitInfo(part, [size], 0) for part, size in sizes.items()}
         parts = _find_parts(name, split, infos)
     else:
@@ -38,44 +37,39 @@ def read_split(
         used = sorted({part for part, _ in parts})  # other splits may be large
         info = Path(builder.data_dir, "dataset_info.json")
         key, read = "-".join([builder.name, *used]), partial(decode, builder, *used)
-        cached = cache(data_dir, key, [info], read)
-    arrays = [Stored(*(array[rows] for array in cached.splits[part])) for part, rows in parts]
+        images = cache(data_dir, key, [info], read)
+    arrays = [Stored(*(array[rows] for array in images.splits[part])) for part, rows in parts]
     if len(arrays) > 1:
         arrays = [Stored(*map(np.concatenate, zip(*arrays, strict=True)))]
-    return arrays[0], cached.class_names, cached.pixel_max
+    return arrays[0], images.class_names, images.pixel_max
 
 
-def _read_whole(
+def _find_files(
     name: str, data_dir: Path, archives: Path | None, background: str | None
-) -> Cached | None:
-    """Read a dataset of the MNIST family or of files; None if it is one of tfds's."""
+) -> tuple[str, Iterable[Path], Callable[[], Images]] | None:
+    """Return how to :func:`cache` a dataset of the MNIST family or of files; None for tfds's."""
     key, path = name.lower(), Path(name).expanduser()
     family = FAMILY.get(key)
     if archives is not None:
         if key not in (known := ["idx", *FAMILY]):
             raise ValueError(f"archives are read for {', '.join(known)} only, not for {name!r}")
         idx = find_idx(archives)
-        return cache(data_dir, key, idx.values(), partial(_read_archives, idx, family))
+        return key, idx.values(), partial(_read_archives, idx, family)
     if key == "idx":
         raise ValueError("name 'idx' requires archives (--archives), a directory of IDX files")
     if family:
-        return cache(data_dir, key, [], partial(_read_family, key, data_dir))
+        return key, [], partial(_read_family, key, data_dir)
     if path.suffix.lower() == ".npz":
-        return cache(data_dir, path.stem, [path], partial(read_npz, path))
+        return path.stem, [path], partial(read_npz, path)
     if name.startswith((".", "~", "/")) or name.endswith("/") or ("/" in name and path.is_dir()):
-        return _read_folder(path, data_dir, background)
+        if not path.is_dir():
+            raise FileNotFoundError(f"there is no directory {path}")
+        images, key = find_images(path), path.resolve().name
+        if background is not None:
+            key += "-on-" + "-".join(map(str, as_color(background)))
+        files = [file for *_, file in images[0]]
+        return key, files, partial(read_images, images, path, background)
     return None
-
-
-def _read_folder(folder: Path, data_dir: Path, background: str | None) -> Cached:
-    """Read a directory of images by class."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no directory {folder}")
-    found, key = find_images(folder), folder.resolve().name
-    if background is not None:
-        key += "-on-" + "-".join(map(str, as_color(background)))
-    read = partial(read_images, found, folder, background)
-    return cache(data_dir, key, [path for *_, path in found.images], read)
 
 
 def _read_archives(idx: Mapping[str, Path], family: type[LabelledImages] | None) -> Images:

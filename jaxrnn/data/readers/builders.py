@@ -34,22 +34,14 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
     CONTENT_SHA256: tuple[str, ...] = ()  # of each decompressed file, if known
     images: Images | None = None  # set by preparation
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(skip_registration=True, **options)
-
-    def __init__(self, **options: Any):
-        super().__init__(file_format="array_record", **options)
-
     def _info(self) -> tfds.core.DatasetInfo:
         image = tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8, encoding="bytes")
         label = tfds.features.ClassLabel(names=self.CLASS_NAMES)
+        features = tfds.features.FeaturesDict({"image": image, "label": label})
         return tfds.core.DatasetInfo(
-            builder=self,
-            description=type(self).__doc__,
-            features=tfds.features.FeaturesDict({"image": image, "label": label}),
-            supervised_keys=("image", "label"),
-            disable_shuffling=True,
-        )
+            builder=self, description=type(self).__doc__, features=features,
+            supervised_keys=("image", "label"), disable_shuffling=True,
+        )  # fmt: skip
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
         """Write one file per split, much faster than tfds, which encodes example by example."""
@@ -58,31 +50,25 @@ class LabelledImages(FileReaderBuilder, skip_registration=True):  # type: ignore
         urls = {role: self.URL + name for role, name in IDX_NAMES.items()}
         paths = find_idx(self.ARCHIVES) if self.ARCHIVES else dl_manager.download(urls)
         self.images, splits = read_idx_files(paths, self.CLASS_NAMES), []
-        for split, (piece,) in self.images.splits.items():
+        white, affixes = np.full((28, 28, 1), 255, np.uint8), []
+        for label in range(len(self.CLASS_NAMES)):  # records differ only in their pixels
+            record = self.info.features.serialize_example({"image": white, "label": label})
+            affixes.append(record.split(white.tobytes()))
+        for split, ((images, labels),) in self.images.splits.items():
             files = self._get_filename_template(split)
             path = files.sharded_filepath(shard_index=0, num_shards=1)
             writer = ArrayRecordWriter(str(path), "group_size:16")  # small records in groups
-            for record in self._serialize(*piece):
-                writer.write(record)
+            for image, label in zip(images, labels.tolist(), strict=True):
+                writer.write(image.tobytes().join(affixes[label]))
             writer.close()
             size = path.stat().length
-            splits.append(tfds.core.SplitInfo(split, [len(piece.labels)], size, files))
+            splits.append(tfds.core.SplitInfo(split, [len(labels)], size, files))
         self.info.set_splits(tfds.core.SplitDict(splits))
 
-    def _serialize(self, images: np.ndarray, labels: np.ndarray) -> Iterator[bytes]:
-        """Serialize examples; records of the same label differ only in their pixels."""
-        white, affixes = np.full((28, 28, 1), 255, np.uint8), []
-        for label in range(len(self.CLASS_NAMES)):
-            record = self.info.features.serialize_example({"image": white, "label": label})
-            affixes.append(record.split(white.tobytes()))
-        for image, label in zip(images, labels.tolist(), strict=True):
-            yield image.tobytes().join(affixes[label])
 
-
-class Mnist(LabelledImages):
+class Mnist(LabelledImages, skip_registration=True):  # type: ignore[call-arg]
     """MNIST handwritten digits, Yann LeCun, Corinna Cortes, Christopher Burges (CC BY-SA 3.0)."""
 
-    name = "mnist"
     URL = "http://yann.lecun.com/exdb/mnist/"
     CLASS_NAMES = tuple("0123456789")
     ARCHIVES = Path(__file__).parent / "archives"
@@ -94,10 +80,9 @@ class Mnist(LabelledImages):
     )
 
 
-class FashionMnist(LabelledImages):
+class FashionMnist(LabelledImages, skip_registration=True):  # type: ignore[call-arg]
     """Fashion-MNIST articles of clothing, Han Xiao, Kashif Rasul, Roland Vollgraf (MIT license)."""
 
-    name = "fashion_mnist"
     URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
     CLASS_NAMES = (
         "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
@@ -111,10 +96,9 @@ class FashionMnist(LabelledImages):
     )
 
 
-class Kmnist(LabelledImages):
+class Kmnist(LabelledImages, skip_registration=True):  # type: ignore[call-arg]
     """Kuzushiji-MNIST cursive hiragana, Tarin Clanuwat and others (CC BY-SA 4.0)."""
 
-    name = "kmnist"
     URL = "http://codh.rois.ac.jp/kmnist/dataset/kmnist/"
     CLASS_NAMES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
@@ -125,7 +109,10 @@ FAMILY = {builder.name: builder for builder in (Mnist, FashionMnist, Kmnist)}
 def open_builder(name: str, data_dir: Path) -> Any:
     """Return the tfds builder of a dataset of labelled images, prepared as ArrayRecord."""
     with _one_line_errors(name, data_dir):
-        builder = FAMILY.get(name, partial(tfds.builder, name))(data_dir=data_dir)
+        make = partial(tfds.builder, name)
+        if name in FAMILY:
+            make = partial(FAMILY[name], file_format="array_record")
+        builder = make(data_dir=data_dir)
     match builder.info.supervised_keys, builder.info.features:
         case (str(key), str(label)), features if len(features[key].shape) >= 2 and isinstance(
             features[label], tfds.features.ClassLabel
@@ -145,22 +132,22 @@ def open_builder(name: str, data_dir: Path) -> Any:
 
 
 def decode(builder: Any, *splits: str) -> Images:
-    """Decode some splits of prepared data, lazily."""
-    names = builder.info.features[builder.info.supervised_keys[1]].names
-    return Images({split: _decode(builder, split) for split in splits}, tuple(names))
+    """Decode some splits of prepared data, lazily and piece by piece."""
+    keys = builder.info.supervised_keys
 
+    def pieces(split: str) -> Iterator[Arrays]:
+        with _one_line_errors(builder.name, builder.data_dir):
+            source, shapes = builder.as_data_source(split), set()
+            for start in range(0, len(source), _AT_ONCE):
+                examples = source.__getitems__(range(start, min(start + _AT_ONCE, len(source))))
+                images, labels = ([example[key] for example in examples] for key in keys)
+                shapes |= {image.shape for image in images}
+                if len(shapes) > 1:
+                    raise ValueError(f"images differ in size: {sorted(shapes)[:2]}")
+                yield Arrays(np.stack(images), np.array(labels, np.int32))
 
-def _decode(builder: Any, split: str) -> Iterator[Arrays]:
-    """Decode a split piece by piece."""
-    with _one_line_errors(builder.name, builder.data_dir):
-        source, shapes = builder.as_data_source(split), set()
-        for start in range(0, len(source), _AT_ONCE):
-            examples = source.__getitems__(range(start, min(start + _AT_ONCE, len(source))))
-            images, labels = ([ex[key] for ex in examples] for key in builder.info.supervised_keys)
-            shapes |= {image.shape for image in images}
-            if len(shapes) > 1:
-                raise ValueError(f"images differ in size: {sorted(shapes)[:2]}")
-            yield Arrays(np.stack(images), np.array(labels, np.int32))
+    names = builder.info.features[keys[1]].names
+    return Images({split: pieces(split) for split in splits}, tuple(names))
 
 
 @contextlib.contextmanager

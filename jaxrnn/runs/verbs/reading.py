@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrnn.data.convert import is_whole
 from jaxrnn.data.pictures import NotAPictureError, PictureLike, has_more_frames, picture_suffixes
+from jaxrnn.data.readers.arrays import stretch
+from jaxrnn.data.readers.files import read_idx
 from jaxrnn.data.readers.folders import is_left_by_system, list_some
-from jaxrnn.data.readers.idx import read_idx
-from jaxrnn.data.readers.labelled import is_whole, stretch
 
 log = logging.getLogger("jaxrnn")
 

@@ -15,8 +15,7 @@ import tensorflow_datasets as tfds
 
 import jaxrnn
 from jaxrnn.data.readers.builders import FAMILY, Kmnist, LabelledImages, Mnist, open_builder
-from jaxrnn.data.readers.files import IDX_NAMES
-from jaxrnn.data.readers.idx import read_idx
+from jaxrnn.data.readers.files import IDX_NAMES, read_idx
 from tests.data.readers import idx
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxrnn.data.readers.idx import ELEMENT_TYPES, content_sha256, read_idx
+from jaxrnn.data.readers.files import ELEMENT_TYPES, content_sha256, read_idx
 
 # One file, overwritten by each example: hypothesis need not warn of a folder that is shared.
 reuse_tmp_path = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

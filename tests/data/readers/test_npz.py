@@ -89,3 +89,9 @@ def test_endings_in_capitals(tmp_path, monkeypatch):
     (tmp_path / "DATA.NPZ").write_bytes(stored())
     monkeypatch.chdir(tmp_path)
     assert len(jaxrnn.load("DATA.NPZ", split="train", data_dir=tmp_path / "data")) == 20
+
+
+def test_as_many_classes_as_a_byte_holds(tmp_path):
+    labels = np.arange(256, dtype=np.uint8)
+    np.savez(tmp_path / "mine.npz", x_train=np.repeat(IMAGES[:1], 256, 0), y_train=labels)
+    assert read_npz(tmp_path / "mine.npz").class_names == tuple(map(str, range(256)))

@@ -1,11 +1,16 @@
 """Measure the host memory of training on a stream, which must not grow with the dataset.
 
     python -m experiments.memory [--sizes 200000 2000000] [--data-dir DIR]
+    python -m experiments.memory --lengths 784 4096 16384
 
-For each size, random pixels are written to a file (2,000,000 images are 1.5 GiB), and a separate
-process trains on them, memory-mapped, for the same number of steps. Only its anonymous memory is
-measured, as the system can drop the mapped file from memory at any time. It grows by the order of
-the examples: 4 bytes each, about 40 while it is computed. Linux only.
+With --lengths it measures what long sequences take instead: the temporary memory of a step, as XLA
+plans it, and its seconds, for the copying task (batches of 50, 128 units, one device) as it is and
+with each option that saves memory; chunks and pieces are the square root of the length.
+
+Otherwise, for each size, random pixels are written to a file (2,000,000 images are 1.5 GiB), and a
+separate process trains on them, memory-mapped, for the same number of steps. Only its anonymous
+memory is measured, as the system can drop the mapped file from memory at any time. It grows by the
+order of the examples: 4 bytes each, about 40 while it is computed. Linux only.
 """
 
 import json
@@ -14,15 +19,21 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import jax
 import numpy as np
 import tyro
 
 import jaxrnn
-from jaxrnn.data import Batch
+from experiments.copying import PRESETS
+from jaxrnn.data import Batch, Copying
+from jaxrnn.training import StepOptions
 
 BATCH_SIZE = 150
 EPOCHS = 4
@@ -39,6 +50,8 @@ class Config:
     """Number of training steps, whatever the size."""
     data_dir: Path | None = None
     """Directory of the datasets; None for a temporary one."""
+    lengths: tuple[int, ...] = ()
+    """Numbers of time steps to measure instead."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +116,39 @@ def measure(path: str, steps: int) -> dict[str, float]:
     return {"bytes": peak[0], "examples_per_second": examples / history["seconds"].sum()}
 
 
+def measure_lengths(lengths: Sequence[int], repeats: int = 3) -> None:
+    """Print a row of a Markdown table for each length and option."""
+    print("| time steps | option | MiB | seconds a step |\n|---|---|---|---|")
+    experiment, batch_size = PRESETS["elman"], 50
+    for time in lengths:
+        split: Any = Copying(examples=batch_size, held_out=1, delay=time - 20).build().train
+        state = jaxrnn.create_train_state(
+            0, experiment.model.build(10), experiment.optimizer.build(1), split.inputs
+        )
+        size = round(time**0.5)
+        for option, value in {"": 0, "accumulate": 5, "truncate": size, "remat": size}.items():
+            options = StepOptions(**({option: value} if option else {}))
+            train = partial(jaxrnn.train_epoch.lower, state, split, jax.random.key(0))
+            program: Any = train(batch_size=batch_size, options=options).compile()
+            seconds = []
+            for _ in range(repeats):
+                start = perf_counter()
+                jax.block_until_ready(program(state, split, jax.random.key(0)))
+                seconds.append(perf_counter() - start)
+            mebibytes = program.memory_analysis().temp_size_in_bytes / 2**20
+            shown = f"`--{option} {value}`" if option else ""
+            print(f"| {time:,} | {shown} | {mebibytes:,.0f} | {np.median(seconds):.2f} |")
+
+
 def main() -> None:
     """Run the command line."""
     if sys.argv[1:2] == ["measure"]:
         print(json.dumps(measure(sys.argv[2], int(sys.argv[3]))))
         return
     config = tyro.cli(Config, prog="python -m experiments.memory", description=__doc__)
+    if config.lengths:
+        measure_lengths(config.lengths)
+        return
     if min(config.sizes) < BATCH_SIZE or config.steps < EPOCHS:
         message = f"error: --sizes must be at least {BATCH_SIZE} and --steps at least {EPOCHS}"
         print(message, file=sys.stderr)

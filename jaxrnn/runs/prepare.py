@@ -55,7 +55,7 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
         train, key = stream(train, key=key, workers=runtime.workers, **options), None
     elif trainer.steps_per_epoch is not None:
         raise ValueError("--steps-per-epoch is an option of streams; use --stream")
-    order, _ = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
+    order = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
     pieces = StepOptions(truncate=trainer.truncate, remat=trainer.remat)
     check_pieces(experiment.model, order.source.read([0]), pieces)
     time = description["input_shape"][0]

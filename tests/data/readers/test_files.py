@@ -4,11 +4,10 @@ import gzip
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import jaxrnn
 from jaxrnn.data.readers.files import find_idx, read_idx_files, read_npz
-from tests.data.readers import idx
+from tests.data.readers import idx, store
 
 GENERATOR = np.random.default_rng(0)
 PATTERN = "{split}-{kind}-idx{axes}-ubyte.gz"
@@ -94,32 +93,18 @@ def test_idx_files_are_loaded_and_streamed(tmp_path):
 def test_changed_files_are_read_again(tmp_path, monkeypatch, kind):
     """Though they have the same names and sizes."""
     first, second = GENERATOR.integers(0, 256, (2, 3, 4, 4)).astype(np.uint8)
-    name = {"idx": "idx", "npz": str(tmp_path / "a.npz"), "images": str(tmp_path / "classes")}[kind]
-    places = {"data_dir": tmp_path / "data", "archives": tmp_path if kind == "idx" else None}
-
-    def store(images):
-        if kind == "idx":
-            labels = np.arange(3, dtype=np.uint8)
-            write(tmp_path, {"train": (images, labels)}, "{split}-{kind}-idx{axes}-ubyte")
-        elif kind == "npz":
-            np.savez(tmp_path / "a.npz", x_train=images, y_train=np.arange(3))
-        else:
-            for label, image in enumerate(images):
-                path = tmp_path / "classes" / str(label) / "a.bmp"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(image).save(path)
 
     def check(images):
-        loaded = jaxrnn.load(name, split="train", **places)
+        loaded = jaxrnn.load(name, split="train", data_dir=tmp_path / "data", **places)
         np.testing.assert_array_equal(loaded.inputs, images)
 
-    store(first)
+    name, places = store(tmp_path / "mine", kind, train=(first, np.arange(3)))
     check(first)
     with monkeypatch.context() as unread:
         for reader in ("read_idx_files", "read_npz", "read_images"):
             unread.setattr(f"jaxrnn.data.readers.{reader}", lambda *arguments: 1 / 0)
         check(first)
-    store(second)
+    store(tmp_path / "mine", kind, train=(second, np.arange(3)))
     check(second)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.data.readers.files import find_idx, read_idx_files, read_npz
+from jaxrnn.data.readers.files import find_idx, read_idx_files
 from tests.data.readers import idx, store
 
 GENERATOR = np.random.default_rng(0)
@@ -131,25 +131,3 @@ def test_arrays_as_keras_stores_them(tmp_path, channels, order):
     np.testing.assert_array_equal(split.inputs, pairs["train"][0].reshape(12, 8, -1))
     np.testing.assert_array_equal(split.labels, pairs["train"][1])
     assert split.channels == (3 if channels else 1)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"x_test": np.zeros(3)}, "it lacks x_train, y_train"),
-        ({"x_train": np.zeros((3, 4)), "y_train": np.zeros(3)}, r"expected train images \(N, h"),
-        ({"x_train": np.zeros((3, 4, 4)), "y_train": np.full(3, -1)}, "int32 from -1 to 0"),
-        ({"x_train": np.full((3, 4, 4), 1.5), "y_train": np.zeros(3)}, "float64"),
-        ({"x_train": np.array([None]), "y_train": np.zeros(1)}, "is not a dataset as Keras"),
-        (None, "is not a dataset as Keras stores it"),
-    ],
-)
-def test_invalid_npz_files(tmp_path, content, message):
-    path = tmp_path / "mine.npz"
-    if content is None:
-        path.write_bytes(b"nonsense")
-    else:
-        np.savez(path, **content)
-    with pytest.raises(ValueError, match=message) as caught:
-        read_npz(path)
-    assert "\n" not in str(caught.value)

@@ -9,9 +9,9 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxrnn import RNNModel, Split, create_train_state, evaluate, train_step
-from jaxrnn.training import measure
+from jaxrnn import RNNModel, Split, create_train_state, evaluate, train_step, training
 
+measure = jax.jit(training.measure, static_argnames="train")
 RNG = np.random.default_rng(0)
 FLOATS, LABELS = RNG.normal(size=(20, 9, 3)).astype(np.float32), np.arange(20) % 5
 BATCH = {"inputs": FLOATS, "labels": LABELS}

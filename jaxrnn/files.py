@@ -1,10 +1,12 @@
 """Atomic file writes, and JSON that is read without trust."""
 
+import csv
 import io
 import json
 import math
 import os
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,6 +36,15 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
 def write_json(path: Path, content: Json) -> None:
     """Write indented JSON, atomically; numbers that are not finite become null."""
     write_atomically(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Json]) -> None:
+    """Write a header and rows, atomically; what a row lacks is left empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
 
 
 def write_figure(path: Path, figure: Any) -> None:

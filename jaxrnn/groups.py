@@ -33,6 +33,8 @@ class Group:
             value = getattr(self, field.name)
             if getattr(value, "shape", None) == ():
                 value = value.item()
-            elif isinstance(value, str | Path) and field.type in (Path, Path | None):
+            elif isinstance(value, Path) or (
+                isinstance(value, str) and field.type in (Path, Path | None)
+            ):
                 value = local_path(field.name.replace("_", "-"), value)
             object.__setattr__(self, field.name, value)

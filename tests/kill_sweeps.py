@@ -15,8 +15,7 @@ import orbax.checkpoint  # noqa: F401
 
 import jaxrnn
 from experiments.mnist_rnn import PRESETS
-from jaxrnn.runs import RuntimeConfig
-from jaxrnn.runs.sweeps import runs_of, sweep
+from jaxrnn.runs import RuntimeConfig, runs_of, sweep
 from tests.kill_runs import assert_same_run, end_of, forked
 
 

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from flax import nnx
 from flax.training.train_state import TrainState
 
 import jaxrnn
+import jaxrnn.nn.nnx
 from experiments.benchmark.frameworks import build_keras, build_pytorch, build_tf1
 from experiments.benchmark.protocol import Built, Options, scaled, shuffled_batches
 from experiments.mnist_rnn import PRESETS
@@ -22,8 +24,28 @@ from jaxrnn.training.sharding import batch_mesh, replicate, suitable_devices, us
 SGEMM_SIZE, SGEMM_PRODUCTS = 2048, 10
 
 
+class NNXClassifier(nnx.Module):
+    """The network of all contenders as a module of Flax NNX."""
+
+    def __init__(self, rnn: type[nnx.RNN], features: int, options: Options) -> None:
+        cells = {"simple": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
+        cell: Any = cells[options.cell]
+        rngs = nnx.Rngs(options.seed)
+        self.rnn = rnn(cell(features, options.hidden, rngs=rngs), rngs=rngs)
+        self.head = nnx.Linear(options.hidden, 10, rngs=rngs)
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Compute the logits of each class from the last output."""
+        return self.head(self.rnn(inputs)[:, -1])
+
+
 def build_jaxrnn(
-    images: np.ndarray, labels: np.ndarray, options: Options, preset: str = "keras"
+    images: np.ndarray,
+    labels: np.ndarray,
+    options: Options,
+    preset: str = "keras",
+    *,
+    in_nnx: bool = False,
 ) -> Built:
     """Build ``train_epoch`` on all devices; ``keras`` is plain Adam, other presets set the batch.
 
@@ -33,7 +55,9 @@ def build_jaxrnn(
     experiment = PRESETS[preset]
     batch_size = options.batch_size if preset == "keras" else experiment.trainer.batch_size
     config = dataclasses.replace(experiment.model, hidden=options.hidden, cell=options.cell)
-    model = config.build(outputs=10)
+    model: Any = config.build(outputs=10)
+    if in_nnx:
+        model = NNXClassifier(jaxrnn.nn.nnx.RNN, images.shape[-1], options)
     optimizer = experiment.optimizer.build(experiment.trainer.epochs * (len(labels) // batch_size))
     init_key, data_key = jax.random.split(jax.random.key(options.seed))
     state = jaxrnn.create_train_state(init_key, model, optimizer, images, experiment.task)
@@ -104,27 +128,14 @@ def build_flax(images: np.ndarray, labels: np.ndarray, options: Options) -> Buil
 
 def build_nnx(images: np.ndarray, labels: np.ndarray, options: Options) -> Built:
     """Build ``flax.nnx.RNN``, Flax's newer API, and one jitted step per batch."""
-    from flax import nnx
-
-    cells = {"simple": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
-    cell: Any = cells[options.cell]
-
-    class Classifier(nnx.Module):
-        def __init__(self, rngs: nnx.Rngs) -> None:
-            self.rnn = nnx.RNN(cell(images.shape[-1], options.hidden, rngs=rngs), rngs=rngs)
-            self.head = nnx.Linear(options.hidden, 10, rngs=rngs)
-
-        def __call__(self, inputs: jax.Array) -> jax.Array:
-            return self.head(self.rnn(inputs)[:, -1])
-
-    model = Classifier(nnx.Rngs(options.seed))
+    model = NNXClassifier(nnx.RNN, images.shape[-1], options)
     optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
 
     @nnx.jit
     def step(
-        model: Classifier, optimizer: nnx.Optimizer, inputs: jax.Array, labels: jax.Array
+        model: NNXClassifier, optimizer: nnx.Optimizer, inputs: jax.Array, labels: jax.Array
     ) -> jax.Array:
-        def loss_fn(model: Classifier) -> jax.Array:
+        def loss_fn(model: NNXClassifier) -> jax.Array:
             logits = model(inputs)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
@@ -164,6 +175,7 @@ def build_sgemm(images: np.ndarray, labels: np.ndarray, options: Options) -> Bui
 # By name: the function that builds it, the packages and the environment variables it needs.
 CONTENDERS: dict[str, tuple[Callable[..., Built], tuple[str, ...], dict[str, str]]] = {
     "jaxrnn": (build_jaxrnn, (), {}),
+    "jaxrnn in NNX": (partial(build_jaxrnn, in_nnx=True), (), {}),
     "jaxrnn fast": (partial(build_jaxrnn, preset="fast"), (), {}),
     "jaxrnn sprint": (partial(build_jaxrnn, preset="sprint"), (), {}),
     "Flax nn.RNN": (build_flax, (), {}),

@@ -87,21 +87,19 @@ def plot_peers(rows: list[Row]) -> Figure:
 
 def plot_scaling(rows: list[Row]) -> Figure:
     """Draw the time per example against each size, on logarithmic axes."""
-    figure = Figure(figsize=(20, 4.5), layout="constrained")
     labels = {"batch_size": "Batch size", "hidden": "Hidden units", "time": "Time steps"}
     labels |= {"processes": "Devices"}
-    for axes, (axis, label) in zip(figure.subplots(1, 4), labels.items(), strict=True):
+    panels = [axis for axis in labels if any(row["axis"] == axis for row in rows)]
+    figure = Figure(figsize=(5 * len(panels), 4.5), layout="constrained")
+    for axes, axis in zip(figure.subplots(1, len(panels)), panels, strict=True):
         points = [row for row in rows if row["axis"] == axis]
-        several = ("one process", "several processes")
-        for name in several if axis == "processes" else ("jaxrnn", "Flax nn.RNN"):
-            axes.loglog(
-                [row["size"] for row in points],
-                [1e6 * row[name] for row in points],
-                marker="o",
-                label=name,
-            )
-        axes.set(xlabel=label, ylabel="Microseconds per example")
-        axes.set_xticks([row["size"] for row in points], [str(row["size"]) for row in points])
+        sizes = [row["size"] for row in points]
+        for name in points[0]:
+            if name not in ("axis", "size") and not name.endswith("ratio"):
+                microseconds = [1e6 * row[name] for row in points]
+                axes.loglog(sizes, microseconds, marker="o", label=name)
+        axes.set(xlabel=labels[axis], ylabel="Microseconds per example")
+        axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.legend()
     return figure

@@ -22,6 +22,7 @@ SCALES = {
     "time": (28, 56, 112, 196, 392, 784),
 }
 PROCESSES = (1, 2, 4)
+PAIRS = {"jaxrnn": "Flax nn.RNN", "jaxrnn in NNX": "Flax nnx.RNN"}
 
 
 def measure_scaling(train: Split, test: Split, options: Options, repeats: int) -> list[Row]:
@@ -40,24 +41,31 @@ def measure_scaling(train: Split, test: Split, options: Options, repeats: int) -
             inputs = train.inputs[:examples].reshape(-1, time_steps, 784 // time_steps)
             split = Split(inputs, np.asarray(train.labels)[:examples])
             with saved(split, test) as data:
-                names = ("jaxrnn", "Flax nn.RNN")
-                seconds, _ = take_turns(names, data, at_size, repeats)
+                seconds, _ = take_turns([*PAIRS, *PAIRS.values()], data, at_size, repeats)
             row: Row = {"axis": axis, "size": size}
             row |= {name: float(np.median(values)) / examples for name, values in seconds.items()}
             # Taken in each round, in which both see the machine in the same state.
-            ours, theirs = (seconds[name] for name in names)
-            row["ratio"] = float(np.median(np.divide(theirs, ours)))
+            row |= {
+                f"{ours} ratio": float(np.median(np.divide(seconds[theirs], seconds[ours])))
+                for ours, theirs in PAIRS.items()
+            }
             rows.append(row)
             print(
-                f"{axis} {size}: microseconds per example: jaxrnn {1e6 * row['jaxrnn']:.1f}, "
-                f"Flax {1e6 * row['Flax nn.RNN']:.1f}, {row['ratio']:.2f} × as long",
+                f"{axis} {size}: microseconds per example: "
+                + "; ".join(
+                    f"{ours} {1e6 * row[ours]:.1f}, {theirs} {1e6 * row[theirs]:.1f}, "
+                    f"{row[f'{ours} ratio']:.2f} × as long"
+                    for ours, theirs in PAIRS.items()
+                ),
                 flush=True,
             )
-    least = min(rows, key=lambda row: row["ratio"])
-    print(
-        f"smallest ratio of Flax to jaxrnn: {least['ratio']:.2f} ×, at {least['axis']} "
-        f"{least['size']}"
-    )
+    for ours, theirs in PAIRS.items():
+        ratio = f"{ours} ratio"
+        least = min(rows, key=lambda row: row[ratio])
+        print(
+            f"smallest ratio of {theirs} to {ours}: {least[ratio]:.2f} ×, at {least['axis']} "
+            f"{least['size']}"
+        )
     return rows
 
 

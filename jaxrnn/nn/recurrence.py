@@ -45,9 +45,9 @@ class RNN(nn.RNN):
     :math:`\nabla W_h = \sum_t h_{t-1}^\top \delta_t`. Nothing is computed twice.
 
     With activations other than tanh, relu and sigmoid, JAX differentiates the scan, as it does for
-    ``flax.linen.GRUCell``, whose input projections are one product and whose recurrent projections
-    are another. :class:`jaxrnn.nn.MinGRUCell` runs in parallel over time. Everything else runs in
-    ``flax.linen.RNN`` itself: other cells (one product was measured to be no faster for LSTMs),
+    ``flax.linen.GRUCell``, whose gates share one product of the inputs and one of the state.
+    :class:`jaxrnn.nn.MinGRUCell` runs in parallel over time. Everything else runs in
+    ``flax.linen.RNN`` itself: other cells (joined products were measured to be no faster for LSTMs),
     non-default ``variable_*`` options, ``nn.intercept_methods``, and parameters of unexpected names
     or shapes, so that errors are those of Flax.
 

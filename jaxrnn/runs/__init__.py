@@ -3,9 +3,10 @@
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.command_line import main
 from jaxrnn.runs.config import Experiment, Optimizer, RuntimeConfig
-from jaxrnn.runs.hooks import Progress
+from jaxrnn.runs.results import Progress
 from jaxrnn.runs.run import run
-from jaxrnn.runs.sweeps import runs_of, sweep
+from jaxrnn.runs.summary import runs_of
+from jaxrnn.runs.sweep import sweep
 from jaxrnn.runs.trained import Ensemble, Run, load_run
 
 __all__ = [

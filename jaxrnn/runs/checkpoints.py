@@ -16,9 +16,8 @@ import jax
 from jax.dtypes import issubdtype, prng_key
 
 from jaxrnn.files import Json, first_line, read_json, write_atomically
-from jaxrnn.training.fitting import Record
-from jaxrnn.training.history import History, best_epoch
-from jaxrnn.training.state import TrainState
+from jaxrnn.training import History, Record, TrainState
+from jaxrnn.training.history import best_epoch
 
 Template = Callable[[Json], TrainState]
 Restored = tuple[TrainState, History, jax.Array]
@@ -94,18 +93,15 @@ class Checkpoints:
             raise OSError(f"could not save to {self.folder}: {first_line(error)}") from error
 
     def restore(self, template: Template, *, best: bool = False) -> Restored | None:
-        """Restore state, history and root key of the last epoch; None if no epoch was saved.
+        """Restore state, history and root key of the last or best epoch; None if none was saved.
 
-        Args:
-          template: function of the stored description that returns a state of the expected
-            structure and shapes, whatever its values. The restored state is in host memory.
-          best: restore the best epoch instead of the last.
+        ``template`` is a function of the stored description that returns a state of the expected
+        structure and shapes, whatever its values. The restored state is in host memory.
 
         Raises:
           ValueError: all checkpoints are damaged; or ``template`` fails, or expects other arrays.
         """
-        chosen: int | None = None
-        reports: list[str] = []
+        chosen, reports = None, []
         # Listed again each time, as a run in progress removes epochs while they are read.
         while epochs := [epoch for epoch in self.epochs if epoch not in self._damaged]:
             epoch = chosen if chosen in epochs else epochs[-1]
@@ -197,7 +193,11 @@ def _rebuild(run: Json, arrays: Named, template: Template) -> Restored:
         arrays[name] = jax.random.wrap_key_data(arrays[name], impl=impl)
     key, state = arrays.pop("key"), template(run["description"])
     expected = _named(state)
-    if names := sorted(dict(_shapes(arrays).items() ^ _shapes(expected).items())):
+    shapes, others = (
+        {(name, f"{array.dtype} {array.shape}") for name, array in named.items()}
+        for named in (arrays, expected)
+    )
+    if names := sorted(dict(shapes ^ others)):
         raise ValueError(f"it does not contain the expected arrays: {', '.join(names)}")
     state = jax.tree.unflatten(jax.tree.structure(state), [arrays[name] for name in expected])
     return state, History.from_rows(run["history"]), key
@@ -205,7 +205,3 @@ def _rebuild(run: Json, arrays: Named, template: Template) -> Restored:
 
 def _named(tree: chex.ArrayTree) -> Named:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-
-
-def _shapes(arrays: Named) -> dict[str, str]:
-    return {name: f"{array.dtype} {array.shape}" for name, array in arrays.items()}

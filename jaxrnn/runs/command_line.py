@@ -3,25 +3,28 @@
 import atexit
 import gc
 import io
+import itertools
 import os
 import platform
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, make_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, make_dataclass
+from operator import attrgetter
+from typing import Any
 
 import flax
 import jax
+import tyro
 
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import Advice, NonFiniteLossError
-from jaxrnn.runs.options import nearest, parse
+from jaxrnn.runs.options import USAGES, complete, nearest, parse, short_help
 from jaxrnn.runs.processes import LostProcessesError, end_at_once
 from jaxrnn.runs.run import run
-from jaxrnn.runs.sweeps import Sweep, sweep
+from jaxrnn.runs.sweep import sweep
 from jaxrnn.runs.verbs import VERBS, page_name, run_verb
-from jaxrnn.runs.verbs.help import USAGES, short_help
 from jaxrnn.version import __version__
 
 _ERRORS = (ValueError, OSError, ImportError, NonFiniteLossError, LostProcessesError)
@@ -53,7 +56,11 @@ def main(
             signal.signal(signal.SIGINT, signal.default_int_handler)
         gc.freeze()  # exempts imported modules from garbage collection
         atexit.register(gc.freeze)  # avoids collections at exit, when all memory is freed anyway
-    _make_printable()
+    for name in ("stdout", "stderr"):  # any text can be printed, even in a limited encoding
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+        elif stream is None:  # closed, with its number free for the next open file
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         if words and words[0] in VERBS:
             run_verb(presets[default], words[0], words[1:])
@@ -82,16 +89,6 @@ def main(
     raise SystemExit(status)
 
 
-def _make_printable() -> None:
-    """Make any text printable, even without standard output or in a limited encoding."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # closed, with its number free for the next open file
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
 def _report(error: Exception) -> int:
     """Print a line for each error, and return the exit status."""
     message, notes = str(error), getattr(error, "__notes__", [])
@@ -101,6 +98,20 @@ def _report(error: Exception) -> int:
     for line in "; ".join([message, *advice]).splitlines() or [""]:
         print(f"error: {' '.join(line.split())}", file=sys.stderr)
     return 1 if advice or isinstance(error, NonFiniteLossError | LostProcessesError) else 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Several runs of one experiment, each in a directory of its own."""
+
+    seeds: int = 1
+    """Number of runs of each configuration, with consecutive seeds."""
+    vary: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """Values to try, as in learning_rate=1e-3,3e-3 hidden=64,150; every combination is run."""
+    jobs: int = 1
+    """Number of runs to train at once, each in a process with its share of the cores."""
+    pictures: bool = False
+    """Also draw the pictures of every run."""
 
 
 def _train(
@@ -119,7 +130,8 @@ def _train(
     experiment, options = configured(presets[preset], words, description)
     name = f"{page_name(experiment)}/{preset}"
     if sweeping or options != Sweep():
-        sweep(experiment, name=name, **{**vars(options), "vary": options.values(experiment)})
+        vary = _values(options.vary, experiment)
+        sweep(experiment, name=name, **{**vars(options), "vary": vary})
     else:
         run(experiment, name=name)
 
@@ -128,10 +140,25 @@ def configured(
     page: Experiment, words: Sequence[str], description: str = ""
 ) -> tuple[Experiment, Sweep]:
     """Apply command-line options to an experiment; return it and the options of a sweep."""
-    groups = {field.name: getattr(page, field.name) for field in fields(page)}
     sweep = [("sweep", Sweep, Sweep())]
     kind = make_dataclass("Page", sweep, bases=(type(page),), frozen=True, kw_only=True)
     commands = (f"{page.program} {verb} {usage}" for verb, usage in USAGES.items())
     about = "\n\n".join([description, *commands])
-    parsed = parse(kind, kind(**groups), words, f"{page.program} [PRESET]", about)
-    return type(page)(**{name: getattr(parsed, name) for name in groups}), parsed.sweep
+    parsed = vars(parse(kind, kind(**vars(page)), words, f"{page.program} [PRESET]", about))
+    options = parsed.pop("sweep")
+    return type(page)(**parsed), options
+
+
+def _values(vary: Iterable[Iterable[str]], page: Experiment) -> dict[str, list[Any]]:
+    """Parse ``--vary``: return the values of each option by its dotted name."""
+    found: dict[str, list[Any]] = {}
+    for word in itertools.chain(*vary):
+        flag, _, listed = "".join(complete([f"--{word}"], type(page))[0]).partition("=")
+        if not listed:
+            raise ValueError(f"--vary expects OPTION=VALUE,VALUE,…; got {word!r}")
+        name = flag.removeprefix("--").replace("-", "_")
+        for value in listed.split(","):
+            words, flags = [f"{flag}={value}"], tyro.conf.FlagConversionOff
+            changed = parse(type(page), page, words, "", "", flags)
+            found.setdefault(name, []).append(attrgetter(name)(changed))
+    return found

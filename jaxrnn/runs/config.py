@@ -1,6 +1,5 @@
 """Experiment: the full description of a run, in groups that check and build themselves."""
 
-import inspect
 import re
 import shlex
 import sys
@@ -9,7 +8,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-import jax
 import pydantic_core
 from annotated_types import Ge
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -18,9 +16,8 @@ from tyro.conf import Fixed, Suppress
 from jaxrnn.files import Json
 from jaxrnn.groups import Count, Group
 from jaxrnn.nn.config import RNNConfig
-from jaxrnn.training.fitting import Hook, TrainerConfig
-from jaxrnn.training.optimizers import Adam, Muon
-from jaxrnn.training.tasks import Classification, LanguageModeling, Regression
+from jaxrnn.training import Adam, Classification, LanguageModeling, Muon, Regression, TrainerConfig
+from jaxrnn.training.fitting import Hook
 
 Checked = TypeVar("Checked")
 _KIND = Field(discriminator="kind")
@@ -109,9 +106,8 @@ class Experiment:
 
     def check(self) -> None:
         """Raise ``ValueError`` with one line for each option that is wrong."""
-        lines = [
-            line for field in fields(self) for line in errors_of(vars(self)[field.name], field.name)
-        ]
+        groups = {field.name: vars(self)[field.name] for field in fields(self)}
+        lines = [line for name in groups for line in errors_of(groups[name], name)]
         if getattr(self.optimizer, "average", 0) and self.trainer.train_curve == "last_batch":
             lines.append("--trainer.train-curve last_batch needs --optimizer.average 0")
         if self.trainer.truncate is not None and getattr(self.model, "bidirectional", False):
@@ -120,16 +116,6 @@ class Experiment:
             lines.append("--runtime.sample needs a language model")
         if lines:
             raise ValueError("\n".join(lines))
-
-    def build_model(self, outputs: int, key: jax.Array | None = None) -> Any:
-        """Build the Flax module; ``key`` is for the parameters of an NNX module."""
-        if "rngs" not in inspect.signature(self.model.build).parameters:
-            return self.model.build(outputs)
-        from flax import nnx  # slow to import
-
-        rngs = nnx.Rngs(jax.random.key(0) if key is None else key)
-        build: Any = self.model.build
-        return build(outputs, rngs)
 
     def to_json(self) -> Json:
         """Return the experiment as JSON, the content of ``config.json``."""
@@ -170,10 +156,8 @@ class Experiment:
             differing.pop("trainer.epochs", None)
         if differing:
             values = (f"{name} ({v!r} there, {w!r} here)" for name, (w, v) in differing.items())
-            raise ValueError(
-                f"it holds a run of another configuration: {', '.join(values)}; choose another "
-                "directory, or the same options"
-            )
+            other = f"it holds a run of another configuration: {', '.join(values)}"
+            raise ValueError(f"{other}; choose another directory, or the same options")
 
     @property
     def command(self) -> str | None:
@@ -211,8 +195,8 @@ def differences(here: Experiment, there: Experiment) -> dict[str, tuple[object, 
         }
         for experiment in (here, there)
     )
-    pairs = {name: (mine.get(name), other.get(name)) for name in mine | other}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    differing = [name for name in mine | other if mine.get(name) != other.get(name)]
+    return {name: (mine.get(name), other.get(name)) for name in differing}
 
 
 def errors_of(value: object, *group: str) -> Iterator[str]:

@@ -17,8 +17,7 @@ from jax.experimental import multihost_utils
 
 from jaxrnn.data.reading import STOPPING
 from jaxrnn.runs.checkpoints import Checkpoints
-from jaxrnn.training.fitting import Record
-from jaxrnn.training.metrics import NonFiniteLossError
+from jaxrnn.training import NonFiniteLossError, Record
 
 
 class Interruption:
@@ -32,35 +31,21 @@ class Interruption:
 
     @property
     def exit_status(self) -> int:
-        """128 plus the number of the signal that stopped the run, as in shells.
-
-        Every process of the run must ask for it, as one of them may have received the signal.
-        """
+        """128 plus the signal that stopped the run, as in shells; every process must ask for it."""
         received = self.received or 0
         if jax.distributed.is_initialized():
             received = int(np.max(multihost_utils.process_allgather(np.array(received))))
         return 128 + (received or signal.SIGTERM)
 
 
-_current: Interruption | None = None
-
-
 @contextlib.contextmanager
 def interruption() -> Iterator[Interruption]:
     """Record and report the first signal that asks to stop; end the process on a second SIGINT.
 
-    Besides SIGINT and SIGTERM, these are the signals in ``STOPPING`` without another handler,
-    unless they are ignored, as SIGHUP is under nohup.
-
-    Python runs signal handlers between its own instructions, but a call into XLA takes long.
-    Therefore a thread waits for the byte that the interpreter's C handler writes at once.
-
-    Nested ``with`` blocks, as in the runs of a sweep, share the state of the outer one.
+    Others of ``STOPPING`` that are handled or ignored, as SIGHUP is under nohup, are left alone.
+    Python runs handlers between its own instructions, but a call into XLA takes long. Therefore a
+    thread waits for the byte that the interpreter's C handler writes at once.
     """
-    global _current
-    if _current is not None:
-        yield _current
-        return
     state = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield state  # Python handles signals in its main thread only
@@ -87,11 +72,9 @@ def interruption() -> Iterator[Interruption]:
     watcher.start()
     previous = {number: signal.signal(number, lambda *_: None) for number in taken}
     previous_descriptor = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
-    _current = state
     try:
         yield state
     finally:
-        _current = None
         signal.set_wakeup_fd(previous_descriptor)
         for number, handler in previous.items():
             signal.signal(number, handler or signal.SIG_DFL)

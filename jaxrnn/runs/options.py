@@ -1,19 +1,33 @@
 """Command-line options of a dataclass and its groups, parsed by tyro, with short names.
 
-The causes of errors come from a private module of tyro, so pyproject.toml pins its version.
+Causes of errors and docstrings come from private modules of tyro, so pyproject.toml pins it.
 """
 
 import dataclasses
 import difflib
+import functools
 import itertools
 import os
-from collections.abc import Collection, Iterable, Sequence
+import textwrap
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
+from tyro import _docstrings
 from tyro import _errors as errors
 
+from jaxrnn.runs.config import Experiment, differences
+
+USAGES = {
+    "resume": "WORKDIR [--epochs N] [runtime options]: continue a stored run.",
+    "evaluate": "WORKDIR [runtime options]: print its metrics.",
+    "predict": "WORKDIR FILE…: print what it predicts for files.",
+    "export": "WORKDIR OUT: write the network for other programs.",
+    "sweep": "[PRESET] [--seeds N] [--vary OPTION=A,B,… …] [--jobs N] [options]: compare several "
+    "runs.",
+}
+_USUAL = "epochs batch-size optimizer learning-rate hidden cell devices workdir seed".split()  # noqa: SIM905
 Workdir = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="WORKDIR")]]
 
 
@@ -22,10 +36,8 @@ def parse(
 ) -> Any:
     """Parse options of a dataclass, which may be given without their group, as in ``--hidden 64``.
 
-    ``--help`` shows ``prog`` and ``about``; ``markers`` are those of ``tyro.conf``.
-
-    Raises:
-      ValueError: an option is unknown or ambiguous, or its value has another type.
+    ``markers`` are those of ``tyro.conf``. Raises ``ValueError`` if an option is unknown or
+    ambiguous, or its value has another type.
     """
     words, chosen = complete(words, kind)
     for name, group in chosen.items():
@@ -58,10 +70,9 @@ def _refuse(event: errors.ParseErrorEvent) -> None:
 
 
 def complete(words: Sequence[str], kind: Any) -> tuple[list[str], dict[str, Any]]:
-    """Complete options that were given without their group.
+    """Complete options that were given without their group; return the words, and chosen groups.
 
-    Return the words, and the groups that options such as ``--optimizer muon`` choose, by field.
-    Raises ``ValueError`` if an option is unknown, ambiguous or empty.
+    Options such as ``--optimizer muon`` choose groups, by field. Raises as :func:`parse`.
     """
     for before, word in itertools.pairwise(["an argument", *words]):
         if not word.strip() or (word.startswith("--") and word.endswith("=")):
@@ -116,3 +127,30 @@ def nearest(name: str, known: Collection[str], prefix: str = "") -> str:
     """Return a "did you mean" hint for a misspelled name; empty if nothing is similar."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {prefix}{close[0]}?" if close else ""
+
+
+def short_help(presets: Mapping[str, Experiment], preset: str, description: str) -> Iterator[str]:
+    """Yield the lines of the help, which lists how other presets differ from the chosen one."""
+    page = presets[preset]
+    yield f"usage: {page.program} [PRESET] [OPTIONS]\n\n{description}".rstrip()
+    yield "\npresets:"
+    for name, experiment in presets.items():
+        differing = differences(experiment, page).items()
+        text = ", ".join(f"{option.split('.')[-1]} {value}" for option, (value, _) in differing)
+        yield f"  {name:<10} {textwrap.shorten(text, 85, placeholder=' …')}".rstrip()
+    yield "\nother commands:"
+    yield from (f"  {verb} {usage}" for verb, usage in USAGES.items())
+    yield f"\noptions, and their values in {preset}:"
+    known = options_of(type(page))
+    for name in _USUAL:
+        for full in (found := find(name, known)):
+            *path, field = full.replace("-", "_").split(".")
+            group = functools.reduce(getattr, path, page)
+            value = getattr(group, field)
+            text = _docstrings.get_field_docstring(type(group), field, ()) or ""
+            if known[full]:
+                value, text = type(value).__name__.lower(), f"One of {', '.join(known[full])}"
+            option = f"--{name if len(found) == 1 else full} {value}"
+            yield f"  {option:<25} {text.partition(';')[0].rstrip('.')}"
+    yield "  --seeds 1                 Number of runs of each configuration, with consecutive seeds"
+    yield "  --help all                all options, which may be given with or without their group"

@@ -1,10 +1,7 @@
-"""Prepare a run: data, the state at step 0, and their description in checkpoints.
-
-The description tells whether data that is read later is what the run was trained on.
-"""
+"""Prepare a run: data, the state at step 0, and a description to recognize the data later."""
 
 import dataclasses
-import itertools
+import inspect
 import math
 import textwrap
 from functools import partial
@@ -16,12 +13,11 @@ import numpy as np
 from jaxrnn.data import Datasets, Source, Split, Stream, default_dirs, stream
 from jaxrnn.files import Json
 from jaxrnn.runs.config import Experiment, RuntimeConfig
+from jaxrnn.training import History, TrainState, create_train_state
+from jaxrnn.training.blocks import data_order
 from jaxrnn.training.epochs import Augment
-from jaxrnn.training.fitting import TrainerConfig
 from jaxrnn.training.forward import check_fits
-from jaxrnn.training.history import History
 from jaxrnn.training.sharding import batch_mesh, suitable_devices
-from jaxrnn.training.state import TrainState, create_train_state
 from jaxrnn.training.steps import check_truncation
 
 
@@ -32,7 +28,7 @@ class Prepared(NamedTuple):
     train: Split | Stream  # of data.train
     augment: Augment | None
     description: Json  # stored with every checkpoint
-    key: jax.Array  # root of the data order
+    key: jax.Array | None  # root of the data order of a split
     mesh: jax.sharding.Mesh  # devices that share each batch
     state: TrainState
     history: History = History()
@@ -41,32 +37,31 @@ class Prepared(NamedTuple):
 def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
     """Build the parts of a checked experiment, whose ``data`` may have been built before.
 
-    Raises:
-      ValueError: they don't fit each other, the processes, or the memory.
+    Raises ``ValueError`` if they don't fit each other, the processes, or the memory.
     """
     trainer, runtime = experiment.trainer, experiment.runtime
-    data = build_data(experiment.data, runtime) if data is None else data
-    init_key, key = jax.random.split(jax.random.key(trainer.seed))
-    in_memory = isinstance(data.train, Split) and not runtime.stream
-    steps = _check_size(data.train, trainer, in_memory=in_memory)
-    description = {"config": experiment.identity, "steps": steps, **describe_data(data)}
-    augment = experiment.augment.build() if experiment.augment is not None else None
+    data = data or build_data(experiment.data, runtime)
+    description = {"config": experiment.identity, **describe_data(data)}
+    augment = experiment.augment and experiment.augment.build()
     if augment is not None and (channels := description["channels"]) > 1:
-        options = [
-            f"--augment.{name} 0" for name, value in vars(experiment.augment).items() if value
-        ]
-        advice = f"give {' '.join(options)}"
-        raise ValueError(f"images of {channels} channels cannot be warped; {advice}")
+        given = [f"--augment.{name} 0" for name, value in vars(experiment.augment).items() if value]
+        message = f"images of {channels} channels cannot be warped; give {' '.join(given)}"
+        raise ValueError(message)
+    init_key, data_key = jax.random.split(jax.random.key(trainer.seed))
+    key: jax.Array | None = data_key
     train: Any = data.train
-    if not in_memory:
-        train = stream(
-            train,
-            key=key,
-            batch_size=trainer.batch_size,
-            drop_remainder=trainer.drop_remainder,
-            steps_per_epoch=trainer.steps_per_epoch,
-            workers=runtime.workers,
-        )
+    if runtime.stream or not isinstance(train, Split):
+        names = ("batch_size", "drop_remainder", "steps_per_epoch")
+        options = {name: getattr(trainer, name) for name in names}
+        train, key = stream(train, key=key, workers=runtime.workers, **options), None
+    elif trainer.steps_per_epoch is not None:
+        raise ValueError("--steps-per-epoch is an option of streams; use --stream")
+    order, _ = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
+    if trainer.truncate is not None:
+        check_truncation(order.source.read([0]))
+    time = description["input_shape"][0]
+    chunks = math.ceil(time / (trainer.truncate or time))
+    description["steps"] = trainer.epochs * len(order) * chunks
     state = initial_state(experiment, description, init_key)
     mesh = batch_mesh(trainer.batch_size, suitable_devices(state.params, runtime.devices))
     check_fits(state, {"train": train, **data.evals})  # before files are created
@@ -106,20 +101,16 @@ def _content(split: Any) -> Json:
 def check_same_data(stored: Json, here: Json) -> str:
     """Describe the splits whose examples differ from the stored ones; "" if none do.
 
-    Raises:
-      ValueError: the network doesn't fit the data, which has other classes, or another shape.
+    Raises ``ValueError`` if the network doesn't fit the data: other classes, or another shape.
     """
-    needed = {
-        "classes": "class_names",
-        "input shape": "input_shape",
-        **{name: name for name in ("outputs", "channels", "pixels")},
-    }
     fixed = 0 if stored["pixels"] else 1  # other sequences may have any number of time steps
-    then, now = ({**about, "input_shape": about["input_shape"][fixed:]} for about in (stored, here))
+    then, now = (
+        {"classes": about["class_names"], "input shape": about["input_shape"][fixed:]}
+        | {name: about[name] for name in ("outputs", "channels", "pixels")}
+        for about in (stored, here)
+    )
     different = [
-        f"{word} ({_differing(then[name], now[name])})"
-        for word, name in needed.items()
-        if then[name] != now[name]
+        f"{name} ({_differing(then[name], now[name])})" for name in now if then[name] != now[name]
     ]
     if different:
         raise ValueError(f"the data has changed since training: {', '.join(different)}")
@@ -136,52 +127,27 @@ def check_same_data(stored: Json, here: Json) -> str:
 def _differing(there: Any, here: Any) -> str:
     """Describe two values that differ; of long lists, only the entries that differ."""
     if isinstance(here, list) and len(f"{there}{here}") > 120:
-        if {*there} == {*here}:  # in another order
-            pairs = itertools.zip_longest(there, here)
-            there, here = zip(*(pair for pair in pairs if pair[0] != pair[1]), strict=True)
-        else:
-            both = {*there} & {*here}
-            there, here = ([name for name in names if name not in both] for names in (there, here))
-        shorten = partial(textwrap.shorten, width=80, placeholder=" …")
-        there, here = (shorten(str([*names])) for names in (there, here))
+        pairs = zip(there, here, strict=False)
+        moved = {name for pair in pairs if pair[0] != pair[1] for name in pair}
+        named = {*there} ^ {*here} or moved
+        lists = ([name for name in names if name in named] for names in (there, here))
+        there, here = (textwrap.shorten(str(names), 80, placeholder=" …") for names in lists)
     return f"{there} there, {here} here"
 
 
 def initial_state(experiment: Experiment, description: Json, key: jax.Array | None) -> TrainState:
     """Build model and optimizer, and their state at step 0; without a key, only its shapes."""
+    build: Any = experiment.model.build
+    if "rngs" in inspect.signature(build).parameters:
+        from flax import nnx  # slow to import
+
+        build = partial(build, rngs=nnx.Rngs(jax.random.key(0) if key is None else key))
+    example = jax.ShapeDtypeStruct((1, *description["input_shape"]), np.float32)
+    optimizer = experiment.optimizer.build(description["steps"])
     try:
-        return create_train_state(
-            key,
-            experiment.build_model(description["outputs"], key),
-            experiment.optimizer.build(description["steps"]),
-            jax.ShapeDtypeStruct((1, *description["input_shape"]), np.float32),
-            experiment.task,
-        )
+        model = build(description["outputs"])
+        return create_train_state(key, model, optimizer, example, experiment.task)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise ValueError(f"a network of this size does not fit in memory: {error}") from error
-
-
-def _check_size(train: Any, trainer: TrainerConfig, *, in_memory: bool) -> int:
-    """Check the size of a training split; return the total number of training steps."""
-    example, size = train.read([0]), len(train)
-    time = np.shape(example["inputs"])[1]
-    if trainer.batch_size > size:
-        raise ValueError(
-            f"--batch-size {trainer.batch_size} is larger than the training split of {size} "
-            "examples"
-        )
-    if trainer.truncate is not None:
-        check_truncation(example)
-    rest, steps = size % trainer.batch_size, trainer.steps_per_epoch
-    if steps is None:
-        steps = size // trainer.batch_size + (rest > 0 and not trainer.drop_remainder)
-    elif in_memory:
-        raise ValueError("--steps-per-epoch is an option of streams; use --stream")
-    elif rest and not trainer.drop_remainder:
-        raise ValueError(
-            f"--steps-per-epoch requires batches of equal size, but {size} examples leave one of "
-            f"{rest}; use --drop-remainder"
-        )
-    return trainer.epochs * steps * math.ceil(time / (trainer.truncate or time))

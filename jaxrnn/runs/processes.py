@@ -1,6 +1,7 @@
 """The session of a run: its devices, and the coordination of its processes."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import socket
@@ -17,7 +18,6 @@ from jax.experimental import multihost_utils
 
 from jaxrnn.files import Json
 from jaxrnn.runs.config import RuntimeConfig
-from jaxrnn.runs.hooks import check_tensorboard
 from jaxrnn.training.sharding import use_cpu_cores
 
 _MESSAGE = 2**16  # bytes, as collectives move arrays of a fixed size
@@ -35,12 +35,10 @@ class LostProcessesError(RuntimeError):
 def session(runtime: RuntimeConfig) -> Iterator[None]:
     """Set up devices, the compilation cache and, if there are several, the processes.
 
-    Raises:
-      ValueError: JAX has no such devices, or can't use them; or the processes aren't found.
-      LostProcessesError: other processes have ended.
+    Raises ``ValueError`` if JAX doesn't find or can't use them, and ``LostProcessesError`` later.
     """
-    if runtime.tensorboard:
-        check_tensorboard()
+    if runtime.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise ValueError("--tensorboard needs tensorboardX; install jaxrnn's extra tensorboard")
     config: Any = jax.config
     if config.jax_compilation_cache_dir is None:
         directory = Path(platformdirs.user_cache_dir("jaxrnn"), "compiled")
@@ -51,18 +49,13 @@ def session(runtime: RuntimeConfig) -> Iterator[None]:
     with processes(runtime):
         use_cpu_cores(runtime.devices)
         try:
-            count = min(len(jax.local_devices()), runtime.devices or sys.maxsize)
+            alone = len(jax.local_devices()) == 1 or runtime.devices == 1
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(
-                f"JAX finds no device for JAX_PLATFORMS={config.jax_platforms}; unset it "
-                "to use what there is"
-            ) from error
-        if config.jax_disable_jit and count > 1:
+            platforms = f"JAX_PLATFORMS={config.jax_platforms}"
+            message = f"JAX finds no device for {platforms}; unset it to use what there is"
+            raise ValueError(message) from error
+        if config.jax_disable_jit and not alone:
             raise ValueError("with JAX_DISABLE_JIT, JAX cannot divide batches; use --devices 1")
-        if "disallow" in str(config.jax_transfer_guard_host_to_device or ""):
-            raise ValueError(
-                "JAX_TRANSFER_GUARD keeps data off the devices; set it to log or allow"
-            )
         yield
 
 
@@ -70,8 +63,7 @@ def session(runtime: RuntimeConfig) -> Iterator[None]:
 def processes(runtime: RuntimeConfig) -> Iterator[None]:
     """Join the other processes of the run, if there are any, and leave them in an orderly way.
 
-    When all are done, they wait for each other. If one fails, it ends at once, which closes its
-    connections and so ends the others.
+    When all are done, they wait for each other. One that fails ends at once, and so the others.
     """
     if not runtime.distributed:
         yield
@@ -145,8 +137,7 @@ def say(message: str) -> None:
 def from_first(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """Call a function in the first process, and return its result, JSON, in all of them.
 
-    Raises:
-      ValueError: in all of them, if the function raises it or an ``OSError``.
+    If it raises ``ValueError`` or ``OSError``, all of them raise ``ValueError``.
     """
     if not jax.distributed.is_initialized():
         return function(*arguments, **options)

@@ -1,10 +1,12 @@
-"""Results: what a run writes and prints at its start and at its end."""
+"""What a run prints and writes beside its checkpoints: progress, pictures and results."""
 
 import contextlib
+import itertools
 import logging
 import platform
+import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.tree_util import keystr
+from tqdm import tqdm
 
 from jaxrnn.data import Datasets, Split
 from jaxrnn.data.splits import blank_example
@@ -20,15 +23,79 @@ from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.prepare import Prepared
 from jaxrnn.runs.processes import say
-from jaxrnn.training.evaluation import generate, predict
-from jaxrnn.training.history import History, best_epoch, has_stalled, metric_columns
-from jaxrnn.training.optimizers import averaged
+from jaxrnn.training import Classification, History, Record, TrainState, averaged, generate, predict
+from jaxrnn.training.fitting import Hook
+from jaxrnn.training.history import best_epoch, has_stalled, metric_columns
 from jaxrnn.training.sharding import available_cores
-from jaxrnn.training.state import TrainState
-from jaxrnn.training.tasks import Classification, Task
 from jaxrnn.version import __version__
 
 _log = logging.getLogger("jaxrnn")
+
+
+class Progress(contextlib.AbstractContextManager["Progress"]):
+    """A hook of :func:`jaxrnn.fit`: a progress bar on a terminal, otherwise a line per epoch.
+
+    The bar shows ``epochs`` in all, starts at ``done``, and also advances during epochs; it is
+    closed at the end of a ``with`` block.
+    """
+
+    def __init__(self, epochs: int, done: int = 0) -> None:
+        self._epochs = epochs
+        self._bar = tqdm(
+            total=epochs,
+            initial=done,
+            desc=f"epoch {min(done + 1, epochs)}/{epochs}",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+            dynamic_ncols=True,
+            file=sys.stdout,
+            disable=jax.process_index() > 0 or not sys.stdout.isatty(),
+        )
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def during(self, epoch: int, fraction: float) -> None:
+        """Move the bar to a fraction of an epoch."""
+        self._bar.set_description_str(f"epoch {epoch}/{self._epochs}", refresh=False)
+        self._bar.update(epoch - 1 + fraction - self._bar.n)
+
+    def __call__(self, record: Record) -> None:
+        """Show all metrics of the training split, and the main metric of the others."""
+        row = record.history.rows[-1]
+        main, epoch = metric_columns([*row], record.state.task.best), int(row["epoch"])
+        shown = {name: row[name] for name in row if name.startswith("train_") or name in main}
+        parts = [
+            f"{name.removeprefix('train_').replace('_', ' ')} "
+            + (f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.4g}")
+            for name, value in shown.items()
+        ]
+        text = ", ".join([*parts, f"{record.examples / row['seconds']:,.0f} examples/s"])
+        self._bar.set_postfix_str(text, refresh=False)
+        self.during(epoch, 1.0)
+        self._bar.refresh()
+        if self._bar.disable:
+            say(f"epoch {epoch}/{self._epochs}: {text}")
+
+
+@contextlib.contextmanager
+def writing_events(folder: Path, splits: Iterable[str], done: int = 0) -> Iterator[Hook]:
+    """Open an event file, and yield a hook that writes every curve to it, as METRIC/SPLIT.
+
+    ``tensorboard --logdir FOLDER`` shows the files; it discards earlier events of epochs after the
+    ``done`` ones.
+    """
+    from tensorboardX import SummaryWriter  # an extra
+
+    def write(record: Record) -> None:
+        row = record.history.rows[-1]
+        for split, name in itertools.product(("train", *splits), row):
+            if (metric := name.removeprefix(f"{split}_")) != name:
+                writer.add_scalar(f"{metric}/{split}", row[name], row["epoch"])
+        writer.flush()
+
+    purge, suffix = done + 1 if done else None, f".{done:06}"  # names have whole seconds only
+    with SummaryWriter(str(folder), purge_step=purge, filename_suffix=suffix) as writer:
+        yield write
 
 
 @contextlib.contextmanager
@@ -38,12 +105,6 @@ def drawing(path: Path) -> Iterator[None]:
         yield
     except Exception as error:  # matplotlib raises any kind
         _log.warning("%s could not be drawn: %s", path, textwrap.shorten(str(error), 200))
-
-
-def describe_start(prepared: Prepared) -> str:
-    """Describe the size of a run, and where it computes."""
-    examples, devices = len(prepared.data.train), describe_mesh(prepared.mesh)
-    return f"{_size(prepared.state):,} parameters, {examples:,} training examples, on {devices}"
 
 
 def describe_mesh(mesh: jax.sharding.Mesh) -> str:
@@ -59,22 +120,29 @@ def _devices(mesh: jax.sharding.Mesh) -> list[str]:
     return [" ".join(dict.fromkeys((device.platform, device.device_kind))) for device in devices]
 
 
-def _size(state: TrainState) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+def size_of(prepared: Prepared) -> str:
+    """Describe the size of a run, and where it computes."""
+    examples, devices = len(prepared.data.train), describe_mesh(prepared.mesh)
+    size = f"{parameters(prepared.state):,} parameters, {examples:,} training examples"
+    return f"{size}, on {devices}"
+
+
+def parameters(state: TrainState) -> int:
+    """Return the number of parameters."""
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(state.params))
 
 
 def write_about(workdir: Path, prepared: Prepared, *, pictures: bool) -> None:
     """Write the table of parameters and, for labelled images, the first training examples."""
     train, model = prepared.data.train, prepared.state.model
     example = blank_example(np.empty((1, *prepared.description["input_shape"])))
-    plain = {"width": 120, "force_terminal": False, "no_color": True}
     if isinstance(model, nn.Module):
+        plain = {"width": 120, "force_terminal": False, "no_color": True}
         table = model.tabulate(jax.random.key(0), example, console_kwargs=plain)
     else:  # nnx.tabulate changes classes, so nothing else could call the module meanwhile
-        params = jax.tree.leaves_with_path(prepared.state.params)
-        names = {keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in params}
-        rows = (f"{name}  {shape}" for name, shape in names.items())
-        table = "\n".join([*rows, f"total: {_size(prepared.state):,} parameters"])
+        leaves = jax.tree.leaves_with_path(prepared.state.params)
+        rows = [f"{keystr(path, simple=True, separator='/')}  {x.shape}" for path, x in leaves]
+        table = "\n".join([*rows, f"total: {parameters(prepared.state):,} parameters"])
     lines = (line.rstrip() for line in table.strip("\n").splitlines())
     write_atomically(workdir / "parameters.txt", "\n".join(lines) + "\n")
     images = example.shape[2:] > (1,)  # wider than one pixel
@@ -101,10 +169,18 @@ def finish(
     if trainer.patience is not None and (best := checkpoints.restore(lambda _: state, best=True)):
         state, epoch = best[0], len(best[1])
     state = jax.device_get(averaged(state).replace(opt_state=()))
+    row = history.rows[epoch - 1]
+    metrics = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
+    bests = {
+        f"best_{name}": history.best(name, maximize=task.maximize)[name]
+        for name in metric_columns(metrics, task.best)
+        if history.measured(name)
+    }
     results = {
-        **_metrics(history, task, epoch),
+        **{"epochs": len(history), "epoch": epoch, **metrics, **bests},
+        "best_epoch": best_epoch(history, task),
         "seed": trainer.seed,
-        "parameters": _size(state),
+        "parameters": parameters(state),
         "stopped_early": has_stalled(history, task, trainer.patience),
         "devices": _devices(trained.mesh),
         "seconds": seconds,
@@ -115,32 +191,25 @@ def finish(
     if pictures:
         _draw(workdir, state, data, history)
     if count := experiment.runtime.sample:
-        say(draw_sample(state, data.train, count, trainer.seed))
-    for line in _describe(results, data, experiment, workdir):
-        say(line)
+        names = getattr(data.train, "class_names", ())
+        say(draw_sample(state, names, count, trainer.seed))
+    if epoch < len(history):
+        say(f"epoch {epoch} of {len(history)} was the best and is kept")
+    for split in [*data.evals] or ["train"]:
+        if (name := f"{split}_{task.best}") in results:
+            say(f"{name.replace('_', ' ')}: {results[name]:.4f}")
+    say(f"curves: {workdir / 'curves.png'}\nto evaluate: {experiment.advice('evaluate', workdir)}")
+    if experiment.can_grow and not results["stopped_early"]:
+        say(f"to continue: {experiment.advice('resume', workdir, 2 * trainer.epochs)}")
     return results
-
-
-def _metrics(history: History, task: Task, epoch: int) -> Json:
-    """Return the metrics of an epoch, and the best values of the main metric."""
-    row = history.rows[epoch - 1]
-    metrics = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
-    best = {
-        f"best_{name}": history.best(name, maximize=task.maximize)[name]
-        for name in metric_columns(metrics, task.best)
-        if history.measured(name)
-    }
-    epochs = {"epochs": len(history), "epoch": epoch}
-    return {**epochs, **metrics, **best, "best_epoch": best_epoch(history, task)}
 
 
 def _draw(workdir: Path, state: TrainState, data: Datasets, history: History) -> None:
     """Draw the curves and, for classifiers, the confusion matrix of the test or last split."""
-    curves, confusion = workdir / "curves.png", workdir / "confusion.png"
-    with drawing(curves):
+    with drawing(path := workdir / "curves.png"):
         from jaxrnn.plotting import plot_history  # slow to import
 
-        write_figure(curves, plot_history(history, data.baselines))
+        write_figure(path, plot_history(history, data.baselines))
     splits = {
         name: split
         for name, split in data.evals.items()
@@ -149,31 +218,17 @@ def _draw(workdir: Path, state: TrainState, data: Datasets, history: History) ->
     if splits and isinstance(state.task, Classification):
         split = splits.get("test", [*splits.values()][-1])
         predicted = predict(state, split)
-        with drawing(confusion):
+        with drawing(path := workdir / "confusion.png"):
             from jaxrnn.plotting import plot_confusion
 
-            write_figure(confusion, plot_confusion(split, predicted))
+            write_figure(path, plot_confusion(split, predicted))
 
 
-def _describe(
-    results: Json, data: Datasets, experiment: Experiment, workdir: Path
-) -> Iterator[str]:
-    """Yield the main metrics, and commands to continue with."""
-    if results["epoch"] < results["epochs"]:
-        yield f"epoch {results['epoch']} of {results['epochs']} was the best and is kept"
-    for split in [*data.evals] or ["train"]:
-        if (name := f"{split}_{experiment.task.best}") in results:
-            yield f"{name.replace('_', ' ')}: {results[name]:.4f}"
-    yield f"curves: {workdir / 'curves.png'}"
-    yield f"to evaluate: {experiment.advice('evaluate', workdir)}"
-    if experiment.can_grow and not results["stopped_early"]:
-        epochs = 2 * experiment.trainer.epochs
-        yield f"to continue: {experiment.advice('resume', workdir, epochs)}"
-
-
-def draw_sample(state: TrainState, train: object, count: int, seed: int) -> str:
-    """Generate ``count`` tokens with a language model, as text or, without class names, numbers."""
-    names = getattr(train, "class_names", ())
-    first = names.index("\n") if "\n" in names else 0
-    tokens = generate(state, np.array([first]), jax.random.key(seed), count=count)
+def draw_sample(
+    state: TrainState, names: Sequence[str], count: int, seed: int, prompt: np.ndarray | None = None
+) -> str:
+    """Generate ``count`` tokens with a language model, as text or, without names, numbers."""
+    if prompt is None:
+        prompt = np.array([names.index("\n") if "\n" in names else 0])
+    tokens = generate(state, prompt, jax.random.key(seed), count=count)
     return "".join(names[token] if names else f"{token} " for token in np.asarray(tokens))

@@ -1,23 +1,27 @@
-"""run: prepare an experiment, restore it, train it and write its results."""
+"""run: prepare an experiment in its directory, restore it, train it and write its results."""
 
 import contextlib
 import importlib
-from collections.abc import Sequence
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from jaxrnn.data import Datasets, Split
-from jaxrnn.files import Json
+import jax
+
+from jaxrnn.data import Datasets
+from jaxrnn.files import Json, read_json, read_json_or_none, write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
-from jaxrnn.runs.hooks import Events, Progress
-from jaxrnn.runs.interruptions import explained, interruption, reading
-from jaxrnn.runs.prepare import Prepared, prepare
+from jaxrnn.runs.interruptions import Interruption, explained, interruption, reading
+from jaxrnn.runs.prepare import Prepared, check_same_data, prepare
 from jaxrnn.runs.processes import Stopped, from_first, is_first, say, session
-from jaxrnn.runs.results import describe_start, finish, write_about
-from jaxrnn.runs.workdir import check_workdir, open_workdir, restore
-from jaxrnn.training.fitting import Hook, Record, fit
+from jaxrnn.runs.results import Progress, finish, size_of, write_about, writing_events
+from jaxrnn.training import Record, TrainState, fit
+from jaxrnn.training.fitting import Hook
 from jaxrnn.training.history import Clock, has_stalled
 
 
@@ -52,34 +56,41 @@ def run(experiment: Experiment, *, name: str | None = None) -> Json:
 
 
 def run_one(
-    experiment: Experiment, name: str, *, data: Datasets | None = None, pictures: bool = True
+    experiment: Experiment,
+    name: str,
+    *,
+    data: Datasets | None = None,
+    pictures: bool = True,
+    interrupted: Interruption | None = None,
 ) -> Json:
     """Run a checked experiment, whose ``data`` may have been built before, in a :func:`session`.
 
-    ``pictures`` is whether to draw curves, samples and confusions; for the rest see :func:`run`.
+    ``pictures`` is whether to draw curves, samples and confusions; ``interrupted`` is that of the
+    caller, if it takes signals itself. For the rest see :func:`run`.
     """
-    task, trainer, clock = experiment.task, experiment.trainer, Clock()
-    check = partial(check_workdir, experiment=experiment)
-    with open_workdir(experiment.runtime.workdir, name, check) as workdir:
+    trainer, runtime, clock = experiment.trainer, experiment.runtime, Clock()
+    check = partial(_check, experiment=experiment)
+    with open_workdir(runtime.workdir, name, check) as workdir, contextlib.ExitStack() as signals:
         with clock("preparation"):
             prepared = prepare(experiment, data)
         checkpoints = Checkpoints(workdir / "checkpoints", prepared.description)
-        prepared = restore(workdir, checkpoints, prepared, experiment)
-        say(f"{name}: {describe_start(prepared)}; files in {workdir}")
+        prepared = _restore(workdir, checkpoints, prepared, experiment)
+        say(f"{name}: {size_of(prepared)}; files in {workdir}")
         if prepared.history:
             say(f"resuming after epoch {len(prepared.history)}")
         resume = f"to resume: {experiment.advice('resume', workdir)}"
-        with interruption() as interrupted, explained(checkpoints, resume):
-            with checkpoints:
+        interrupted = interrupted or signals.enter_context(interruption())
+        with explained(checkpoints, resume):
+            with checkpoints, reading(runtime.workers):
                 hooks: list[Hook] = [checkpoints, interrupted]
-                trained = _train(experiment, prepared, workdir, hooks, clock, pictures=pictures)
-            epochs = len(trained.history)
-            if epochs < trainer.epochs and not has_stalled(trained.history, task, trainer.patience):
+                trained = _train(experiment, prepared, workdir, hooks, clock, pictures)
+            history = trained.history
+            stalled = has_stalled(history, experiment.task, trainer.patience)
+            if len(history) < trainer.epochs and not stalled:
                 say(f"stopped; earlier epochs are saved in {workdir}\n{resume}")
                 raise Stopped(interrupted.exit_status)
-            results: Json = from_first(
-                finish, workdir, experiment, trained, checkpoints, clock.seconds, pictures=pictures
-            )
+            done = experiment, trained, checkpoints, clock.seconds
+            results: Json = from_first(finish, workdir, *done, pictures=pictures)
             return results
 
 
@@ -89,11 +100,10 @@ def _train(
     workdir: Path,
     hooks: Sequence[Hook],
     clock: Clock,
-    *,
     pictures: bool,
 ) -> Prepared:
     """Train up to the last epoch, or until a hook stops it; return state and history after it."""
-    trainer, runtime, data = experiment.trainer, experiment.runtime, prepared.data
+    epochs, runtime, evals = experiment.trainer.epochs, experiment.runtime, prepared.data.evals
     done, before = len(prepared.history), dict(clock.seconds)
 
     def write_history(record: Record) -> None:
@@ -102,30 +112,136 @@ def _train(
         if is_first():
             record.history.to_csv(workdir / "history.csv")
 
-    with (
-        contextlib.ExitStack() as opened,
-        ThreadPoolExecutor() as pool,
-        Progress(trainer.epochs, done) as progress,
-        reading(runtime.workers),
-    ):
+    with ThreadPoolExecutor() as pool, contextlib.ExitStack() as opened:
         pool.submit(importlib.import_module, "orbax.checkpoint")  # while XLA compiles
-        own: list[Hook] = []
+        hooks = [write_history, *hooks, opened.enter_context(Progress(epochs, done))]
         if is_first():
             about = pool.submit(write_about, workdir, prepared, pictures=pictures)
-            own += experiment.hooks()
+            hooks += experiment.hooks()
             if runtime.tensorboard:
-                own.append(opened.enter_context(Events(workdir / "events", [*data.evals], done)))
+                events = writing_events(workdir / "events", evals, done)
+                hooks.append(opened.enter_context(events))
         state, history = fit(
             prepared.state,
             prepared.train,
-            trainer,
-            key=prepared.key if isinstance(prepared.train, Split) else None,
-            evals=data.evals,
+            experiment.trainer,
+            key=prepared.key,
+            evals=evals,
             augment=prepared.augment,
             history=prepared.history,
-            hooks=[write_history, *hooks, progress, *own],
+            hooks=hooks,
             devices=runtime.devices,
         )
         if is_first():
             about.result()
     return prepared._replace(state=state, history=history)
+
+
+def _check(workdir: Path, experiment: Experiment) -> None:
+    """Raise ``ValueError`` unless a directory holds nothing, or a run that can be continued.
+
+    Files that can be recreated from a checkpoint may be damaged or missing.
+    """
+    if (workdir / "sweep.json").exists():
+        raise ValueError("it holds a sweep; choose another directory")
+    config = workdir / "config.json"
+    if (stored := read_json_or_none(config)) is not None:
+        experiment.check_same(stored)
+    elif config.exists() and not (workdir / "checkpoints").exists():
+        read_json(config)  # which raises
+    results, advice = read_results(workdir), "choose another directory"
+    done = results.get("epochs", 0)
+    if results.get("stopped_early"):
+        stopped = f"which --patience stopped after epoch {done}"
+        raise ValueError(f"it holds a finished run, {stopped}; {advice}")
+    if done >= experiment.trainer.epochs:
+        advice = "raise --epochs to continue it, or " * experiment.can_grow + advice
+        raise ValueError(f"it holds a finished run of {done} epochs; {advice}")
+
+
+def read_results(workdir: Path) -> Json:
+    """Return the contents of ``results.json``; empty if it is missing or damaged."""
+    results = read_json_or_none(workdir / "results.json") or {}
+    return results if isinstance(results.get("epochs"), int) else {}
+
+
+@contextlib.contextmanager
+def open_workdir(workdir: Path | None, name: str, check: Callable[[Path], None]) -> Iterator[Path]:
+    """Create or open the directory of a run, by default ``runs/NAME-DATE-TIME``, and lock it.
+
+    ``check`` is called with the locked directory, as another process may have used it. If it was
+    created and is empty at the end of the ``with`` block, it is removed.
+    """
+    with contextlib.ExitStack() as held:
+        yield Path(from_first(_open, workdir, name, check, held))
+
+
+def _open(
+    workdir: Path | None, name: str, check: Callable[[Path], None], held: contextlib.ExitStack
+) -> str:
+    stem = f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    chosen = workdir or next(path for path in map(Path, names) if not path.exists())
+    try:
+        made = [path for path in (chosen, *chosen.parents) if not path.exists()]
+        held.callback(_remove_empty, made)
+        # Only a directory that was asked for may exist already.
+        chosen.mkdir(parents=True, exist_ok=workdir is not None)
+        held.callback(os.close, descriptor := os.open(chosen, os.O_RDONLY))
+        with contextlib.suppress(ImportError):  # of fcntl, which only Unix has
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        busy = isinstance(error, BlockingIOError)
+        reason = "another process is using it" if busy else error.strerror
+        raise OSError(f"--workdir {chosen} cannot be used: {reason}") from error
+    try:
+        check(chosen)
+    except ValueError as error:
+        raise ValueError(f"--workdir {chosen}: {error}") from error
+    for path in chosen.glob(".*.*-*[0-9]"):  # left by a process that was killed while writing
+        path.unlink()
+    return str(chosen)
+
+
+def _remove_empty(directories: Iterable[Path]) -> None:
+    with contextlib.suppress(OSError):  # of the first one that is not empty
+        for path in directories:
+            path.rmdir()
+
+
+def _restore(
+    workdir: Path, checkpoints: Checkpoints, prepared: Prepared, experiment: Experiment
+) -> Prepared:
+    """Restore the last checkpoint, if there is one, and make the other files consistent with it."""
+    config, curves, results = map(workdir.joinpath, ("config.json", "history.csv", "results.json"))
+    # If it is there, it was checked, and may have another number of epochs than the checkpoint.
+    configured = read_json_or_none(config) is not None
+
+    def template(description: Json) -> TrainState:
+        experiment.check_same(description["config"], any_epochs=configured)
+        changed = check_same_data(description, prepared.description)
+        if changed and not experiment.runtime.other_data:
+            advice = "use --other-data to continue on the new data"
+            raise ValueError(f"the data has changed since training: {changed}; {advice}")
+        return prepared.state
+
+    if restored := checkpoints.restore(template):
+        prepared = prepared._replace(state=restored[0], history=restored[1])
+    history = prepared.history
+    if from_first(len, history) != len(history):
+        found = f"process {jax.process_index()} found epoch {len(history)} in {workdir}"
+        raise ValueError(f"{found}, unlike the first process; all need the same directory")
+    # The second epoch may be recorded before the first is on disk; the third is not.
+    recorded = curves.exists() and len(curves.read_bytes().splitlines()) > 3
+    if not history and (recorded or results.exists()):
+        lost = "holds a run without its checkpoints; choose another directory"
+        raise ValueError(f"--workdir {workdir} {lost}")
+    if is_first():
+        write_json(config, experiment.to_json())
+        if history:  # the run may have been past its last checkpoint
+            history.to_csv(curves)
+        if len(history) < experiment.trainer.epochs:
+            results.unlink(missing_ok=True)
+    return prepared

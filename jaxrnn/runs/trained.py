@@ -2,7 +2,7 @@
 
 import logging
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,21 +13,18 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from jaxrnn.data import ImageSequences, default_dirs
+from jaxrnn.data import ImageSequences, Split
 from jaxrnn.data.batches import check_values
-from jaxrnn.data.splits import Split, take
+from jaxrnn.data.splits import take
 from jaxrnn.files import Json, read_json, read_json_or_none
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
-from jaxrnn.runs.prepare import check_same_data, describe_data, initial_state
+from jaxrnn.runs.prepare import build_data, check_same_data, describe_data, initial_state
 from jaxrnn.runs.processes import is_first
 from jaxrnn.runs.results import draw_sample
-from jaxrnn.runs.sweeps.summary import runs_of
-from jaxrnn.training.evaluation import evaluate, predict
-from jaxrnn.training.history import History
-from jaxrnn.training.optimizers import averaged
+from jaxrnn.runs.summary import runs_of
+from jaxrnn.training import History, TrainState, averaged, evaluate, merged, predict
 from jaxrnn.training.sharding import batch_mesh, replicate, suitable_devices
-from jaxrnn.training.state import TrainState, merged
 
 Inputs: TypeAlias = jax.Array | np.ndarray
 _NO_OPTIMIZER = optax.identity()
@@ -180,8 +177,7 @@ def load_run(
     reading = ("input_shape", "outputs", "class_names", "pixels", "pixel_max")
     if len({tuple(getattr(run, name) for name in reading) for run in runs}) > 1:
         raise ValueError(f"the runs in {workdir} read or predict different things; give one run")
-    shared = {field.name: getattr(runs[0], field.name) for field in fields(Run)}
-    return Ensemble(**shared, runs=tuple(runs))
+    return Ensemble(**vars(runs[0]), runs=tuple(runs))
 
 
 def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
@@ -192,20 +188,18 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
         known = {field.name for field in fields(kind)}
         config = {name: v for name, v in description["config"].items() if name in known}
         about["experiment"] = experiment = kind.from_json(config)
-        state = initial_state(experiment, description, None)
         about["description"] = description
         about["input_shape"] = tuple(description["input_shape"])
         about.update({name: description[name] for name in ("outputs", "channels", "pixels")})
         about["pixel_max"] = description.get("pixel_max", 255)
-        names = description["class_names"] or map(str, range(about["outputs"]))
+        names = description["class_names"] or map(str, range(description["outputs"]))
         about["class_names"] = tuple(names) if experiment.task.categorical else ()
-        return state
+        return initial_state(experiment, description, None)
 
-    restored = Checkpoints(workdir / "checkpoints").restore(template, best=best)
-    if restored is None:
-        raise FileNotFoundError(f"{workdir} has no checkpoint of a run")
-    state, history, key = restored
-    return Run(state=state, history=history, key=key, **about)
+    if restored := Checkpoints(workdir / "checkpoints").restore(template, best=best):
+        state, history, key = restored
+        return Run(state=state, history=history, key=key, **about)
+    raise FileNotFoundError(f"{workdir} has no checkpoint of a run")
 
 
 def read_experiment(workdir: Path, kind: type[Experiment]) -> Experiment:
@@ -228,19 +222,19 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> Json:
     # With patience, the best epoch is the one that the run kept.
     stored = _load(workdir, type(experiment), best=trainer.patience is not None)
     experiment.check_same(stored.experiment.identity, any_epochs=True)
-    devices = suitable_devices(stored.state.params, runtime.devices)
-    state = replicate(stored.network, mesh := batch_mesh(trainer.batch_size, devices))
-    results: Json = {"epoch": len(stored.history)}
-    with default_dirs(runtime.data_dir, runtime.archives):
-        data = experiment.data.build()
+    data = build_data(experiment.data, replace(runtime, stream=True))  # only described
     changed = check_same_data(stored.description, describe_data(data))
     if changed and not runtime.other_data and is_first():
         _log.warning("the data has changed since training: %s", changed)
+    devices = suitable_devices(stored.state.params, runtime.devices)
+    state = replicate(stored.network, mesh := batch_mesh(trainer.batch_size, devices))
+    results: Json = {"epoch": len(stored.history)}
     for name, split in data.evals.items():
         split = replicate(split, mesh) if isinstance(split, Split) else split
         means = jax.device_get(evaluate(state, split, mesh=mesh, outputs=data.outputs)).means()
-        for metric, value in experiment.task.summarize(means).items():
-            results[f"{name}_{metric}"] = float(value)
+        metrics = experiment.task.summarize(means)
+        results |= {f"{name}_{metric}": float(value) for metric, value in metrics.items()}
     if runtime.sample:
-        results["sample"] = draw_sample(stored.network, data.train, runtime.sample, trainer.seed)
+        names = getattr(data.train, "class_names", ())
+        results["sample"] = draw_sample(stored.network, names, runtime.sample, trainer.seed)
     return results

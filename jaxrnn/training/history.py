@@ -1,7 +1,6 @@
 """The curves of a run, in memory and on disk, and the seconds of its phases."""
 
 import csv
-import io
 import math
 import os
 import threading
@@ -14,7 +13,7 @@ from typing import SupportsFloat, TypeAlias
 import jax
 import numpy as np
 
-from jaxrnn.files import write_atomically
+from jaxrnn.files import write_csv
 from jaxrnn.training.tasks import Task
 
 Number: TypeAlias = SupportsFloat | str
@@ -89,11 +88,7 @@ class History:
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write all rows, atomically."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(path, text.getvalue())
+        write_csv(path, self.columns, self.rows)
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> "History":

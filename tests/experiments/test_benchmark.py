@@ -63,7 +63,7 @@ def test_accuracy_that_is_never_reached(capsys):
     assert "| c | 1 | 0.5 (0.2 … 1.0) | 1.0 × |" in table
 
 
-@pytest.mark.parametrize("name", ["jaxrnn", "Flax nn.RNN", "Flax nnx.RNN"])
+@pytest.mark.parametrize("name", ["jaxrnn", "jaxrnn in NNX", "Flax nn.RNN", "Flax nnx.RNN"])
 def test_contenders_learn(digits, name):
     build, _, _ = CONTENDERS[name]
     images, labels = np.asarray(digits.inputs), np.asarray(digits.labels)
@@ -85,13 +85,16 @@ def test_scaling(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(scaling, "PROCESSES", (2,))
     experiments = iter(range(1, 100))  # what is run is tested by itself, and takes its time
     seconds = {"jaxrnn": [1.0, 3.0, 2.0], "Flax nn.RNN": [4.0, 3.0, 4.0]}
+    seconds |= {"jaxrnn in NNX": [1.0, 1.0, 2.0], "Flax nnx.RNN": [3.0, 3.0, 3.0]}
     monkeypatch.setattr(scaling, "take_turns", lambda *_: (seconds, None))
     monkeypatch.setattr(scaling, "run_experiment", lambda *_, **__: next(experiments))
     run(["--scaling", "--examples", "400", "--workdir", str(tmp_path)], monkeypatch)
-    assert "smallest ratio of Flax to jaxrnn: 2.00 ×, at time 56\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "smallest ratio of Flax nn.RNN to jaxrnn: 2.00 ×, at time 56\n" in printed
+    assert "smallest ratio of Flax nnx.RNN to jaxrnn in NNX: 3.00 ×, at time 56\n" in printed
     row, of_two, of_data = json.loads((tmp_path / "scaling.json").read_text())["rows"]
     assert (row["axis"], row["size"]) == ("time", 56)
-    assert row["Flax nn.RNN"] / row["jaxrnn"] == row["ratio"] == pytest.approx(2)
+    assert row["Flax nn.RNN"] / row["jaxrnn"] == row["jaxrnn ratio"] == pytest.approx(2)
     assert of_two == {
         "axis": "processes", "size": 2, "one process": 1, "several processes": 2,
     }  # fmt: skip
@@ -108,7 +111,10 @@ def test_seconds_of_a_run_on_two_processes():
 
 def test_scaling_picture():
     sizes = [(axis, size) for axis in scaling.SCALES for size in scaling.SCALES[axis]]
-    rows = [{"axis": axis, "size": n, "jaxrnn": n, "Flax nn.RNN": 2 * n} for axis, n in sizes]
+    ratio = {"jaxrnn ratio": 2}
+    rows = [
+        {"axis": axis, "size": n, "jaxrnn": n, "Flax nn.RNN": 2 * n, **ratio} for axis, n in sizes
+    ]
     rows += [
         {"axis": "processes", "size": count, "one process": 1, "several processes": 2}
         for count in scaling.PROCESSES

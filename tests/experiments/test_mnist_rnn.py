@@ -15,7 +15,7 @@ from PIL import Image
 import jaxrnn
 from experiments.mnist_rnn import PRESETS
 from jaxrnn import Adam, History, ImageSequences, Muon, RNNConfig, TrainerConfig, WarpConfig
-from jaxrnn.runs.workdir import open_workdir
+from jaxrnn.runs.run import open_workdir
 from tests.conftest import SLICE, as_users_do, mnist_rnn
 
 pytestmark = [pytest.mark.program, pytest.mark.usefixtures("folder")]

@@ -191,7 +191,7 @@ def test_bad_values_of_a_sweep_get_one_line(words, message, sweeps, refuse):
         (["--devices", "99"], "devices must be between 1 and 4; got 99"),
         (["--workdir", "x" * 300], "cannot be used: File name too long"),
         (["--batch-size", "101", "--train", "train[:100]"],
-         "--batch-size 101 is larger than the training split of 100 examples"),
+         "batch size must be between 1 and the 100 examples of the split; got 101"),
         (["--pooling", "none"], "expects outputs (1, classes) for labels (1,); the model gives"),
         (["--process", "0"], "--coordinator, --processes and --process need --distributed"),
         (["--distributed", "--processes", "2"], "--processes and --process together, or none"),
@@ -204,7 +204,7 @@ def test_bad_values_of_a_sweep_get_one_line(words, message, sweeps, refuse):
         (["--steps-per-epoch", "3"], "--steps-per-epoch is an option of streams; use --stream"),
         (["--stream", "--steps-per-epoch", "0"], "--trainer.steps-per-epoch: must be at least 1"),
         (["--stream", "--steps-per-epoch", "5", "--batch-size", "64"],
-         "60000 examples leave one of 32; use --drop-remainder"),
+         "60000 examples leave a batch of 32; use drop_remainder"),
         (["resume"], "give the directory of a run first: resume WORKDIR"),
         (["resume", "nowhere"], "nowhere holds no run"),
     ],
@@ -225,7 +225,7 @@ def test_several_wrong_options_get_a_line_each(capsys):
 
 def test_unusable_workdirs(folder, refuse):
     (folder / "file").write_text("mine")
-    assert "--workdir file is a file; give a directory" in refuse("--workdir", "file")
+    assert "--workdir file cannot be used: File exists" in refuse("--workdir", "file")
     for workdir in ("file/run", "/proc/run"):
         assert "cannot be used" in refuse("--workdir", workdir, *SLICE)
     assert (folder / "file").read_text() == "mine"

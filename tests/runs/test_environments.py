@@ -63,8 +63,6 @@ def test_disabled_jit():
 def test_settings_that_training_cannot_work_with(refuse):
     with jax.disable_jit():
         assert "cannot divide batches; use --devices 1" in refuse("fast", *SLICE)
-    with jax.transfer_guard("disallow"):
-        assert "JAX_TRANSFER_GUARD keeps data" in refuse("fast", *SLICE)
 
 
 @pytest.mark.program
@@ -128,7 +126,7 @@ def test_urls(url, refuse):
 @pytest.mark.program
 def test_links(folder, refuse):
     (folder / "dangling").symlink_to("nowhere")
-    assert "dangling is a broken link to nowhere" in refuse("--workdir", "dangling")
+    assert "--workdir dangling cannot be used: File exists" in refuse("--workdir", "dangling")
     (folder / "there").mkdir()
     (folder / "link").symlink_to("there")
     train(workdir="link")

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 
 from jaxrnn.files import local_path
-from jaxrnn.groups import Count
+from jaxrnn.groups import Count, Group
 from jaxrnn.runs.config import Experiment, RuntimeConfig, errors_of
 from jaxrnn.runs.options import Workdir, parse
 from jaxrnn.runs.processes import say, session
 from jaxrnn.runs.run import run
-from jaxrnn.runs.sweeps.summary import runs_of
+from jaxrnn.runs.summary import runs_of
 from jaxrnn.runs.trained import evaluate_run, load_run, read_experiment
 from jaxrnn.runs.verbs.export import Export, export_run
 from jaxrnn.runs.verbs.predict import Predict, predict_files
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Group):
     """Print the metrics of a stored run or, of a sweep, those of each run and their means."""
 
     workdir: Workdir
@@ -30,7 +30,7 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class Resume:
+class Resume(Group):
     """Continue a stored run."""
 
     workdir: Workdir
@@ -116,9 +116,9 @@ def run_verb(page: Experiment, verb: str, words: list[str]) -> None:
         "epochs": stored.trainer.epochs,
         "best": stored.trainer.patience is not None,
     }
-    known = {field.name for field in fields(kind)}
-    default = kind(**{name: value for name, value in defaults.items() if name in known})
+    known = {field.name for field in fields(kind)} & {*defaults}
+    default = kind(**{name: defaults[name] for name in known})
     given = parse(kind, default, words, f"{page.program} {verb}")
     if lines := [*errors_of(given)]:
         raise ValueError("\n".join(lines))
-    call(stored, replace(given, workdir=workdir))
+    call(stored, given)

@@ -15,10 +15,11 @@ from jaxrnn.data.splits import blank_example
 from jaxrnn.export.onnx import to_onnx
 from jaxrnn.export.stablehlo import PLATFORMS, to_stablehlo
 from jaxrnn.export.weights import save_weights
-from jaxrnn.files import Json, finite, local_path, write_atomically
+from jaxrnn.files import Json, finite, write_atomically
 from jaxrnn.groups import Group
 from jaxrnn.nn.model import RNNModel
 from jaxrnn.runs.options import Workdir
+from jaxrnn.runs.results import parameters
 from jaxrnn.runs.trained import Run
 from jaxrnn.training.forward import forward
 from jaxrnn.version import __version__
@@ -42,7 +43,7 @@ class Export(Group):
 
 def export_run(run: Run, options: Export) -> Iterator[str]:
     """Write the network of a run for other programs; yields a line to print for each file."""
-    out = local_path("out", options.out)
+    out = options.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not an empty directory; choose another")
     files, missing = {**options.more_files(run)}, ""
@@ -88,7 +89,7 @@ def describe(run: Run) -> Json:
             "meaning": "logits" if run.experiment.task.categorical else "numbers",
         },
         "class_names": list(run.class_names),
-        "parameters": sum(np.size(leaf) for leaf in jax.tree.leaves(state.params)),
+        "parameters": parameters(state),
         "platforms": list(PLATFORMS),
         "epoch": row["epoch"],
         "metrics": {name: row[name] for name in row if name not in ("epoch", "seconds")},

@@ -17,10 +17,10 @@ from jaxrnn.data.pictures import fit_picture
 from jaxrnn.files import Json
 from jaxrnn.groups import Count, Group
 from jaxrnn.runs.options import Workdir
+from jaxrnn.runs.results import draw_sample
 from jaxrnn.runs.trained import Ensemble, Run
 from jaxrnn.runs.verbs.reading import Reader, array_reader, image_reader, read_files
-from jaxrnn.training.evaluation import generate
-from jaxrnn.training.tasks import LanguageModeling
+from jaxrnn.training import LanguageModeling
 
 
 @dataclass(frozen=True)
@@ -85,19 +85,15 @@ def predict_files(run: Run, options: Predict) -> bool:
                 print(f"error: {name}: {' '.join(str(example).split())}", file=sys.stderr)
                 continue
             if options.sample:
-                answer = _continue(run, example, options)
+                count, seed = options.sample, options.seed
+                text = draw_sample(run.network, run.class_names, count, seed, example)
+                answer: Json = {"continuation": text}
+                words = json.dumps(text, ensure_ascii=False)
             else:
-                answer = _answer(run, next(outputs), options.top)
-            line = f"{name}: {_in_words(answer)}"
-            print(json.dumps({"file": name, **answer}) if options.json else line, flush=True)
+                answer, words = _answer(run, next(outputs), options.top)
+            line = json.dumps({"file": name, **answer}) if options.json else f"{name}: {words}"
+            print(line, flush=True)
     return complete
-
-
-def _continue(run: Run, example: np.ndarray, options: Predict) -> Json:
-    """Continue a text by sampling from a language model."""
-    key = jax.random.key(options.seed)
-    tokens = np.asarray(generate(run.network, example, key, count=options.sample))
-    return {"continuation": "".join(run.class_names[token] for token in tokens)}
 
 
 def _outputs(run: Run, inputs: np.ndarray) -> np.ndarray:
@@ -111,30 +107,22 @@ def _outputs(run: Run, inputs: np.ndarray) -> np.ndarray:
     return outputs[:, :time] if outputs.ndim > 2 else outputs
 
 
-def _answer(run: Run, output: np.ndarray, count: int) -> Json:
-    """Describe the outputs for one example as JSON, with the ``count`` likeliest classes."""
-    if not run.class_names:
-        return {"outputs": output.tolist()}
+def _answer(run: Run, output: np.ndarray, count: int) -> tuple[Json, str]:
+    """Describe the outputs for one example, with the ``count`` likeliest classes, in two ways."""
+    names = run.class_names
+    if not names:
+        return {"outputs": output.tolist()}, " ".join(f"{x:.6g}" for x in output.ravel().tolist())
     if isinstance(run.experiment.task, LanguageModeling):
         output = output[-1]
     probabilities = np.asarray(jax.nn.softmax(output))
     if probabilities.ndim > 1:  # a class for each time step
-        classes = [run.class_names[label] for label in probabilities.argmax(-1)]
-        return {"classes": classes, "probabilities": probabilities.max(-1).tolist()}
+        classes = [names[label] for label in probabilities.argmax(-1)]
+        answer = {"classes": classes, "probabilities": probabilities.max(-1).tolist()}
+        return answer, " ".join(classes)
     likeliest = np.argsort(-probabilities, kind="stable")[:count]
-    top = [[run.class_names[label], float(probabilities[label])] for label in likeliest]
-    return {"class": top[0][0], "probability": top[0][1], "top": top}
-
-
-def _in_words(answer: Json) -> str:
-    """Format an answer as one line."""
-    if "outputs" in answer:
-        return " ".join(f"{number:.6g}" for number in np.ravel(answer["outputs"]))
-    if "continuation" in answer:
-        return json.dumps(answer["continuation"], ensure_ascii=False)
-    if "classes" in answer:
-        return " ".join(answer["classes"])
-    return ", ".join(f"{quoted(name)} {probability:.4f}" for name, probability in answer["top"])
+    top = [[names[label], float(probabilities[label])] for label in likeliest]
+    words = ", ".join(f"{quoted(name)} {probability:.4f}" for name, probability in top)
+    return {"class": top[0][0], "probability": top[0][1], "top": top}, words
 
 
 def quoted(name: str) -> str:

@@ -15,12 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrnn.data.pictures import (
-    NotAPictureError,
-    PictureLike,
-    has_more_frames,
-    picture_suffixes,
-)
+from jaxrnn.data.pictures import NotAPictureError, PictureLike, has_more_frames, picture_suffixes
 from jaxrnn.data.readers.folders import is_left_by_system, list_some
 from jaxrnn.data.readers.idx import read_idx
 from jaxrnn.data.readers.labelled import is_whole, stretch
@@ -34,12 +29,13 @@ Example = np.ndarray | ValueError
 
 
 class Reader(NamedTuple):
-    """How files become inputs of a network."""
+    """How a file, or an example of an array, becomes inputs; and whether an array is one example.
+
+    ``convert`` raises ``ValueError`` if it can't.
+    """
 
     convert: Callable[[Path | np.ndarray], np.ndarray]
-    """Converts a file, or an example of an array, to inputs; raises ``ValueError`` if it can't."""
     is_single: Callable[[np.ndarray], bool]
-    """Whether an array is one example instead of several."""
 
 
 def image_reader(
@@ -51,12 +47,9 @@ def image_reader(
 ) -> Reader:
     """Build a reader of pictures, and of arrays of images, flattened or not.
 
-    Args:
-      shape: (height, width, channels) of an image.
-      fit: turns a picture into such an image, as in training.
-      as_inputs: turns (N, …) images into inputs of the network.
-      array_max: the pixel value that is mapped to 255 in arrays of integers.
-      picture_max: the same in the images that ``fit`` returns for files.
+    ``fit`` turns a picture into an image of ``shape``, (height, width, channels), and ``as_inputs``
+    turns (N, …) images into inputs, as in training. ``array_max`` is the pixel value that is mapped
+    to 255 in arrays of integers, ``picture_max`` that in files.
     """
     size = math.prod(shape)
 
@@ -108,31 +101,27 @@ def _read_table(lines: Sequence[str], features: Sequence[int]) -> np.ndarray:
 
     Fields are separated by semicolons, tabs, commas or spaces, whichever comes first in this list.
     """
-    dtype, kind = (np.float32, "numbers") if features else (np.int32, "integers")
+    dtype, expected = (np.float32, "numbers") if features else (np.int32, "integers")
     width = math.prod(features) if features or len(lines) > 1 else None
+    expected += f", {width} in a line" * (width is not None)
     rows = []
     for number, line in enumerate(lines, start=1):
         separator = next((mark for mark in ";\t," if mark in line), None)
-        try:
-            if not line.strip():  # which loadtxt skips
-                raise ValueError
-            row = np.loadtxt([line], dtype, comments=None, delimiter=separator, ndmin=1)
-            if len(row) != (width or len(row)):
-                raise ValueError
-        except ValueError:
-            expected = kind if width is None else f"{kind}, {width} in a line"
-            raise ValueError(f"line {number}: expected {expected}; got {line!r}") from None
-        rows.append(row)
+        words = [line if line.strip() else "?"]  # loadtxt would skip a blank line
+        with suppress(ValueError):
+            row = np.loadtxt(words, dtype, comments=None, delimiter=separator, ndmin=1)
+            if len(row) == (width or len(row)):
+                rows.append(row)
+        if len(rows) < number:
+            raise ValueError(f"line {number}: expected {expected}; got {line!r}")
     return np.stack(rows) if features else np.concatenate(rows)
 
 
 def read_files(words: Sequence[str], reader: Reader) -> Iterator[dict[str, Example]]:
     """Read every file, every file of every directory, and standard input for ``-``.
 
+    Yields the examples of each file by name: inputs or, if they can't be read, a ``ValueError``.
     If pictures are read, other files in directories are skipped.
-
-    Yields the examples of each file by name, of which ``.npy`` and IDX files may hold several: the
-    inputs or, if they can't be read, a ``ValueError``.
     """
     several = []
     for word in words:
@@ -175,17 +164,20 @@ def _read_file(name: str, reader: Reader) -> dict[str, Example]:
             array = _load_array(path)
             if array is None or reader.is_single(array):
                 return {name: reader.convert(path if array is None else array)}
-            examples: dict[str, Example] = {}
-            for index, example in enumerate(array):
-                try:
-                    examples[f"{name}[{index}]"] = reader.convert(example)
-                except ValueError as error:
-                    examples[f"{name}[{index}]"] = error
-            return examples
+            return {
+                f"{name}[{index}]": _converted(item, reader) for index, item in enumerate(array)
+            }
         except (OSError, ValueError, EOFError, MemoryError) as error:
             reason = getattr(error, "strerror", None) or str(error) or "it does not fit in memory"
             kind = NotAPictureError if isinstance(error, NotAPictureError) else ValueError
             return {name: kind(reason.replace(str(path), name).removeprefix(name))}
+
+
+def _converted(array: np.ndarray, reader: Reader) -> Example:
+    try:
+        return reader.convert(array)
+    except ValueError as error:
+        return error
 
 
 def _load_array(path: Path) -> np.ndarray | None:

@@ -1,25 +1,25 @@
 """Statistics over the runs of a sweep, in its files and on the terminal."""
 
-import csv
 import functools
-import io
 import itertools
 import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from jaxrnn.files import Json, read_json, write_atomically, write_figure, write_json
+from jaxrnn.files import Json, read_json, write_csv, write_figure, write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.results import drawing
-from jaxrnn.runs.workdir import read_results
+from jaxrnn.runs.run import read_results
+from jaxrnn.training import Task
 from jaxrnn.training.history import metric_columns
-from jaxrnn.training.tasks import Task
 
 SEED = "trainer.seed"
+Outcome: TypeAlias = Json | str
+"""The results of a run, or why it failed."""
 
 
 def read_sweep(directory: Path) -> Json:
@@ -31,8 +31,7 @@ def read_sweep(directory: Path) -> Json:
 def runs_of(directory: Path) -> list[Path]:
     """Return the directories of the finished runs of a sweep, in order, or that of a single run.
 
-    Raises:
-      FileNotFoundError: no run of the sweep is finished.
+    Raises ``FileNotFoundError`` if no run of the sweep is finished.
     """
     if not (content := read_sweep(directory)):
         return [directory]
@@ -50,19 +49,20 @@ def results_if_finished(workdir: Path, epochs: int) -> Json | None:
 
 def _rows(directory: Path, content: Json) -> list[Json]:
     """Return directory, options and metrics of each finished run, ordered by its options."""
+    keys, rows = [*content["varied"], SEED], []
+    for path in directory.glob("*/" * bool(content["varied"]) + "seed-*/config.json"):
+        config = read_json(path)
+        run = {"directory": str(path.parent.relative_to(directory))}
+        run |= {key: option_of(config, key) for key in keys}
+        epochs = run.get("trainer.epochs", content["experiment"]["trainer"]["epochs"])
+        if results := results_if_finished(path.parent, epochs):
+            numbers = {name: v for name, v in results.items() if isinstance(v, int | float | None)}
+            rows.append({**run, **numbers, "seconds": sum(results["seconds"].values())})
 
     def rank(value: object) -> tuple[float, str]:
         """Order numbers by value, after other values, by their text."""
         return value if isinstance(value, int | float) else -math.inf, str(value)
 
-    keys, rows = [*content["varied"], SEED], []
-    for path in directory.glob("*/" * bool(content["varied"]) + "seed-*/config.json"):
-        config, name = read_json(path), str(path.parent.relative_to(directory))
-        run = {"directory": name} | {key: option_of(config, key) for key in keys}
-        epochs = run.get("trainer.epochs", content["experiment"]["trainer"]["epochs"])
-        if results := results_if_finished(path.parent, epochs):
-            numbers = {name: v for name, v in results.items() if isinstance(v, int | float | None)}
-            rows.append({**run, **numbers, "seconds": sum(results["seconds"].values())})
     return sorted(rows, key=lambda row: [rank(row[key]) for key in keys])
 
 
@@ -91,11 +91,7 @@ def write_summary(directory: Path, task: Task, failed: Mapping[str, str]) -> Non
         values = np.array([sign * row[columns[0]] for row in configurations])
         best = configurations[np.where(np.isnan(values), -np.inf, values).argmax()]
         content["best"] = {key: best[key] for key in varied}
-        table, names = io.StringIO(), [*dict.fromkeys(itertools.chain(*rows))]
-        writer = csv.DictWriter(table, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(directory / "sweep.csv", table.getvalue())
+        write_csv(directory / "sweep.csv", [*dict.fromkeys(itertools.chain(*rows))], rows)
         with drawing(picture := directory / "sweep.png"):
             from jaxrnn.plotting import plot_history, plot_sweep  # slow to import
 
@@ -143,11 +139,11 @@ def describe_sweep(content: Json) -> Iterator[str]:
     varied, columns, rows = content["varied"], content["columns"], content["configurations"]
     if content["failed"]:
         yield f"runs that failed: {', '.join(content['failed'])}"
-    if rows and not varied:
-        for column in columns:
-            value, deviation, interval = _cells(rows[0], column)
+    if not varied:
+        for row, column in itertools.product(rows, columns):
+            value, deviation, interval = _cells(row, column)
             spread = f", deviation {deviation}, 95 % interval of the mean {interval}"
-            yield f"{_words(column)}: {value}" + spread * (rows[0]["seeds"] > 1)
+            yield f"{_words(column)}: {value}" + spread * (row["seeds"] > 1)
     elif rows:
         names, keys = short_names(varied), [*varied, "seeds"]
         titles = [(_words(column), "deviation", "95 % interval") for column in columns]

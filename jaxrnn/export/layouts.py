@@ -10,27 +10,25 @@ import numpy as np
 from jaxrnn.nn.model import RNNModel
 
 Shapes = Mapping[str, tuple[int, ...]]
-Rows = tuple[tuple[str, ...], ...]
 
 
 class Entry(NamedTuple):
-    """An array of a layout, concatenated from Flax's arrays.
+    """An array of a layout: Flax's arrays ``leaves``, joined along the last axis.
 
-    Attributes:
-      name: name of the array.
-      rows: names of Flax's arrays, joined along the last axis; several rows are stacked.
-      transposed: whether the array is stored transposed.
+    It is stored ``transposed``, or with joined vectors as the ``rows`` of a matrix.
     """
 
     name: str
-    rows: Rows
+    leaves: Sequence[str]
     transposed: bool = False
+    rows: int = 1
 
     def shape(self, shapes: Shapes) -> tuple[int, ...]:
         """Return the shape of the array, from those of Flax's arrays."""
-        first, *others = self.rows
-        width = sum(shapes[name][-1] for name in first)
-        shape = (len(self.rows), width) if others else (*shapes[first[0]][:-1], width)
+        width = sum(shapes[name][-1] for name in self.leaves)
+        if self.rows > 1:
+            return self.rows, width // self.rows
+        shape = (*shapes[self.leaves[0]][:-1], width)
         return shape[::-1] if self.transposed else shape
 
 
@@ -38,9 +36,9 @@ def join(layout: Iterable[Entry], leaves: Mapping[str, np.ndarray]) -> dict[str,
     """Build the arrays of a layout; where it has two biases for one of Flax, the second is 0."""
     left, arrays = dict(leaves), {}
     for entry in layout:
-        rows = [[left.pop(name, np.zeros_like(leaves[name])) for name in row] for row in entry.rows]
-        array = np.stack([np.concatenate(row, axis=-1) for row in rows])
-        array = array if len(rows) > 1 else array[0]
+        parts = [left.pop(name, np.zeros_like(leaves[name])) for name in entry.leaves]
+        array = np.concatenate(parts, axis=-1)
+        array = array.reshape(entry.rows, -1) if entry.rows > 1 else array
         arrays[entry.name] = np.ascontiguousarray(array.T if entry.transposed else array)
     return arrays
 
@@ -50,9 +48,10 @@ def split(layout: Iterable[Entry], arrays: Mapping[str, np.ndarray]) -> dict[str
     leaves: dict[str, np.ndarray] = {}
     for entry in layout:
         array = arrays[entry.name].T if entry.transposed else arrays[entry.name]
-        for names, row in zip(entry.rows, array if len(entry.rows) > 1 else [array], strict=True):
-            for name, leaf in zip(names, np.split(row, len(names), axis=-1), strict=True):
-                leaves[name] = leaves[name] + leaf if name in leaves else leaf
+        array = array.ravel() if entry.rows > 1 else array
+        parts = np.split(array, len(entry.leaves), axis=-1)
+        for name, leaf in zip(entry.leaves, parts, strict=True):
+            leaves[name] = leaves[name] + leaf if name in leaves else leaf
     return leaves
 
 
@@ -75,15 +74,15 @@ TORCH_CELLS = {
 
 def flax_layout(model: RNNModel, leaves: Shapes) -> list[Entry]:
     """Return the layout of Flax's own arrays, for any model."""
-    return [Entry(name, ((name,),)) for name in leaves]
+    return [Entry(name, [name]) for name in leaves]
 
 
 def keras_layout(model: RNNModel, leaves: Shapes) -> list[Entry]:
     """Return the layout of Keras's ``model.get_weights()``, with the names of ``np.savez``."""
-    rows: list[Rows] = [(("embedding/embedding",),)] if model.embedding else []
-    rows += [part for *_, part in _parts(model, leaves, "Keras", KERAS, KERAS_CELLS)]
-    rows += [(("head/kernel",),), (("head/bias",),)]
-    return [Entry(f"arr_{index}", row) for index, row in enumerate(rows)]
+    table = [Entry("", ["embedding/embedding"])] if model.embedding else []
+    table += [entry for *_, entry in _parts(model, leaves, "Keras", KERAS, KERAS_CELLS)]
+    table += [Entry("", ["head/kernel"]), Entry("", ["head/bias"])]
+    return [entry._replace(name=f"arr_{index}") for index, entry in enumerate(table)]
 
 
 def torch_layout(
@@ -94,12 +93,12 @@ def torch_layout(
     embedding: str = "embedding.",
 ) -> list[Entry]:
     """Return the layout of a PyTorch state dict with these prefixes of its layers."""
-    table = [Entry(f"{embedding}weight", (("embedding/embedding",),))] if model.embedding else []
-    for layer, backward, part, rows in _parts(model, leaves, "PyTorch", TORCH, TORCH_CELLS):
-        name = f"{rnn}{part}_l{layer}" + "_reverse" * backward
-        table.append(Entry(name, rows, transposed=True))
-    head_kernel = Entry(f"{head}weight", (("head/kernel",),), transposed=True)
-    return [*table, head_kernel, Entry(f"{head}bias", (("head/bias",),))]
+    table = [Entry(f"{embedding}weight", ["embedding/embedding"])] if model.embedding else []
+    for layer, backward, entry in _parts(model, leaves, "PyTorch", TORCH, TORCH_CELLS):
+        name = f"{rnn}{entry.name}_l{layer}" + "_reverse" * backward
+        table.append(entry._replace(name=name, transposed=True))
+    table.append(Entry(f"{head}weight", ["head/kernel"], transposed=True))
+    return [*table, Entry(f"{head}bias", ["head/bias"])]
 
 
 def torch_prefixes(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
@@ -129,8 +128,8 @@ def _parts(
     library: str,
     parts: Sequence[str],
     cells: Mapping[str, Sequence[str]],
-) -> Iterator[tuple[int, int, str, Rows]]:
-    """Yield layer, direction, name and contents of the arrays of a library's recurrent layers.
+) -> Iterator[tuple[int, int, Entry]]:
+    """Yield layer, direction and contents of the arrays of a library's recurrent layers.
 
     Raises:
       ValueError: the model has weights that the library's layers lack.
@@ -145,6 +144,5 @@ def _parts(
         prefix = f"layer{layer}" + "_backward" * backward
         for part, contents in zip(parts, cell, strict=True):
             kind = "bias" if part.startswith("bias") else "kernel"
-            rows = (row.split() for row in contents.split("|"))
-            names = tuple(tuple(f"{prefix}/{module}/{kind}" for module in row) for row in rows)
-            yield layer, backward, part, names
+            names = [f"{prefix}/{module}/{kind}" for module in contents.replace("|", "").split()]
+            yield layer, backward, Entry(part, names, rows=1 + contents.count("|"))

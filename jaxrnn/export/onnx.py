@@ -76,23 +76,20 @@ def to_onnx(model: nn.Module, params: chex.ArrayTree, input_shape: Sequence[int]
     except ImportError as error:
         raise ImportError("ONNX needs the package onnx: pip install 'jaxrnn[onnx]'") from error
 
-    network = _Graph()
-    _add_network(network, model, params, tokens)
+    graph = _Graph()
+    _add_network(graph, model, params, tokens)
     describe = helper.make_tensor_value_info
     kind = TensorProto.INT32 if tokens else TensorProto.FLOAT
     time = ["time"] * (model.pooling == "none")
-    graph = helper.make_graph(
-        [helper.make_node(op, *names, **attributes) for op, names, attributes in network.nodes],
-        "jaxrnn",
-        [
-            describe("inputs", kind, ["batch", "time", *input_shape[1:]]),
-            describe("lengths", TensorProto.INT32, ["batch"]),
-        ],
-        [describe("outputs", TensorProto.FLOAT, ["batch", *time, model.outputs])],
-        [numpy_helper.from_array(array, name) for name, array in network.constants.items()],
-    )
+    read = describe("inputs", kind, ["batch", "time", *input_shape[1:]])
     return helper.make_model(
-        graph,
+        helper.make_graph(
+            [helper.make_node(op, *names, **attributes) for op, names, attributes in graph.nodes],
+            "jaxrnn",
+            [read, describe("lengths", TensorProto.INT32, ["batch"])],
+            [describe("outputs", TensorProto.FLOAT, ["batch", *time, model.outputs])],
+            [numpy_helper.from_array(array, name) for name, array in graph.constants.items()],
+        ),
         opset_imports=[helper.make_opsetid("", _OPSET)],
         ir_version=_IR_VERSION,
         producer_name="jaxrnn",
@@ -110,11 +107,9 @@ class _Graph:
     def add(self, op: str, *inputs: Any, output: str = "", **attributes: Any) -> str:
         """Add a node that reads constants and outputs of other nodes; return its output's name."""
         output = output or f"{op}{len(self.nodes)}"
-        names = []
-        for index, value in enumerate(inputs):
-            names.append(value if isinstance(value, str) else f"{output}.{index}")
-            if not isinstance(value, str):
-                self.constants[names[-1]] = np.asarray(value)
+        names = [v if isinstance(v, str) else f"{output}.{i}" for i, v in enumerate(inputs)]
+        given = zip(names, inputs, strict=True)
+        self.constants |= {n: np.asarray(value) for n, value in given if n is not value}
         self.nodes.append((op, (names, [output]), attributes))
         return output
 

@@ -13,23 +13,15 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxrnn.export.layouts import (
-    Entry,
-    Shapes,
-    flax_layout,
-    join,
-    keras_layout,
-    split,
-    torch_layout,
-    torch_prefixes,
-)
+from jaxrnn.export import layouts
+from jaxrnn.export.layouts import Entry, Shapes
 from jaxrnn.files import write_atomically
 from jaxrnn.nn.model import RNNModel
 
 LAYOUTS: Mapping[str, Callable[[RNNModel, Shapes], list[Entry]]] = {
-    "flax": flax_layout,
-    "keras": keras_layout,
-    "torch": torch_layout,
+    "flax": layouts.flax_layout,
+    "keras": layouts.keras_layout,
+    "torch": layouts.torch_layout,
 }
 # Placeholder for the number of input features in shapes: a large prime, unlike other sizes.
 FEATURES = 99_991
@@ -45,7 +37,7 @@ def load_weights(
     ``reset_after=True``) or ``LSTM`` layers, in ``Bidirectional`` or not, and ``Dense``. PyTorch:
     ``nn.Embedding``, ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM``, and ``nn.Linear``, under any names. All
     layers must have biases; two are summed where Flax has one. Arrays of equal shape in the wrong
-    order go unnoticed. Activation, skip connections and pooling have no weights.
+    order go unnoticed.
 
     Args:
       model: the network that the weights are for.
@@ -64,12 +56,12 @@ def load_weights(
     """
     arrays, shapes = _arrays_of(weights), _shapes(model)
     if "arr_0" in arrays:
-        layout = keras_layout(model, shapes)
-    elif prefixes := torch_prefixes(arrays):
-        layout = torch_layout(model, shapes, **prefixes)
+        layout = layouts.keras_layout(model, shapes)
+    elif prefixes := layouts.torch_prefixes(arrays):
+        layout = layouts.torch_layout(model, shapes, **prefixes)
     else:
-        layout = flax_layout(model, shapes)
-    leaves = split(layout, _checked(layout, arrays, shapes))
+        layout = layouts.flax_layout(model, shapes)
+    leaves = layouts.split(layout, _checked(layout, arrays, shapes))
     return unflatten_dict({name: jnp.asarray(leaf) for name, leaf in leaves.items()}, sep="/")
 
 
@@ -86,10 +78,9 @@ def save_weights(
       model: the network; any module for the layout ``flax``.
       params: its parameters.
       file: the path; an existing file is replaced.
-      layout: ``flax``, a safetensors file of any network; ``torch``, a safetensors file of the
-        state dict of a module with ``embedding``, ``rnn`` and ``head``, for ``load_state_dict``,
-        where the second bias is 0 if Flax has one; ``keras``, an npz file, whose arrays are in the
-        order of ``set_weights``.
+      layout: ``flax``, a safetensors file; ``torch``, a safetensors file of the state dict of a
+        module with ``embedding``, ``rnn`` and ``head``, where the second bias is 0 if Flax has one;
+        ``keras``, an npz file, whose arrays are in the order of ``set_weights``.
 
     Raises:
       ValueError: parameters of another network, or a network that the layout can't hold: Keras and
@@ -103,8 +94,8 @@ def save_weights(
         arrays = {name: leaf.astype(np.float32) for name, leaf in leaves.items()}
     else:
         shapes = _shapes(model)
-        leaves = _checked(flax_layout(model, shapes), leaves, shapes)
-        arrays = join(LAYOUTS[layout](model, shapes), leaves)
+        leaves = _checked(layouts.flax_layout(model, shapes), leaves, shapes)
+        arrays = layouts.join(LAYOUTS[layout](model, shapes), leaves)
     if layout == "keras":
         content = io.BytesIO()
         np.savez(content, **arrays)  # type: ignore[arg-type]
@@ -117,8 +108,7 @@ def _shapes(model: Any) -> Shapes:
     """Return the shapes of the parameters, by names joined with slashes."""
     if not isinstance(model, RNNModel):
         raise ValueError(f"the model must be an RNNModel; got {type(model).__name__}")
-    kind, shape = (jnp.int32, (1, 1)) if model.embedding else (jnp.float32, (1, 1, FEATURES))
-    example = jax.ShapeDtypeStruct(shape, kind)
+    example = jnp.zeros((1, 1), jnp.int32) if model.embedding else jnp.zeros((1, 1, FEATURES))
     variables: Any = jax.eval_shape(model.init, jax.random.key(0), example)
     leaves = flatten_dict(variables["params"], sep="/")
     return {name: leaf.shape for name, leaf in leaves.items()}
@@ -132,8 +122,7 @@ def _arrays_of(weights: Any) -> dict[str, np.ndarray]:
     if not isinstance(weights, Mapping):
         raise ValueError(
             "weights must be a file, a list of arrays (Keras: model.get_weights()) or arrays by "
-            "name (PyTorch: model.state_dict(), Flax: state.params); "
-            f"got {type(weights).__name__}"
+            f"name (PyTorch: model.state_dict(), Flax: state.params); got {type(weights).__name__}"
         )
     inner = next((weights[name] for name in CHECKPOINTS if name in weights), weights)
     return {name: _as_numpy(leaf) for name, leaf in flatten_dict(dict(inner), sep="/").items()}
@@ -186,7 +175,7 @@ def _checked(
         features = features or dict(zip(expected, got, strict=False)).get(FEATURES)
         expected = tuple(features if size == FEATURES else size for size in expected)
         if got != expected:
-            leaves = ", ".join(dict.fromkeys(leaf for row in entry.rows for leaf in row))
+            leaves = ", ".join(dict.fromkeys(entry.leaves))
             holds = "" if leaves == name else f" ({leaves})"
             raise ValueError(f"{name}{holds} must be of shape {expected}; got {got}")
     return {name: arrays[name].astype(np.float32) for name in entries}

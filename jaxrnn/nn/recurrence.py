@@ -47,7 +47,7 @@ class RNN(nn.RNN):
     With activations other than tanh, relu and sigmoid, JAX differentiates the scan, as it does for
     ``flax.linen.GRUCell``, whose gates share one product of the inputs and one of the state.
     :class:`jaxrnn.nn.MinGRUCell` runs in parallel over time. Everything else runs in
-    ``flax.linen.RNN`` itself: other cells (joined products were measured to be no faster for LSTMs),
+    ``flax.linen.RNN`` itself: other cells (joined products are no faster for LSTMs),
     non-default ``variable_*`` options, ``nn.intercept_methods``, and parameters of unexpected names
     or shapes, so that errors are those of Flax.
 

@@ -35,8 +35,8 @@ def plot_confusion(split: Split, logits: Any, *, worst: int = 8) -> Figure:
     counts = np.bincount(classes * labels + predicted, minlength=classes**2)
     probabilities = softmax(logits, axis=1)
     mistakes = np.flatnonzero(predicted != labels)
-    order = np.argsort(probabilities[mistakes, labels[mistakes]], kind="stable")
-    mistakes = mistakes[order][:worst]
+    order = np.argsort(probabilities[mistakes, labels[mistakes]], kind="stable")[:worst]
+    mistakes = mistakes[order]
     drawn = np.ndim(split.inputs) == 3 and np.shape(split.inputs)[2] > 1 and len(mistakes) > 0
 
     figure = Picture(figsize=(12, 6 + 1.9 * drawn), layout="constrained")
@@ -62,8 +62,8 @@ def _draw_counts(matrix: Any, pairs: Any, counts: np.ndarray, names: Sequence[st
     ticks = range(len(names)), [*map(plain, names)]
     matrix.set_xticks(*ticks, **slanted)
     matrix.set_yticks(*ticks)
-    matrix.set_title(f"{misses} of {total} examples ({misses / total:.2%}) are misclassified")
-    matrix.set(xlabel="Predicted", ylabel="True")
+    title = f"{misses} of {total} examples ({misses / total:.2%}) are misclassified"
+    matrix.set(title=title, xlabel="Predicted", ylabel="True")
     for (true, predicted), count in np.ndenumerate(counts if len(names) <= 20 else []):
         if count:
             dark = true != predicted and count > wrong.max() / 2
@@ -71,9 +71,9 @@ def _draw_counts(matrix: Any, pairs: Any, counts: np.ndarray, names: Sequence[st
             matrix.text(predicted, true, count, ha="center", va="center", color=color, fontsize=9)
     order = np.argsort(-wrong, axis=None, kind="stable")[:10]
     top = [divmod(int(flat), len(names)) for flat in order if wrong.flat[flat]]
-    labels = [plain(f"{names[true]} → {names[predicted]}") for true, predicted in top]
     bars = pairs.barh(range(len(top)), [wrong[pair] for pair in top], color="#c44e52")
     pairs.bar_label(bars, padding=3)
+    labels = [plain(f"{names[true]} → {names[predicted]}") for true, predicted in top]
     pairs.set_yticks(range(len(top)), labels)
     pairs.margins(x=0.08)
     pairs.invert_yaxis()

@@ -122,9 +122,8 @@ def plot_runs(runs: Mapping[str, History | Sequence[History]], column: str | Non
         axes.set_prop_cycle(color=colormaps["turbo"](np.linspace(0.05, 0.95, len(runs))))
     axes.set(xscale="log", xlabel="Seconds of training", ylabel=_title(column))
     axes.xaxis.set_major_formatter("{x:g}")
-    limits = -np.inf, np.inf
-    if column.endswith("_accuracy"):
-        limits = 1e-3, 1 - 1e-4  # the logit scale has no 0 and no 1
+    accuracy = column.endswith("_accuracy")
+    if accuracy:
         axes.set_yscale("logit")
         ticks = [0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999]
         axes.set_yticks(ticks, map(str, ticks))
@@ -132,7 +131,9 @@ def plot_runs(runs: Mapping[str, History | Sequence[History]], column: str | Non
     for name, line in lines.items():
         seconds = _values(line, "seconds").mean(0).cumsum()
         marker = "o" if seconds.size < 10 else None
-        values = _values(line, column).clip(*limits)
+        values = _values(line, column)
+        if accuracy:  # the logit scale has no 0 and no 1
+            values = values.clip(1e-3, 1 - 1e-4)
         _draw_mean(axes, seconds, values, marker=marker, label=plain(name))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=min(4, len(runs)))
@@ -144,12 +145,10 @@ def _common_column(lines: Mapping[str, Sequence[History]], column: str | None) -
     runs = [*itertools.chain(*lines.values())]
     if not runs:
         raise ValueError("there is no run to plot")
-    shared = set(runs[0].columns).intersection(*itertools.chain(*runs))
-    known = [name for name in runs[0].columns[1:] if name in shared - {"seconds"}]
-    names = [name for name in known if name == (column or name) and name[:6] != "train_"]
+    shared = set(runs[0].columns[1:]).intersection(*itertools.chain(*runs))
+    names = [name for name in runs[0].columns if name in shared - {"seconds"}]
+    names = [name for name in names if name == (column or name) and name[:6] != "train_"]
     if not names or "seconds" not in shared:
-        raise ValueError(
-            f"{column or 'no metric'} was not measured after every epoch of each of these runs: "
-            + ", ".join(lines)
-        )
+        what = f"{column or 'no metric'} was not measured after every epoch of each of these runs"
+        raise ValueError(f"{what}: {', '.join(lines)}")
     return next((name for name in reversed(names) if name.endswith("_accuracy")), names[-1])

@@ -14,8 +14,7 @@ from jaxrnn.data import Datasets, Source, Split, Stream, default_dirs, stream
 from jaxrnn.files import Json
 from jaxrnn.runs.config import Experiment, RuntimeConfig
 from jaxrnn.training import History, TrainState, create_train_state
-from jaxrnn.training.blocks import data_order
-from jaxrnn.training.epochs import Augment
+from jaxrnn.training.epochs import Augment, data_order
 from jaxrnn.training.forward import check_fits
 from jaxrnn.training.sharding import batch_mesh, suitable_devices
 from jaxrnn.training.steps import check_truncation

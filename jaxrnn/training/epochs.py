@@ -1,33 +1,139 @@
-"""Several steps, or a whole epoch, as one XLA program."""
+"""Epochs as blocks: several steps as one XLA program, of a split or of what a stream reads."""
 
-from collections.abc import Callable
+import contextlib
+import itertools
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import chex
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrnn.data.batches import as_key, check_batch_size, epoch_indices, prepare
 from jaxrnn.data.splits import Batch, Split, take
-from jaxrnn.training.blocks import blocks_of_split
+from jaxrnn.data.streams import Stream, equal_parts
 from jaxrnn.training.forward import keys_of
 from jaxrnn.training.metrics import Metrics
-from jaxrnn.training.sharding import over_devices, own_share, sum_over_devices
+from jaxrnn.training.sharding import over_devices, own_part, put_examples
 from jaxrnn.training.state import TrainState
 from jaxrnn.training.steps import StepOptions, step
 
 Augment: TypeAlias = Callable[[Key[Array, ""], Float[Array, "time features"]], chex.Array]
+Rows: TypeAlias = Int[chex.Array, "steps batch"]
 
+fold_in = jax.jit(jax.random.fold_in)
+_indices = jax.jit(epoch_indices, static_argnames=("size", "batch_size", "drop_remainder"))
+
+_STEPS_AT_ONCE = 64  # so that the progress bar moves; the calls cost less than 1 % of the time
 _WARP = 0x77617270  # "warp"
+
+
+class Block(NamedTuple):
+    """Examples on the devices, and the rows of each batch; see :func:`train_block`."""
+
+    examples: Split | Batch
+    rows: Rows
+    mesh: Mesh | None
+    sharded: bool = False
+
+
+def data_order(
+    data: Split | Stream, key: Key[Array, ""] | int | None, batch_size: int, drop_remainder: bool
+) -> Stream:
+    """Return the stream that defines the order of training, with its key; of a split, a new one.
+
+    Raises:
+      ValueError: there is no key, or one for a stream; or ``batch_size`` doesn't fit the split.
+    """
+    if isinstance(data, Stream):
+        if key is not None or data.key is None:
+            raise ValueError("give the key of the data order to the stream: stream(…, key=key)")
+        return data
+    if key is None:
+        raise ValueError("training on a split needs a key, which determines the data order")
+    check_batch_size(batch_size, data)
+    return Stream(data, batch_size, as_key(key), drop_remainder, steps_per_epoch=None, workers=0)
+
+
+def shuffled_epochs(
+    data: Split | Stream, order: Stream, mesh: Mesh, *, first: int, outputs: int
+) -> Generator[Iterable[Block], None, None]:
+    """Yield the blocks of each epoch from ``first`` on, endlessly; for a split they are a list.
+
+    ``order`` is that of :func:`data_order`; ``outputs`` bounds the labels of a stream.
+    """
+    if isinstance(data, Stream):
+        with contextlib.closing(blocks_of_stream(data, mesh, first, outputs)) as blocks:
+            while True:
+                yield itertools.islice(blocks, data.blocks_per_epoch)
+    sizes = {"batch_size": order.batch_size, "drop_remainder": order.drop_remainder}
+    for epoch in itertools.count(first):
+        whole, rest = jax.device_get(_indices(fold_in(order.key, epoch), len(data), **sizes))
+        ends = np.cumsum(equal_parts(len(whole), _STEPS_AT_ONCE))
+        yield blocks_of_split(data, np.split(whole, ends[:-1]), rest, mesh)
+
+
+def blocks_in_order(
+    examples: Split | Stream, batch_size: int, mesh: Mesh | None, outputs: int | None = None
+) -> Generator[Block, None, None]:
+    """Yield the blocks to evaluate on: for a split, one of all whole batches, one for the rest."""
+    if isinstance(examples, Stream):
+        if not examples.is_whole:
+            raise ValueError(
+                "a stream to evaluate on must be one pass over all examples: leave out "
+                "steps_per_epoch and drop_remainder"
+            )
+        blocks = blocks_of_stream(examples, mesh, outputs=outputs)
+        yield from itertools.islice(blocks, examples.blocks_per_epoch)
+        return
+    if not len(examples):
+        raise ValueError("there are no examples to evaluate")
+    devices = 1 if mesh is None else mesh.size
+    size = -(-batch_size // devices) * devices  # equal shares
+    whole, rest = np.split(np.arange(len(examples), dtype=np.int32), [len(examples) // size * size])
+    yield from blocks_of_split(examples, [whole.reshape(-1, size)], rest, mesh)
+
+
+def blocks_of_split(
+    split: Split, pieces: Iterable[chex.Array], rest: chex.Array, mesh: Mesh | None
+) -> list[Block]:
+    """Return a block for each piece, rows of whole batches, and one for the short last batch.
+
+    Every device processes all of the latter, as its size may not be divisible by their number.
+    """
+    blocks = [Block(split, rows, mesh) for rows in pieces if len(rows)]
+    return [*blocks, Block(split, rest[None], None)] if len(rest) else blocks
+
+
+def blocks_of_stream(
+    stream: Stream, mesh: Mesh | None, epoch: int = 1, outputs: int | None = None
+) -> Generator[Block, None, None]:
+    """Yield the blocks of a stream, epoch after epoch, reading ahead.
+
+    Every process reads its devices' part of each batch; without a mesh, arrays stay on the host.
+    """
+    shared_by = mesh if mesh is not None and stream.batch_size % mesh.size == 0 else None
+    own, devices = (None, 1) if shared_by is None else own_part(shared_by, stream.batch_size)
+
+    def put(batch: Batch, steps: int, whole: bool) -> Block:
+        over = shared_by if whole else None  # the short last batch may not be divisible
+        examples = batch if mesh is None else put_examples(batch, mesh, sharded=over is not None)
+        share = len(examples["places"]) // (1 if over is None else over.size)
+        rows = np.arange(share, dtype=np.int32).reshape(steps, -1)
+        return Block(examples, rows, over, over is not None)
+
+    with stream.blocks(put, epoch=epoch, own=own, devices=devices, outputs=outputs) as blocks:
+        yield from blocks
 
 
 @partial(jax.jit, static_argnames=("augment", "mesh", "sharded", "options"))
 def train_block(
     state: TrainState,
     examples: Split | Batch,
-    rows: Int[chex.Array, "steps batch"],
+    rows: Rows,
     key: Key[Array, ""],
     mesh: Mesh | None = None,
     sharded: bool = False,
@@ -37,43 +143,36 @@ def train_block(
 ) -> tuple[TrainState, Metrics]:
     """Take several steps as one XLA program.
 
-    Pure. Consecutive blocks give the same bits as one block of all their steps.
+    Pure. Consecutive blocks give the same bits as one block of all their steps. Arguments that are
+    not listed are those of :func:`train_epoch`.
 
     Args:
-      state: from :func:`jaxrnn.create_train_state`.
       examples: arrays of n examples, already on the devices. A batch may have ``places`` (n,), the
         positions in the source that they were read from; by default 0 … n - 1.
       rows: indices of the examples of each step.
       key: PRNG key of this epoch, for augmentation and dropout.
-      mesh: devices that share each batch. One device by default.
       sharded: whether ``examples`` are divided among the devices instead of replicated; ``rows``
         are then (steps, share) indices into the part of each device.
-      augment, options: see :func:`train_epoch`.
 
     Returns:
-      The state after these steps, and the :class:`jaxrnn.Metrics` of each step, (steps,) arrays.
+      The state after these steps, and the :class:`jaxrnn.Metrics` of each, (steps,) arrays.
     """
 
     def block(
-        state: TrainState,
-        examples: Split | Batch,
-        rows: Int[chex.Array, "steps batch"],
-        key: Key[Array, ""],
+        state: TrainState, examples: Split | Batch, rows: Rows, key: Key[Array, ""]
     ) -> tuple[TrainState, Metrics]:
-        read = examples if isinstance(examples, dict) else {}
+        places = examples.get("places") if isinstance(examples, dict) else None
 
         def body(state: TrainState, row: Int[Array, " batch"]) -> tuple[TrainState, Metrics]:
             batch = prepare(take(examples, row))
             if augment:
-                places = read["places"][row] if "places" in read else row
-                batch["inputs"] = augmented(augment, batch["inputs"], places, key)
+                place = row if places is None else places[row]
+                batch["inputs"] = augmented(augment, batch["inputs"], place, key)
             return step(state, batch, key, mesh, options)
 
-        share = rows if sharded else own_share(rows, mesh)
-        state, metrics = jax.lax.scan(body, state, share)
-        return state, jax.tree.map(lambda sums: sum_over_devices(sums, mesh), metrics)
+        return jax.lax.scan(body, state, rows)
 
-    return over_devices(block, mesh, sharded=sharded)(state, examples, rows, key)
+    return over_devices(block, state, examples, rows, key, mesh=mesh, sharded=sharded)
 
 
 @partial(jax.jit, static_argnames=("batch_size", "drop_remainder", "augment", "mesh", "options"))
@@ -102,8 +201,7 @@ def train_epoch(
         on a smaller one.
       augment: function of a key and the inputs of one example, (time, features) floats, that
         returns what to train on instead, such as :meth:`jaxrnn.WarpConfig.build` gives.
-      mesh: devices that share each batch, from :func:`jaxrnn.training.sharding.batch_mesh`; state
-        and split must be replicated over them. One device by default.
+      mesh: devices that share each batch; see :func:`jaxrnn.evaluate`.
       options: gradient accumulation and truncated backpropagation, see :class:`StepOptions`.
 
     Returns:
@@ -134,7 +232,6 @@ def augmented(
     key: Key[Array, ""],
 ) -> Float[Array, "batch time features"]:
     """Augment each example with a key derived from the epoch's and its place in the source."""
-    # Unlike any key that jax.random.permutation derives from the epoch's key for the order: it
-    # splits the key, which is to fold in 0, 1, …
+    # Unlike any key that jax.random.permutation splits off the epoch's key for the order.
     keys = keys_of(jax.random.fold_in(key, _WARP), places)
     return jax.vmap(augment)(keys, inputs).astype(inputs.dtype)

@@ -1,8 +1,6 @@
 """Use a trained network: evaluate, predict, generate."""
 
 import contextlib
-import functools
-import operator
 from functools import partial
 
 import chex
@@ -15,11 +13,13 @@ from jaxtyping import Array, Float, Int, Key
 from jaxrnn.data.batches import as_key, prepare
 from jaxrnn.data.splits import Batch, Split, as_split, take
 from jaxrnn.data.streams import Stream
-from jaxrnn.training.blocks import blocks_in_order, bounded_batch_size
+from jaxrnn.training.epochs import Rows, blocks_in_order
 from jaxrnn.training.forward import forward, measure_prepared
 from jaxrnn.training.metrics import Metrics
-from jaxrnn.training.sharding import over_devices, own_share, sum_over_devices
+from jaxrnn.training.sharding import over_devices
 from jaxrnn.training.state import TrainState
+
+_STATES = 2**24  # float32 numbers: 64 MiB
 
 
 def evaluate(
@@ -40,8 +40,8 @@ def evaluate(
         targets, is read as a split; a stream is read while earlier batches are measured.
       batch_size: examples of a split at a time; it bounds memory and doesn't change the result. By
         default at most 1000, fewer if sequences are long or the network is wide.
-      mesh: devices that share the work, from :func:`jaxrnn.training.sharding.batch_mesh`; a state
-        and a split must be replicated over them. One device by default.
+      mesh: devices that share the work, from :func:`jaxrnn.training.sharding.batch_mesh`; state and
+        split must be replicated over them. One device by default.
       outputs: upper bound of a stream's labels, exclusive; None to leave them unchecked.
 
     Returns:
@@ -55,38 +55,51 @@ def evaluate(
     >>> from jaxrnn import RNNModel, create_train_state, load
     >>> test = load("mnist", split="test[:50]")
     >>> state = create_train_state(jax.random.key(0), RNNModel(), optax.adam(1e-3), test.inputs)
-    >>> int(evaluate(state, test, batch_size=32).weight)
-    50
+    >>> int(evaluate(state, test, batch_size=32).weight), predict(state, test).shape
+    (50, (50, 10))
     """
     examples = examples if isinstance(examples, Stream) else as_split(examples)
     measured: list[Metrics] = []
-    with contextlib.closing(blocks_in_order(state, examples, batch_size, mesh, outputs)) as blocks:
+    size = bounded_batch_size(state, examples, batch_size)
+    with contextlib.closing(blocks_in_order(examples, size, mesh, outputs)) as blocks:
         for block in blocks:
             jax.block_until_ready(measured[-2:-1])  # waiting blocks take up memory
             measured.append(measure_block(state, *block))
-    return functools.reduce(operator.add, measured)
+    return sum(measured, Metrics.zero())
+
+
+def bounded_batch_size(
+    state: TrainState, examples: Split | Stream, batch_size: int | None = None
+) -> int:
+    """Return the batch size or, by default, one for which the states of a layer fit in 64 MiB."""
+    if isinstance(examples, Stream):
+        return examples.batch_size
+    if batch_size is None:
+        leaves = jax.tree.leaves(state.params)
+        width = max((leaf.shape[-1] for leaf in leaves if leaf.ndim), default=1)
+        return max(1, min(1000, _STATES // max(1, width * examples.inputs.shape[1])))
+    if batch_size < 1:
+        raise ValueError(f"batch size must be at least 1; got {batch_size}")
+    return batch_size
 
 
 @partial(jax.jit, static_argnames=("mesh", "sharded"))
 def measure_block(
     state: TrainState,
     examples: Split | Batch,
-    rows: Int[chex.Array, "steps batch"],
+    rows: Rows,
     mesh: Mesh | None = None,
     sharded: bool = False,
 ) -> Metrics:
     """Compute metrics on several batches as one XLA program; see :func:`train_block`."""
 
-    def block(
-        state: TrainState, examples: Split | Batch, rows: Int[chex.Array, "steps batch"]
-    ) -> Metrics:
-        def measure_row(row: Int[Array, " batch"]) -> Metrics:
-            return measure_prepared(state, prepare(take(examples, row)))[0]
+    def block(state: TrainState, examples: Split | Batch, rows: Rows) -> tuple[None, Metrics]:
+        metrics = jax.lax.map(
+            lambda row: measure_prepared(state, prepare(take(examples, row)))[0], rows
+        )
+        return None, jax.tree.map(lambda sums: sums.sum(0), metrics)
 
-        metrics = jax.lax.map(measure_row, rows if sharded else own_share(rows, mesh))
-        return jax.tree.map(lambda sums: sum_over_devices(sums.sum(0), mesh), metrics)
-
-    return over_devices(block, mesh, sharded=sharded)(state, examples, rows)
+    return over_devices(block, state, examples, rows, mesh=mesh, sharded=sharded)[1]
 
 
 def predict(
@@ -95,27 +108,11 @@ def predict(
     """Compute the outputs of the network for every example of a split, as one XLA program.
 
     In classification they are logits: ``.argmax(-1)`` gives the predicted classes, and
-    ``jax.nn.softmax`` their probabilities.
-
-    Args:
-      state: from :func:`jaxrnn.create_train_state`.
-      split: any number of examples, with or without labels or targets; a pair or dict is read as
-        by :func:`evaluate`.
-      batch_size: examples at a time; it bounds memory and doesn't change the result. By default at
-        most 1000, fewer if sequences are long or the network is wide.
+    ``jax.nn.softmax`` their probabilities. Arguments and errors are those of :func:`evaluate`,
+    except that the split may be empty and needs no labels or targets.
 
     Returns:
       (N, width) or (N, time, width) outputs, in the order of the split.
-
-    Raises:
-      ValueError: a ``batch_size`` below 1.
-
-    >>> import optax
-    >>> from jaxrnn import RNNModel, create_train_state, load
-    >>> test = load("mnist", split="test[:50]")
-    >>> state = create_train_state(jax.random.key(0), RNNModel(), optax.adam(1e-3), test.inputs)
-    >>> predict(state, test, batch_size=32).shape
-    (50, 10)
     """
     return _predict(state, as_split(split), batch_size=batch_size)
 
@@ -151,17 +148,11 @@ def generate(
 
     Args:
       state: of a unidirectional network that reads tokens and has an output per time step, as for
-        :class:`jaxrnn.LanguageModeling`.
+        :class:`jaxrnn.LanguageModeling`; others raise ``ValueError``.
       prompt: (time,) tokens, at least one.
       key: PRNG key of the samples.
-      count: number of tokens to sample.
+      count: number of int32 tokens to sample.
       temperature: values below 1 favor likely tokens; 0 always takes the most likely one.
-
-    Returns:
-      (count,) int32 tokens.
-
-    Raises:
-      ValueError: the network is of another kind.
     """
     Carried = tuple[Float[Array, " tokens"], chex.ArrayTree]
 

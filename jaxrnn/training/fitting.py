@@ -16,9 +16,16 @@ from jaxtyping import Array, Key
 from jaxrnn.data.splits import Split
 from jaxrnn.data.streams import Stream
 from jaxrnn.groups import Count, Group
-from jaxrnn.training.blocks import Block, blocks_in_order, data_order, fold_in, shuffled_epochs
-from jaxrnn.training.epochs import Augment, train_block
-from jaxrnn.training.evaluation import evaluate, measure_block
+from jaxrnn.training.epochs import (
+    Augment,
+    Block,
+    blocks_in_order,
+    data_order,
+    fold_in,
+    shuffled_epochs,
+    train_block,
+)
+from jaxrnn.training.evaluation import bounded_batch_size, evaluate, measure_block
 from jaxrnn.training.forward import check_fits
 from jaxrnn.training.history import Clock, History, choosing_column, has_stalled
 from jaxrnn.training.metrics import Metrics, NonFiniteLossError
@@ -71,7 +78,6 @@ class Record:
     """Seconds spent by :func:`fit` so far, by phase."""
 
 
-_Options: TypeAlias = Mapping[str, Any]  # of train_block
 Hook: TypeAlias = Callable[[Record], object]
 """Called after each epoch; its method ``during(epoch, fraction)``, if any, during the epoch."""
 
@@ -90,10 +96,10 @@ def fit(
 ) -> tuple[TrainState, History]:
     """Train for several epochs; evaluate and record after each.
 
-    The data order of an epoch depends on ``fold_in(key, epoch)`` alone, for splits and for streams,
-    so a run that continues from ``history`` sees the same batches as one that was never stopped. If
-    the optimizer averages the parameters, the average is evaluated. Several processes all call this
-    with the same arguments, and share the batches.
+    The data order of an epoch depends on ``fold_in(key, epoch)`` alone, so continuing from
+    ``history`` gives the batches of a run that was never stopped. If the optimizer averages the
+    parameters, the average is evaluated. Several processes all call this with the same arguments,
+    and share the batches.
 
     Args:
       state: from :func:`jaxrnn.create_train_state`; it is not modified.
@@ -102,8 +108,8 @@ def fit(
       trainer: options of the loop. Its ``epochs`` include those of ``history``; its ``seed`` is not
         used. With ``patience``, training stops early, and the last state is returned.
       key: root of the data order of a split.
-      evals: splits to evaluate after every epoch, by name. A stream is read again each time. Early
-        stopping watches the first one.
+      evals: splits or streams to evaluate after every epoch, by name; early stopping watches the
+        first one.
       augment: see :func:`jaxrnn.train_epoch`.
       history: the epochs that ``state`` was already trained for.
       hooks: functions to call with a :class:`Record` after each epoch, in this order. Training
@@ -113,8 +119,8 @@ def fit(
 
     Raises:
       ValueError: arguments are missing or don't fit each other.
-      NonFiniteLossError: the loss, a parameter, or the metric of the first of ``evals`` that
-        chooses the best epoch is infinite or not a number. No hook is called for that epoch.
+      NonFiniteLossError: the loss, a parameter, or the metric that chooses the best epoch is
+        infinite or not a number. No hook is called for that epoch.
 
     >>> import optax
     >>> from jaxrnn import RNNModel, create_train_state, load
@@ -136,13 +142,12 @@ def fit(
     if trainer.train_curve not in ("epoch", "last_batch"):
         raise ValueError(f"train_curve must be epoch or last_batch; got {trainer.train_curve!r}")
     outputs = check_fits(state, {"train": train, **evals})
-    order, root = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
+    order = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
+    root: Any = order.key
     mesh = batch_mesh(order.batch_size, suitable_devices(state.params, devices))
-    in_memory = {name: data for name, data in evals.items() if isinstance(data, Split)}
-    state, in_memory = replicate((state, in_memory), mesh)
-    evals |= in_memory
-    train = replicate(train, mesh) if isinstance(train, Split) else train
-    step = {"augment": augment, "options": StepOptions(trainer.accumulate, trainer.truncate)}
+    state, train = replicate(state, mesh), replicate(train, mesh)
+    evals |= replicate(evals, mesh)  # in their order
+    options = {"augment": augment, "options": StepOptions(trainer.accumulate, trainer.truncate)}
     clock, first = Clock(), len(history) + 1
     shuffled = shuffled_epochs(train, order, mesh, first=first, outputs=outputs)
     with contextlib.closing(shuffled) as epochs:
@@ -154,23 +159,21 @@ def fit(
                 blocks, epoch_key = next(epochs), fold_in(root, epoch)
             if epoch == first and isinstance(blocks, list):
                 with clock("compilation"):
-                    _compile(state, blocks, evals.values(), epoch_key, mesh, step)
+                    _compile(state, blocks, evals.values(), epoch_key, mesh, options)
             with clock("training"):
-                report = partial(_report, hooks, epoch, len(order))
-                state, steps, last = _train(state, blocks, epoch_key, report, step)
+                report = [partial(h.during, epoch) for h in hooks if hasattr(h, "during")]
+                state, steps, last = _train(state, blocks, epoch_key, len(order), report, options)
             _check_finite(state, steps, epoch)
             with clock("evaluation"):
+                measured = {"train": jax.tree.map(np.sum, steps)}
                 if trainer.train_curve == "last_batch":
-                    measured = {"train": measure_block(state, *last)}
-                else:
-                    measured = {"train": jax.tree.map(np.sum, steps)}
+                    measured["train"] = measure_block(state, *last)
                 average = averaged(state)
                 for name, data in evals.items():
                     measured[name] = evaluate(average, data, mesh=mesh, outputs=outputs)
                 row = _columns(state.task, measured, epoch)
             history = history.append(epoch=epoch, **row, seconds=clock.seconds["training"] - start)
-            spent = dict(clock.seconds)
-            record = Record(state, history, root, order.examples_per_epoch, spent)
+            record = Record(state, history, root, order.examples_per_epoch, dict(clock.seconds))
             if in_any_process(any([hook(record) for hook in hooks])):  # noqa: C419 — each is called
                 break
     return state, history
@@ -182,16 +185,17 @@ def _compile(
     evals: Iterable[Split | Stream],
     key: Key[Array, ""],
     mesh: Mesh,
-    step: _Options,
+    options: Mapping[str, Any],
 ) -> None:
     """Compile the programs of an epoch in parallel; later calls reuse them."""
-    distinct = {block.rows.shape: block for block in blocks}.values()
-    splits = [data for data in evals if isinstance(data, Split)]
-    measured = [block for split in splits for block in blocks_in_order(state, split, None, mesh)]
+    measured: list[Block] = []
+    for split in evals:
+        if isinstance(split, Split):
+            measured += blocks_in_order(split, bounded_batch_size(state, split), mesh)
     with ThreadPoolExecutor() as pool:
         # Errors of compilation are raised again by the call itself.
-        for examples, rows, *shared in distinct:
-            pool.submit(train_block.lower(state, examples, rows, key, *shared, **step).compile)
+        for examples, rows, *shared in {block.rows.shape: block for block in blocks}.values():
+            pool.submit(train_block.lower(state, examples, rows, key, *shared, **options).compile)
         for block in measured:
             pool.submit(measure_block.lower(averaged(state), *block).compile)
 
@@ -200,43 +204,38 @@ def _train(
     state: TrainState,
     blocks: Iterable[Block],
     key: Key[Array, ""],
-    report: Callable[[int], None],
-    step: _Options,
+    count: int,
+    report: Sequence[Callable[[float], object]],
+    options: Mapping[str, Any],
 ) -> tuple[TrainState, Metrics, Block]:
     """Train for an epoch; return the state, the metrics of each step, and the last batch."""
     measured: list[Metrics] = []
     for examples, rows, mesh, sharded in blocks:
         jax.block_until_ready(measured[-2:-1])  # waiting blocks take up memory
-        report(sum(len(metrics.weight) for metrics in measured[:-1]))
-        state, metrics = train_block(state, examples, rows, key, mesh, sharded, **step)
+        for during in report:
+            during(sum(len(metrics.weight) for metrics in measured[:-1]) / count)
+        state, metrics = train_block(state, examples, rows, key, mesh, sharded, **options)
         measured.append(metrics)
     steps = jax.tree.map(lambda *sums: np.concatenate(sums), *jax.device_get(measured))
     return state, steps, Block(examples, rows[-1:], mesh if sharded else None, sharded)
 
 
-def _report(hooks: Sequence[Hook], epoch: int, steps: int, done: int) -> None:
-    for hook in hooks:
-        if during := getattr(hook, "during", None):
-            during(epoch, done / steps)
-
-
 def _check_finite(state: TrainState, steps: Metrics, epoch: int) -> None:
     bad = ~np.isfinite(steps.sums["loss"])
-    params = jax.device_get(state.params)
-    if bad.any() or not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
-        # If every loss is finite, the last update was not.
-        step = int(bad.argmax()) + 1 if bad.any() else len(bad)
+    leaves = jax.tree.leaves(jax.device_get(state.params))
+    bad[-1] |= not all(np.isfinite(leaf).all() for leaf in leaves)  # after the last update
+    if bad.any():
+        step = int(bad.argmax()) + 1
         message = f"the loss is not finite from epoch {epoch}, step {step} on"
         raise NonFiniteLossError(message, epoch, step)
 
 
 def _columns(task: Task, measured: Mapping[str, Metrics], epoch: int) -> dict[str, float]:
     """Return a row of the history: every metric of every split, in order."""
-    on_host = jax.device_get(measured)
     row = {
         f"{split}_{name}": value
-        for split in measured
-        for name, value in task.summarize(on_host[split].means()).items()
+        for split, metrics in measured.items()
+        for name, value in task.summarize(jax.device_get(metrics).means()).items()
     }
     chosen = choosing_column(row, task)
     if chosen is not None and not np.isfinite(row[chosen]):  # can't be compared

@@ -1,6 +1,7 @@
 """The forward pass: apply the network of a state to a batch, and measure its outputs."""
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import chex
 import jax
@@ -8,13 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.errors import InvalidRngError
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
 from jaxrnn.data.batches import as_key, check_values, prepare
 from jaxrnn.data.splits import Batch, Split, arrays_of
 from jaxrnn.data.streams import Stream
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.state import TrainState, mode_options
+from jaxrnn.training.tasks import Outputs
+
+Keys: TypeAlias = Key[Array, " batch"] | None
+"""A key for each example; required if the network draws random numbers."""
+Carry: TypeAlias = chex.ArrayTree | None
+"""State of a network between the chunks of a sequence; None if the sequences are whole."""
 
 _NO_KEY = "the model draws random numbers, as for dropout: give a key, as in train_step(…, key)"
 _NOT_DETERMINISTIC = (
@@ -23,26 +30,16 @@ _NOT_DETERMINISTIC = (
 
 
 def measure(
-    state: TrainState,
-    batch: Batch,
-    *,
-    train: bool = False,
-    key: Key[Array, ""] | None = None,
+    state: TrainState, batch: Batch, *, train: bool = False, key: Key[Array, ""] | None = None
 ) -> Metrics:
     """Compute the metrics of a state on one batch; differentiable in ``state.params``.
 
-    Args:
-      state: from :func:`jaxrnn.create_train_state`.
-      batch: see :func:`jaxrnn.train_step`.
-      train: whether to use dropout and the training loss; see :meth:`jaxrnn.Task.measure`.
-      key: PRNG key of dropout, required if there is any.
-
-    Raises:
-      ValueError: the arrays of the batch, or the outputs of the model, don't fit each other.
+    With ``train``, that is with dropout, which requires a key, and the training loss; see
+    :meth:`jaxrnn.Task.measure`. Batches and errors are those of :func:`jaxrnn.train_step`.
     """
-    rows = jnp.arange(np.shape(batch["inputs"])[0])
-    keys = None if key is None else keys_of(as_key(key), rows)
-    return measure_prepared(state, prepare(batch), train=train, keys=keys)[0]
+    batch = prepare(batch)
+    keys = None if key is None else keys_of(as_key(key), jnp.arange(len(batch["inputs"])))
+    return measure_prepared(state, batch, train=train, keys=keys)[0]
 
 
 def keys_of(key: Key[Array, ""], rows: Int[Array, " batch"]) -> Key[Array, " batch"]:
@@ -51,13 +48,8 @@ def keys_of(key: Key[Array, ""], rows: Int[Array, " batch"]) -> Key[Array, " bat
 
 
 def measure_prepared(
-    state: TrainState,
-    batch: Batch,
-    *,
-    train: bool = False,
-    keys: Key[Array, " batch"] | None = None,
-    carry: chex.ArrayTree | None = None,
-) -> tuple[Metrics, chex.ArrayTree | None]:
+    state: TrainState, batch: Batch, *, train: bool = False, keys: Keys = None, carry: Carry = None
+) -> tuple[Metrics, Carry]:
     """Compute metrics, as :func:`measure`, and the next carry; see :func:`forward` for arguments.
 
     The loss is NaN if a length is out of range.
@@ -73,13 +65,8 @@ def measure_prepared(
 
 
 def forward(
-    state: TrainState,
-    batch: Batch,
-    *,
-    train: bool = False,
-    keys: Key[Array, " batch"] | None = None,
-    carry: chex.ArrayTree | None = None,
-) -> tuple[Float[Array, "batch *time outputs"], chex.ArrayTree | None]:
+    state: TrainState, batch: Batch, *, train: bool = False, keys: Keys = None, carry: Carry = None
+) -> tuple[Outputs, Carry]:
     """Compute the outputs of the network for a prepared batch and, if one is given, the next carry.
 
     Args:
@@ -93,7 +80,7 @@ def forward(
       ValueError: the network draws random numbers, and there is no key; or it takes no carry, or
         no lengths.
     """
-    options = _random_options(state, train, keys)
+    options = _mode_and_keys(state, train, keys)
     if "lengths" in batch:
         if state.takes and "lengths" not in state.takes:
             takes = ", ".join(sorted(state.takes))
@@ -115,21 +102,18 @@ def forward(
     return outputs, carry
 
 
-def _random_options(
-    state: TrainState, train: bool, keys: Key[Array, " batch"] | None
-) -> dict[str, object]:
-    if "keys" in state.takes:  # a network of jaxrnn, with a key for each example
-        if not train or not state.draws:
-            return {}
-        if keys is None:
-            raise ValueError(_NO_KEY)
-        return {"keys": keys}
+def _mode_and_keys(state: TrainState, train: bool, keys: Keys) -> dict[str, object]:
+    """Return the arguments of the call that turn dropout on or off and, for it, give keys."""
     options: dict[str, object] = {**mode_options(state.takes, train=train)}
-    if not isinstance(state.model, nn.Module | None):  # an NNX module
-        if train and state.draws and keys is None:
-            raise ValueError(_NO_KEY)
-        return {**options, "in_training": train, "streams": None if keys is None else keys[0]}
-    if options and train and keys is not None:
+    of_examples, linen = "keys" in state.takes, isinstance(state.model, nn.Module | None)
+    draws = train and state.draws
+    if draws and keys is None and (of_examples or not linen):
+        raise ValueError(_NO_KEY)
+    if of_examples:
+        options |= {"keys": keys} if draws else {}
+    elif not linen:
+        options |= {"in_training": train, "streams": None if keys is None else keys[0]}
+    elif options and train and keys is not None:
         # make_rng falls back to the key of params.
         options["rngs"] = {"dropout": keys[0], "params": jax.random.fold_in(keys[0], 1)}
     return options
@@ -167,7 +151,7 @@ def _check_fit(state: TrainState, examples: Split | Stream) -> int:
 
 
 @jax.jit  # caches the shapes that it has traced
-def _outputs(state: TrainState, batch: Batch) -> Float[Array, "batch *time outputs"]:
+def _outputs(state: TrainState, batch: Batch) -> Outputs:
     batch = prepare(batch)
     outputs, _ = forward(state, batch)
     state.task.measure(outputs, batch, train=True)

@@ -98,17 +98,18 @@ class History:
           ValueError: the file is not a history.
         """
         with open(path, newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows: list[dict[str, float]] = []
+            reader = csv.reader(file, strict=True)
             try:
-                names = list(reader.fieldnames or ())
+                names = next(reader, [])
                 if names[:1] != ["epoch"] or len(set(names)) < len(names):
                     raise ValueError("expected a header of distinct columns, epoch first")
-                for row in reader:
-                    if None in row or None in row.values():
+                rows = []
+                for row in filter(None, reader):
+                    if len(row) != len(names):
                         raise ValueError(f"expected {len(names)} fields")
-                    rows.append(_check_row({name: text for name, text in row.items() if text}))
-            except (csv.Error, TypeError, ValueError) as error:
+                    cells = zip(names, row, strict=True)
+                    rows.append(_check_row({name: text for name, text in cells if text}))
+            except (csv.Error, ValueError) as error:
                 raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
         return cls(tuple(rows))
 
@@ -127,7 +128,7 @@ def choosing_column(names: Iterable[str], task: Task) -> str | None:
     Without one, that of the training split; None if it has no such metric either.
     """
     columns = metric_columns(names, task.best)
-    return next(iter(sorted(columns, key=lambda name: name.startswith("train_"))), None)
+    return min(columns, key=lambda name: name.startswith("train_"), default=None)
 
 
 def best_epoch(history: History, task: Task) -> int:
@@ -146,8 +147,7 @@ def has_stalled(history: History, task: Task, patience: int | None) -> bool:
 
 
 def _check_row(row: Mapping[str, Number]) -> dict[str, float]:
-    bad = [name for name in row if not name.isidentifier()]
-    if bad:
+    if bad := [name for name in row if not name.isidentifier()]:
         raise ValueError(f"{bad[0]!r} is not a column name")
     if "epoch" not in row or float(row["epoch"]) % 1:
         raise ValueError(f"a row needs its epoch, a whole number; got {row.get('epoch')}")

@@ -64,17 +64,14 @@ class Metrics:
 def _sum(
     values: Shaped[Array, "*elements"], weights: Shaped[Array, "*elements"] | None
 ) -> Num[Array, ""]:
-    counts = _counts(values) and (weights is None or _counts(weights))
-    dtype = jnp.int32 if counts else jnp.float32
+    arrays = [values] if weights is None else [values, weights]
+    floats = any(jnp.issubdtype(array.dtype, jnp.floating) for array in arrays)
+    dtype = jnp.float32 if floats else jnp.int32
     values = values.astype(dtype)
     if weights is not None:
         weighted = values if weights.dtype == bool else values * weights.astype(dtype)
         values = jnp.where(weights if weights.dtype == bool else weights > 0, weighted, 0)
     return values.sum(dtype=dtype)
-
-
-def _counts(values: Shaped[Array, "*elements"]) -> bool:
-    return bool(values.dtype == bool or jnp.issubdtype(values.dtype, jnp.integer))
 
 
 class NonFiniteLossError(ArithmeticError):

@@ -70,11 +70,9 @@ class _Optimizer(Group):
         >>> Adam(learning_rate=1e-3).build() is Adam().build()
         True
         """
-        if not self.scheduled:
-            return _build(self, None)
-        if steps is None:
+        if self.scheduled and steps is None:
             raise ValueError("a schedule or warm-up needs the number of steps of the training")
-        return _build(self, steps)
+        return _build(self, steps if self.scheduled else None)
 
     def _update(self, steps: int | None) -> optax.GradientTransformation:
         raise NotImplementedError
@@ -105,14 +103,11 @@ class Adam(_Optimizer):
     def _update(self, steps: int | None) -> optax.GradientTransformation:
         adam = optax.inject_hyperparams(optax.adamw if self.weight_decay else optax.adam)
         decay = {"weight_decay": self.weight_decay} if self.weight_decay else {}
-        epsilon = self.epsilon
-        return adam(
-            self._rate(self.learning_rate, steps),
-            b1=0.9,
-            b2=0.999,
-            eps=lambda count: epsilon / jnp.sqrt(1 - 0.999 ** (count.astype(jnp.float32) + 1.0)),
-            **decay,
-        )
+
+        def eps(count: chex.Array) -> chex.Array:
+            return self.epsilon / jnp.sqrt(1 - 0.999 ** (count.astype(jnp.float32) + 1.0))
+
+        return adam(self._rate(self.learning_rate, steps), b1=0.9, b2=0.999, eps=eps, **decay)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,14 +146,15 @@ def _build(optimizer: _Optimizer, steps: int | None) -> optax.GradientTransforma
 def _with_promotion(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """Make an optimizer independent of JAX's settings for dtypes.
 
-    optax mixes them, which ``jax_numpy_dtype_promotion="strict"`` forbids; and with
-    ``jax_enable_x64`` its constants become float64, unlike those of stored runs.
+    optax mixes dtypes, which ``jax_numpy_dtype_promotion="strict"`` forbids; and its constants
+    would be float64 with ``jax_enable_x64``, unlike those of stored runs.
     """
 
     def init(params: chex.ArrayTree) -> chex.ArrayTree:
         state = optimizer.init(params)
-        double = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(params))
-        return state if double else jax.tree.map(_single, state)
+        if any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(params)):
+            return state
+        return jax.tree.map(_single, state)
 
     def update(updates, state, params=None):  # type: ignore[no-untyped-def]
         with jax.numpy_dtype_promotion("standard"):
@@ -173,12 +169,11 @@ def _single(leaf: chex.Array) -> chex.Array:
 
 def _recurrent_kernels(params: chex.ArrayTree) -> chex.ArrayTree:
     """Select the parameters for Muon."""
-
-    def is_recurrent(path, leaf):  # type: ignore[no-untyped-def]
-        recurrent = leaf.ndim == 2 and is_recurrent_kernel(path, leaf)
-        return contrib.MuonDimensionNumbers() if recurrent else None
-
-    return jax.tree_util.tree_map_with_path(is_recurrent, params)
+    matrix = contrib.MuonDimensionNumbers()
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: matrix if leaf.ndim == 2 and is_recurrent_kernel(path, leaf) else None,
+        params,
+    )
 
 
 class _Average(NamedTuple):
@@ -212,6 +207,6 @@ def averaged(state: TrainState) -> TrainState:
         if isinstance(part, _Average):
             return state.replace(params=part.average)
         if isinstance(part, contrib.ScheduleFreeState):
-            average = contrib.schedule_free_eval_params(part, state.params)
-            return state.replace(params=average)
+            params = contrib.schedule_free_eval_params(part, state.params)
+            return state.replace(params=params)
     return state

@@ -7,7 +7,7 @@ shuffled batch from its own memory, and only gradients move between devices.
 import contextlib
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import chex
 import jax
@@ -18,20 +18,21 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
+from jaxrnn.data.streams import Stream
 from jaxrnn.nn.cells import is_recurrent_kernel
 
 _AXIS = "batch"
 _FIRST, _ALL = PartitionSpec(_AXIS), PartitionSpec()  # divided along the first axis; replicated
 
 Tree = TypeVar("Tree")
-Function = TypeVar("Function", bound=Callable[..., object])
+Sums = TypeVar("Sums")
 
 
 def use_cpu_cores(count: int | None = None) -> None:
     """Make XLA use one CPU device per core, or ``count`` of them, instead of a single one.
 
-    With small matrix products, cores are busier as several devices that share the batch than as one
-    device that splits every product. It has no effect once JAX has used a device.
+    With small matrix products, this is faster than dividing each product among the cores. It has no
+    effect once JAX has used a device.
     """
     with contextlib.suppress(RuntimeError):  # JAX has used its devices already
         jax.config.update("jax_num_cpu_devices", count or available_cores())
@@ -60,49 +61,43 @@ def suitable_devices(params: chex.ArrayTree, devices: int | None = None) -> int 
 def batch_mesh(batch_size: int, devices: int | None = None) -> Mesh:
     """Choose the largest number of devices, at most ``devices``, that divides the batch.
 
-    With several processes (``jax.distributed.initialize``), each contributes the same number of its
-    own devices, at most ``devices``.
+    Each of several processes contributes the same number of its own devices, at most ``devices``.
 
     Raises:
       ValueError: ``devices`` is below 1 or more than there are, or the batch can't be divided among
         the processes.
     """
-    processes = jax.process_count()
     # The same in all processes; with different meshes they would deadlock.
-    available = min(len(jax.local_devices(process)) for process in range(processes))
+    local = [jax.local_devices(process) for process in range(jax.process_count())]
+    available = min(map(len, local))
     wanted = available if devices is None else devices
     if not 1 <= wanted <= available:
         raise ValueError(f"devices must be between 1 and {available}; got {wanted}")
-    counts = [n for n in range(1, wanted + 1) if batch_size % (n * processes) == 0]
+    counts = [n for n in range(1, wanted + 1) if batch_size % (n * len(local)) == 0]
     if not counts:
         raise ValueError(
-            f"the batch size must be divisible by the number of processes ({processes}); got "
+            f"the batch size must be divisible by the number of processes ({len(local)}); got "
             f"{batch_size}"
         )
-    chosen = [
-        device
-        for process in range(processes)
-        for device in jax.local_devices(process)[: counts[-1]]
-    ]
     # Unlike jax.make_mesh, which orders TPUs by their torus, this keeps the devices of a process
     # together, so that the rows of a batch that it reads are one slice.
-    return Mesh(np.array(chosen), (_AXIS,), axis_types=(AxisType.Auto,))
+    chosen = np.concatenate([devices[: counts[-1]] for devices in local])
+    return Mesh(chosen, (_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
-    """Copy each array to every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, _ALL))
+    """Copy each array to every device of the mesh; streams stay as they are."""
+    sharding = NamedSharding(mesh, _ALL)
+    return jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, Stream) else jax.device_put(leaf, sharding), tree
+    )
 
 
 def own_part(mesh: Mesh, batch_size: int) -> tuple[slice, int]:
     """Return the rows of each batch that this process reads, and the number of its devices."""
-    share = batch_size // mesh.size
-    here = [
-        index
-        for index, device in enumerate(mesh.devices.flat)
-        if device.process_index == jax.process_index()
-    ]
-    return slice(here[0] * share, (here[-1] + 1) * share), len(here)
+    share, count = batch_size // mesh.size, len(mesh.local_devices)
+    first = jax.process_index() * count
+    return slice(first * share, (first + count) * share), count
 
 
 def put_examples(arrays: Tree, mesh: Mesh, *, sharded: bool) -> Tree:
@@ -113,40 +108,38 @@ def put_examples(arrays: Tree, mesh: Mesh, *, sharded: bool) -> Tree:
     )
 
 
-def over_devices(function: Function, mesh: Mesh | None, *, sharded: bool = False) -> Function:
-    """Return a version of a function of state, examples, … that runs on every device.
+def over_devices(
+    function: Callable[..., tuple[Tree, Sums]],
+    state: Any,
+    examples: Any,
+    rows: Int[chex.Array, "steps batch"],
+    *others: Any,
+    mesh: Mesh | None,
+    sharded: bool,
+) -> tuple[Tree, Sums]:
+    """Call a function on every device, with its part of each batch.
 
-    Inside it, :func:`own_share` takes a device's part of each batch, and :func:`sum_over_devices`
-    adds up the parts. The result and all arguments are the same on each device, except for the
-    examples if they are ``sharded``.
+    The columns of ``rows`` are divided or, if they are ``sharded``, the examples. The function
+    returns a state, the same on each device, and metrics, which are summed.
     """
     if mesh is None or mesh.size == 1:
-        return function
+        return function(state, examples, rows, *others)
 
-    def on_each_device(state, examples, *others):  # type: ignore[no-untyped-def]
-        specs = _ALL, _FIRST if sharded else _ALL, *(_ALL for _ in others)
-        # check_vma would require every scan inside, Flax's included, to declare what varies.
-        run = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=_ALL, check_vma=False)
-        return run(state, examples, *others)
+    def on_device(*arguments: Any) -> tuple[Tree, Sums]:
+        state, metrics = function(*arguments)
+        return state, jax.lax.psum(metrics, _AXIS)
 
-    return on_each_device  # type: ignore[return-value]
-
-
-def own_share(rows: Int[chex.Array, "steps batch"], mesh: Mesh | None) -> Int[Array, "steps share"]:
-    """Take this device's part of each batch."""
-    if mesh is None or mesh.size == 1:
-        return rows
-    steps, batch_size = rows.shape
-    shares = rows.reshape(steps, mesh.size, batch_size // mesh.size)
-    return shares[:, jax.lax.axis_index(_AXIS)]
+    parts = (_FIRST, _ALL) if sharded else (_ALL, PartitionSpec(None, _AXIS))
+    specs = _ALL, *parts, *(_ALL for _ in others)
+    # check_vma would require every scan inside, Flax's included, to declare what varies.
+    run = jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=_ALL, check_vma=False)
+    return run(state, examples, rows, *others)
 
 
 def own_row_numbers(share: int, mesh: Mesh | None) -> Int[Array, " share"]:
     """Return the row numbers, in the whole batch, of this device's share."""
-    numbers = jnp.arange(share)
-    if mesh is None or mesh.size == 1:
-        return numbers
-    return jax.lax.axis_index(_AXIS) * share + numbers
+    first = 0 if mesh is None or mesh.size == 1 else jax.lax.axis_index(_AXIS) * share
+    return first + jnp.arange(share)
 
 
 def sum_over_devices(tree: Tree, mesh: Mesh | None) -> Tree:

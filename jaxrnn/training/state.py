@@ -1,5 +1,6 @@
 """TrainState: what training changes, and the functions that change it."""
 
+import contextlib
 import inspect
 from collections.abc import Container
 from functools import lru_cache, partial
@@ -89,47 +90,29 @@ def create_train_state(
     >>> int(state.step)
     0
     """
+    network = model
     if not isinstance(model, nn.Module):
-        return _from_nnx(model, optimizer, task, abstract=key is None)
+        from jaxrnn.nn.nnx_network import NNXNetwork  # slow to import
+
+        network = NNXNetwork(model)
     _check_call(model)
+    init: Any = partial(_init, network, optimizer)
+    with contextlib.suppress(TypeError):  # not hashable, for example because an attribute is a list
+        network = _same(network)
+        # Not for an NNX module, as equal ones may have other parameters, nor inside the caller's
+        # own jit or vmap.
+        if isinstance(model, nn.Module) and not isinstance(key, jax.core.Tracer):
+            init = _compiled_init(network, optimizer)
     inputs = jnp.asarray(blank_example(example))
-    try:
-        model = _same(model)
-        init = _compiled_init(model, optimizer)
-    except TypeError:  # not hashable, for example because an attribute is a list
-        init = _compiled_init.__wrapped__(model, optimizer)
     # An array, as the type of a Python integer differs from that of every later step, so that the
     # second call of a jitted function would compile again.
     step: chex.ArrayTree = jnp.zeros((), jnp.int32)
     if key is None:  # traced as in initialization, which is faster if it follows
         params, opt_state = jax.eval_shape(init, jax.random.key(0), inputs)
         step = jax.ShapeDtypeStruct(step.shape, step.dtype)
-    elif isinstance(key, jax.core.Tracer):  # inside the caller's own jit or vmap
-        params, opt_state = _init(model, optimizer, as_key(key), inputs)
     else:
         params, opt_state = init(as_key(key), inputs)
-    return TrainState(
-        step=step, apply_fn=model.apply, params=params, tx=optimizer, opt_state=opt_state, task=task
-    )
-
-
-def _from_nnx(
-    module: Any, optimizer: optax.GradientTransformation, task: Task, *, abstract: bool
-) -> TrainState:
-    from jaxrnn.nn.nnx_network import NNXNetwork  # slow to import
-
-    network = NNXNetwork(module)
-    _check_call(module)
-    params = network.params
-
-    def create(params: chex.ArrayTree) -> TrainState:
-        step = jnp.zeros((), jnp.int32)
-        opt_state = _init_optimizer(optimizer, params)
-        apply_fn = _same(network).apply
-        return TrainState(step, apply_fn, params, optimizer, opt_state, task)
-
-    state: TrainState = jax.eval_shape(create, params) if abstract else create(params)
-    return state
+    return TrainState(step, network.apply, params, optimizer, opt_state, task)
 
 
 def merged(state: TrainState) -> Any:
@@ -152,45 +135,38 @@ def _arguments(model: Any) -> frozenset[str]:
 
 def _check_call(model: Any) -> None:
     _, *others = inspect.signature(model.__call__).parameters.values()
-    variadic = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    given = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
     required = {
-        parameter.name
-        for parameter in others
-        if parameter.default is parameter.empty and parameter.kind not in variadic
+        each.name for each in others if each.default is each.empty and each.kind not in given
     }
     if unknown := ", ".join(sorted(required - {*MODES})):
-        modes = ", ".join(MODES)
         raise ValueError(
-            f"the model's call requires {unknown}; after the inputs it may require {modes}"
+            f"the model's call requires {unknown}; after the inputs it may require "
+            + ", ".join(MODES)
         )
 
 
 def _init(
-    model: nn.Module,
+    network: Any,
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
     inputs: Shaped[Array, "1 time *features"],
 ) -> tuple[chex.ArrayTree, chex.ArrayTree]:
-    variables = model.init(key, inputs, **mode_options(_arguments(model), train=False))
+    variables: Any = {"params": getattr(network, "params", None)}  # those of an NNX module
+    if isinstance(network, nn.Module):
+        variables = network.init(key, inputs, **mode_options(_arguments(network), train=False))
     if others := ", ".join(sorted(set(variables) - {"params"})):
         raise ValueError(f"the model has unsupported variables other than params: {others}")
     params = variables.get("params", {})
-    return params, _init_optimizer(optimizer, params)
-
-
-def _init_optimizer(
-    optimizer: optax.GradientTransformation, params: chex.ArrayTree
-) -> chex.ArrayTree:
     try:
         opt_state = optimizer.init(params)
-        update = optimizer.update
-        if isinstance(optimizer, optax.GradientTransformationExtraArgs):
-            update = partial(update, value=jnp.zeros(()), grad=params)
+        update = optax.with_extra_args_support(optimizer).update
+        update = partial(update, value=jnp.zeros(()), grad=params)
         jax.eval_shape(update, params, opt_state, params)
     except (TypeError, AttributeError) as error:
         given = "a step gives an optax optimizer gradients, parameters and the value of the loss"
         raise ValueError(f"{given}, but {first_line(error)}") from error
-    return opt_state
+    return params, opt_state
 
 
 @lru_cache

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import chex
 import jax
@@ -14,14 +14,14 @@ from jaxtyping import Array, Int, Key
 
 from jaxrnn.data.batches import as_key, prepare
 from jaxrnn.data.splits import Batch
-from jaxrnn.training.forward import forward, keys_of, measure_prepared
+from jaxrnn.training.forward import Carry, Keys, forward, keys_of, measure_prepared
 from jaxrnn.training.metrics import Metrics
 from jaxrnn.training.sharding import own_row_numbers, sum_over_devices
 from jaxrnn.training.state import TrainState
 from jaxrnn.training.tasks import per_step
 
-_Part: TypeAlias = tuple[Batch, Key[Array, " batch"] | None, chex.ArrayTree | None]
-_Measured: TypeAlias = tuple[Metrics, chex.ArrayTree | None]
+_Part: TypeAlias = tuple[Batch, Keys, Carry]
+_Measured: TypeAlias = tuple[Metrics, Carry]
 
 _DROPOUT = 0x64726F70  # "drop"; differs from what data order and augmentation fold in
 
@@ -32,8 +32,7 @@ class StepOptions:
 
     Attributes:
       accumulate: number of parts of a batch whose gradients are computed one after the other and
-        summed. The result is the same to float rounding, and only the activations of one part are
-        in memory.
+        summed, so that only the activations of one part are in memory.
       truncate: number of time steps to backpropagate through. Longer sequences are split into
         chunks of this length, with an update after each; the state of the network is carried over.
 
@@ -103,26 +102,23 @@ def step(
     update = partial(_update, key=key, mesh=mesh, parts=options.accumulate)
     time, chunk = batch["inputs"].shape[1], options.truncate
     if chunk is None or time <= chunk:
-        state, metrics, _ = update(state, batch, None)
-        return state, metrics
+        return update(state, batch, None)[:2]
     check_truncation(batch)
 
     def advance(
-        carried: tuple[TrainState, chex.ArrayTree], start: Int[Array, ""]
-    ) -> tuple[tuple[TrainState, chex.ArrayTree], Metrics]:
-        state, carry = carried
-        state, metrics, carry = update(state, _cut(batch, start, chunk), carry)
+        carried: tuple[TrainState, Carry], start: Int[Array, ""] | int, size: int = chunk
+    ) -> tuple[tuple[TrainState, Carry], Metrics]:
+        state, metrics, carry = update(carried[0], _cut(batch, start, size), carried[1])
         return (state, carry), metrics
 
-    carried = state, _first_carry(state, batch)
-    starts = jnp.arange(0, time - time % chunk, chunk)
-    (state, carry), metrics = jax.lax.scan(advance, carried, starts)
-    metrics = jax.tree.map(lambda sums: sums.sum(0), metrics)
-    if time % chunk:
-        last = _cut(batch, time - time % chunk, time % chunk)
-        state, of_last, _ = update(state, last, carry)
-        metrics = metrics + of_last
-    return state, metrics
+    _, shapes = jax.eval_shape(partial(forward, carry=()), state, _cut(batch, 0, 1))
+    carried, rest = (state, jax.tree.map(jnp.zeros_like, shapes)), time % chunk
+    carried, metrics = jax.lax.scan(advance, carried, jnp.arange(0, time - rest, chunk))
+    total = jax.tree.map(lambda sums: sums.sum(0), metrics)
+    if rest:
+        carried, metrics = advance(carried, time - rest, rest)
+        total += metrics
+    return carried[0], total
 
 
 def check_truncation(batch: Batch) -> None:
@@ -142,21 +138,15 @@ def _cut(batch: Batch, start: Int[Array, ""] | int, size: int) -> Batch:
     return cut
 
 
-def _first_carry(state: TrainState, batch: Batch) -> chex.ArrayTree:
-    read = partial(forward, carry=())
-    _, carry = jax.eval_shape(read, state, _cut(batch, 0, 1))
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), carry)
-
-
 def _update(
     state: TrainState,
     batch: Batch,
-    carry: chex.ArrayTree | None,
+    carry: Carry,
     *,
     key: Key[Array, ""] | None,
     mesh: Mesh | None,
     parts: int,
-) -> tuple[TrainState, Metrics, chex.ArrayTree | None]:
+) -> tuple[TrainState, Metrics, Carry]:
     r"""Update the parameters once.
 
     The gradient is that of :math:`\sum_i w_i \ell_i / \sum_i w_i` over the whole batch: each share
@@ -176,22 +166,19 @@ def _update(
         metrics, carry = measure_prepared(
             state.replace(params=params), batch, train=True, keys=keys, carry=carry
         )
-        loss = metrics.sums["loss"]
-        if total is not None:
-            return loss / total, (metrics, carry)
-        # Every element counts once, so the shapes give their number over all parts and devices.
-        devices = 1 if mesh is None else mesh.size
-        count = devices * int(metrics.weight) * rows // len(batch["inputs"])
-        return loss / count, (metrics, carry)
+        count: Any = total
+        if count is None:  # the shapes give the number of elements, over all parts and devices
+            devices = 1 if mesh is None else mesh.size
+            count = devices * int(metrics.weight) * rows // len(batch["inputs"])
+        return metrics.sums["loss"] / count, (metrics, carry)
 
     gradient = partial(jax.grad(loss_fn, has_aux=True), state.params)
-    grads, (metrics, carry) = _in_parts(gradient, (batch, keys, carry), rows, parts)
+    grads, (metrics, carry) = _in_parts(gradient, (batch, keys, carry), parts)
     dtype = optax.tree.dtype(grads, "highest")
     share = metrics.sums["loss"].astype(dtype), jnp.asarray(metrics.weight, dtype)
     grads, loss, weight = sum_over_devices((grads, *share), mesh)
-    # Some optimizers also take the loss of the batch.
     update = optax.with_extra_args_support(state.tx).update
-    extra = {"value": loss / weight, "grad": grads}
+    extra = {"value": loss / weight, "grad": grads}  # which some optimizers take
     updates, opt_state = update(grads, state.opt_state, state.params, **extra)
     params = optax.apply_updates(state.params, updates)
     state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
@@ -199,12 +186,10 @@ def _update(
 
 
 def _in_parts(
-    gradient: Callable[[_Part], tuple[chex.ArrayTree, _Measured]],
-    whole: _Part,
-    rows: int,
-    parts: int,
+    gradient: Callable[[_Part], tuple[chex.ArrayTree, _Measured]], whole: _Part, parts: int
 ) -> tuple[chex.ArrayTree, _Measured]:
     """Sum the gradients and metrics of the parts of a batch, and concatenate their carries."""
+    rows = len(whole[0]["inputs"])
     size = -(-rows // parts)
     if size == rows:
         return gradient(whole)
@@ -215,7 +200,7 @@ def _in_parts(
         return jax.tree.map(jnp.add, sums, (grads, metrics)), carry
 
     grads, (metrics, _) = jax.eval_shape(gradient, jax.tree.map(lambda leaf: leaf[:size], whole))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (grads, metrics))
+    zeros = jax.tree.map(jnp.zeros_like, (grads, metrics))
     stacked = jax.tree.map(lambda leaf: leaf[:many].reshape(-1, size, *leaf.shape[1:]), whole)
     sums, carry = jax.lax.scan(add, zeros, stacked)
     carry = jax.tree.map(lambda leaf: leaf.reshape(many, *leaf.shape[2:]), carry)

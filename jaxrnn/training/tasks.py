@@ -17,6 +17,7 @@ from jaxrnn.data.splits import Batch
 from jaxrnn.groups import Fraction, Group
 
 Outputs: TypeAlias = Float[Array, "batch *time width"]
+Measured: TypeAlias = dict[str, Shaped[Array, " batch *time"]]
 Means: TypeAlias = Mapping[str, chex.Numeric]
 
 
@@ -35,9 +36,7 @@ class Task(Group):
     maximize: ClassVar[bool] = False
     categorical: ClassVar[bool] = False
 
-    def measure(
-        self, outputs: Outputs, batch: Batch, *, train: bool = False
-    ) -> dict[str, Shaped[Array, " batch *time"]]:
+    def measure(self, outputs: Outputs, batch: Batch, *, train: bool = False) -> Measured:
         """Return metrics of one value per element, unreduced; training minimizes ``loss``.
 
         Args:
@@ -85,9 +84,7 @@ class Classification(Task):
     maximize: ClassVar[bool] = True
     categorical: ClassVar[bool] = True
 
-    def measure(
-        self, outputs: Outputs, batch: Batch, *, train: bool = False
-    ) -> dict[str, Shaped[Array, " batch *time"]]:
+    def measure(self, outputs: Outputs, batch: Batch, *, train: bool = False) -> Measured:
         r"""Compute the cross entropy and accuracy of each element; see :meth:`Task.measure`.
 
         .. math:: \mathrm{loss} = -\sum_c p_c \log \mathrm{softmax}(\mathrm{outputs})_c
@@ -96,8 +93,8 @@ class Classification(Task):
         training only, it is 1 - α for the label, and α is spread evenly over all classes.
         ``accuracy`` is whether the largest output is that of the label.
 
-        Labels (batch,) go with outputs (batch, classes); labels (batch, time) with outputs (batch,
-        time, classes), of which only the first ``lengths`` time steps count.
+        Labels are (batch,) for outputs (batch, classes), or (batch, time) for outputs (batch, time,
+        classes), of which only the first ``lengths`` time steps count.
         """
         labels = _labels(outputs, batch, "Classification")
         losses = _cross_entropy(outputs, labels, self.label_smoothing if train else 0.0)
@@ -112,9 +109,7 @@ class Regression(Task):
 
     best: ClassVar[str] = "rmse"
 
-    def measure(
-        self, outputs: Outputs, batch: Batch, *, train: bool = False
-    ) -> dict[str, Shaped[Array, " batch *time"]]:
+    def measure(self, outputs: Outputs, batch: Batch, *, train: bool = False) -> Measured:
         r"""Compute the squared error of each element, of K numbers; see :meth:`Task.measure`.
 
         .. math::
@@ -149,9 +144,7 @@ class LanguageModeling(Task):
     best: ClassVar[str] = "bits"
     categorical: ClassVar[bool] = True
 
-    def measure(
-        self, outputs: Outputs, batch: Batch, *, train: bool = False
-    ) -> dict[str, Shaped[Array, " batch *time"]]:
+    def measure(self, outputs: Outputs, batch: Batch, *, train: bool = False) -> Measured:
         """Compute the cross entropy of each next token, in nats; see :meth:`Task.measure`.
 
         Labels (batch, time) are the tokens that follow each time step: the sequence, shifted by
@@ -179,10 +172,8 @@ def _labels(outputs: Outputs, batch: Batch, task: str) -> Int[Array, " batch *ti
     labels = jnp.asarray(batch["labels"]).astype(jnp.int32)
     if outputs.ndim != labels.ndim + 1 or outputs.shape[:-1] != labels.shape:
         expected = ", ".join([*map(str, labels.shape), "classes"])
-        raise ValueError(
-            f"{task} expects outputs ({expected}) for labels {labels.shape}; the model gives "
-            f"{outputs.shape}"
-        )
+        expected = f"{task} expects outputs ({expected}) for labels {labels.shape}"
+        raise ValueError(f"{expected}; the model gives {outputs.shape}")
     return labels
 
 

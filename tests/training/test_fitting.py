@@ -31,7 +31,7 @@ def held_out():
 @pytest.mark.parametrize(("most", "devices"), [(64, 1), (3, 2)])
 def test_fit_is_bit_identical_to_its_epochs(state, digits, held_out, monkeypatch, most, devices):
     """Also if each epoch is divided into blocks: of eight steps, of 3, 2, 2 and the short one."""
-    monkeypatch.setattr("jaxrnn.training.blocks._STEPS_AT_ONCE", most)
+    monkeypatch.setattr("jaxrnn.training.epochs._STEPS_AT_ONCE", most)
     told = []
 
     class Hook:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,6 +54,12 @@ def pytest_unconfigure() -> None:
         shutil.rmtree(SHARED, ignore_errors=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no worker is still at one when the other has nothing left."""
+    longest = "test_base_environment", "test_several_processes", "test_notebooks"
+    items.sort(key=lambda item: not any(name in item.nodeid for name in longest))
+
+
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs in this process write empty pictures, which would take most of their time."""
@@ -84,6 +90,34 @@ SLICE = [
 def mnist_rnn(*words: object) -> None:
     """Run the command line of the MNIST page in this process."""
     jaxrnn.main(PRESETS, default="fast", arguments=[str(word) for word in words])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory, in which runs start."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def refuse(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run with what cannot work; returns the one line of stderr. Nothing is printed or changed."""
+
+    def files() -> dict[Path, int]:
+        return {path: path.stat(follow_symlinks=False).st_mtime_ns for path in Path().rglob("*")}
+
+    def refuse(*words: object, run: Callable[..., None] = mnist_rnn, status: int = 2) -> str:
+        before = files()
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            run(*words)
+        out, err = capsys.readouterr()
+        assert (exit_.value.code, err.count("\n")) == (status, 1)
+        if status == 2:
+            assert (out, err.startswith("error: "), files()) == ("", True, before)
+        return err
+
+    return refuse
 
 
 def as_users_do() -> dict[str, str]:

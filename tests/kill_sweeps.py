@@ -16,7 +16,7 @@ import orbax.checkpoint  # noqa: F401
 import jaxrnn
 from experiments.mnist_rnn import PRESETS
 from jaxrnn.runs import RuntimeConfig, runs_of, sweep
-from tests.kill_runs import assert_same_bits, end_of, forked
+from tests.kill_runs import assert_same_run, end_of, forked
 
 
 def train(workdir: Path, jobs: int) -> None:
@@ -56,7 +56,7 @@ def main(kills: int = 10, seed: int = 0, jobs: int = 1) -> None:
         assert names == [path.relative_to(whole) for path in runs_of(whole)]
         assert len(names) == 6
         for run in names:
-            assert_same_bits(jaxrnn.load_run(killed / run), jaxrnn.load_run(whole / run))
+            assert_same_run(jaxrnn.load_run(killed / run), jaxrnn.load_run(whole / run))
         left = [path for path in killed.rglob("*") if "tmp" in path.name or path.name[0] == "."]
         assert not left, left
     print(f"killed after {finished} of 6 runs; all have the same bits")

@@ -1,6 +1,5 @@
 """Every verb and the README's code run in an environment that ``make mnist`` alone has made."""
 
-import fcntl
 import re
 import subprocess
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxrnn.runs.verbs import VERBS
-from tests.conftest import SHARED, as_users_do
+from tests.conftest import as_users_do
 
 pytestmark = pytest.mark.program
 
@@ -31,26 +30,57 @@ VERBS_RUN = {
     "export": "export run out --page",
     "sweep": f"sweep {TRAIN} two --seeds 2",
 }
-ALL_VERBS = """
-import sys, jaxrnn
+RUN = """
+import contextlib, runpy, sys
+
+for name in sys.argv[1:]:
+    with open(f"{name}.txt", "w") as printed, contextlib.redirect_stdout(printed):
+        sys.argv = [f"{name}.py", *open(f"{name}.words").read().split()]
+        with contextlib.suppress(SystemExit):
+            runpy.run_path(f"{name}.py", run_name="__main__")
+"""
+LIST = """
+import contextlib, io, pathlib, runpy
+
+with contextlib.redirect_stdout(io.StringIO()) as printed:
+    runpy.run_module("jaxrnn", run_name="__main__")
+text = printed.getvalue()
+pathlib.Path("images.py").write_text(text[text.index('\"\"\"'):])
+print(text)
+"""
+VERBS_IN_TURN = f"""
+import jaxrnn
 from experiments.mnist_rnn import PRESETS
-for words in sys.argv[1:]:
+
+for words in {[f"{TRAIN} run", *VERBS_RUN.values()]}:
     jaxrnn.main(PRESETS, default="fast", arguments=words.split())
 """
 
 
-@pytest.fixture(scope="session")
-def environment():
-    """The directory of an environment with the base dependencies only, shared by all workers."""
-    folder = Path(SHARED, "base")
-    with open(f"{SHARED}/base.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            folder.mkdir()
-            for name in FILES:
-                (folder / name).symlink_to(ROOT / name)
-            subprocess.run(["make", ".venv/.installed"], cwd=folder, env=plain(), check=True)
-    return folder
+def blocks():
+    """The code of both READMEs; that of the experiments continues from the first."""
+    both = README + (ROOT / "experiments" / "README.md").read_text()
+    first, second = re.findall(r"```python\n(.*?)```", both, re.DOTALL)
+    assert len([line for line in first.splitlines() if line]) <= 25
+    assert (first.count("train[:48000]"), second.count('"train"')) == (1, 1)
+    code = first.replace("train[:48000]", "train[:9000]")
+    return code + second.replace('"train"', '"train[:1500]"') + "print(int(state.step))"
+
+
+def page():
+    (page,) = re.findall(r"```\n(from dataclasses.*?)```", README, re.DOTALL)
+    assert len([line for line in page.splitlines() if line]) <= 25
+    return page
+
+
+def environment(folder):
+    """Install what ``make mnist`` does, less the bytecode of modules that nothing imports."""
+    for name in FILES:
+        (folder / name).symlink_to(ROOT / name)
+    options = "--quiet --constraint constraints.txt --no-compile-bytecode --editable"
+    command = ["make", ".venv/.installed", f"OPTIONS={options}"]
+    subprocess.run(command, cwd=folder, env=plain(), check=True)
+    return folder / ".venv" / "bin" / "python"
 
 
 def plain():
@@ -58,59 +88,42 @@ def plain():
     return {name: value for name, value in as_users_do().items() if name != "VIRTUAL_ENV"}
 
 
-def output_of(environment, folder, *words):
-    """Run Python in a directory; returns what it printed, to standard output alone."""
-    command = [environment / ".venv" / "bin" / "python", *words]
-    done = subprocess.run(
-        command, cwd=folder, env=plain(), capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-def test_every_verb(environment, tmp_path):
-    assert set(VERBS_RUN) == {*VERBS, "sweep"}
-    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+def test_all_that_the_readmes_say(tmp_path, tmp_path_factory):
+    """In one program, as starting one costs most."""
+    python, folder = environment(tmp_path_factory.mktemp("base")), tmp_path
+    (folder / "experiments").symlink_to(ROOT / "experiments")
     digit = np.full((40, 40, 3), 255, np.uint8)
     digit[5:35, 18:22] = 0  # a one, in black on white
-    Image.fromarray(digit).save(tmp_path / "digit.png")
-    commands = [f"{TRAIN} run", *VERBS_RUN.values()]
-    printed = output_of(environment, tmp_path, "-c", ALL_VERBS, *commands)
-    assert "after epoch 2:\n" in printed
-    assert "digit.png: " in printed
-    assert "no model.onnx: " in printed  # which needs an extra
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *("digit.html", "load.py", "model.json", "model.stablehlo", "weights.safetensors")
+    Image.fromarray(digit).save(folder / "digit.png")
+    sums = "--epochs 1 --examples 700 --hidden 4 --workdir sums"
+    programs = {
+        **{"blocks": (blocks(), ""), "sums": (page(), sums), "list": (LIST, "")},
+        **{"images": ("", "--help"), "verbs": (VERBS_IN_TURN, "")},
     }
-    assert (tmp_path / "two" / "sweep.png").exists()
+    for name, (code, words) in programs.items():
+        (folder / f"{name}.py").write_text(code)
+        (folder / f"{name}.words").write_text(words)
+    command = [python, "-c", RUN, *programs]
+    done = subprocess.run(command, cwd=folder, env=plain(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = {name: (folder / f"{name}.txt").read_text() for name in programs}
 
-
-def test_list_of_experiments_and_its_page(environment, tmp_path):
-    printed = output_of(environment, tmp_path, "-m", "jaxrnn")
-    assert "python -m experiments.mnist_rnn " in printed
-    (tmp_path / "images.py").write_text(printed[printed.index('"""') :])
-    assert "presets:\n  small\n" in output_of(environment, tmp_path, "images.py", "--help")
-
-
-def test_page_in_the_readme(environment, tmp_path):
-    (page,) = re.findall(r"```\n(from dataclasses.*?)```", README, re.DOTALL)
-    assert len([line for line in page.splitlines() if line]) <= 25
-    (tmp_path / "sums.py").write_text(page)
-    words = ["--epochs", "1", "--examples", "700", "--hidden", "4", "--workdir", "run"]
-    assert "held out rmse: " in output_of(environment, tmp_path, "sums.py", *words)
-    assert (tmp_path / "run" / "results.json").exists()
-
-
-def test_blocks_in_the_readmes(environment, tmp_path):
-    """That of the experiments continues from the first."""
-    both = README + (ROOT / "experiments" / "README.md").read_text()
-    first, second = re.findall(r"```python\n(.*?)```", both, re.DOTALL)
-    assert len([line for line in first.splitlines() if line]) <= 25
-    assert (first.count("train[:48000]"), second.count('"train"')) == (1, 1)
-    code = first.replace("train[:48000]", "train[:9000]")
-    code += second.replace('"train"', '"train[:1500]"') + "print(int(state.step))"
-    *epochs, last, steps = output_of(environment, tmp_path, "-c", code).splitlines()
+    *epochs, last, steps = printed["blocks"].splitlines()
     assert len(epochs) == 3
     assert float(last.removeprefix("test accuracy ")) > 0.85
     assert int(steps) == 3 * 60 + 10
-    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    assert (folder / "curves.png").stat().st_size > 10_000
+
+    assert "held out rmse: " in printed["sums"]
+    assert (folder / "sums" / "results.json").exists()
+    assert "python -m experiments.mnist_rnn " in printed["list"]
+    assert "presets:\n  small\n" in printed["images"]
+
+    assert set(VERBS_RUN) == {*VERBS, "sweep"}
+    assert "after epoch 2:\n" in printed["verbs"]
+    assert "digit.png: " in printed["verbs"]
+    assert "no model.onnx: " in printed["verbs"]  # which needs an extra
+    assert {path.name for path in (folder / "out").iterdir()} == {
+        *("digit.html", "load.py", "model.json", "model.stablehlo", "weights.safetensors")
+    }
+    assert (folder / "two" / "sweep.png").exists()

@@ -71,12 +71,6 @@ def test_more_than_eight_bits(numbers, expected):
     np.testing.assert_allclose(gray, expected, rtol=1e-6)
 
 
-def test_first_frame_is_read():
-    frames = [Image.fromarray(np.full((4, 4), gray, np.uint8)) for gray in (51, 255)]
-    gif = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    np.testing.assert_allclose(read_picture(gif), 0.2, atol=0.01)
-
-
 def test_camera_orientation_is_applied():
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter to the right

@@ -14,6 +14,7 @@ from tests.conftest import assert_identical
 INPUTS = np.random.default_rng(0).random((10, 4, 3)).astype(np.float32)
 LABELS = np.arange(10, dtype=np.int32) % 3
 SPLIT = Split(INPUTS, LABELS)
+PAIRS = list(zip(INPUTS, LABELS, strict=True))
 
 
 class Subset:
@@ -48,34 +49,25 @@ def all_of(source):
 
 
 def test_subsets_are_what_they_give():
-    pairs = list(zip(INPUTS, LABELS, strict=True))
     rows = [7, 2, 5]
-    for source in (Subset(pairs, rows), Subset(Subset(pairs, rows[::-1]), [2, 1, 0])):
+    for source in (Subset(PAIRS, rows), Subset(Subset(PAIRS, rows[::-1]), [2, 1, 0])):
         assert_identical(all_of(source), {"inputs": INPUTS[rows], "labels": LABELS[rows]})
-    doubled = all_of(Subset(pairs, rows, lambda inputs: inputs * 2))
+    doubled = all_of(Subset(PAIRS, rows, lambda inputs: inputs * 2))
     np.testing.assert_array_equal(doubled["inputs"], INPUTS[rows] * 2)
 
 
 def test_loaders_are_refused_or_read_once():
-    loader = Loader(list(zip(INPUTS, LABELS, strict=True)))
+    loader = Loader(PAIRS)
     with pytest.raises(ValueError, match=r"Loader chooses the order .*; .*\.dataset.*iter\("):
         jaxrnn.stream(loader, batch_size=2)
     (batch,) = jaxrnn.stream(iter(loader), batch_size=3)
     assert_identical(batch, {"inputs": INPUTS[[3, 3, 1]], "labels": LABELS[[3, 3, 1]]})
 
 
-@pytest.mark.parametrize("names", [("image", "label"), ("inputs", "labels")])
-def test_streams_of_dicts(names):
-    rows = [
-        dict(zip((*names, "id"), row, strict=True))
-        for row in zip(INPUTS, LABELS, LABELS, strict=True)
-    ]
-    expected = {"inputs": INPUTS, "labels": LABELS}
-    assert_identical(all_of(rows), expected)
-    batches = [
-        {names[0]: INPUTS[part], names[1]: LABELS[part]} for part in (slice(6), slice(6, 10))
-    ]
-    assert_identical(next(iter(jaxrnn.stream(iter(batches), batch_size=10))), expected)
+def in_dicts(image, label):
+    """Examples one by one, with another value, and two batches of them."""
+    rows = [{image: inputs, label: number, "id": number} for inputs, number in PAIRS]
+    return rows, iter({image: INPUTS[s], label: LABELS[s]} for s in np.s_[:6, 6:])
 
 
 CONTAINERS = {
@@ -87,10 +79,22 @@ CONTAINERS = {
 
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_arrays_in_containers(name):
-    arrays = CONTAINERS[name]
-    assert_identical(all_of(SPLIT), next(iter(jaxrnn.stream(arrays, batch_size=10))))
-    pairs = zip(*(jaxrnn.batches(a, 0, batch_size=4) for a in (arrays, SPLIT)), strict=True)
-    for found, batch in pairs:
+    pairs = (jaxrnn.batches(arrays, 0, batch_size=4) for arrays in (CONTAINERS[name], SPLIT))
+    for found, batch in zip(*pairs, strict=True):
+        assert_identical(found, batch)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *CONTAINERS.values(),
+        *(PAIRS, iter(PAIRS), iter([(INPUTS[:4], LABELS[:4]), (INPUTS[4:], LABELS[4:])])),
+        *(*in_dicts("image", "label"), *in_dicts("inputs", "labels")),
+    ],
+)
+def test_streams_of_the_same_examples(source):
+    pairs = (jaxrnn.stream(each, batch_size=4) for each in (source, SPLIT))
+    for found, batch in zip(*pairs, strict=True):
         assert_identical(found, batch)
 
 
@@ -103,14 +107,8 @@ def test_other_containers_are_refused_in_one_line(arrays):
     assert "\n" not in str(caught.value)
 
 
-def test_streams_of_pairs():
-    pairs = [(INPUTS[row], LABELS[row]) for row in range(10)]
-    expected = list(jaxrnn.stream(Split(INPUTS, LABELS), batch_size=4))
-    in_batches = [(INPUTS[:4], LABELS[:4]), (INPUTS[4:], LABELS[4:])]
-    for source in (pairs, iter(pairs), iter(in_batches)):
-        for found, batch in zip(jaxrnn.stream(source, batch_size=4), expected, strict=True):
-            assert_identical(found, batch)
-    images = [(np.zeros((1, 7, 9)), 1.5) for _ in range(6)]  # (channels, height, width)
+def test_images_with_their_channels_first():
+    images = [(np.zeros((1, 7, 9)), 1.5) for _ in range(6)]
     batch = next(iter(jaxrnn.stream(images, batch_size=np.int64(6))))
     assert (batch["inputs"].shape, batch["targets"].shape) == ((6, 7, 9), (6,))
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import chex
 import jax
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from jaxrnn import History, Regression, RNNConfig, TrainerConfig, load_run
 from jaxrnn.data.batches import prepare
 from jaxrnn.runs.trained import evaluate_run
 from tests.data.test_datasets import sunspots, vowels
+from tests.kill_runs import assert_same_run
 
 pytestmark = pytest.mark.program
 
@@ -76,10 +76,7 @@ def test_resume_after_a_crash(page, preset, tmp_path, monkeypatch, capsys):
     assert "resuming after epoch 1" not in capsys.readouterr().out
     again = run(experiment, "crashed")
     assert "resuming after epoch 1" in capsys.readouterr().out
-    whole, crashed = (load_run(name, type(experiment)) for name in ("whole", "crashed"))
-    chex.assert_trees_all_equal(whole.state, crashed.state)
-    for row, other in zip(whole.history.rows, crashed.history.rows, strict=True):
-        assert {**row, "seconds": 0} == {**other, "seconds": 0}
+    assert_same_run(*(load_run(name, type(experiment)) for name in ("whole", "crashed")))
     best = experiment.task.best
     assert again[f"validation_{best}"] == results[f"validation_{best}"]
     assert Path("whole/curves.png").exists()

@@ -7,25 +7,20 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import settings
 
 from jaxrnn.nn.nnx import RNN
-from tests.nn.test_recurrence import count_products
+from tests.nn.test_recurrence import (
+    INPUTS,
+    any_recurrence,
+    close,
+    count_products,
+    inputs_of,
+    normal,
+    weighted_sum,
+)
 
 KINDS = (nnx.SimpleCell, nnx.GRUCell)
-
-
-def close(ours, theirs, atol=2e-5):
-    chex.assert_trees_all_equal_shapes_and_dtypes(ours, theirs)
-    chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=atol)
-
-
-def normal(seed, *shape, dtype=jnp.float32):
-    return jax.random.normal(jax.random.key(seed), shape, dtype)
-
-
-INPUTS = normal(3, 2, 5, 3)
 
 
 def build(kind, features=3, hidden=4, seed=0, **options):
@@ -39,13 +34,8 @@ def pair(cell, **options):
 
 
 def loss(model, inputs, carry=None, **call):
-    """Every output with a weight of its own, so that no gradient hides behind another."""
     outputs = model(inputs, initial_carry=carry, **call)
-    total = sum(
-        (jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape)).astype(leaf.dtype) * leaf).sum()
-        for leaf in jax.tree.leaves(outputs)
-    )
-    return total, outputs
+    return weighted_sum(outputs), outputs
 
 
 @partial(nnx.jit, static_argnames="call")
@@ -59,25 +49,14 @@ def everything(model, inputs, carry=None, lengths=None, call=()):
 
 @pytest.mark.program
 @settings(deadline=None, max_examples=5)
-@given(
-    sizes=st.tuples(*(st.integers(1, most) for most in (6, 3, 3, 4, 4))),
-    activation=st.sampled_from([nnx.tanh, nnx.relu, nnx.sigmoid, nnx.gelu]),
-    flags=st.tuples(*[st.booleans()] * 4),
-    options=st.fixed_dictionaries(
-        {name: st.booleans() for name in ("return_carry", "time_major", "reverse", "keep_order")}
-    ),
-    seed=st.integers(0, 99),
-)
+@any_recurrence
 def test_values_and_gradients(sizes, activation, flags, options, seed):
-    time, batch, features, hidden, unroll = sizes
-    gru, residual, with_carry, with_lengths = flags
+    _, _, features, hidden, unroll = sizes
+    gru, residual, *with_more = flags
     own = {"activation_fn": activation, **({} if gru else {"residual": residual})}
     cell = build(nnx.GRUCell if gru else nnx.SimpleCell, features, hidden, seed, **own)
-    inputs = normal(seed, *((time, batch) if options["time_major"] else (batch, time)), features)
-    carry = normal(seed + 1, batch, hidden) if with_carry else None
-    lengths = jax.random.randint(jax.random.key(seed), (batch,), 1, time + 1)
-    call = carry, lengths if with_lengths else None, tuple(options.items())
-    close(*(everything(model, inputs, *call) for model in pair(cell, unroll=unroll)))
+    call = inputs_of(sizes, seed, *with_more, options)
+    close(*(everything(model, *call) for model in pair(cell, unroll=unroll)))
 
 
 @pytest.mark.program

@@ -41,13 +41,16 @@ def agree(ours, theirs, inputs=INPUTS):
     return variables
 
 
-def loss(model, variables, inputs, carry=None, **call):
+def weighted_sum(outputs):
     """Every output with a weight of its own, so that no gradient hides behind another."""
-    outputs = model.apply(variables, inputs, initial_carry=carry, **call)
     return sum(
         (jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape)).astype(leaf.dtype) * leaf).sum()
         for leaf in jax.tree.leaves(outputs)
     )
+
+
+def loss(model, variables, inputs, carry=None, **call):
+    return weighted_sum(model.apply(variables, inputs, initial_carry=carry, **call))
 
 
 @partial(jax.jit, static_argnames=("model", "call"))
@@ -61,9 +64,7 @@ def everything(model, inputs, carry=None, lengths=None, call=()):
     return variables, outputs, gradients
 
 
-@pytest.mark.program
-@settings(deadline=None, max_examples=5)
-@given(
+any_recurrence = given(
     sizes=st.tuples(*(st.integers(1, most) for most in (6, 3, 3, 4, 4))),
     activation=st.sampled_from([nn.tanh, nn.relu, nn.sigmoid, nn.gelu]),
     flags=st.tuples(*[st.booleans()] * 4),
@@ -72,16 +73,27 @@ def everything(model, inputs, carry=None, lengths=None, call=()):
     ),
     seed=st.integers(0, 99),
 )
-def test_values_and_gradients(sizes, activation, flags, options, seed):
-    time, batch, features, hidden, unroll = sizes
-    gru, residual, with_carry, with_lengths = flags
-    own: dict = {"activation_fn": activation, "bias_init": nn.initializers.normal()}
-    cell = nn.GRUCell(hidden, **own) if gru else nn.SimpleCell(hidden, **own, residual=residual)
+
+
+def inputs_of(sizes, seed, with_carry, with_lengths, options):
+    """Inputs, and the arguments of the call."""
+    time, batch, features, hidden, _ = sizes
     inputs = normal(seed, *((time, batch) if options["time_major"] else (batch, time)), features)
     carry = normal(seed + 1, batch, hidden) if with_carry else None
     lengths = jax.random.randint(jax.random.key(seed), (batch,), 1, time + 1)
-    call = carry, lengths if with_lengths else None, tuple(options.items())
-    close(*(everything(model, inputs, *call) for model in pair(cell, unroll=unroll)))
+    return inputs, carry, lengths if with_lengths else None, tuple(options.items())
+
+
+@pytest.mark.program
+@settings(deadline=None, max_examples=5)
+@any_recurrence
+def test_values_and_gradients(sizes, activation, flags, options, seed):
+    *_, hidden, unroll = sizes
+    gru, residual, *with_more = flags
+    own: dict = {"activation_fn": activation, "bias_init": nn.initializers.normal()}
+    cell = nn.GRUCell(hidden, **own) if gru else nn.SimpleCell(hidden, **own, residual=residual)
+    call = inputs_of(sizes, seed, *with_more, options)
+    close(*(everything(model, *call) for model in pair(cell, unroll=unroll)))
 
 
 @pytest.mark.program
@@ -212,47 +224,6 @@ def test_weight_gradients_are_contractions_outside_of_the_loops(small):
     variables = models[0].init(jax.random.key(0), inputs)
     counts = [count_products(jax.make_jaxpr(m.apply)(variables, inputs).jaxpr) for m in models]
     assert counts == [2, 6]  # one product for all three gates, of the inputs and of the state
-
-
-LENGTHS = jnp.array([5, 1, 3, 0])
-
-
-@pytest.mark.program
-@pytest.mark.parametrize(
-    "cell",
-    [
-        nn.SimpleCell(4),
-        nn.SimpleCell(4, residual=True),
-        nn.SimpleCell(4, activation_fn=nn.gelu),
-        nn.GRUCell(4),
-        nn.OptimizedLSTMCell(4),
-        nn.MGUCell(4),
-    ],
-)
-def test_masked_steps_do_not_matter(cell):
-    """NaN after the end changes no bit of what is valid, which is as in Flax."""
-    inputs = normal(3, 4, 5, 3)
-    valid = jnp.arange(5)[None] < LENGTHS[:, None]
-    damaged = jnp.where(valid[..., None], inputs, jnp.nan)
-    masked = RNN(cell, mask=True, reverse=True, keep_order=True)
-    theirs = nn.RNN(cell, reverse=True, keep_order=True)
-    variables = theirs.init(jax.random.key(0), inputs)
-
-    @partial(jax.jit, static_argnums=0)
-    def run(model, inputs):
-        def loss(variables):
-            carry, outputs = model.apply(variables, inputs, seq_lengths=LENGTHS, return_carry=True)
-            outputs = jnp.where(valid[..., None], outputs, 0)
-            # A sequence without steps has no last carry in Flax.
-            carry = jax.tree.map(lambda leaf: leaf[:3], carry)
-            total = sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves((carry, outputs)))
-            return total, (carry, outputs)
-
-        return jax.grad(loss, has_aux=True)(variables)
-
-    clean, theirs_clean = run(masked, inputs), run(theirs, inputs)
-    close(clean, theirs_clean)
-    chex.assert_trees_all_equal(run(masked, damaged), clean)
 
 
 @pytest.mark.parametrize("fast", [True, False])

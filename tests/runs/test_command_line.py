@@ -20,26 +20,7 @@ from jaxrnn import Adam, Experiment, ImageSequences, LanguageModeling, Muon, War
 from jaxrnn.runs.command_line import configured
 from tests.conftest import SLICE, mnist_rnn
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Each run starts in an empty directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def refuse(words, capsys, run=mnist_rnn):
-    """Run with bad input; returns the one line of stderr. Nothing is printed or left behind."""
-    before = sorted(Path.cwd().rglob("*"))
-    with pytest.raises(SystemExit) as exit_:
-        run(*words)
-    out, err = capsys.readouterr()
-    assert exit_.value.code == 2
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert sorted(Path.cwd().rglob("*")) == before
-    return err
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def parse(*words, page=PRESETS["fast"]):
@@ -99,9 +80,9 @@ def run_page(*words, page=Page()):
     jaxrnn.main({"page": page}, default="page", description="About it.", arguments=words)
 
 
-def test_ambiguous_options_need_their_group(capsys):
+def test_ambiguous_options_need_their_group(refuse):
     assert parse("--extra.hidden", "7", page=Page()).extra.hidden == 7
-    err = refuse(["--hidden", "7"], capsys, run_page)
+    err = refuse("--hidden", "7", run=run_page)
     assert "ambiguous option --hidden; it may be --model.hidden or --extra.hidden" in err
 
 
@@ -179,8 +160,8 @@ def test_sweep_has_typed_values_by_full_name(sweeps):
         (["optimizer=adam,muon"], "unknown optimizer 'adam,muon'"),
     ],
 )
-def test_bad_values_of_a_sweep_get_one_line(words, message, sweeps, capsys):
-    assert message in refuse(["sweep", "--vary", *words], capsys)
+def test_bad_values_of_a_sweep_get_one_line(words, message, sweeps, refuse):
+    assert message in refuse("sweep", "--vary", *words)
     assert not sweeps
 
 
@@ -212,39 +193,51 @@ def test_bad_values_of_a_sweep_get_one_line(words, message, sweeps, capsys):
         (["--batch-size", "101", "--train", "train[:100]"],
          "batch size must be between 1 and the 100 examples of the split; got 101"),
         (["--pooling", "none"], "expects outputs (1, classes) for labels (1,); the model gives"),
+        (["--process", "0"], "--coordinator, --processes and --process need --distributed"),
+        (["--distributed", "--processes", "2"], "--processes and --process together, or none"),
+        (["--distributed", "--coordinator", "a:1", "--processes", "2", "--process", "2"],
+         "--process must be between 0 and 1; got 2"),
+        (["--distributed", "--coordinator", "nowhere", "--processes", "2", "--process", "0"],
+         "--coordinator must be host:port; got 'nowhere'"),
+        (["--heartbeat", "0"], "--runtime.heartbeat: must be at least 1; got 0"),
+        (["--workers", "-1"], "--runtime.workers: must be at least 0; got -1"),
+        (["--steps-per-epoch", "3"], "--steps-per-epoch is an option of streams; use --stream"),
+        (["--stream", "--steps-per-epoch", "0"], "--trainer.steps-per-epoch: must be at least 1"),
+        (["--stream", "--steps-per-epoch", "5", "--batch-size", "64"],
+         "60000 examples leave a batch of 32; use drop_remainder"),
         (["resume"], "give the directory of a run first: resume WORKDIR"),
         (["resume", "nowhere"], "nowhere holds no run"),
     ],
 )  # fmt: skip
-def test_bad_input_gets_one_line(words, message, capsys):
-    assert message in refuse(words, capsys)
+def test_bad_input_gets_one_line(words, message, refuse):
+    assert message in refuse(*words)
 
 
 def test_several_wrong_options_get_a_line_each(capsys):
     with pytest.raises(SystemExit):
-        mnist_rnn("--epochs", "0", "--hidden", "0")
+        mnist_rnn("tf1", "--epochs", "0", "--hidden", "0", "--average", "0.5")
     assert capsys.readouterr().err.splitlines() == [
         "error: --model.hidden: must be at least 1; got 0",
         "error: --trainer.epochs: must be at least 1; got 0",
+        "error: --trainer.train-curve last_batch needs --optimizer.average 0",
     ]
 
 
-def test_unusable_workdirs(folder, capsys):
+def test_unusable_workdirs(folder, refuse):
     (folder / "file").write_text("mine")
-    assert "--workdir file cannot be used: File exists" in refuse(["--workdir", "file"], capsys)
+    assert "--workdir file cannot be used: File exists" in refuse("--workdir", "file")
     for workdir in ("file/run", "/proc/run"):
-        assert "cannot be used" in refuse(["--workdir", workdir, *SLICE], capsys)
+        assert "cannot be used" in refuse("--workdir", workdir, *SLICE)
     assert (folder / "file").read_text() == "mine"
 
 
-def test_full_workdir(capsys, monkeypatch):
+def test_full_workdir(refuse, monkeypatch):
     def full(path, text):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("jaxrnn.files.write_atomically", full)
     for workdir in (["--workdir", "runs/of/mine"], []):
-        err = refuse([*workdir, *SLICE], capsys)
-        assert err == "error: [Errno 28] No space left on device\n"
+        assert refuse(*workdir, *SLICE) == "error: [Errno 28] No space left on device\n"
 
 
 def test_interrupted_preparation_leaves_nothing_behind(folder, monkeypatch):
@@ -258,7 +251,7 @@ def test_interrupted_preparation_leaves_nothing_behind(folder, monkeypatch):
     assert list(folder.iterdir()) == []
 
 
-def test_damaged_archive(folder, capsys):
+def test_damaged_archive(folder, refuse):
     from jaxrnn.data.readers.builders import Mnist
 
     (folder / "archives").mkdir()
@@ -266,7 +259,7 @@ def test_damaged_archive(folder, capsys):
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         (folder / "archives" / path.name).write_bytes(content)
-    assert "idx3-ubyte.gz is not a valid gzip file" in refuse(["--archives", "archives"], capsys)
+    assert "idx3-ubyte.gz is not a valid gzip file" in refuse("--archives", "archives")
 
 
 def test_version(capsys):
@@ -304,7 +297,7 @@ def test_output_that_nobody_reads_ends_the_run_quietly(folder):
 
 
 @pytest.mark.program
-def test_tensorboard_reads_the_curves(folder, monkeypatch, capsys):
+def test_tensorboard_reads_the_curves(monkeypatch, refuse):
     """Of a run that was resumed too; without tensorboardX, one line says what to do."""
     words = ["keras", *SLICE, "--workdir", "run", "--tensorboard"]
     mnist_rnn(*words, "--epochs", "2")
@@ -317,10 +310,8 @@ def test_tensorboard_reads_the_curves(folder, monkeypatch, capsys):
         scalars = events.Scalars(f"loss/{split}")
         assert [scalar.step for scalar in scalars] == [1, 2, 3]
         np.testing.assert_allclose([scalar.value for scalar in scalars], history[f"{split}_loss"])
-    capsys.readouterr()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    err = refuse(["--tensorboard"], capsys)
-    assert err == "error: --tensorboard needs tensorboardX; install jaxrnn's extra tensorboard\n"
+    assert "needs tensorboardX; install jaxrnn's extra tensorboard" in refuse("--tensorboard")
 
 
 def test_main_works_in_any_thread(capsys):

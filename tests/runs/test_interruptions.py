@@ -18,13 +18,9 @@ from jaxrnn.runs import RuntimeConfig
 from jaxrnn.runs.interruptions import interruption
 from tests.conftest import SLICE, mnist_rnn
 
+pytestmark = pytest.mark.usefixtures("folder")
 ROOT = Path(__file__).parents[2]
 HANDLED = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def handlers():
@@ -44,14 +40,15 @@ def stop_by(number, monkeypatch, *, epoch=1):
     monkeypatch.setattr(History, "to_csv", signal_and_write)
 
 
-@pytest.mark.parametrize("name", HANDLED[2:])
-def test_signals_of_schedulers_stop_after_the_epoch(name, monkeypatch):
+@pytest.mark.parametrize("name", HANDLED)
+def test_signals_are_taken_only_while_training(name, monkeypatch):
     number = getattr(signal, name)
     received = []
     previous = signal.signal(number, lambda *_: received.append(name))
     signal.signal(number, signal.SIG_DFL)
     try:
         with interruption() as interrupted:
+            assert interrupted.received is None
             assert signal.getsignal(number) != signal.SIG_DFL
             os.kill(os.getpid(), number)
             while interrupted.received is None:
@@ -103,17 +100,10 @@ def test_handlers_are_as_before(words, monkeypatch, capsys):
         *(["predict", "run", ""], ["export", "run", ""], ["sweep", "keras", "--workdir", ""]),
     ],
 )
-def test_empty_options_are_refused(words, capsys):
+def test_empty_options_are_refused(words, refuse):
     if "run" in words:
         mnist_rnn("keras", "--epochs", "1", *SLICE, "--workdir", "run")
-    before = sorted(Path.cwd().rglob("*"))
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as exit_:
-        mnist_rnn(*words)
-    err = capsys.readouterr().err
-    assert (exit_.value.code, err.count("\n")) == (2, 1)
-    assert "empty" in err
-    assert sorted(Path.cwd().rglob("*")) == before
+    assert "empty" in refuse(*words)
 
 
 @pytest.mark.parametrize("name", ["workdir", "data_dir", "archives"])

@@ -27,25 +27,15 @@ def folder(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def spoil_history(text):
-    return [
-        "",
-        "\ufeff" + text.replace(",", ";"),
-        text.splitlines()[0],
-        text.replace(".", ","),
-        text.replace("\n", "\r\n") + '"',
-    ]
-
-
-@pytest.mark.parametrize("kind", range(5))
-def test_history_that_a_spreadsheet_saved(kind):
+def test_history_that_a_spreadsheet_saved():
+    """It is not read, whatever became of it."""
     text = Path("run/history.csv").read_text()
-    Path("run/history.csv").write_text(spoil_history(text)[kind], encoding="utf-8")
+    Path("run/history.csv").write_text("\ufeff" + text.replace(",", ";"), encoding="utf-8")
     mnist_rnn("resume", "run", "--epochs", "2")
     assert History.from_csv("run/history.csv") == jaxrnn.load_run("run").history
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 10_000, "{}", '{"epochs": "1"}'])
+@pytest.mark.parametrize("content", ["[]", '{"epochs": "1"}'])
 @pytest.mark.parametrize("words", [["resume", "run"], [*RUN, "--epochs", "1"]])
 def test_damaged_results_are_written_again(content, words):
     Path("run/results.json").write_text(content)
@@ -53,15 +43,13 @@ def test_damaged_results_are_written_again(content, words):
     assert json.loads(Path("run/results.json").read_text())["epochs"] == 1
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", None])
+@pytest.mark.parametrize("content", ["{", None])
 @pytest.mark.parametrize("words", [["resume", "run", "--epochs", "2"], [*RUN, "--epochs", "2"]])
-def test_damaged_configuration_is_written_again(content, words, capsys):
+def test_damaged_configuration_is_written_again(content, words, refuse):
     path = Path("run/config.json")
     before = json.loads(path.read_text())
     path.unlink() if content is None else path.write_text(content)
-    with pytest.raises(SystemExit):
-        mnist_rnn(*RUN, "--epochs", "2", "--hidden", "99")
-    assert "model.hidden (12 there, 99 here)" in capsys.readouterr().err
+    assert "model.hidden (12 there, 99 here)" in refuse(*RUN, "--epochs", "2", "--hidden", "99")
     mnist_rnn("evaluate", "run")
     mnist_rnn(*words)
     before["trainer"]["epochs"] = 2

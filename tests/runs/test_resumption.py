@@ -11,15 +11,14 @@ import sys
 import time
 from pathlib import Path
 
-import chex
 import pytest
 
 from experiments.mnist_rnn import PRESETS
 from jaxrnn import History, load_run
-from jaxrnn.runs.interruptions import interruption
 from tests.conftest import SLICE, mnist_rnn
+from tests.kill_runs import assert_same_run
 
-pytestmark = pytest.mark.program
+pytestmark = [pytest.mark.program, pytest.mark.usefixtures("folder")]
 
 ROOT = Path(__file__).parents[2]
 RUN = ["keras", *SLICE, "--workdir", "run"]
@@ -28,13 +27,6 @@ RUN = ["keras", *SLICE, "--workdir", "run"]
 def train(epochs, workdir="run"):
     mnist_rnn("keras", "--epochs", epochs, *SLICE, "--workdir", workdir)
     return load_run(workdir)
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Each test starts in an empty directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -56,30 +48,12 @@ def finished(two_epochs, folder):
     return shutil.copytree(two_epochs, folder / "run")
 
 
-def refuse(arguments, capsys, status=2):
-    """Run with what cannot work; returns the one line of stderr."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as exit_:
-        mnist_rnn(*arguments)
-    err = capsys.readouterr().err
-    assert exit_.value.code == status
-    assert err.count("\n") == 1
-    return err
-
-
 def change_config(**groups):
     """Change some options in config.json of a run."""
     config = json.loads(Path("run/config.json").read_text())
     for group, options in groups.items():
         config[group] |= options
     Path("run/config.json").write_text(json.dumps(config))
-
-
-def assert_same_run(a, b):
-    for one, other in zip(a.history, b.history, strict=True):
-        assert {**one, "seconds": 0} == {**other, "seconds": 0}
-    chex.assert_trees_all_equal(a.state.params, b.state.params)
-    chex.assert_trees_all_equal(a.state.opt_state, b.state.opt_state)
 
 
 def start(*options):
@@ -168,30 +142,26 @@ def damage_checkpoints():
         (damage_checkpoints, "--epochs 3", "checkpoints/2 is damaged.*checkpoints/1 is damaged"),
     ],
 )
-def test_runs_that_cannot_continue_are_left_unchanged(finished, change, words, message, capsys):
+def test_runs_that_cannot_continue_are_left_unchanged(finished, change, words, message, refuse):
     if change:
         change()
-    before = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")}
-    assert re.search(message, refuse([*RUN, *words.split()], capsys))
-    assert {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")} == before
+    assert re.search(message, refuse(*RUN, *words.split()))
 
 
-def test_two_processes_do_not_share_a_directory(finished, capsys):
+def test_two_processes_do_not_share_a_directory(finished, refuse):
     fcntl = pytest.importorskip("fcntl")
-    before = Path("run/config.json").read_text()
     descriptor = os.open("run", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    err = refuse([*RUN, "--epochs", "3"], capsys)
+    err = refuse(*RUN, "--epochs", "3")
     os.close(descriptor)
     assert "--workdir run cannot be used: another process is using it" in err
-    assert Path("run/config.json").read_text() == before
 
 
-def test_run_without_checkpoints_is_not_overwritten(capsys):
+def test_run_without_checkpoints_is_not_overwritten(refuse):
     train(3)
     shutil.rmtree("run/checkpoints")
     for name in ("results.json", "history.csv"):
-        err = refuse([*RUN, "--epochs", "4"], capsys)
+        err = refuse(*RUN, "--epochs", "4")
         assert "holds a run without its checkpoints; choose another" in err
         Path("run", name).unlink()
     assert len(train(4).history) == 4
@@ -204,28 +174,27 @@ def test_continuing_removes_the_old_results(finished, monkeypatch):
     assert not Path("run/results.json").exists()
 
 
-def test_evaluate_checks_the_configuration(finished, capsys):
+def test_evaluate_checks_the_configuration(finished, refuse):
     before = Path("run/config.json").read_text()
     for group, name, value in (("model", "hidden", 999), ("data", "test", 5)):
         change_config(**{group: {name: value}})
-        assert f"{group}.{name}" in refuse(["evaluate", "run"], capsys)
+        assert f"{group}.{name}" in refuse("evaluate", "run")
         Path("run/config.json").write_text(before)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "[" * 10_000, "{}", '{"epochs": "1"}'])
 @pytest.mark.parametrize("name", ["config.json", "results.json"])
-def test_tampered_json_is_refused(content, name, capsys):
+def test_tampered_json_is_refused(content, name, refuse):
     """Unless there are checkpoints, to make it again from."""
     Path("run").mkdir()
     Path("run/config.json").write_text(json.dumps(PRESETS["fast"].to_json()))
     Path("run", name).write_text(content)
-    err = refuse(["--workdir", "run"], capsys)
+    err = refuse("--workdir", "run")
     assert re.search(r"config.json is damaged|of another|a run without its checkpoints", err)
-    assert {path.name for path in Path("run").iterdir()} == {"config.json", name}
 
 
-def test_non_finite_loss_stops_the_run(capsys):
-    err = refuse([*RUN, "--epochs", "3", "--learning-rate", "3e38"], capsys, status=1)
+def test_non_finite_loss_stops_the_run(refuse):
+    err = refuse(*RUN, "--epochs", "3", "--learning-rate", "3e38", status=1)
     assert "the loss is not finite from epoch 1, step 2 on" in err
     assert "on; try a lower --learning-rate or --clip-norm, in another directory" in err
     assert not Path("run/history.csv").exists()
@@ -243,13 +212,13 @@ def in_epoch(number, monkeypatch, function):
     monkeypatch.setattr(History, "to_csv", call_and_write)
 
 
-def test_full_disk(whole, capsys, monkeypatch):
+def test_full_disk(whole, refuse, capsys, monkeypatch):
     def full(path):
         raise OSError(28, "No space left on device", str(path))
 
     with monkeypatch.context() as patch:
         in_epoch(3, patch, full)
-        err = refuse([*RUN, "--epochs", "4"], capsys, status=1)
+        err = refuse(*RUN, "--epochs", "4", status=1)
     assert "run/history.csv: No space left on device; earlier epochs are saved in " in err
     assert err.endswith("to resume: python -m experiments.mnist_rnn resume run\n")
     assert len(load_run("run").history) == 2
@@ -284,24 +253,13 @@ def test_signal_stops_the_run_after_the_epoch(whole, capsys, monkeypatch):
     assert_same_run(load_run("run"), whole)
 
 
-def test_deleted_directory(folder, capsys, monkeypatch):
+def test_deleted_directory(folder, refuse, monkeypatch):
     def vanish(path):
         while not (folder / "run" / "checkpoints" / "1").exists():
             time.sleep(0.01)
         (folder / "run").rename(folder / "gone")
 
     in_epoch(2, monkeypatch, vanish)
-    err = refuse([*RUN, "--epochs", "4"], capsys, status=1)
+    err = refuse(*RUN, "--epochs", "4", status=1)
     assert "No such file or directory" in err
     assert not Path("run").exists()
-
-
-def test_signals_are_taken_only_while_training():
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with interruption() as interrupted:
-        assert interrupted.received is None
-        os.kill(os.getpid(), signal.SIGTERM)
-        while interrupted.received is None:
-            time.sleep(0.01)
-        assert interrupted.exit_status == 143
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

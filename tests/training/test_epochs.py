@@ -18,12 +18,13 @@ from tests.conftest import compilations
 
 KEY = jax.random.key(7)
 WARP = jaxrnn.WarpConfig(shift=2.0).build()
+warp = jax.jit(augmented, static_argnums=0)
 
 
 @pytest.mark.program
 @pytest.mark.parametrize(
     ("batch_size", "drop_remainder", "augment", "devices"),
-    [(100, False, None, 2), (64, False, WARP, 4), (64, True, None, 1)],  # 500 = 7 × 64 + 52
+    [(64, False, WARP, 4), (64, True, None, 1)],  # 500 = 7 × 64 + 52
 )
 def test_epoch_equals_its_steps(state, digits, batch_size, drop_remainder, augment, devices):
     options = {"batch_size": batch_size, "drop_remainder": drop_remainder}
@@ -38,7 +39,7 @@ def test_epoch_equals_its_steps(state, digits, batch_size, drop_remainder, augme
         places = batch["labels"]
         batch = take(digits, places)
         if augment:
-            batch["inputs"] = augmented(augment, prepare(batch)["inputs"], places, KEY)
+            batch["inputs"] = warp(augment, prepare(batch)["inputs"], places, KEY)
         by_step, of_batch = train_step(by_step, batch)
         total += of_batch
 
@@ -50,20 +51,18 @@ def test_epoch_equals_its_steps(state, digits, batch_size, drop_remainder, augme
 
 
 @pytest.mark.program
-@pytest.mark.parametrize("devices", [1, 2])
-def test_blocks_are_bit_identical_to_the_epoch(state, digits, devices):
+def test_blocks_are_bit_identical_to_the_epoch(state, digits):
     """Of a whole split, and of examples as a stream reads them, divided among the devices."""
-    mesh = batch_mesh(64, devices)
+    mesh = batch_mesh(64, devices=2)
     state, split = replicate((state, digits), mesh)
     whole, total = train_epoch(state, split, KEY, batch_size=64, mesh=mesh, augment=WARP)
     order, rest = jax.device_get(epoch_indices(KEY, 500, batch_size=64))
-    sharded = devices > 1
     for streamed in (False, True):
         trained, parts = state, []
         for rows, shared_by in ((order[:3], mesh), (order[3:], mesh), (rest[None], None)):
-            examples, divided = split, sharded and streamed and len(rows) > 1
+            examples, divided = split, streamed and len(rows) > 1
             if streamed:  # by device, then by step; with the places that the rows were
-                places = rows.reshape(len(rows), devices if divided else 1, -1).swapaxes(0, 1)
+                places = rows.reshape(len(rows), 2 if divided else 1, -1).swapaxes(0, 1)
                 read = {**take(digits, places.ravel()), "places": places.ravel()}
                 examples = put_examples(read, mesh, sharded=divided)
                 rows = np.arange(places[0].size).reshape(len(rows), -1)

@@ -15,6 +15,7 @@ from jaxrnn.training import NonFiniteLossError, averaged
 from jaxrnn.training.history import Clock
 from jaxrnn.training.sharding import batch_mesh, replicate
 from tests.conftest import compilations
+from tests.kill_runs import curves
 
 KEY = jax.random.key(5)
 WARP = jaxrnn.WarpConfig(shift=2.0).build()
@@ -27,7 +28,7 @@ def held_out():
 
 
 @pytest.mark.program
-@pytest.mark.parametrize(("most", "devices"), [(64, 1), (3, 1), (3, 2)])
+@pytest.mark.parametrize(("most", "devices"), [(64, 1), (3, 2)])
 def test_fit_is_bit_identical_to_its_epochs(state, digits, held_out, monkeypatch, most, devices):
     """Also if each epoch is divided into blocks: of eight steps, of 3, 2, 2 and the short one."""
     monkeypatch.setattr("jaxrnn.training.epochs._STEPS_AT_ONCE", most)
@@ -86,8 +87,7 @@ def test_continuing_from_a_history_is_bit_identical(state, digits, streamed, ste
     part_state, part = fit(state, train, TRAINER, key=key)
     rest_state, rest = fit(part_state, train, trainer, key=key, history=part)
     chex.assert_trees_all_equal(whole_state, rest_state)
-    for row, expected in zip(rest, whole, strict=True):
-        assert row | {"seconds": 0} == expected | {"seconds": 0}
+    assert curves(rest) == curves(whole)
 
 
 @pytest.mark.parametrize("key", [5, np.uint32(5), jax.random.PRNGKey(5)])
@@ -99,7 +99,7 @@ def test_keys_and_numbers_of_any_kind(state, digits, key):
     chex.assert_trees_all_equal(found, expected)
 
 
-def test_all_hooks_are_called_in_order_and_any_of_them_stops(state, digits):
+def test_all_hooks_are_called_in_order_and_any_of_them_stops(state, digits, capfd):
     seen = []
 
     def stop(record):
@@ -111,30 +111,19 @@ def test_all_hooks_are_called_in_order_and_any_of_them_stops(state, digits):
         assert record.key == KEY
         seen.append((int(record.state.step), record.examples))
 
-    trainer = TrainerConfig(epochs=9, batch_size=150, drop_remainder=True)
+    trainer = TrainerConfig(epochs=9, batch_size=100)
     _, history = fit(state, digits, trainer, key=KEY, hooks=[stop, look])
-    assert seen == [1, (3, 450), 2, (6, 450)]
-    assert len(history) == 2
-
-
-def test_patience_stops_early(digits, held_out, capfd):
-    """Without learning, the first epoch stays the best one."""
-    state = create_train_state(0, RNNModel(hidden=4), optax.sgd(0.0), digits.inputs)
-    trainer = TrainerConfig(epochs=9, batch_size=100, patience=2)
-    options = {"key": KEY, "evals": {"validation": held_out}}
-    fitted, history = fit(state, digits, trainer, **options)
-    assert (len(history), int(fitted.step)) == (3, 15)
-    assert fit(fitted, digits, trainer, history=history, **options)[1] == history
-    assert capfd.readouterr() == ("", "")
+    assert seen == [1, (5, 500), 2, (10, 500)]
+    assert (len(history), capfd.readouterr()) == (2, ("", ""))
 
 
 @pytest.mark.program
 @pytest.mark.parametrize("streamed", [False, True])
 def test_second_fit_compiles_nothing(state, digits, held_out, streamed):
-    trainer = TrainerConfig(epochs=2, batch_size=90, train_curve="last_batch")
+    trainer = TrainerConfig(epochs=2, batch_size=64, train_curve="last_batch")
 
     def run():
-        train = stream(digits, batch_size=90, key=KEY) if streamed else digits
+        train = stream(digits, batch_size=64, key=KEY) if streamed else digits
         key = None if streamed else KEY
         fit(state, train, trainer, key=key, evals={"test": held_out})
 
@@ -144,8 +133,9 @@ def test_second_fit_compiles_nothing(state, digits, held_out, streamed):
     assert names == []
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize(("update", "step"), [(8, 4), (10, 5)])
+@pytest.mark.parametrize(
+    ("update", "step", "streamed"), [(8, 4, False), (10, 5, False), (10, 5, True)]
+)
 def test_non_finite_loss_is_located(digits, streamed, update, step):
     """The parameters are infinite after some update; so is the next loss of that epoch, if any."""
     optimizer = optax.sgd(lambda count: jnp.where(count < update - 1, 0.1, jnp.inf))

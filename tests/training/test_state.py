@@ -9,9 +9,9 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxrnn import RNNModel, Split, create_train_state, evaluate, train_step
-from jaxrnn.training import measure
+from jaxrnn import RNNModel, Split, create_train_state, evaluate, train_step, training
 
+measure = jax.jit(training.measure, static_argnames="train")
 RNG = np.random.default_rng(0)
 FLOATS, LABELS = RNG.normal(size=(20, 9, 3)).astype(np.float32), np.arange(20) % 5
 BATCH = {"inputs": FLOATS, "labels": LABELS}
@@ -19,40 +19,24 @@ KEY = jax.random.key(3)
 OPTIMIZER = optax.sgd(0.5)
 
 
-class TakesTrain(nn.Module):
-    @nn.compact
-    def __call__(self, inputs, lengths=None, *, train):
-        return nn.Dense(5)(nn.Dropout(0.5, deterministic=not train)(inputs.mean(1)))
+def dropped(inputs, off):
+    return nn.Dense(5)(nn.Dropout(0.5, deterministic=off)(inputs.mean(1)))
 
 
-class TakesDeterministic(nn.Module):
-    @nn.compact
-    def __call__(self, inputs, lengths=None, *, deterministic=True):
-        return nn.Dense(5)(nn.Dropout(0.5, deterministic=deterministic)(inputs.mean(1)))
+def network(call):
+    """A network with that call."""
+    return type("Network", (nn.Module,), {"__call__": nn.compact(call)})()
 
 
-class TakesTraining(nn.Module):
-    @nn.compact
-    def __call__(self, inputs, training=False):
-        return nn.Dense(5)(nn.Dropout(0.5, deterministic=not training)(inputs.mean(1)))
-
-
-class TakesIsTraining(nn.Module):
-    @nn.compact
-    def __call__(self, inputs, is_training):
-        return nn.Dense(5)(nn.Dropout(0.5, deterministic=not is_training)(inputs.mean(1)))
-
-
-class TakesIsTrain(nn.Module):
-    @nn.compact
-    def __call__(self, inputs, is_train=False, lengths=None):
-        return nn.Dense(5)(nn.Dropout(0.5, deterministic=not is_train)(inputs.mean(1)))
-
-
-class TakesInference(nn.Module):
-    @nn.compact
-    def __call__(self, inputs, *, inference):
-        return nn.Dense(5)(nn.Dropout(0.5, deterministic=inference)(inputs.mean(1)))
+CALLS = {
+    "train": lambda self, inputs, lengths=None, *, train: dropped(inputs, not train),
+    "deterministic": lambda self, inputs, *, deterministic=True: dropped(inputs, deterministic),
+    "training": lambda self, inputs, training=False: dropped(inputs, not training),
+    "is_training": lambda self, inputs, is_training: dropped(inputs, not is_training),
+    "is_train": lambda self, inputs, is_train=False, lengths=None: dropped(inputs, not is_train),
+    "inference": lambda self, inputs, *, inference: dropped(inputs, inference),
+}
+NETWORKS = {taken: network(call) for taken, call in CALLS.items()}
 
 
 class DrawsNoise(nn.Module):
@@ -60,7 +44,7 @@ class DrawsNoise(nn.Module):
     def __call__(self, inputs, train=False):
         if train:
             inputs += jax.random.normal(self.make_rng("noise"), inputs.shape)
-        return nn.Dense(5)(nn.Dropout(0.5, deterministic=not train)(inputs.mean(1)))
+        return dropped(inputs, not train)
 
 
 class TakesKeys(nn.Module):
@@ -73,12 +57,7 @@ class TakesKeys(nn.Module):
 @pytest.mark.parametrize(
     ("model", "taken"),
     [
-        (TakesTrain(), "train"),
-        (TakesDeterministic(), "deterministic"),
-        (TakesTraining(), "training"),
-        (TakesIsTraining(), "is_training"),
-        (TakesIsTrain(), "is_train"),
-        (TakesInference(), "inference"),
+        *((model, taken) for taken, model in NETWORKS.items()),
         (DrawsNoise(), "train"),
         (TakesKeys(), "keys"),
         (RNNModel(4, 5, dropout=0.5), "carry"),
@@ -126,42 +105,31 @@ def test_models_that_are_refused():
     state = create_train_state(1, Unusual(dropout=0.5), OPTIMIZER, FLOATS)
     with pytest.raises(ValueError, match="random numbers in evaluation; its call must take train"):
         evaluate(state, Split(**BATCH))
+    with pytest.raises(ValueError, match="its call must take train or deterministic"):
+        train_step(state, BATCH, KEY)
     with pytest.raises(ValueError, match="other than params: batch_stats"):
         create_train_state(1, Unusual(normalize=True), OPTIMIZER, FLOATS)
 
 
 def test_calls_that_require_more_are_refused():
-    class Masked(nn.Module):
-        def __call__(self, inputs, mask, *, train):
-            return inputs
-
+    masked = network(lambda self, inputs, mask, *, train: inputs)
     with pytest.raises(ValueError, match="call requires mask; after the inputs it may require tra"):
-        create_train_state(1, Masked(), OPTIMIZER, FLOATS)
+        create_train_state(1, masked, OPTIMIZER, FLOATS)
     with pytest.raises(ValueError, match="must be a linen or nnx module of Flax; got <class"):
-        create_train_state(1, Masked, OPTIMIZER, FLOATS)
+        create_train_state(1, type(masked), OPTIMIZER, FLOATS)
 
 
 def test_lengths_need_a_network_that_takes_them():
     batch = {**BATCH, "lengths": np.full(20, 9)}
-    state = create_train_state(1, TakesTraining(), OPTIMIZER, FLOATS)
+    state = create_train_state(1, NETWORKS["training"], OPTIMIZER, FLOATS)
     with pytest.raises(ValueError, match="have lengths, but the model's call takes inputs, train"):
         train_step(state, batch, KEY)
-    train_step(create_train_state(1, TakesIsTrain(), OPTIMIZER, FLOATS), batch, KEY)
-
-
-def test_dropout_that_is_never_off_is_refused_with_a_key():
-    state = create_train_state(1, Unusual(dropout=0.5), OPTIMIZER, FLOATS)
-    with pytest.raises(ValueError, match="its call must take train or deterministic"):
-        train_step(state, BATCH, KEY)
+    train_step(create_train_state(1, NETWORKS["is_train"], OPTIMIZER, FLOATS), batch, KEY)
 
 
 def test_one_array_of_outputs_is_expected():
-    class Pair(nn.Module):
-        @nn.compact
-        def __call__(self, inputs):
-            return nn.Dense(5)(inputs.mean(1)), inputs
-
-    state = create_train_state(1, Pair(), OPTIMIZER, FLOATS)
+    pair = network(lambda self, inputs: (nn.Dense(5)(inputs.mean(1)), inputs))
+    state = create_train_state(1, pair, OPTIMIZER, FLOATS)
     with pytest.raises(ValueError, match="must return one array, the outputs; got tuple"):
         train_step(state, BATCH)
 

@@ -9,13 +9,13 @@ from scipy.special import log_softmax
 
 import jaxrnn
 from jaxrnn import Classification, LanguageModeling, Regression, RNNModel, Split, TrainerConfig
-from jaxrnn.training import measure
 from tests.conftest import compilations
 
+measure = jax.jit(jaxrnn.training.measure, static_argnames="train")
 KEY = jax.random.key(3)
-SIZE, TIME, WIDTH = 70, 5, 3
+SIZE, TIME, WIDTH = 66, 5, 3
 OPTIMIZER = jaxrnn.Adam(learning_rate=1e-2).build()
-TRAINER = TrainerConfig(epochs=1, batch_size=33)  # 70 = 33 + 33 + 4
+TRAINER = TrainerConfig(epochs=1, batch_size=33)
 RNG = np.random.default_rng(0)
 
 # Sequences of different lengths, and anything to predict from them.
@@ -174,9 +174,5 @@ def test_values_out_of_range_make_the_loss_nan(name, array, value, smoothing):
     values[0] = value
     split = split.replace(**{array: values})
     batch = next(jaxrnn.batches(split, KEY, batch_size=SIZE))
-    for metrics in (
-        jaxrnn.train_step(state, batch)[1],
-        jaxrnn.train_epoch(state, split, KEY, batch_size=SIZE)[1],
-        jaxrnn.evaluate(state, split),
-    ):
+    for metrics in (jaxrnn.train_step(state, batch)[1], jaxrnn.evaluate(state, split)):
         assert np.isnan(metrics.means()["loss"])

@@ -194,20 +194,6 @@ def test_directory_given_without_a_slash(pets, monkeypatch):
         jaxrnn.load("pets", split="train", data_dir=pets.parent / "data")
 
 
-def test_images_in_directories_by_class(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (4, 6, 5)).astype(np.uint8)
-    paths = ("train/cat/b.png", "train/cat/a.png", "train/ox/x.png", "test/ox/y.png")
-    for image, path in zip(images, paths, strict=True):
-        (tmp_path / "mine" / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(tmp_path / "mine" / path)
-    (tmp_path / "mine" / "train" / "cat" / "notes.txt").write_text("no image")
-    split = jaxrnn.load(str(tmp_path / "mine"), split="test+train[1:]", data_dir=tmp_path / "data")
-    np.testing.assert_array_equal(split.inputs, images[[3, 0, 2]])
-    assert (split.labels.tolist(), split.class_names) == ([1, 0, 1], ("cat", "ox"))
-    split = jaxrnn.load(str(tmp_path / "mine/test"), split="all", data_dir=tmp_path / "data")
-    assert (split.labels.tolist(), split.class_names) == ([0], ("ox",))
-
-
 def test_images_that_do_not_fit(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (6, 5)).astype(np.uint8)
     (tmp_path / "cat").mkdir()

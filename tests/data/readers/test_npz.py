@@ -18,7 +18,8 @@ def stored(save=np.savez, **changed):
     """The content of a dataset, as Keras stores it."""
     arrays = {"x_train": IMAGES, "y_train": np.arange(20) % 2}
     content = io.BytesIO()
-    save(content, **{**arrays, "x_test": IMAGES, "y_test": arrays["y_train"], **changed})
+    arrays |= {"x_test": IMAGES, "y_test": arrays["y_train"], **changed}
+    save(content, **{name: array for name, array in arrays.items() if array is not None})
     return content.getvalue()
 
 
@@ -69,8 +70,13 @@ def test_labels_may_be_names(tmp_path, words):
 
 
 @pytest.mark.parametrize(
-    ("labels", "message"),
+    ("changed", "message"),
     [
+        ({"x_train": None, "y_train": None}, "it lacks x_train, y_train"),
+        ({"x_train": np.zeros((20, 4))}, r"expected train images \(N, h"),
+        ({"x_train": np.full((20, 4, 4), 1.5)}, "float64"),
+        ({"x_train": np.array([None] * 20)}, "is not a dataset as Keras"),
+        ({"y_train": np.full(20, -1)}, "int32 from -1 to 0"),
         ({"y_train": WORDS, "y_test": np.array(["cat", "ox"] * 10)}, "class 'ox', .* train lacks"),
         ({"y_train": np.linspace(0, 1, 20)}, "class indices from 0"),
         ({"y_train": np.full(20, np.nan)}, "class indices from 0"),
@@ -79,10 +85,9 @@ def test_labels_may_be_names(tmp_path, words):
         ({"y_train": WORDS}, "test"),
     ],
 )
-def test_labels_that_can_not_be_read_name_the_file(tmp_path, labels, message):
-    (tmp_path / "mine.npz").write_bytes(stored(**labels))
-    said = refused(tmp_path / "mine.npz")
-    assert re.search(message, said)
+def test_arrays_that_can_not_be_read_name_the_file(tmp_path, changed, message):
+    (tmp_path / "mine.npz").write_bytes(stored(**changed))
+    assert re.search(message, refused(tmp_path / "mine.npz"))
 
 
 def test_endings_in_capitals(tmp_path, monkeypatch):

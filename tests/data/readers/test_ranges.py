@@ -1,43 +1,19 @@
 """The range of pixels is decided once, by the training images, and is the same for every part."""
 
-import gzip
-
 import numpy as np
 import pytest
-from PIL import Image
 
 import jaxrnn
-from tests.data.readers import idx
+from tests.data.readers import store
 
 DIGITS = np.random.default_rng(0).integers(0, 16, (20, 6, 5))
 DIGITS.flat[0] = 15
 LABELS = np.arange(20) % 2
 
 
-def store(folder, kind, train, test):
-    """Store images as a dataset of a kind; returns its name and where it is."""
-    folder.mkdir(exist_ok=True)
-    splits = {"train": train, "test": test}
-    if kind == "npz":
-        arrays = {f"x_{split}": images for split, images in splits.items()}
-        labels = {f"y_{split}": LABELS[: len(images)] for split, images in splits.items()}
-        np.savez(folder / "mine.npz", **arrays, **labels)
-        return str(folder / "mine.npz"), {}
-    for split, images in splits.items():
-        if kind == "idx":
-            for name, array in ((f"{split}-images-", images), (f"{split}-labels-", LABELS)):
-                content = gzip.compress(idx(array[: len(images)].astype(np.uint8)))
-                (folder / f"{name}idx-ubyte.gz").write_bytes(content)
-            continue
-        for index, image in enumerate(images):
-            path = folder / split / str(LABELS[index]) / f"{index:02}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.astype(np.uint8)).save(path)
-    return ("idx", {"archives": folder}) if kind == "idx" else (f"{folder}/", {})
-
-
 def loaded(tmp_path, kind, train, test=DIGITS):
-    name, places = store(tmp_path / "mine", kind, train, test)
+    splits = {"train": (train, LABELS[: len(train)]), "test": (test, LABELS[: len(test)])}
+    name, places = store(tmp_path / "mine", kind, **splits)
     places["data_dir"] = tmp_path / "data"
     return [jaxrnn.Source(name, split=split, **places) for split in ("train", "test")]
 

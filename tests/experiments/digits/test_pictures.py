@@ -15,8 +15,8 @@ from tests.experiments.digits.drawn_digits import drawn_digits, gray
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Of 100 drawn digits: the picture, how it was drawn, its ink, and the ink that is found."""
-    digits = [(gray(picture), words, ink) for _, picture, words, ink in drawn_digits(1)]
+    """Of 50 drawn digits: the picture, how it was drawn, its ink, and the ink that is found."""
+    digits = [(gray(picture), words, ink) for _, picture, words, ink in drawn_digits(1, 50)]
     return [(picture, words, ink, find_ink(picture)) for picture, words, ink in digits]
 
 

@@ -26,11 +26,10 @@ NETWORKS = {
     "simple": RNNConfig(hidden=12),
     "gru": RNNConfig(hidden=12, cell="gru"),
     "lstm": RNNConfig(hidden=12, cell="lstm"),
-    "two layers": RNNConfig(hidden=12, layers=2, activation="relu"),
-    "bidirectional": RNNConfig(hidden=12, bidirectional=True),
+    "two layers": RNNConfig(hidden=12, layers=2, activation="relu", bidirectional=True),
     "per step": RNNConfig(hidden=12, pooling="none"),
 }
-BATCHES = (1, 7, 1000)
+BATCHES = (1, 1000)
 
 WITHOUT_JAXRNN = """
 import pathlib, runpy, sys
@@ -47,7 +46,7 @@ for out in sorted(folder.glob("*/load.py")):
         parts = parts if size == 1000 else parts[:1]  # all images, in batches of 1,000
         outputs = [predict(inputs[part], lengths[part]) for part in parts]
         np.save(out.with_name(f"{size}.npy"), np.concatenate(outputs))
-    np.save(out.with_name("whole.npy"), predict(inputs[:7]))
+    np.save(out.with_name("whole.npy"), predict(inputs[:1]))
 """
 
 
@@ -73,7 +72,7 @@ def trained(config):
 def folder(tmp_path_factory):
     """Each network exported, and what it gives in a process without jaxrnn and Flax."""
     folder = tmp_path_factory.mktemp("exports")
-    digits = jaxrnn.load("mnist", split="test")
+    digits = jaxrnn.load("mnist", split="test[:2000]")
     lengths = np.random.default_rng(1).integers(0, 29, len(digits)).astype(np.int32)
     np.save(folder / "inputs.npy", digits.inputs)
     np.save(folder / "lengths.npy", lengths)
@@ -107,8 +106,8 @@ def test_stablehlo_predicts_without_jaxrnn_and_flax(network):
     for size in BATCHES:
         got = np.load(out / f"{size}.npy")
         agree(got, expected[: len(got)], lengths)
-    assert len(got) == 10_000
-    agree(np.load(out / "whole.npy"), run.predict(inputs[:7]), np.full(7, 28))
+    assert len(got) == 2000
+    agree(np.load(out / "whole.npy"), run.predict(inputs[:1]), np.full(1, 28))
 
 
 def test_onnx_predicts_the_same(network):
@@ -116,7 +115,7 @@ def test_onnx_predicts_the_same(network):
     out, inputs, lengths, expected, _ = network
     session = onnxruntime.InferenceSession(out / "model.onnx")
     scaled = inputs.astype(np.float32) / 255
-    for size in (*BATCHES, 10_000):
+    for size in (1, 7, 2000):
         (got,) = session.run(None, {"inputs": scaled[:size], "lengths": lengths[:size]})
         agree(got, expected[:size], lengths)
 

@@ -76,6 +76,8 @@ def test_first_of_several_frames_is_read_and_said_once(tmp_path, caplog, kind):
         frames[0].save(tmp_path / name, kind, save_all=True, append_images=frames[1:])
     images, errors = answers(tmp_path / "a", tmp_path / "b")
     assert (len(images), errors) == (2, {})
+    for image in images.values():
+        np.testing.assert_allclose(image, PIXELS, atol=40 if kind == "WEBP" else 0)
     (line,) = caplog.messages
     assert "first" in line
 

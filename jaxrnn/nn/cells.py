@@ -12,6 +12,7 @@ from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float, Key
 
 from jaxrnn.nn.linear import min_gru_scan
+from jaxrnn.nn.lru import RECURRENT, LRUCell, lru_scan
 from jaxrnn.nn.scans import Activation, elman_scan, gru_scan
 from jaxrnn.nn.sequences import State, States
 
@@ -77,6 +78,7 @@ CELLS: Mapping[str, Callable[..., nn.RNNCellBase]] = {
     "lstm": nn.OptimizedLSTMCell,
     "mgu": nn.MGUCell,
     "mingru": MinGRUCell,
+    "lru": LRUCell,
 }
 ACTIVATIONS: Mapping[str, Activation] = {"tanh": jnp.tanh, "relu": nn.relu}
 
@@ -94,7 +96,7 @@ INITIALIZERS: Mapping[str, Initializer | None] = {
 STATE_IS_OUTPUT = (nn.SimpleCell, nn.GRUCell, nn.MGUCell, MinGRUCell)
 
 # Cells with scans of their own, and their gates by Flax's names.
-SCANNED = {nn.SimpleCell: [""], nn.GRUCell: ["r", "z", "n"], MinGRUCell: ["z", "n"]}
+SCANNED = {nn.SimpleCell: [""], nn.GRUCell: ["r", "z", "n"], MinGRUCell: ["z", "n"], LRUCell: []}
 
 # Gates whose biases chrono initialization sets: 1 for those that keep the state, -1 for those that
 # write it. The z of a GRU and the f of an MGU do both; Flax's LSTM has its biases in the h modules.
@@ -116,13 +118,24 @@ def is_recurrent_kernel(path: tuple[chex.ArrayTree, ...], leaf: Array) -> bool:
     return bool(named and names[-1] == "kernel" and leaf.ndim >= 2)
 
 
+def is_slow(path: tuple[chex.ArrayTree, ...]) -> bool:
+    """Return whether a parameter belongs to the recurrence of an :class:`LRUCell`."""
+    return any(getattr(part, "key", None) in RECURRENT for part in path)
+
+
 def join_weights(
     cell: nn.RNNCellBase, params: chex.ArrayTree, features: int
 ) -> list[Float[Array, "..."]] | None:
     """Concatenate the weights of all gates: input kernel and bias, recurrent kernel and bias.
 
-    Returns None if parameters are missing or have other shapes than for ``features`` inputs.
+    Those of an :class:`LRUCell` are in the order of its ``shapes``. Returns None if parameters are
+    missing or have other shapes than for ``features`` inputs.
     """
+    if isinstance(cell, LRUCell):
+        shapes = cell.shapes(features)
+        leaves = [params.get(name) for name in shapes]
+        known = [getattr(leaf, "shape", None) for leaf in leaves] == [*shapes.values()]
+        return leaves if known else None
     gates, hidden = SCANNED[type(cell)], cell.features
     weights = [("i", gates, "kernel", (features, hidden)), ("i", gates, "bias", (hidden,))]
     if not isinstance(cell, MinGRUCell):
@@ -144,6 +157,8 @@ def choose_scan(
     """Return the scan of a cell in SCANNED: a function of inputs, carry, weights and lengths."""
     if isinstance(cell, MinGRUCell):
         return partial(min_gru_scan, gate=cell.gate_fn)
+    if isinstance(cell, LRUCell):
+        return lru_scan
     options = {"activation": cell.activation_fn, "unroll": unroll, "dropout": dropout}
     if isinstance(cell, nn.GRUCell):
         return partial(gru_scan, gate=cell.gate_fn, **options)

@@ -1,6 +1,5 @@
 """Linear elementwise recurrences, which run in parallel over time."""
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -35,12 +34,12 @@ def linear_scan(
     .. math:: h_t = a_t \odot h_{t-1} + b_t
 
     On accelerators it runs in parallel over time, by ``jax.lax.associative_scan``; on a CPU, where
-    that is slower, sequentially. Both give the same result to float rounding. The derivative is
-    written by hand, in forward and reverse mode: another such recurrence.
+    that is slower, sequentially. Both give the same result to float rounding. The gradient, written
+    by hand, is the same recurrence, backwards in time. Forward mode needs a constant decay.
 
     Args:
-      decay: :math:`a`, of the dtype of the inputs. With fewer axes than they have, it is the same
-        at all time steps; its magnitude must then be at most 1 if there are ``lengths``.
+      decay: :math:`a`, of the dtype of the inputs. With fewer axes than they have, it is
+        constant over time; its magnitude must then be at most 1 if there are ``lengths``.
       inputs: :math:`b`.
       carry: the state before the first time step; by default 0.
       lengths: see :func:`jaxrnn.nn.elman_scan`.
@@ -58,12 +57,14 @@ def linear_scan(
     Array([0.75+0.5j], dtype=complex64)
     """
     inputs, _ = mask_steps(jnp.asarray(inputs), lengths)
+    carry = jnp.zeros_like(inputs[0]) if carry is None else carry
     if jnp.ndim(decay) < inputs.ndim:
         decay = jnp.expand_dims(decay, range(inputs.ndim - 1 - jnp.ndim(decay)))
+        parts = _scan_constant(_parts(decay), _parts(inputs), _parts(carry))
     else:
         decay, _ = mask_steps(decay, lengths)
-    carry = jnp.zeros_like(inputs[0]) if carry is None else carry
-    parts = _compute_states(*map(_parts, (decay, inputs, carry)))
+        inputs = inputs.at[0].add(decay[0] * carry)
+        parts = _scan_from_zero(_parts(decay), _parts(inputs))
     states = parts[0] if len(parts) == 1 else jax.lax.complex(*parts)
     return last_valid(states[-1], states, carry, lengths), states
 
@@ -100,82 +101,98 @@ def _plus(one: Parts, other: Parts) -> Parts:
     return tuple(a + b for a, b in zip(one, other, strict=True))
 
 
-def _is_constant(decay: Parts, inputs: Parts) -> bool:
-    return decay[0].ndim < inputs[0].ndim
+def _conjugate(one: Parts) -> Parts:
+    return *one[:1], *(-imaginary for imaginary in one[1:])
 
 
-@jax.custom_jvp
-def _compute_states(decay: Parts, inputs: Parts, carry: Parts) -> Parts:
+@jax.custom_vjp
+def _scan_from_zero(decay: Parts, inputs: Parts) -> Parts:
     if steps_at_once(4, inputs) == 1:  # a prefix sum requires a static number of time steps
-        return scan_in_order(decay, inputs, carry)
-    scans = {"cpu": scan_in_order, "default": scan_in_parallel}
-    return jax.lax.platform_dependent(decay, inputs, carry, **scans)
+        return scan_in_order(decay, inputs)
+    return jax.lax.platform_dependent(decay, inputs, cpu=scan_in_order, default=scan_in_parallel)
 
 
-def scan_in_order(decay: Parts, inputs: Parts, carry: Parts) -> Parts:
-    """Compute the states of :func:`linear_scan`, one time step at a time."""
-    constant = _is_constant(decay, inputs)
+def scan_in_order(decay: Parts, inputs: Parts) -> Parts:
+    """Compute :func:`linear_scan` from 0, one time step at a time."""
 
     def step(state: Parts, now: tuple[Parts, Parts]) -> tuple[Parts, Parts]:
-        factor, added = (decay, now) if constant else now
-        state = _plus(_times(factor, state), added)
+        decay, added = now
+        state = _plus(_times(decay, state), added)
         return state, state
 
-    steps = inputs if constant else (decay, inputs)
-    return jax.lax.scan(step, carry, steps, unroll=1 if constant else steps_at_once(4, inputs))[1]
+    zeros = tuple(jnp.zeros_like(part[0]) for part in inputs)
+    return jax.lax.scan(step, zeros, (decay, inputs), unroll=steps_at_once(4, inputs))[1]
 
 
-def scan_in_parallel(decay: Parts, inputs: Parts, carry: Parts) -> Parts:
-    """Compute the states of :func:`linear_scan` as a prefix sum of maps from state to state."""
-    first, time = decay, inputs[0].shape[0]
-    if _is_constant(decay, inputs):
-        decay = tuple(jnp.broadcast_to(part, (time, *part.shape)) for part in decay)
-    else:
-        first = tuple(part[0] for part in decay)
+def scan_in_parallel(decay: Parts, inputs: Parts) -> Parts:
+    """Compute :func:`linear_scan` from 0, as a prefix sum of maps from one state to the next."""
 
-    def compose(one: tuple[Parts, Parts], then: tuple[Parts, Parts]) -> tuple[Parts, Parts]:
-        return _times(then[0], one[0]), _plus(_times(then[0], one[1]), then[1])
+    def compose(first: tuple[Parts, Parts], then: tuple[Parts, Parts]) -> tuple[Parts, Parts]:
+        return _times(then[0], first[0]), _plus(_times(then[0], first[1]), then[1])
 
-    added = zip(inputs, _times(first, carry), strict=True)
-    inputs = tuple(part.at[0].add(of_carry) for part, of_carry in added)
     return jax.lax.associative_scan(compose, (decay, inputs))[1]
 
 
-@_compute_states.defjvp
-def _differentiate(
+def _linear_forward(decay: Parts, inputs: Parts) -> tuple[Parts, tuple[Parts, Parts]]:
+    states = _scan_from_zero(decay, inputs)
+    return states, (decay, states)
+
+
+def _linear_backward(kept: tuple[Parts, Parts], of_states: Parts) -> tuple[Parts, Parts]:
+    # The gradient is the same recurrence, backwards in time.
+    decay, states = map(_conjugate, kept)
+    zero = lambda part: jnp.zeros_like(part[:1])  # noqa: E731
+    later = tuple(jnp.concatenate([part[1:], zero(part)]) for part in decay)
+    flip = partial(jax.tree.map, partial(jnp.flip, axis=0))
+    deltas = flip(_scan_from_zero(flip(later), flip(of_states)))
+    before = tuple(jnp.concatenate([zero(part), part[:-1]]) for part in states)
+    return _times(deltas, before), deltas
+
+
+_scan_from_zero.defvjp(_linear_forward, _linear_backward)
+
+
+# With a decay that is the same at all time steps, a gradient takes a single pass over memory.
+@jax.custom_jvp
+def _scan_constant(decay: Parts, inputs: Parts, carry: Parts) -> Parts:
+    if steps_at_once(4, inputs) == 1:
+        return _constant_in_order(decay, inputs, carry)
+    scans = _constant_in_order, _constant_in_parallel
+    return jax.lax.platform_dependent(decay, inputs, carry, cpu=scans[0], default=scans[1])
+
+
+def _constant_in_order(decay: Parts, inputs: Parts, carry: Parts) -> Parts:
+    def step(state: Parts, added: Parts) -> tuple[Parts, Parts]:
+        state = _plus(_times(decay, state), added)
+        return state, state
+
+    return jax.lax.scan(step, carry, inputs)[1]
+
+
+def _constant_in_parallel(decay: Parts, inputs: Parts, carry: Parts) -> Parts:
+    first = zip(inputs, _times(decay, carry), strict=True)
+    inputs = tuple(part.at[0].add(decayed) for part, decayed in first)
+    decays = tuple(jnp.broadcast_to(part, (len(inputs[0]), *part.shape)) for part in decay)
+    return scan_in_parallel(decays, inputs)
+
+
+@_scan_constant.defjvp
+def _linearize(
     primals: tuple[Parts, Parts, Parts], tangents: tuple[Parts, Parts, Parts]
 ) -> tuple[Parts, Parts]:
-    """Linearize the recurrence; JAX derives the gradient by transposing this."""
-    states = _compute_states(*primals)
-    arguments = states, primals, tangents
+    """Compute states and their tangents; JAX derives the gradient by transposing this."""
+    states = _scan_constant(*primals)
     if steps_at_once(4, states) == 1:
-        return states, _tangent_in_order(*arguments)
-    scans = {"cpu": _tangent_in_order, "default": partial(_tangent_by, scan_in_parallel)}
-    return states, jax.lax.platform_dependent(*arguments, **scans)
-
-
-def _tangent_by(
-    scan: Callable[[Parts, Parts, Parts], Parts],
-    states: Parts,
-    primals: tuple[Parts, Parts, Parts],
-    tangents: tuple[Parts, Parts, Parts],
-) -> Parts:
-    """Compute the tangent of all states, which obeys the same recurrence, by a scan."""
-    (decay, inputs, carry), (of_decay, of_inputs, of_carry) = primals, tangents
-    if _is_constant(decay, inputs):
-        of_decay = tuple(part[None] for part in of_decay)
-    pairs = zip(carry, states, strict=True)
-    before = tuple(jnp.concatenate([first[None], later[:-1]]) for first, later in pairs)
-    return scan(decay, _plus(of_inputs, _times(of_decay, before)), of_carry)
+        return states, _tangent_in_order(states, primals, tangents)
+    scans = _tangent_in_order, _tangent_in_parallel
+    tangent = jax.lax.platform_dependent(states, primals, tangents, cpu=scans[0], default=scans[1])
+    return states, tangent
 
 
 def _tangent_in_order(
     states: Parts, primals: tuple[Parts, Parts, Parts], tangents: tuple[Parts, Parts, Parts]
 ) -> Parts:
-    """Compute the tangent of all states; of a constant decay, in a single pass over memory."""
-    (decay, inputs, carry), (of_decay, of_inputs, of_carry) = primals, tangents
-    if not _is_constant(decay, inputs):
-        return _tangent_by(scan_in_order, states, primals, tangents)
+    (decay, _, carry), (of_decay, of_inputs, of_carry) = primals, tangents
 
     def multiply(state: Parts, of_state: Parts) -> Parts:
         return _plus(_times(decay, of_state), _times(of_decay, state))
@@ -186,3 +203,13 @@ def _tangent_in_order(
         return multiply(state, of_state), of_state
 
     return jax.lax.scan(step, multiply(carry, of_carry), (states, of_inputs))[1]
+
+
+def _tangent_in_parallel(
+    states: Parts, primals: tuple[Parts, Parts, Parts], tangents: tuple[Parts, Parts, Parts]
+) -> Parts:
+    (decay, _, carry), (of_decay, of_inputs, of_carry) = primals, tangents
+    pairs = zip(carry, states, strict=True)
+    before = tuple(jnp.concatenate([first[None], later[:-1]]) for first, later in pairs)
+    added = _times(tuple(part[None] for part in of_decay), before)
+    return _constant_in_parallel(decay, _plus(of_inputs, added), of_carry)

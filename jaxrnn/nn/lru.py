@@ -64,7 +64,7 @@ class LRUCell(nn.RNNCellBase):
         width = inputs.shape[-1]
         of_inputs = nn.initializers.normal((2 * width) ** -0.5)
         of_states = nn.initializers.normal(self.features**-0.5)
-        initializers = {
+        initializers: dict[str, Initializer] = {
             "nu_log": partial(_draw_nu, self.r_min, self.r_max),
             "theta_log": partial(_draw_theta, self.max_phase),
             "gamma_log": lambda *_: jnp.log(-jnp.expm1(-2 * jnp.exp(weights[0]))) / 2,
@@ -76,7 +76,8 @@ class LRUCell(nn.RNNCellBase):
         for name, shape in self.shapes(width).items():
             weights.append(self.param(name, initializers[name], shape, self.param_dtype))
         inputs, _ = nn.dtypes.promote_dtype(inputs, weights[-1], dtype=self.dtype)
-        state = _decay(weights) * carry + _write(inputs, weights)
+        decay = jnp.expand_dims(_decay(weights), range(inputs.ndim - 1))
+        state = decay * carry + _write(inputs, weights)
         return state, _read(inputs, state, weights)
 
     @nn.nowrap

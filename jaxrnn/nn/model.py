@@ -242,8 +242,8 @@ class RNNModel(nn.Module):
         if isinstance(self.cell, nn.RNNCellBase):
             return self.cell.clone(name=name, parent=self)
         if self.cell == "lru":
-            cell = LRUCell(self.hidden, self.r_min, self.r_max, self.max_phase)
-            return cell.clone(name=name, parent=self, dtype=self._lower)
+            ring = self.r_min, self.r_max, self.max_phase
+            return LRUCell(self.hidden, *ring, name=name, parent=self, dtype=self._lower)
         options = self.initializers, self.recurrent_gain, self.activation
         cell = cells.build_cell(self.cell, features, self.hidden, *options)
         return cell.clone(name=name, parent=self, dtype=self._lower)

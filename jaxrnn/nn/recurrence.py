@@ -53,7 +53,8 @@ class RNN(nn.RNN):
     non-default ``variable_*`` options, ``nn.intercept_methods``, and parameters of unexpected names
     or shapes, so that errors are those of Flax.
 
-    Derivatives of any order work, in reverse mode and in forward mode (``jvp``, ``jacfwd``).
+    Derivatives of any order work, in reverse mode and in forward mode (``jvp``, ``jacfwd``), except
+    that ``MinGRUCell`` has no forward mode: JAX raises a ``TypeError``; use ``fast=False``.
 
     Attributes:
       fast: use the scans above where they apply; False for ``flax.linen.RNN``'s alone.

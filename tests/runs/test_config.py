@@ -122,7 +122,7 @@ def test_check_gives_a_line_for_each_wrong_option():
         wrong.check()
     assert str(caught.value).splitlines() == [
         "--model.hidden: must be at least 1; got 0",
-        "--model.cell: must be 'simple', 'gru', 'lstm', 'mgu' or 'mingru'; got 'elman'",
+        "--model.cell: must be 'simple', 'gru', 'lstm', 'mgu', 'mingru' or 'lru'; got 'elman'",
         "--trainer.epochs: must be at least 1; got -1",
         "--trainer.train-curve last_batch needs --optimizer.average 0",
     ]

@@ -60,11 +60,11 @@ def linear_scan(
     carry = jnp.zeros_like(inputs[0]) if carry is None else carry
     if jnp.ndim(decay) < inputs.ndim:
         decay = jnp.expand_dims(decay, range(inputs.ndim - 1 - jnp.ndim(decay)))
-        parts = _scan_constant(_parts(decay), _parts(inputs), _parts(carry))
+        parts = scan_constant(parts_of(decay), parts_of(inputs), parts_of(carry))
     else:
         decay, _ = mask_steps(decay, lengths)
         inputs = inputs.at[0].add(decay[0] * carry)
-        parts = _scan_from_zero(_parts(decay), _parts(inputs))
+        parts = _scan_from_zero(parts_of(decay), parts_of(inputs))
     states = parts[0] if len(parts) == 1 else jax.lax.complex(*parts)
     return last_valid(states[-1], states, carry, lengths), states
 
@@ -86,7 +86,8 @@ def min_gru_scan(
     return last_valid(last, states, carry, lengths), states
 
 
-def _parts(numbers: Array) -> Parts:
+def parts_of(numbers: Array) -> Parts:
+    """Return the real and, of complex numbers, the imaginary part."""
     return (numbers.real, numbers.imag) if jnp.iscomplexobj(numbers) else (numbers,)
 
 
@@ -154,7 +155,8 @@ _scan_from_zero.defvjp(_linear_forward, _linear_backward)
 
 # With a decay that is the same at all time steps, a gradient takes a single pass over memory.
 @jax.custom_jvp
-def _scan_constant(decay: Parts, inputs: Parts, carry: Parts) -> Parts:
+def scan_constant(decay: Parts, inputs: Parts, carry: Parts) -> Parts:
+    """Compute the states of :func:`linear_scan` for a decay without the axis of time."""
     if steps_at_once(4, inputs) == 1:
         return _constant_in_order(decay, inputs, carry)
     scans = _constant_in_order, _constant_in_parallel
@@ -176,12 +178,12 @@ def _constant_in_parallel(decay: Parts, inputs: Parts, carry: Parts) -> Parts:
     return scan_in_parallel(decays, inputs)
 
 
-@_scan_constant.defjvp
+@scan_constant.defjvp
 def _linearize(
     primals: tuple[Parts, Parts, Parts], tangents: tuple[Parts, Parts, Parts]
 ) -> tuple[Parts, Parts]:
     """Compute states and their tangents; JAX derives the gradient by transposing this."""
-    states = _scan_constant(*primals)
+    states = scan_constant(*primals)
     if steps_at_once(4, states) == 1:
         return states, _tangent_in_order(states, primals, tangents)
     scans = _tangent_in_order, _tangent_in_parallel

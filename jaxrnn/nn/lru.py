@@ -10,12 +10,12 @@ from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Complex, Float, Key
 
 from jaxrnn.nn.dropout import drop
-from jaxrnn.nn.linear import linear_scan
-from jaxrnn.nn.sequences import Lengths, Steps, mask_steps
+from jaxrnn.nn.linear import Parts, parts_of, scan_constant
+from jaxrnn.nn.scans import project
+from jaxrnn.nn.sequences import Lengths, Steps, last_valid, mask_steps
 
 Numbers = Complex[Array, "*batch hidden"]
 Weights = Sequence[Float[Array, "..."]]  # the parameters of a cell, in the order of its shapes
-Vectors = Float[Array, "batch time features"]
 Keys = Key[Array, "batch"] | None
 
 # Parameters that should have a lower learning rate and no weight decay.
@@ -76,9 +76,8 @@ class LRUCell(nn.RNNCellBase):
         for name, shape in self.shapes(width).items():
             weights.append(self.param(name, initializers[name], shape, self.param_dtype))
         inputs, _ = nn.dtypes.promote_dtype(inputs, weights[-1], dtype=self.dtype)
-        decay = jnp.expand_dims(_decay(weights), range(inputs.ndim - 1))
-        state = decay * carry + _write(inputs, weights)
-        return state, _read(inputs, state, weights)
+        state = _decay(weights, inputs.ndim) * carry + jax.lax.complex(*_write(inputs, weights))
+        return state, _read(inputs, parts_of(state), weights)
 
     @nn.nowrap
     def shapes(self, width: int) -> dict[str, tuple[int, ...]]:
@@ -108,9 +107,13 @@ def lru_scan(
     Other arguments are those of :func:`jaxrnn.nn.elman_scan`.
     """
     inputs, _ = mask_steps(inputs, lengths)
-    added = _write(inputs, weights)
-    last, states = linear_scan(_decay(weights), added, carry, lengths=lengths)
-    return last, _read(inputs, states, weights)
+    first = parts_of(carry)
+    states = scan_constant(parts_of(_decay(weights, carry.ndim)), _write(inputs, weights), first)
+    last = (
+        last_valid(part[-1], part, of_carry, lengths)
+        for part, of_carry in zip(states, first, strict=True)
+    )
+    return jax.lax.complex(*last), _read(inputs, states, weights)
 
 
 def _draw_nu(
@@ -128,50 +131,58 @@ def _draw_theta(
     return jnp.log(jax.random.uniform(key, shape, dtype, smallest, max_phase))
 
 
-def _decay(weights: Weights) -> Numbers:
-    """Return λ."""
+def _decay(weights: Weights, axes: int) -> Numbers:
+    """Return λ, with this number of axes."""
     nu, theta, *_ = weights
     magnitude, phase = jnp.exp(-jnp.exp(nu)), jnp.exp(theta)
-    return jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase))
+    decay = jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase))
+    return jnp.expand_dims(decay, range(axes - 1))
 
 
-def _write(inputs: Float[Array, "*batch width"], weights: Weights) -> Numbers:
+def _write(inputs: Float[Array, "*batch width"], weights: Weights) -> Parts:
     """Return what inputs add to the states."""
     gamma, *kernels = weights[2:5]
     normalized = ((jnp.exp(gamma)[None] * kernel).astype(inputs.dtype) for kernel in kernels)
-    return jax.lax.complex(*((inputs @ kernel).astype(gamma.dtype) for kernel in normalized))
+    return tuple(_product(inputs, kernel).astype(gamma.dtype) for kernel in normalized)
 
 
 def _read(
-    inputs: Float[Array, "*batch width"], states: Numbers, weights: Weights
+    inputs: Float[Array, "*batch width"], states: Parts, weights: Weights
 ) -> Float[Array, "*batch width"]:
     """Return the outputs."""
     real, imaginary, skip = (leaf.astype(inputs.dtype) for leaf in weights[5:])
-    outputs = states.real.astype(inputs.dtype) @ real
-    outputs -= states.imag.astype(inputs.dtype) @ imaginary
-    return outputs + jnp.expand_dims(skip, range(inputs.ndim - 1)) * inputs
+    of_real, of_imaginary = (part.astype(inputs.dtype) for part in states)
+    skipped = jnp.expand_dims(skip, range(inputs.ndim - 1)) * inputs
+    return _product(of_real, real) - _product(of_imaginary, imaginary) + skipped
+
+
+def _product(vectors: Float[Array, "*batch width"], kernel: Array) -> Array:
+    return project(vectors, kernel, jnp.zeros(kernel.shape[1], kernel.dtype))
 
 
 def encode(
-    vectors: Vectors, lengths: Lengths | None, width: int, dtype: Dtype | None
-) -> Float[Array, "batch time width"]:
-    """Compute the inputs of the first block; padding is ignored, even NaN."""
+    vectors: Float[Array, "batch time features"],
+    lengths: Lengths | None,
+    width: int,
+    dtype: Dtype | None,
+) -> Steps:
+    """Compute the inputs of the first block, time-major; padding is ignored, even NaN."""
     steps, _ = mask_steps(jnp.moveaxis(vectors, 1, 0), lengths)
-    return nn.Dense(width, dtype=dtype, name="encoder")(jnp.moveaxis(steps, 0, 1))
+    return nn.Dense(width, dtype=dtype, name="encoder")(steps)
 
 
 def gate(
-    outputs: Vectors, width: int, layer: int, rate: float, keys: Keys, dtype: Dtype | None
-) -> Float[Array, "batch time width"]:
+    outputs: Steps, width: int, layer: int, rate: float, keys: Keys, dtype: Dtype | None
+) -> Steps:
     r"""Compute what a block adds to its inputs from the outputs :math:`y` of its recurrence.
 
     .. math:: (x W_v + b_v) \odot \sigma(x W_g + b_g), \quad x = \mathrm{gelu}(y)
 
     Both :math:`x` and the result have dropout, of the same units at all time steps.
     """
-    below = outputs.shape[-1]
-    ones = jnp.ones((outputs.shape[0], 1, below + width), outputs.dtype)
-    before, after = jnp.split(drop(ones, rate, keys, 3 * layer + 1), [below], axis=-1)
+    _, batch, below = outputs.shape
+    ones = jnp.ones((batch, below + width), outputs.dtype)
+    before, after = jnp.split(drop(ones, rate, keys, 3 * layer + 1)[None], [below], axis=-1)
     dense = nn.Dense(2 * width, dtype=dtype, name=f"gate{layer}")
     values, gates = jnp.split(dense(nn.gelu(outputs) * before), 2, axis=-1)
     return values * nn.sigmoid(gates) * after

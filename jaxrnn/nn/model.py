@@ -123,8 +123,7 @@ class RNNModel(nn.Module):
         if self.bidirectional and (carry is not None or return_carry):
             raise ValueError("a bidirectional network has no state to carry over")
         states = drop(self._vectors(inputs), self.input_dropout, keys, 0)
-        if self.in_blocks:
-            states = encode(states, lengths, self.hidden, self._lower)
+        states = encode(states, lengths, self.hidden, self._lower) if self.in_blocks else states
         carries = []
         for layer in range(self.layers):
             below = states
@@ -143,6 +142,7 @@ class RNNModel(nn.Module):
             if layer < self.layers - 1:
                 states = drop(states, self.dropout, keys, 3 * layer + 1)
 
+        states = jnp.moveaxis(states, 0, 1) if self.in_blocks else states
         how = "none" if every_step else self.pooling
         carried = how == "last" and self._last_is_carry(lengths)
         # If the carry is read, the gradients of all other states are symbolic zeros.
@@ -150,8 +150,7 @@ class RNNModel(nn.Module):
         read = read.astype(jnp.float32) if self._lower else read
         if not carried and how != "none":
             read = pool(read, lengths, how, self.bidirectional and not self.in_blocks)
-        if not self.in_blocks:
-            read = drop(read, self.dropout, keys, 3 * self.layers + 1)
+        read = read if self.in_blocks else drop(read, self.dropout, keys, 3 * self.layers + 1)
         head = nn.Dense(self.outputs, kernel_init=nn.initializers.glorot_uniform(), name="head")
         return (head(read), tuple(carries)) if return_carry else head(read)
 
@@ -216,12 +215,14 @@ class RNNModel(nn.Module):
                 cell,
                 reverse=bool(backward),
                 keep_order=True,
+                time_major=self.in_blocks,
                 unroll=UNROLL if type(cell) is nn.SimpleCell else 1,
                 fast=self.recurrence != "flax",
                 mask=True,
             )
             if carry is None and self._lower and self.cell != "lru":  # cells make it float32
-                carry = cell.initialize_carry(jax.random.key(0), inputs[:, 0].shape)
+                first = inputs[0] if self.in_blocks else inputs[:, 0]
+                carry = cell.initialize_carry(jax.random.key(0), first.shape)
                 carry = jax.tree.map(lambda leaf: leaf.astype(self._lower), carry)
             factors = None
             if self.recurrent_dropout and keys is not None:

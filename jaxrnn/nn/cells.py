@@ -12,7 +12,7 @@ from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float, Key
 
 from jaxrnn.nn.linear import min_gru_scan
-from jaxrnn.nn.lru import RECURRENT, LRUCell, lru_scan
+from jaxrnn.nn.lru import RECURRENT, LRUCell
 from jaxrnn.nn.scans import Activation, elman_scan, gru_scan
 from jaxrnn.nn.sequences import State, States
 
@@ -128,14 +128,8 @@ def join_weights(
 ) -> list[Float[Array, "..."]] | None:
     """Concatenate the weights of all gates: input kernel and bias, recurrent kernel and bias.
 
-    Those of an :class:`LRUCell` are in the order of its ``shapes``. Returns None if parameters are
-    missing or have other shapes than for ``features`` inputs.
+    Returns None if parameters are missing or have other shapes than for ``features`` inputs.
     """
-    if isinstance(cell, LRUCell):
-        shapes = cell.shapes(features)
-        leaves = [params.get(name) for name in shapes]
-        known = [getattr(leaf, "shape", None) for leaf in leaves] == [*shapes.values()]
-        return leaves if known else None
     gates, hidden = SCANNED[type(cell)], cell.features
     weights = [("i", gates, "kernel", (features, hidden)), ("i", gates, "bias", (hidden,))]
     if not isinstance(cell, MinGRUCell):
@@ -157,8 +151,6 @@ def choose_scan(
     """Return the scan of a cell in SCANNED: a function of inputs, carry, weights and lengths."""
     if isinstance(cell, MinGRUCell):
         return partial(min_gru_scan, gate=cell.gate_fn)
-    if isinstance(cell, LRUCell):
-        return lru_scan
     options = {"activation": cell.activation_fn, "unroll": unroll, "dropout": dropout}
     if isinstance(cell, nn.GRUCell):
         return partial(gru_scan, gate=cell.gate_fn, **options)

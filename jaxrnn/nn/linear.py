@@ -1,12 +1,12 @@
 """Linear elementwise recurrences, which run in parallel over time."""
 
-from functools import partial
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxrnn.nn.scans import Activation, project
+from jaxrnn.nn.scans import Activation, project, scan
 from jaxrnn.nn.sequences import (
     Lengths,
     State,
@@ -17,8 +17,7 @@ from jaxrnn.nn.sequences import (
     steps_at_once,
 )
 
-# The real and, of complex numbers, the imaginary part: on a CPU, XLA is faster with two real arrays
-# than with a complex one.
+# The real and, of complex numbers, the imaginary part: with these, XLA is faster on a CPU.
 Parts = tuple[Array, ...]
 
 
@@ -34,12 +33,12 @@ def linear_scan(
     .. math:: h_t = a_t \odot h_{t-1} + b_t
 
     On accelerators it runs in parallel over time, by ``jax.lax.associative_scan``; on a CPU, where
-    that is slower, sequentially. Both give the same result to float rounding. The gradient, written
-    by hand, is the same recurrence, backwards in time. Forward mode needs a constant decay.
+    that is slower, sequentially. Both give the same result to float rounding.
 
     Args:
-      decay: :math:`a`, of the dtype of the inputs. With fewer axes than they have, it is
-        constant over time; its magnitude must then be at most 1 if there are ``lengths``.
+      decay: :math:`a`, of the dtype of the inputs. With fewer axes than they have, it is constant
+        over time, and should be at most 1 in magnitude if there are ``lengths``; forward mode
+        (``jvp``) requires it to be.
       inputs: :math:`b`.
       carry: the state before the first time step; by default 0.
       lengths: see :func:`jaxrnn.nn.elman_scan`.
@@ -53,19 +52,15 @@ def linear_scan(
     >>> last, states = linear_scan(jnp.full((3, 1), 0.5), jnp.ones((3, 1)))
     >>> print(states.ravel())
     [1.   1.5  1.75]
-    >>> linear_scan(jnp.array([0.5j]), jnp.ones((3, 1), jnp.complex64))[0]
-    Array([0.75+0.5j], dtype=complex64)
     """
     inputs, _ = mask_steps(jnp.asarray(inputs), lengths)
     carry = jnp.zeros_like(inputs[0]) if carry is None else carry
     if jnp.ndim(decay) < inputs.ndim:
-        decay = jnp.expand_dims(decay, range(inputs.ndim - 1 - jnp.ndim(decay)))
-        parts = scan_constant(parts_of(decay), parts_of(inputs), parts_of(carry))
+        decay = jnp.expand_dims(decay, range(carry.ndim - jnp.ndim(decay)))
+        states = joined(scan_constant(*map(parts_of, (decay, inputs, carry))))
     else:
         decay, _ = mask_steps(decay, lengths)
-        inputs = inputs.at[0].add(decay[0] * carry)
-        parts = _scan_from_zero(parts_of(decay), parts_of(inputs))
-    states = parts[0] if len(parts) == 1 else jax.lax.complex(*parts)
+        states = _scan_from_zero(decay, inputs.at[0].add(decay[0] * carry))
     return last_valid(states[-1], states, carry, lengths), states
 
 
@@ -86,9 +81,54 @@ def min_gru_scan(
     return last_valid(last, states, carry, lengths), states
 
 
+@jax.custom_vjp
+def _scan_from_zero(decay: States, inputs: States) -> States:
+    if steps_at_once(4, inputs) == 1:  # a prefix sum requires a static number of time steps
+        return scan_in_order(decay, inputs)
+    scans = {"cpu": scan_in_order, "default": scan_in_parallel}
+    return jax.lax.platform_dependent(decay, inputs, **scans)
+
+
+def scan_in_order(decay: States, inputs: States) -> States:
+    """Compute :func:`linear_scan` from 0, one time step at a time."""
+    zeros = jnp.zeros_like(inputs[0])
+    return scan(lambda state, step: step[0] * state + step[1], 4, (decay, inputs), zeros)[1]
+
+
+def scan_in_parallel(decay: States, inputs: States) -> States:
+    """Compute :func:`linear_scan` from 0, as a prefix sum of maps from one state to the next."""
+
+    def compose(first: tuple[Array, Array], then: tuple[Array, Array]) -> tuple[Array, Array]:
+        return then[0] * first[0], then[0] * first[1] + then[1]
+
+    return jax.lax.associative_scan(compose, (decay, inputs))[1]
+
+
+def _linear_forward(decay: States, inputs: States) -> tuple[States, tuple[States, States]]:
+    states = _scan_from_zero(decay, inputs)
+    return states, (decay, states)
+
+
+def _linear_backward(kept: tuple[States, States], of_states: States) -> tuple[States, States]:
+    # The gradient is the same recurrence, backwards in time.
+    decay, states = kept
+    later = jnp.concatenate([decay[1:], jnp.zeros_like(decay[:1])])
+    deltas = jnp.flip(_scan_from_zero(jnp.flip(later, 0), jnp.flip(of_states, 0)), 0)
+    before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
+    return deltas * before, deltas
+
+
+_scan_from_zero.defvjp(_linear_forward, _linear_backward)
+
+
 def parts_of(numbers: Array) -> Parts:
     """Return the real and, of complex numbers, the imaginary part."""
     return (numbers.real, numbers.imag) if jnp.iscomplexobj(numbers) else (numbers,)
+
+
+def joined(parts: Parts) -> Array:
+    """Return the numbers that have these parts."""
+    return jax.lax.complex(*parts) if len(parts) == 2 else parts[0]
 
 
 def _times(one: Parts, other: Parts) -> Parts:
@@ -99,68 +139,21 @@ def _times(one: Parts, other: Parts) -> Parts:
 
 
 def _plus(one: Parts, other: Parts) -> Parts:
-    return tuple(a + b for a, b in zip(one, other, strict=True))
+    return tuple(map(jnp.add, one, other))
 
 
-def _conjugate(one: Parts) -> Parts:
-    return *one[:1], *(-imaginary for imaginary in one[1:])
-
-
-@jax.custom_vjp
-def _scan_from_zero(decay: Parts, inputs: Parts) -> Parts:
-    if steps_at_once(4, inputs) == 1:  # a prefix sum requires a static number of time steps
-        return scan_in_order(decay, inputs)
-    return jax.lax.platform_dependent(decay, inputs, cpu=scan_in_order, default=scan_in_parallel)
-
-
-def scan_in_order(decay: Parts, inputs: Parts) -> Parts:
-    """Compute :func:`linear_scan` from 0, one time step at a time."""
-
-    def step(state: Parts, now: tuple[Parts, Parts]) -> tuple[Parts, Parts]:
-        decay, added = now
-        state = _plus(_times(decay, state), added)
-        return state, state
-
-    zeros = tuple(jnp.zeros_like(part[0]) for part in inputs)
-    return jax.lax.scan(step, zeros, (decay, inputs), unroll=steps_at_once(4, inputs))[1]
-
-
-def scan_in_parallel(decay: Parts, inputs: Parts) -> Parts:
-    """Compute :func:`linear_scan` from 0, as a prefix sum of maps from one state to the next."""
-
-    def compose(first: tuple[Parts, Parts], then: tuple[Parts, Parts]) -> tuple[Parts, Parts]:
-        return _times(then[0], first[0]), _plus(_times(then[0], first[1]), then[1])
-
-    return jax.lax.associative_scan(compose, (decay, inputs))[1]
-
-
-def _linear_forward(decay: Parts, inputs: Parts) -> tuple[Parts, tuple[Parts, Parts]]:
-    states = _scan_from_zero(decay, inputs)
-    return states, (decay, states)
-
-
-def _linear_backward(kept: tuple[Parts, Parts], of_states: Parts) -> tuple[Parts, Parts]:
-    # The gradient is the same recurrence, backwards in time.
-    decay, states = map(_conjugate, kept)
-    zero = lambda part: jnp.zeros_like(part[:1])  # noqa: E731
-    later = tuple(jnp.concatenate([part[1:], zero(part)]) for part in decay)
-    flip = partial(jax.tree.map, partial(jnp.flip, axis=0))
-    deltas = flip(_scan_from_zero(flip(later), flip(of_states)))
-    before = tuple(jnp.concatenate([zero(part), part[:-1]]) for part in states)
-    return _times(deltas, before), deltas
-
-
-_scan_from_zero.defvjp(_linear_forward, _linear_backward)
-
-
-# With a decay that is the same at all time steps, a gradient takes a single pass over memory.
 @jax.custom_jvp
 def scan_constant(decay: Parts, inputs: Parts, carry: Parts) -> Parts:
-    """Compute the states of :func:`linear_scan` for a decay without the axis of time."""
-    if steps_at_once(4, inputs) == 1:
-        return _constant_in_order(decay, inputs, carry)
-    scans = _constant_in_order, _constant_in_parallel
-    return jax.lax.platform_dependent(decay, inputs, carry, cpu=scans[0], default=scans[1])
+    """Compute the states of :func:`linear_scan` for a decay with the axes of a state."""
+    return _on_platform(_constant_in_order, _constant_in_parallel, decay, inputs, carry)
+
+
+def _on_platform(
+    in_order: Callable[..., Parts], in_parallel: Callable[..., Parts], *arguments: Parts
+) -> Parts:
+    if steps_at_once(4, arguments[-1]) == 1:  # as above
+        return in_order(*arguments)
+    return jax.lax.platform_dependent(*arguments, cpu=in_order, default=in_parallel)
 
 
 def _constant_in_order(decay: Parts, inputs: Parts, carry: Parts) -> Parts:
@@ -168,14 +161,13 @@ def _constant_in_order(decay: Parts, inputs: Parts, carry: Parts) -> Parts:
         state = _plus(_times(decay, state), added)
         return state, state
 
-    return jax.lax.scan(step, carry, inputs)[1]
+    return jax.lax.scan(step, carry, inputs)[1]  # unrolling was measured to be slower
 
 
 def _constant_in_parallel(decay: Parts, inputs: Parts, carry: Parts) -> Parts:
-    first = zip(inputs, _times(decay, carry), strict=True)
-    inputs = tuple(part.at[0].add(decayed) for part, decayed in first)
-    decays = tuple(jnp.broadcast_to(part, (len(inputs[0]), *part.shape)) for part in decay)
-    return scan_in_parallel(decays, inputs)
+    factor, added = joined(decay), joined(inputs)
+    factors = jnp.broadcast_to(factor, (len(added), *factor.shape))
+    return parts_of(scan_in_parallel(factors, added.at[0].add(factor * joined(carry))))
 
 
 @scan_constant.defjvp
@@ -183,35 +175,30 @@ def _linearize(
     primals: tuple[Parts, Parts, Parts], tangents: tuple[Parts, Parts, Parts]
 ) -> tuple[Parts, Parts]:
     """Compute states and their tangents; JAX derives the gradient by transposing this."""
-    states = scan_constant(*primals)
-    if steps_at_once(4, states) == 1:
-        return states, _tangent_in_order(states, primals, tangents)
-    scans = _tangent_in_order, _tangent_in_parallel
-    tangent = jax.lax.platform_dependent(states, primals, tangents, cpu=scans[0], default=scans[1])
-    return states, tangent
+    (decay, _, carry), states = primals, scan_constant(*primals)
+    arguments = decay, *tangents, carry, states
+    return states, _on_platform(_tangent_in_order, _tangent_in_parallel, *arguments)
 
 
 def _tangent_in_order(
-    states: Parts, primals: tuple[Parts, Parts, Parts], tangents: tuple[Parts, Parts, Parts]
+    decay: Parts, of_decay: Parts, of_inputs: Parts, of_carry: Parts, carry: Parts, states: Parts
 ) -> Parts:
-    (decay, _, carry), (of_decay, of_inputs, of_carry) = primals, tangents
+    """Compute the tangent; its transpose reads each state once and sums the decay's gradient."""
 
-    def multiply(state: Parts, of_state: Parts) -> Parts:
+    def decayed(state: Parts, of_state: Parts) -> Parts:
         return _plus(_times(decay, of_state), _times(of_decay, state))
 
-    def step(decayed: Parts, now: tuple[Parts, Parts]) -> tuple[Parts, Parts]:
-        state, of_inputs = now
-        of_state = _plus(decayed, of_inputs)
-        return multiply(state, of_state), of_state
+    def step(before: Parts, now: tuple[Parts, Parts]) -> tuple[Parts, Parts]:
+        state, added = now
+        of_state = _plus(before, added)
+        return decayed(state, of_state), of_state
 
-    return jax.lax.scan(step, multiply(carry, of_carry), (states, of_inputs))[1]
+    return jax.lax.scan(step, decayed(carry, of_carry), (states, of_inputs))[1]
 
 
 def _tangent_in_parallel(
-    states: Parts, primals: tuple[Parts, Parts, Parts], tangents: tuple[Parts, Parts, Parts]
+    decay: Parts, of_decay: Parts, of_inputs: Parts, of_carry: Parts, carry: Parts, states: Parts
 ) -> Parts:
-    (decay, _, carry), (of_decay, of_inputs, of_carry) = primals, tangents
-    pairs = zip(carry, states, strict=True)
-    before = tuple(jnp.concatenate([first[None], later[:-1]]) for first, later in pairs)
-    added = _times(tuple(part[None] for part in of_decay), before)
-    return _constant_in_parallel(decay, _plus(of_inputs, added), of_carry)
+    before = jnp.concatenate([joined(carry)[None], joined(states)[:-1]])
+    added = _plus(of_inputs, parts_of(joined(of_decay)[None] * before))
+    return _constant_in_parallel(decay, added, of_carry)

@@ -1,6 +1,6 @@
 """The linear recurrent unit, and the residual blocks of its paper."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import partial
 
 import jax
@@ -10,12 +10,13 @@ from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Complex, Float, Key
 
 from jaxrnn.nn.dropout import drop
-from jaxrnn.nn.linear import Parts, parts_of, scan_constant
+from jaxrnn.nn.linear import joined, parts_of, scan_constant
 from jaxrnn.nn.scans import project
 from jaxrnn.nn.sequences import Lengths, Steps, last_valid, mask_steps
 
 Numbers = Complex[Array, "*batch hidden"]
-Weights = Sequence[Float[Array, "..."]]  # the parameters of a cell, in the order of its shapes
+Vectors = Float[Array, "*batch width"]
+
 Keys = Key[Array, "batch"] | None
 
 # Parameters that should have a lower learning rate and no weight decay.
@@ -58,37 +59,42 @@ class LRUCell(nn.RNNCellBase):
 
     @nn.compact
     def __call__(
-        self, carry: Numbers, inputs: Float[Array, "*batch width"]
-    ) -> tuple[Numbers, Float[Array, "*batch width"]]:
-        """Compute the next state and the output."""
-        width = inputs.shape[-1]
-        of_inputs = nn.initializers.normal((2 * width) ** -0.5)
-        of_states = nn.initializers.normal(self.features**-0.5)
-        initializers: dict[str, Initializer] = {
-            "nu_log": partial(_draw_nu, self.r_min, self.r_max),
-            "theta_log": partial(_draw_theta, self.max_phase),
-            "gamma_log": lambda *_: jnp.log(-jnp.expm1(-2 * jnp.exp(weights[0]))) / 2,
-            **dict.fromkeys(("B_re", "B_im"), of_inputs),
-            **dict.fromkeys(("C_re", "C_im"), of_states),
-            "D": nn.initializers.normal(1.0),
-        }
-        weights: list[Array] = []
-        for name, shape in self.shapes(width).items():
-            weights.append(self.param(name, initializers[name], shape, self.param_dtype))
-        inputs, _ = nn.dtypes.promote_dtype(inputs, weights[-1], dtype=self.dtype)
-        state = _decay(weights, inputs.ndim) * carry + jax.lax.complex(*_write(inputs, weights))
-        return state, _read(inputs, parts_of(state), weights)
+        self,
+        carry: Numbers,
+        inputs: Vectors,
+        *,
+        over_time: bool = False,
+        lengths: Lengths | None = None,
+    ) -> tuple[Numbers, Vectors]:
+        """Compute the next state and the output.
 
-    @nn.nowrap
-    def shapes(self, width: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the parameters, in order, for inputs of a width."""
-        units = self.features
-        return {
-            **dict.fromkeys(("nu_log", "theta_log", "gamma_log"), (units,)),
-            **dict.fromkeys(("B_re", "B_im"), (width, units)),
-            **dict.fromkeys(("C_re", "C_im"), (units, width)),
-            "D": (width,),
-        }
+        With ``over_time``, inputs are time-major sequences, and the results are the last state and
+        all outputs; for ``lengths``, see :func:`jaxrnn.nn.elman_scan`.
+        """
+        width, units, normal = inputs.shape[-1], self.features, nn.initializers.normal
+        param = lambda name, init, *shape: self.param(name, init, shape, self.param_dtype)  # noqa: E731
+        nu = param("nu_log", partial(_draw_nu, self.r_min, self.r_max), units)
+        theta = param("theta_log", partial(_draw_theta, self.max_phase), units)
+        gamma = param("gamma_log", lambda *_: jnp.log(-jnp.expm1(-2 * jnp.exp(nu))) / 2, units)
+        writing = [param(name, normal((2 * width) ** -0.5), width, units) for name in RECURRENT[3:]]
+        reading = [param(name, normal(units**-0.5), units, width) for name in ("C_re", "C_im")]
+        skip = param("D", normal(1.0), width)
+
+        magnitude, phase = (jnp.exp(of) for of in (-jnp.exp(nu), theta))
+        decay = magnitude * jnp.cos(phase), magnitude * jnp.sin(phase)
+        inputs, _ = nn.dtypes.promote_dtype(inputs, skip, dtype=self.dtype)
+        steps, _ = mask_steps(inputs if over_time else inputs[None], lengths)
+        kernels = (jnp.exp(gamma)[None] * kernel for kernel in writing)
+        added = tuple(_product(steps, kernel).astype(nu.dtype) for kernel in kernels)
+        states = scan_constant(_expand(decay, carry.ndim), added, parts_of(carry))
+        read = (part.astype(steps.dtype) for part in states)
+        real, imaginary = map(_product, read, reading)
+        outputs = real - imaginary + _expand((skip.astype(steps.dtype),), steps.ndim)[0] * steps
+        if not over_time:
+            return joined(states)[0], outputs[0]
+        pairs = zip(states, parts_of(carry), strict=True)
+        last = tuple(last_valid(part[-1], part, first, lengths) for part, first in pairs)
+        return joined(last), outputs
 
     @nn.nowrap
     def initialize_carry(self, rng: Key[Array, ""], input_shape: tuple[int, ...]) -> Numbers:
@@ -97,23 +103,6 @@ class LRUCell(nn.RNNCellBase):
         return self.carry_init(rng, (*input_shape[:-1], self.features), dtype)
 
     num_feature_axes = 1  # of the inputs
-
-
-def lru_scan(
-    inputs: Steps, carry: Numbers, *weights: Float[Array, "..."], lengths: Lengths | None = None
-) -> tuple[Numbers, Steps]:
-    """Compute the last state and all outputs of an :class:`LRUCell`; weights as in its ``shapes``.
-
-    Other arguments are those of :func:`jaxrnn.nn.elman_scan`.
-    """
-    inputs, _ = mask_steps(inputs, lengths)
-    first = parts_of(carry)
-    states = scan_constant(parts_of(_decay(weights, carry.ndim)), _write(inputs, weights), first)
-    last = (
-        last_valid(part[-1], part, of_carry, lengths)
-        for part, of_carry in zip(states, first, strict=True)
-    )
-    return jax.lax.complex(*last), _read(inputs, states, weights)
 
 
 def _draw_nu(
@@ -131,33 +120,14 @@ def _draw_theta(
     return jnp.log(jax.random.uniform(key, shape, dtype, smallest, max_phase))
 
 
-def _decay(weights: Weights, axes: int) -> Numbers:
-    """Return λ, with this number of axes."""
-    nu, theta, *_ = weights
-    magnitude, phase = jnp.exp(-jnp.exp(nu)), jnp.exp(theta)
-    decay = jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase))
-    return jnp.expand_dims(decay, range(axes - 1))
+def _expand(vectors: Iterable[Array], axes: int) -> tuple[Array, ...]:
+    """Add axes of size 1 in front."""
+    return tuple(jnp.expand_dims(vector, range(axes - 1)) for vector in vectors)
 
 
-def _write(inputs: Float[Array, "*batch width"], weights: Weights) -> Parts:
-    """Return what inputs add to the states."""
-    gamma, *kernels = weights[2:5]
-    normalized = ((jnp.exp(gamma)[None] * kernel).astype(inputs.dtype) for kernel in kernels)
-    return tuple(_product(inputs, kernel).astype(gamma.dtype) for kernel in normalized)
-
-
-def _read(
-    inputs: Float[Array, "*batch width"], states: Parts, weights: Weights
-) -> Float[Array, "*batch width"]:
-    """Return the outputs."""
-    real, imaginary, skip = (leaf.astype(inputs.dtype) for leaf in weights[5:])
-    of_real, of_imaginary = (part.astype(inputs.dtype) for part in states)
-    skipped = jnp.expand_dims(skip, range(inputs.ndim - 1)) * inputs
-    return _product(of_real, real) - _product(of_imaginary, imaginary) + skipped
-
-
-def _product(vectors: Float[Array, "*batch width"], kernel: Array) -> Array:
-    return project(vectors, kernel, jnp.zeros(kernel.shape[1], kernel.dtype))
+def _product(steps: Steps, kernel: Float[Array, "features width"]) -> Steps:
+    """Multiply in the dtype of the inputs."""
+    return project(steps, kernel.astype(steps.dtype), jnp.zeros(kernel.shape[1], steps.dtype))
 
 
 def encode(

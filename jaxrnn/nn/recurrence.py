@@ -48,8 +48,7 @@ class RNN(nn.RNN):
     With activations other than tanh, relu and sigmoid, JAX differentiates the scan, as it does for
     ``flax.linen.GRUCell``, whose input projections are one product and whose recurrent projections
     are another. :class:`jaxrnn.nn.MinGRUCell` and :class:`jaxrnn.nn.LRUCell` run in parallel over
-    time. Everything else runs in
-    ``flax.linen.RNN`` itself: other cells (one product was measured to be no faster for LSTMs),
+    time. Everything else runs in ``flax.linen.RNN`` itself: other cells (one product was measured to be no faster for LSTMs),
     non-default ``variable_*`` options, ``nn.intercept_methods``, and parameters of unexpected names
     or shapes, so that errors are those of Flax.
 
@@ -112,10 +111,10 @@ class RNN(nn.RNN):
             keep_order=keep_order,
         )
         own = dropout is not None or (self.mask and seq_lengths is not None)
+        batch_axes = inputs.ndim - self.cell.num_feature_axes - 1
         may_be_fast = self._may_be_fast()
         if isinstance(self.cell, LRUCell) and seq_lengths is not None:
-            may_be_fast = may_be_fast and self.mask  # the outputs don't tell the last state
-        batch_axes = inputs.ndim - self.cell.num_feature_axes - 1
+            may_be_fast = may_be_fast and self.mask  # its outputs don't tell the last state
         if not (may_be_fast or own) or batch_axes < 0 or not inputs.size:
             return flax_call()
 
@@ -152,6 +151,8 @@ class RNN(nn.RNN):
         linear = isinstance(cell, MinGRUCell | LRUCell)
         if not self._may_be_fast() or (dropout is not None and linear):
             return None
+        if isinstance(cell, LRUCell):
+            return lambda steps: cell(carry, steps, over_time=True, lengths=lengths)
         if self.is_initializing():
             cell(carry, steps[0])  # creates the parameters, with the keys that nn.RNN would use
         params = nn.meta.unbox(cell.variables.get("params", {}))
@@ -159,12 +160,9 @@ class RNN(nn.RNN):
         if weights is None:
             return None  # Flax raises its own error
         dtype = canonicalize_dtype(steps, *weights, dtype=cell.dtype)
-        if isinstance(cell, LRUCell):
-            pass  # its states are complex, whatever the type of its inputs
-        elif carry.dtype != dtype:
+        if carry.dtype != dtype:
             return None  # the type of the carry changes, which Flax handles
-        else:
-            weights = [leaf.astype(dtype) for leaf in weights]
+        weights = [leaf.astype(dtype) for leaf in weights]
         scan = choose_scan(cell, self.unroll, dropout)
         return lambda steps: scan(steps.astype(dtype), carry, *weights, lengths=lengths)
 

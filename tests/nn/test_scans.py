@@ -11,7 +11,13 @@ from flax import linen as nn
 from jax.test_util import check_grads
 
 from jaxrnn.nn import elman_scan, gru_scan, linear_scan
-from jaxrnn.nn.linear import _constant_in_parallel, scan_in_order, scan_in_parallel
+from jaxrnn.nn.linear import (
+    _constant_in_parallel,
+    joined,
+    parts_of,
+    scan_in_order,
+    scan_in_parallel,
+)
 
 TIME, FEATURES, HIDDEN = 6, 3, 4
 
@@ -121,13 +127,12 @@ def test_linear_scan_is_its_equation(lengths):
     chex.assert_trees_all_close(*(jnp.where(valid, of, 0) for of in (states, expected[1:])))
 
 
-@pytest.mark.parametrize("scan", [lambda a, b: (linear_scan(*a, *b)[1],), scan_in_parallel])
+@pytest.mark.parametrize("scan", [lambda a, b: linear_scan(a, b)[1], scan_in_parallel])
 def test_linear_scans_and_their_gradient_agree(scan):
     decay, inputs = draw((TIME, 2, 3), (TIME, 2, 3))
 
     def value_and_gradients(scan):
-        loss = lambda a, b: jnp.sin(scan((a,), (b,))[0]).sum()  # noqa: E731
-        return jax.value_and_grad(loss, (0, 1))(decay, inputs)
+        return jax.value_and_grad(lambda a, b: jnp.sin(scan(a, b)).sum(), (0, 1))(decay, inputs)
 
     results = map(value_and_gradients, (scan, scan_in_order))
     chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-6)
@@ -144,25 +149,20 @@ def test_gradients_of_complex_linear_scans_are_finite_differences(shape, platfor
     choose = lambda *arguments, **scans: scans[platform](*arguments)  # noqa: E731
     monkeypatch.setattr(jax.lax, "platform_dependent", choose)
     with jax.enable_x64(True):
-        arguments = complex_numbers(*shape), complex_numbers(5, 2, 3), complex_numbers(2, 3)
+        decay, *others = complex_numbers(*shape), complex_numbers(5, 2, 3), complex_numbers(2, 3)
         modes = ("fwd", "rev") if len(shape) < 3 else ("rev",)
-        check_grads(jax.jit(linear_scan), arguments, 1, modes)
-        if len(shape) < 3:
-            everywhere = jnp.broadcast_to(arguments[0], (5, 2, 3))
-            results = (
-                jax.jit(linear_scan)(*arguments),
-                jax.jit(linear_scan)(everywhere, *arguments[1:]),
-            )
-            chex.assert_trees_all_close(*results)
+        check_grads(jax.jit(linear_scan), (decay, *others), 1, modes)
+        everywhere = jnp.broadcast_to(decay, (5, 2, 3))
+        results = (jax.jit(linear_scan)(decay, *others) for decay in (decay, everywhere))
+        chex.assert_trees_all_close(*results)
 
 
 @pytest.mark.parametrize("time", [1, 2, 28, 1000])
 def test_complex_linear_scans_agree(time):
-    decay, inputs = complex_numbers(3), complex_numbers(time, 2, 3)
+    decay, inputs, carry = complex_numbers(1, 3), complex_numbers(time, 2, 3), complex_numbers(2, 3)
     decay /= jnp.maximum(jnp.abs(decay), 1.0)
-    carry = complex_numbers(2, 3)
-    arguments = [(part.real, part.imag) for part in (decay[None], inputs, carry)]
-    ours, theirs = jax.jit(linear_scan)(decay, inputs, carry)[1], _constant_in_parallel(*arguments)
-    chex.assert_trees_all_close(ours, jax.lax.complex(*theirs), rtol=2e-5, atol=2e-5)
+    ours = jax.jit(linear_scan)(decay, inputs, carry)[1]
+    parallel = _constant_in_parallel(*map(parts_of, (decay, inputs, carry)))
+    chex.assert_trees_all_close(ours, joined(parallel), rtol=2e-5, atol=2e-5)
     one = lambda decay: linear_scan(decay, inputs, carry)[1]  # noqa: E731
     chex.assert_trees_all_close(jax.vmap(one)(decay[None])[0], ours, rtol=1e-5, atol=1e-5)

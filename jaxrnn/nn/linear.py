@@ -17,7 +17,7 @@ from jaxrnn.nn.sequences import (
     steps_at_once,
 )
 
-# The real and, of complex numbers, the imaginary part: with these, XLA is faster on a CPU.
+# The real and, of complex numbers, the imaginary part: in memory they are apart, which is faster.
 Parts = tuple[Array, ...]
 
 
@@ -57,7 +57,7 @@ def linear_scan(
     carry = jnp.zeros_like(inputs[0]) if carry is None else carry
     if jnp.ndim(decay) < inputs.ndim:
         decay = jnp.expand_dims(decay, range(carry.ndim - jnp.ndim(decay)))
-        states = joined(scan_constant(*map(parts_of, (decay, inputs, carry))))
+        states = _scan_constant(decay, carry, inputs)
     else:
         decay, _ = mask_steps(decay, lengths)
         states = _scan_from_zero(decay, inputs.at[0].add(decay[0] * carry))
@@ -83,10 +83,7 @@ def min_gru_scan(
 
 @jax.custom_vjp
 def _scan_from_zero(decay: States, inputs: States) -> States:
-    if steps_at_once(4, inputs) == 1:  # a prefix sum requires a static number of time steps
-        return scan_in_order(decay, inputs)
-    scans = {"cpu": scan_in_order, "default": scan_in_parallel}
-    return jax.lax.platform_dependent(decay, inputs, **scans)
+    return _on_platform(scan_in_order, scan_in_parallel, decay, inputs)
 
 
 def scan_in_order(decay: States, inputs: States) -> States:
@@ -121,14 +118,71 @@ def _linear_backward(kept: tuple[States, States], of_states: States) -> tuple[St
 _scan_from_zero.defvjp(_linear_forward, _linear_backward)
 
 
-def parts_of(numbers: Array) -> Parts:
-    """Return the real and, of complex numbers, the imaginary part."""
+@jax.custom_jvp
+def _scan_constant(decay: State, carry: State, inputs: States) -> States:
+    return _on_platform(_constant_in_order, _constant_in_parallel, decay, carry, inputs)
+
+
+def _constant_in_order(decay: State, carry: State, inputs: States) -> States:
+    def step(state: Parts, added: Parts) -> tuple[Parts, Parts]:
+        state = _parts(decay * _joined(state) + _joined(added))
+        return state, state
+
+    # Unrolling was measured to be slower.
+    return _joined(jax.lax.scan(step, _parts(carry), _parts(inputs))[1])
+
+
+def _constant_in_parallel(decay: State, carry: State, inputs: States) -> States:
+    decays = jnp.broadcast_to(decay, (len(inputs), *decay.shape))
+    return scan_in_parallel(decays, inputs.at[0].add(decay * carry))
+
+
+@_scan_constant.defjvp
+def _linearize(
+    primals: tuple[State, State, States], tangents: tuple[State, State, States]
+) -> tuple[States, States]:
+    """Compute states and their tangents; JAX derives the gradient by transposing this."""
+    (decay, carry, _), states = primals, _scan_constant(*primals)
+    arguments = decay, *tangents, carry, states
+    return states, _on_platform(_tangent_in_order, _tangent_in_parallel, *arguments)
+
+
+def _tangent_in_order(
+    decay: State, of_decay: State, of_carry: State, of_inputs: States, carry: State, states: States
+) -> States:
+    """Compute the tangent; its transpose reads each state once and sums the decay's gradient."""
+
+    def decayed(state: Parts, of_state: State) -> Parts:
+        # JAX would store the states once more if their parts were joined here.
+        of_product = _times(_parts(of_decay), state)
+        return tuple(map(jnp.add, _parts(decay * of_state), of_product))
+
+    def step(before: Parts, now: tuple[Parts, Parts]) -> tuple[Parts, Parts]:
+        state, added = now
+        of_state = _joined(before) + _joined(added)
+        return decayed(state, of_state), _parts(of_state)
+
+    steps = _parts(states), _parts(of_inputs)
+    return _joined(jax.lax.scan(step, decayed(_parts(carry), of_carry), steps)[1])
+
+
+def _tangent_in_parallel(
+    decay: State, of_decay: State, of_carry: State, of_inputs: States, carry: State, states: States
+) -> States:
+    before = jnp.concatenate([carry[None], states[:-1]])
+    return _constant_in_parallel(decay, of_carry, of_inputs + of_decay[None] * before)
+
+
+def _on_platform(
+    in_order: Callable[..., States], in_parallel: Callable[..., States], *arguments: Array
+) -> States:
+    if steps_at_once(4, arguments[-1]) == 1:  # a prefix sum requires a static number of time steps
+        return in_order(*arguments)
+    return jax.lax.platform_dependent(*arguments, cpu=in_order, default=in_parallel)
+
+
+def _parts(numbers: Array) -> Parts:
     return (numbers.real, numbers.imag) if jnp.iscomplexobj(numbers) else (numbers,)
-
-
-def joined(parts: Parts) -> Array:
-    """Return the numbers that have these parts."""
-    return jax.lax.complex(*parts) if len(parts) == 2 else parts[0]
 
 
 def _times(one: Parts, other: Parts) -> Parts:
@@ -138,67 +192,5 @@ def _times(one: Parts, other: Parts) -> Parts:
     return a * c - b * d, a * d + b * c
 
 
-def _plus(one: Parts, other: Parts) -> Parts:
-    return tuple(map(jnp.add, one, other))
-
-
-@jax.custom_jvp
-def scan_constant(decay: Parts, inputs: Parts, carry: Parts) -> Parts:
-    """Compute the states of :func:`linear_scan` for a decay with the axes of a state."""
-    return _on_platform(_constant_in_order, _constant_in_parallel, decay, inputs, carry)
-
-
-def _on_platform(
-    in_order: Callable[..., Parts], in_parallel: Callable[..., Parts], *arguments: Parts
-) -> Parts:
-    if steps_at_once(4, arguments[-1]) == 1:  # as above
-        return in_order(*arguments)
-    return jax.lax.platform_dependent(*arguments, cpu=in_order, default=in_parallel)
-
-
-def _constant_in_order(decay: Parts, inputs: Parts, carry: Parts) -> Parts:
-    def step(state: Parts, added: Parts) -> tuple[Parts, Parts]:
-        state = _plus(_times(decay, state), added)
-        return state, state
-
-    return jax.lax.scan(step, carry, inputs)[1]  # unrolling was measured to be slower
-
-
-def _constant_in_parallel(decay: Parts, inputs: Parts, carry: Parts) -> Parts:
-    factor, added = joined(decay), joined(inputs)
-    factors = jnp.broadcast_to(factor, (len(added), *factor.shape))
-    return parts_of(scan_in_parallel(factors, added.at[0].add(factor * joined(carry))))
-
-
-@scan_constant.defjvp
-def _linearize(
-    primals: tuple[Parts, Parts, Parts], tangents: tuple[Parts, Parts, Parts]
-) -> tuple[Parts, Parts]:
-    """Compute states and their tangents; JAX derives the gradient by transposing this."""
-    (decay, _, carry), states = primals, scan_constant(*primals)
-    arguments = decay, *tangents, carry, states
-    return states, _on_platform(_tangent_in_order, _tangent_in_parallel, *arguments)
-
-
-def _tangent_in_order(
-    decay: Parts, of_decay: Parts, of_inputs: Parts, of_carry: Parts, carry: Parts, states: Parts
-) -> Parts:
-    """Compute the tangent; its transpose reads each state once and sums the decay's gradient."""
-
-    def decayed(state: Parts, of_state: Parts) -> Parts:
-        return _plus(_times(decay, of_state), _times(of_decay, state))
-
-    def step(before: Parts, now: tuple[Parts, Parts]) -> tuple[Parts, Parts]:
-        state, added = now
-        of_state = _plus(before, added)
-        return decayed(state, of_state), of_state
-
-    return jax.lax.scan(step, decayed(carry, of_carry), (states, of_inputs))[1]
-
-
-def _tangent_in_parallel(
-    decay: Parts, of_decay: Parts, of_inputs: Parts, of_carry: Parts, carry: Parts, states: Parts
-) -> Parts:
-    before = jnp.concatenate([joined(carry)[None], joined(states)[:-1]])
-    added = _plus(of_inputs, parts_of(joined(of_decay)[None] * before))
-    return _constant_in_parallel(decay, added, of_carry)
+def _joined(parts: Parts) -> Array:
+    return jax.lax.complex(*parts) if len(parts) == 2 else parts[0]

@@ -1,8 +1,5 @@
 """The linear recurrent unit, and the residual blocks of its paper."""
 
-from collections.abc import Iterable
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,13 +7,12 @@ from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Complex, Float, Key
 
 from jaxrnn.nn.dropout import drop
-from jaxrnn.nn.linear import joined, parts_of, scan_constant
+from jaxrnn.nn.linear import linear_scan
 from jaxrnn.nn.scans import project
-from jaxrnn.nn.sequences import Lengths, Steps, last_valid, mask_steps
+from jaxrnn.nn.sequences import Lengths, Steps, mask_steps
 
 Numbers = Complex[Array, "*batch hidden"]
 Vectors = Float[Array, "*batch width"]
-
 Keys = Key[Array, "batch"] | None
 
 # Parameters that should have a lower learning rate and no weight decay.
@@ -63,38 +59,42 @@ class LRUCell(nn.RNNCellBase):
         carry: Numbers,
         inputs: Vectors,
         *,
-        over_time: bool = False,
+        whole: bool = False,
         lengths: Lengths | None = None,
     ) -> tuple[Numbers, Vectors]:
         """Compute the next state and the output.
 
-        With ``over_time``, inputs are time-major sequences, and the results are the last state and
-        all outputs; for ``lengths``, see :func:`jaxrnn.nn.elman_scan`.
+        With ``whole``, inputs are time-major sequences, and the results are the last state and all
+        outputs; for ``lengths``, see :func:`jaxrnn.nn.elman_scan`.
         """
         width, units, normal = inputs.shape[-1], self.features, nn.initializers.normal
         param = lambda name, init, *shape: self.param(name, init, shape, self.param_dtype)  # noqa: E731
-        nu = param("nu_log", partial(_draw_nu, self.r_min, self.r_max), units)
-        theta = param("theta_log", partial(_draw_theta, self.max_phase), units)
+        squares = self.r_min**2, self.r_max**2  # which are uniform on a ring
+        nu = param(
+            "nu_log",
+            lambda *of: jnp.log(-jnp.log(_uniform(*of, low=squares[0], high=squares[1])) / 2),
+            units,
+        )
+        theta = param(
+            "theta_log", lambda *of: jnp.log(_uniform(*of, low=0.0, high=self.max_phase)), units
+        )
         gamma = param("gamma_log", lambda *_: jnp.log(-jnp.expm1(-2 * jnp.exp(nu))) / 2, units)
         writing = [param(name, normal((2 * width) ** -0.5), width, units) for name in RECURRENT[3:]]
         reading = [param(name, normal(units**-0.5), units, width) for name in ("C_re", "C_im")]
         skip = param("D", normal(1.0), width)
 
-        magnitude, phase = (jnp.exp(of) for of in (-jnp.exp(nu), theta))
-        decay = magnitude * jnp.cos(phase), magnitude * jnp.sin(phase)
         inputs, _ = nn.dtypes.promote_dtype(inputs, skip, dtype=self.dtype)
-        steps, _ = mask_steps(inputs if over_time else inputs[None], lengths)
+        steps, _ = mask_steps(inputs if whole else inputs[None], lengths)
         kernels = (jnp.exp(gamma)[None] * kernel for kernel in writing)
-        added = tuple(_product(steps, kernel).astype(nu.dtype) for kernel in kernels)
-        states = scan_constant(_expand(decay, carry.ndim), added, parts_of(carry))
-        read = (part.astype(steps.dtype) for part in states)
-        real, imaginary = map(_product, read, reading)
-        outputs = real - imaginary + _expand((skip.astype(steps.dtype),), steps.ndim)[0] * steps
-        if not over_time:
-            return joined(states)[0], outputs[0]
-        pairs = zip(states, parts_of(carry), strict=True)
-        last = tuple(last_valid(part[-1], part, first, lengths) for part, first in pairs)
-        return joined(last), outputs
+        added = (_product(steps, kernel).astype(nu.dtype) for kernel in kernels)
+        magnitude, phase = jnp.exp(-jnp.exp(nu)), jnp.exp(theta)
+        decay = jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase))
+        last, states = linear_scan(decay, jax.lax.complex(*added), carry, lengths=lengths)
+        parts = (part.astype(steps.dtype) for part in (states.real, states.imag))
+        real, imaginary = map(_product, parts, reading)
+        skipped = jnp.expand_dims(skip.astype(steps.dtype), range(steps.ndim - 1)) * steps
+        outputs = real - imaginary + skipped
+        return last, outputs if whole else outputs[0]
 
     @nn.nowrap
     def initialize_carry(self, rng: Key[Array, ""], input_shape: tuple[int, ...]) -> Numbers:
@@ -105,24 +105,11 @@ class LRUCell(nn.RNNCellBase):
     num_feature_axes = 1  # of the inputs
 
 
-def _draw_nu(
-    r_min: float, r_max: float, key: Key[Array, ""], shape: tuple[int, ...], dtype: Dtype
+def _uniform(
+    key: Key[Array, ""], shape: tuple[int, ...], dtype: Dtype, low: float, high: float
 ) -> Array:
-    """Draw the logarithm of -log|λ|, for λ uniform on a ring of the complex plane."""
-    smallest = max(r_min**2, float(jnp.finfo(dtype).tiny))
-    return jnp.log(-jnp.log(jax.random.uniform(key, shape, dtype, smallest, r_max**2)) / 2)
-
-
-def _draw_theta(
-    max_phase: float, key: Key[Array, ""], shape: tuple[int, ...], dtype: Dtype
-) -> Array:
-    smallest = float(jnp.finfo(dtype).tiny)
-    return jnp.log(jax.random.uniform(key, shape, dtype, smallest, max_phase))
-
-
-def _expand(vectors: Iterable[Array], axes: int) -> tuple[Array, ...]:
-    """Add axes of size 1 in front."""
-    return tuple(jnp.expand_dims(vector, range(axes - 1)) for vector in vectors)
+    smallest = float(jnp.finfo(dtype).tiny)  # whose logarithm is finite
+    return jax.random.uniform(key, shape, dtype, max(low, smallest), high)
 
 
 def _product(steps: Steps, kernel: Float[Array, "features width"]) -> Steps:
@@ -130,12 +117,7 @@ def _product(steps: Steps, kernel: Float[Array, "features width"]) -> Steps:
     return project(steps, kernel.astype(steps.dtype), jnp.zeros(kernel.shape[1], steps.dtype))
 
 
-def encode(
-    vectors: Float[Array, "batch time features"],
-    lengths: Lengths | None,
-    width: int,
-    dtype: Dtype | None,
-) -> Steps:
+def encode(vectors: Array, lengths: Lengths | None, width: int, dtype: Dtype | None) -> Steps:
     """Compute the inputs of the first block, time-major; padding is ignored, even NaN."""
     steps, _ = mask_steps(jnp.moveaxis(vectors, 1, 0), lengths)
     return nn.Dense(width, dtype=dtype, name="encoder")(steps)

@@ -48,9 +48,9 @@ class RNN(nn.RNN):
     With activations other than tanh, relu and sigmoid, JAX differentiates the scan, as it does for
     ``flax.linen.GRUCell``, whose input projections are one product and whose recurrent projections
     are another. :class:`jaxrnn.nn.MinGRUCell` and :class:`jaxrnn.nn.LRUCell` run in parallel over
-    time. Everything else runs in ``flax.linen.RNN`` itself: other cells (one product was measured to be no faster for LSTMs),
-    non-default ``variable_*`` options, ``nn.intercept_methods``, and parameters of unexpected names
-    or shapes, so that errors are those of Flax.
+    time. Everything else runs in ``flax.linen.RNN`` itself: other cells (one product was measured
+    to be no faster for LSTMs), non-default ``variable_*`` options, ``nn.intercept_methods``, and
+    parameters of unexpected names or shapes, so that errors are those of Flax.
 
     Derivatives of any order work, in reverse mode and in forward mode (``jvp``, ``jacfwd``), except
     that ``MinGRUCell`` has no forward mode: JAX raises a ``TypeError``; use ``fast=False``.
@@ -152,7 +152,7 @@ class RNN(nn.RNN):
         if not self._may_be_fast() or (dropout is not None and linear):
             return None
         if isinstance(cell, LRUCell):
-            return lambda steps: cell(carry, steps, over_time=True, lengths=lengths)
+            return lambda steps: cell(carry, steps, whole=True, lengths=lengths)
         if self.is_initializing():
             cell(carry, steps[0])  # creates the parameters, with the keys that nn.RNN would use
         params = nn.meta.unbox(cell.variables.get("params", {}))

@@ -11,13 +11,7 @@ from flax import linen as nn
 from jax.test_util import check_grads
 
 from jaxrnn.nn import elman_scan, gru_scan, linear_scan
-from jaxrnn.nn.linear import (
-    _constant_in_parallel,
-    joined,
-    parts_of,
-    scan_in_order,
-    scan_in_parallel,
-)
+from jaxrnn.nn.linear import _constant_in_parallel, scan_in_order, scan_in_parallel
 
 TIME, FEATURES, HIDDEN = 6, 3, 4
 
@@ -162,7 +156,7 @@ def test_complex_linear_scans_agree(time):
     decay, inputs, carry = complex_numbers(1, 3), complex_numbers(time, 2, 3), complex_numbers(2, 3)
     decay /= jnp.maximum(jnp.abs(decay), 1.0)
     ours = jax.jit(linear_scan)(decay, inputs, carry)[1]
-    parallel = _constant_in_parallel(*map(parts_of, (decay, inputs, carry)))
-    chex.assert_trees_all_close(ours, joined(parallel), rtol=2e-5, atol=2e-5)
+    parallel = _constant_in_parallel(decay, carry, inputs)
+    chex.assert_trees_all_close(ours, parallel, rtol=2e-5, atol=2e-5)
     one = lambda decay: linear_scan(decay, inputs, carry)[1]  # noqa: E731
     chex.assert_trees_all_close(jax.vmap(one)(decay[None])[0], ours, rtol=1e-5, atol=1e-5)

@@ -22,11 +22,7 @@ Parts = tuple[Array, ...]
 
 
 def linear_scan(
-    decay: States | State,
-    inputs: States,
-    carry: State | None = None,
-    *,
-    lengths: Lengths | None = None,
+    decay: Array, inputs: States, carry: State | None = None, *, lengths: Lengths | None = None
 ) -> tuple[State, States]:
     r"""Compute the states of a linear recurrence of real or complex numbers.
 
@@ -138,9 +134,7 @@ def _constant_in_parallel(decay: State, carry: State, inputs: States) -> States:
 
 
 @_scan_constant.defjvp
-def _linearize(
-    primals: tuple[State, State, States], tangents: tuple[State, State, States]
-) -> tuple[States, States]:
+def _linearize(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[States, States]:
     """Compute states and their tangents; JAX derives the gradient by transposing this."""
     (decay, carry, _), states = primals, _scan_constant(*primals)
     arguments = decay, *tangents, carry, states

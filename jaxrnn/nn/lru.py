@@ -69,15 +69,10 @@ class LRUCell(nn.RNNCellBase):
         """
         width, units, normal = inputs.shape[-1], self.features, nn.initializers.normal
         param = lambda name, init, *shape: self.param(name, init, shape, self.param_dtype)  # noqa: E731
-        squares = self.r_min**2, self.r_max**2  # which are uniform on a ring
-        nu = param(
-            "nu_log",
-            lambda *of: jnp.log(-jnp.log(_uniform(*of, low=squares[0], high=squares[1])) / 2),
-            units,
-        )
-        theta = param(
-            "theta_log", lambda *of: jnp.log(_uniform(*of, low=0.0, high=self.max_phase)), units
-        )
+        ring = _uniform(self.r_min**2, self.r_max**2)  # squares are uniform
+        nu = param("nu_log", lambda *of: jnp.log(-jnp.log(ring(*of)) / 2), units)
+        phases = _uniform(0.0, self.max_phase)
+        theta = param("theta_log", lambda *of: jnp.log(phases(*of)), units)
         gamma = param("gamma_log", lambda *_: jnp.log(-jnp.expm1(-2 * jnp.exp(nu))) / 2, units)
         writing = [param(name, normal((2 * width) ** -0.5), width, units) for name in RECURRENT[3:]]
         reading = [param(name, normal(units**-0.5), units, width) for name in ("C_re", "C_im")]
@@ -105,11 +100,14 @@ class LRUCell(nn.RNNCellBase):
     num_feature_axes = 1  # of the inputs
 
 
-def _uniform(
-    key: Key[Array, ""], shape: tuple[int, ...], dtype: Dtype, low: float, high: float
-) -> Array:
-    smallest = float(jnp.finfo(dtype).tiny)  # whose logarithm is finite
-    return jax.random.uniform(key, shape, dtype, max(low, smallest), high)
+def _uniform(low: float, high: float) -> Initializer:
+    """Return an initializer of numbers with a finite logarithm."""
+
+    def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: Dtype) -> Array:
+        smallest = float(jnp.finfo(dtype).tiny)
+        return jax.random.uniform(key, shape, dtype, max(low, smallest), high)
+
+    return draw
 
 
 def _product(steps: Steps, kernel: Float[Array, "features width"]) -> Steps:

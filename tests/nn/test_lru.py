@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxrnn import RNN, RNNModel
+from jaxrnn import RNN, Adam, RNNModel, create_train_state
+from jaxrnn.export import to_stablehlo
 from jaxrnn.nn import LRUCell
 
 RNG = np.random.default_rng(0)
@@ -92,6 +93,16 @@ def test_gradient_of_a_network_is_a_finite_difference():
         variables = model.init(jax.random.key(0), inputs)
         apply = lambda variables, inputs: model.apply(variables, inputs, seq_lengths=LENGTHS + 1)  # noqa: E731
         check_grads(jax.jit(apply), (variables, inputs), 1)
+
+
+def test_export_for_any_number_of_sequences_and_time_steps():
+    model = RNNModel(4, 6, "lru", layers=2, pooling="mean")
+    state = create_train_state(0, model, Adam().build(), INPUTS)
+    exported = jax.export.deserialize(bytearray(to_stablehlo(state, ("time", 3))))
+    for inputs, lengths in ((INPUTS, LENGTHS), (INPUTS[:2, :4], np.array([4, 0]))):
+        expected = jax.jit(model.apply)({"params": state.params}, inputs, lengths)
+        outputs = exported.call(inputs, lengths.astype(np.int32))
+        chex.assert_trees_all_close(outputs, expected, atol=1e-5)
 
 
 def test_dropout_of_a_block_is_that_of_units():

@@ -118,7 +118,10 @@ def test_padding_does_not_matter(cell, options):
 def test_cells_by_name_and_as_objects(name):
     params = [
         jax.eval_shape(model.init, jax.random.key(0), INPUTS)
-        for model in (RNNModel(hidden=4, cell=name), RNNModel(cell=CELLS[name](4)))
+        for model in (
+            RNNModel(hidden=4, cell=name),
+            RNNModel(hidden=4, cell=CELLS[name](4), block=name == "lru"),
+        )
     ]
     chex.assert_trees_all_equal_shapes_and_dtypes(*params)
 

@@ -29,7 +29,6 @@ NETWORKS = {
     "two layers": RNNConfig(hidden=12, layers=2, activation="relu"),
     "bidirectional": RNNConfig(hidden=12, bidirectional=True),
     "per step": RNNConfig(hidden=12, pooling="none"),
-    "lru": RNNConfig(hidden=12, cell="lru", pooling="mean"),
 }
 BATCHES = (1, 7, 1000)
 

@@ -90,6 +90,7 @@ def _check(model: RNNModel) -> None:
     refused = {
         "a bidirectional network": model.bidirectional,
         f"pooling {model.pooling!r}": model.pooling != "last",
+        "block": model.block,
         "layer_norm": model.layer_norm,
         "skip": model.skip,
         "an embedding": model.embedding is not None,

@@ -136,9 +136,10 @@ def _parts(
     """
     modules = {name.split("/")[1] for name in leaves if name.startswith("layer0/")}
     cell = cells.get(" ".join(sorted(modules)))
-    if cell is None or model.layer_norm:
+    if cell is None or model.in_blocks or model.layer_norm:
         name = model.cell if isinstance(model.cell, str) else type(model.cell).__name__
-        lacking = "layer_norm" if cell else f"cell {name}"
+        others = "block" if model.in_blocks else "layer_norm"
+        lacking = others if cell else f"cell {name}"
         raise ValueError(f"{library} has no counterpart of {lacking}; use the flax layout")
     for layer, backward in itertools.product(range(model.layers), range(1 + model.bidirectional)):
         prefix = f"layer{layer}" + "_backward" * backward

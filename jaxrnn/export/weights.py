@@ -84,7 +84,7 @@ def save_weights(
 
     Raises:
       ValueError: parameters of another network, or a network that the layout can't hold: Keras and
-        PyTorch have no counterpart of mgu, mingru and layer_norm.
+        PyTorch have no counterpart of mgu, mingru, lru, block and layer_norm.
       OSError: the file can't be written.
     """
     if layout not in LAYOUTS:

@@ -3,8 +3,18 @@
 from jaxrnn.nn.cells import MinGRUCell
 from jaxrnn.nn.config import RNNConfig
 from jaxrnn.nn.linear import linear_scan
+from jaxrnn.nn.lru import LRUCell
 from jaxrnn.nn.model import RNNModel
 from jaxrnn.nn.recurrence import RNN
 from jaxrnn.nn.scans import elman_scan, gru_scan
 
-__all__ = ["RNN", "MinGRUCell", "RNNConfig", "RNNModel", "elman_scan", "gru_scan", "linear_scan"]
+__all__ = [
+    "RNN",
+    "LRUCell",
+    "MinGRUCell",
+    "RNNConfig",
+    "RNNModel",
+    "elman_scan",
+    "gru_scan",
+    "linear_scan",
+]

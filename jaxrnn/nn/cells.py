@@ -12,6 +12,7 @@ from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float, Key
 
 from jaxrnn.nn.linear import min_gru_scan
+from jaxrnn.nn.lru import RECURRENT, LRUCell
 from jaxrnn.nn.scans import Activation, elman_scan, gru_scan
 from jaxrnn.nn.sequences import State, States
 
@@ -77,6 +78,7 @@ CELLS: Mapping[str, Callable[..., nn.RNNCellBase]] = {
     "lstm": nn.OptimizedLSTMCell,
     "mgu": nn.MGUCell,
     "mingru": MinGRUCell,
+    "lru": LRUCell,
 }
 ACTIVATIONS: Mapping[str, Activation] = {"tanh": jnp.tanh, "relu": nn.relu}
 
@@ -94,7 +96,7 @@ INITIALIZERS: Mapping[str, Initializer | None] = {
 STATE_IS_OUTPUT = (nn.SimpleCell, nn.GRUCell, nn.MGUCell, MinGRUCell)
 
 # Cells with scans of their own, and their gates by Flax's names.
-SCANNED = {nn.SimpleCell: [""], nn.GRUCell: ["r", "z", "n"], MinGRUCell: ["z", "n"]}
+SCANNED = {nn.SimpleCell: [""], nn.GRUCell: ["r", "z", "n"], MinGRUCell: ["z", "n"], LRUCell: []}
 
 # Gates whose biases chrono initialization sets: 1 for those that keep the state, -1 for those that
 # write it. The z of a GRU and the f of an MGU do both; Flax's LSTM has its biases in the h modules.
@@ -114,6 +116,11 @@ def is_recurrent_kernel(path: tuple[chex.ArrayTree, ...], leaf: Array) -> bool:
         len(names) > 1 and names[-2].removeprefix("dense_").startswith("h") and names[0] != "head"
     )
     return bool(named and names[-1] == "kernel" and leaf.ndim >= 2)
+
+
+def is_slow(path: tuple[chex.ArrayTree, ...]) -> bool:
+    """Return whether a parameter belongs to the recurrence of an :class:`LRUCell`."""
+    return any(getattr(part, "key", None) in RECURRENT for part in path)
 
 
 def join_weights(

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from jaxrnn.groups import Count, Fraction, Group, Positive
 from jaxrnn.nn.model import RNNModel
@@ -15,8 +15,18 @@ class RNNConfig(Group):
 
     hidden: Count = 150
     """Number of recurrent units in each layer and direction."""
-    cell: Literal["simple", "gru", "lstm", "mgu", "mingru"] = "simple"
-    """Recurrent cell; simple is that of Elman networks, mingru runs in parallel over time."""
+    cell: Literal["simple", "gru", "lstm", "mgu", "mingru", "lru"] = "simple"
+    """Recurrent cell; simple is that of Elman networks, and lru a linear recurrent unit; mingru and
+    lru run in parallel over time."""
+    block: bool = False
+    """Put each layer into a residual block: layer norm, recurrence, GELU, gated linear unit, skip
+    connection; a dense layer encodes the inputs of the first. Always for cell lru."""
+    r_min: Fraction = 0.0
+    """Smallest initial magnitude of the decays of cell lru."""
+    r_max: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Largest initial magnitude of the decays of cell lru."""
+    max_phase: Positive = 6.28
+    """Largest initial phase of the decays of cell lru."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Activation function of the cell."""
     layers: Annotated[int, Ge(1), Le(1000)] = 1
@@ -35,7 +45,7 @@ class RNNConfig(Group):
     vocabulary: Count | None = None
     """Number of distinct tokens; None for the number of outputs."""
     dropout: Fraction = 0.0
-    """Dropout rate after every layer."""
+    """Dropout rate after every layer; in blocks, of the same units at all time steps."""
     input_dropout: Fraction = 0.0
     """Dropout rate of the inputs."""
     recurrent_dropout: Fraction = 0.0
@@ -56,13 +66,16 @@ class RNNConfig(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.chrono is not None and self.cell == "simple":
+        if self.chrono is not None and self.cell in ("simple", "lru"):
             raise ValueError("--chrono needs a --cell with gates: gru, lstm, mgu or mingru")
-        if self.cell == "mingru" and (self.activation, self.recurrent_gain) != ("tanh", 1.0):
+        linear = self.cell in ("mingru", "lru")
+        if linear and (self.activation, self.recurrent_gain) != ("tanh", 1.0):
             raise ValueError(
-                "--cell mingru has no activation and no recurrent kernel; use --activation tanh "
-                "and --recurrent-gain 1"
+                f"--cell {self.cell} has no activation and no recurrent kernel; use --activation "
+                "tanh and --recurrent-gain 1"
             )
+        if (self.block or self.cell == "lru") and (self.layer_norm or self.skip):
+            raise ValueError("blocks, as of --cell lru, contain --layer-norm and --skip already")
         fast = self.cell in ("simple", "gru") and self.recurrence == "fast"
         if self.recurrent_dropout and not (fast or self.cell == "lstm"):
             raise ValueError(

@@ -1,5 +1,7 @@
 """Linear elementwise recurrences, which run in parallel over time."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -15,11 +17,14 @@ from jaxrnn.nn.sequences import (
     steps_at_once,
 )
 
+# The real and, of complex numbers, the imaginary part: in memory they are apart, which is faster.
+Parts = tuple[Array, ...]
+
 
 def linear_scan(
-    decay: States, inputs: States, carry: State | None = None, *, lengths: Lengths | None = None
+    decay: Array, inputs: States, carry: State | None = None, *, lengths: Lengths | None = None
 ) -> tuple[State, States]:
-    r"""Compute the states of a linear recurrence.
+    r"""Compute the states of a linear recurrence of real or complex numbers.
 
     .. math:: h_t = a_t \odot h_{t-1} + b_t
 
@@ -27,7 +32,9 @@ def linear_scan(
     that is slower, sequentially. Both give the same result to float rounding.
 
     Args:
-      decay: :math:`a`.
+      decay: :math:`a`, of the dtype of the inputs. With fewer axes than they have, it is constant
+        over time, and should be at most 1 in magnitude if there are ``lengths``; forward mode
+        (``jvp``) requires it to be.
       inputs: :math:`b`.
       carry: the state before the first time step; by default 0.
       lengths: see :func:`jaxrnn.nn.elman_scan`.
@@ -42,10 +49,14 @@ def linear_scan(
     >>> print(states.ravel())
     [1.   1.5  1.75]
     """
-    decay, _ = mask_steps(decay, lengths)
-    inputs, _ = mask_steps(inputs, lengths)
+    inputs, _ = mask_steps(jnp.asarray(inputs), lengths)
     carry = jnp.zeros_like(inputs[0]) if carry is None else carry
-    states = _scan_from_zero(decay, jnp.asarray(inputs).at[0].add(decay[0] * carry))
+    if jnp.ndim(decay) < inputs.ndim:
+        decay = jnp.expand_dims(decay, range(carry.ndim - jnp.ndim(decay)))
+        states = _scan_constant(decay, carry, inputs)
+    else:
+        decay, _ = mask_steps(decay, lengths)
+        states = _scan_from_zero(decay, inputs.at[0].add(decay[0] * carry))
     return last_valid(states[-1], states, carry, lengths), states
 
 
@@ -68,10 +79,7 @@ def min_gru_scan(
 
 @jax.custom_vjp
 def _scan_from_zero(decay: States, inputs: States) -> States:
-    if steps_at_once(4, inputs) == 1:  # a prefix sum requires a static number of time steps
-        return scan_in_order(decay, inputs)
-    scans = {"cpu": scan_in_order, "default": scan_in_parallel}
-    return jax.lax.platform_dependent(decay, inputs, **scans)
+    return _on_platform(scan_in_order, scan_in_parallel, decay, inputs)
 
 
 def scan_in_order(decay: States, inputs: States) -> States:
@@ -104,3 +112,79 @@ def _linear_backward(kept: tuple[States, States], of_states: States) -> tuple[St
 
 
 _scan_from_zero.defvjp(_linear_forward, _linear_backward)
+
+
+@jax.custom_jvp
+def _scan_constant(decay: State, carry: State, inputs: States) -> States:
+    return _on_platform(_constant_in_order, _constant_in_parallel, decay, carry, inputs)
+
+
+def _constant_in_order(decay: State, carry: State, inputs: States) -> States:
+    def step(state: Parts, added: Parts) -> tuple[Parts, Parts]:
+        state = _parts(decay * _joined(state) + _joined(added))
+        return state, state
+
+    # Unrolling was measured to be slower.
+    return _joined(jax.lax.scan(step, _parts(carry), _parts(inputs))[1])
+
+
+def _constant_in_parallel(decay: State, carry: State, inputs: States) -> States:
+    decays = jnp.broadcast_to(decay, (len(inputs), *decay.shape))
+    return scan_in_parallel(decays, inputs.at[0].add(decay * carry))
+
+
+@_scan_constant.defjvp
+def _linearize(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[States, States]:
+    """Compute states and their tangents; JAX derives the gradient by transposing this."""
+    (decay, carry, _), states = primals, _scan_constant(*primals)
+    arguments = decay, *tangents, carry, states
+    return states, _on_platform(_tangent_in_order, _tangent_in_parallel, *arguments)
+
+
+def _tangent_in_order(
+    decay: State, of_decay: State, of_carry: State, of_inputs: States, carry: State, states: States
+) -> States:
+    """Compute the tangent; its transpose reads each state once and sums the decay's gradient."""
+
+    def decayed(state: Parts, of_state: State) -> Parts:
+        # JAX would store the states once more if their parts were joined here.
+        of_product = _times(_parts(of_decay), state)
+        return tuple(map(jnp.add, _parts(decay * of_state), of_product))
+
+    def step(before: Parts, now: tuple[Parts, Parts]) -> tuple[Parts, Parts]:
+        state, added = now
+        of_state = _joined(before) + _joined(added)
+        return decayed(state, of_state), _parts(of_state)
+
+    steps = _parts(states), _parts(of_inputs)
+    return _joined(jax.lax.scan(step, decayed(_parts(carry), of_carry), steps)[1])
+
+
+def _tangent_in_parallel(
+    decay: State, of_decay: State, of_carry: State, of_inputs: States, carry: State, states: States
+) -> States:
+    before = jnp.concatenate([carry[None], states[:-1]])
+    return _constant_in_parallel(decay, of_carry, of_inputs + of_decay[None] * before)
+
+
+def _on_platform(
+    in_order: Callable[..., States], in_parallel: Callable[..., States], *arguments: Array
+) -> States:
+    if steps_at_once(4, arguments[-1]) == 1:  # a prefix sum requires a static number of time steps
+        return in_order(*arguments)
+    return jax.lax.platform_dependent(*arguments, cpu=in_order, default=in_parallel)
+
+
+def _parts(numbers: Array) -> Parts:
+    return (numbers.real, numbers.imag) if jnp.iscomplexobj(numbers) else (numbers,)
+
+
+def _times(one: Parts, other: Parts) -> Parts:
+    if len(one) == 1:
+        return (one[0] * other[0],)
+    (a, b), (c, d) = one, other
+    return a * c - b * d, a * d + b * c
+
+
+def _joined(parts: Parts) -> Array:
+    return jax.lax.complex(*parts) if len(parts) == 2 else parts[0]

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int, Integer, Key
 
 from jaxrnn.nn import cells
 from jaxrnn.nn.dropout import drop
+from jaxrnn.nn.lru import LRUCell, encode, gate
 from jaxrnn.nn.pooling import pool
 from jaxrnn.nn.recurrence import RNN
 
@@ -41,9 +42,9 @@ class RNNModel(nn.Module):
     Attributes:
       hidden: number of units of each direction; the states of two directions are concatenated.
       outputs: number of outputs, which are the logits of the classes in classification.
-      cell: one of ``simple``, ``gru``, ``lstm``, ``mgu`` and ``mingru``, or a cell object such as
-        ``nn.GRUCell(64)``, of which every layer and direction gets a copy. A cell object sets its
-        own number of units, activation and initializers.
+      cell: one of ``simple``, ``gru``, ``lstm``, ``mgu``, ``mingru`` and ``lru``, or a cell object
+        such as ``nn.GRUCell(64)``, of which every layer and direction gets a copy. A cell object
+        sets its own number of units, activation and initializers.
       initializers: kernel initializers. ``keras``: Glorot uniform for the input, orthogonal for the
         recurrence, as in ``keras.layers.SimpleRNN``. ``tf1``: both Glorot uniform over the joint
         (features + hidden, hidden) kernel, as in ``tf.nn.rnn_cell.BasicRNNCell``. ``identity``:
@@ -85,6 +86,10 @@ class RNNModel(nn.Module):
     input_dropout: float = 0.0
     recurrent_dropout: float = 0.0
     chrono: int | None = None
+    block: bool = False
+    r_min: float = 0.0
+    r_max: float = 1.0
+    max_phase: float = 6.28
     dtype: str = "float32"
 
     @nn.compact
@@ -118,12 +123,18 @@ class RNNModel(nn.Module):
         if self.bidirectional and (carry is not None or return_carry):
             raise ValueError("a bidirectional network has no state to carry over")
         states = drop(self._vectors(inputs), self.input_dropout, keys, 0)
+        states = encode(states, lengths, self.hidden, self._lower) if self.in_blocks else states
         carries = []
         for layer in range(self.layers):
             below = states
             initial = carry[layer] if carry else None
+            if self.in_blocks:
+                states = nn.LayerNorm(dtype=self._lower, name=f"norm{layer}")(states)
             states, last = self._layer(layer, states, lengths, initial, keys)
             carries.append(last)
+            if self.in_blocks:
+                states = below + gate(states, self.hidden, layer, self.dropout, keys, self._lower)
+                continue
             if self.layer_norm:
                 states = nn.LayerNorm(dtype=self._lower, name=f"norm{layer}")(states)
             if self.skip and layer:
@@ -131,14 +142,15 @@ class RNNModel(nn.Module):
             if layer < self.layers - 1:
                 states = drop(states, self.dropout, keys, 3 * layer + 1)
 
+        states = jnp.moveaxis(states, 0, 1) if self.in_blocks else states
         how = "none" if every_step else self.pooling
         carried = how == "last" and self._last_is_carry(lengths)
         # If the carry is read, the gradients of all other states are symbolic zeros.
         read = last if carried else states
         read = read.astype(jnp.float32) if self._lower else read
         if not carried and how != "none":
-            read = pool(read, lengths, how, self.bidirectional)
-        read = drop(read, self.dropout, keys, 3 * self.layers + 1)
+            read = pool(read, lengths, how, self.bidirectional and not self.in_blocks)
+        read = read if self.in_blocks else drop(read, self.dropout, keys, 3 * self.layers + 1)
         head = nn.Dense(self.outputs, kernel_init=nn.initializers.glorot_uniform(), name="head")
         return (head(read), tuple(carries)) if return_carry else head(read)
 
@@ -146,6 +158,11 @@ class RNNModel(nn.Module):
     def draws(self) -> bool:
         """Whether there is any dropout."""
         return max(self.dropout, self.input_dropout, self.recurrent_dropout) > 0
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether each layer is in a residual block."""
+        return self.block or self.cell == "lru"
 
     @property
     def _lower(self) -> jnp.dtype | None:
@@ -173,7 +190,7 @@ class RNNModel(nn.Module):
         """Return whether the carry of the last layer is its output after the last time step."""
         kind = cells.CELLS[self.cell] if isinstance(self.cell, str) else type(self.cell)
         changed = self.layer_norm or self.bidirectional or (self.skip and self.layers > 1)
-        return lengths is None and kind in cells.STATE_IS_OUTPUT and not changed
+        return lengths is None and kind in cells.STATE_IS_OUTPUT and not (changed or self.block)
 
     def _vectors(self, inputs: Array) -> Inputs:
         """Return the vectors that the first layer reads; NaN for tokens out of range."""
@@ -198,12 +215,14 @@ class RNNModel(nn.Module):
                 cell,
                 reverse=bool(backward),
                 keep_order=True,
+                time_major=self.in_blocks,
                 unroll=UNROLL if type(cell) is nn.SimpleCell else 1,
                 fast=self.recurrence != "flax",
                 mask=True,
             )
-            if carry is None and self._lower:  # cells make it float32, whatever their dtype
-                carry = cell.initialize_carry(jax.random.key(0), inputs[:, 0].shape)
+            if carry is None and self._lower and self.cell != "lru":  # cells make it float32
+                first = inputs[0] if self.in_blocks else inputs[:, 0]
+                carry = cell.initialize_carry(jax.random.key(0), first.shape)
                 carry = jax.tree.map(lambda leaf: leaf.astype(self._lower), carry)
             factors = None
             if self.recurrent_dropout and keys is not None:
@@ -223,6 +242,9 @@ class RNNModel(nn.Module):
     def _cell(self, features: int, name: str) -> nn.RNNCellBase:
         if isinstance(self.cell, nn.RNNCellBase):
             return self.cell.clone(name=name, parent=self)
+        if self.cell == "lru":
+            ring = self.r_min, self.r_max, self.max_phase
+            return LRUCell(self.hidden, *ring, name=name, parent=self, dtype=self._lower)
         options = self.initializers, self.recurrent_gain, self.activation
         cell = cells.build_cell(self.cell, features, self.hidden, *options)
         return cell.clone(name=name, parent=self, dtype=self._lower)

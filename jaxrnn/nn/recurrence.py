@@ -11,6 +11,7 @@ from flax.linen.module import _global_interceptor_stack
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrnn.nn.cells import SCANNED, MinGRUCell, choose_scan, join_weights
+from jaxrnn.nn.lru import LRUCell
 from jaxrnn.nn.sequences import (
     Lengths,
     Scan,
@@ -46,10 +47,10 @@ class RNN(nn.RNN):
 
     With activations other than tanh, relu and sigmoid, JAX differentiates the scan, as it does for
     ``flax.linen.GRUCell``, whose gates share one product of the inputs and one of the state.
-    :class:`jaxrnn.nn.MinGRUCell` runs in parallel over time. Everything else runs in
-    ``flax.linen.RNN`` itself: other cells (joined products are no faster for LSTMs),
-    non-default ``variable_*`` options, ``nn.intercept_methods``, and parameters of unexpected names
-    or shapes, so that errors are those of Flax.
+    :class:`jaxrnn.nn.MinGRUCell` and :class:`jaxrnn.nn.LRUCell` run in parallel over time.
+    Everything else runs in ``flax.linen.RNN`` itself: other cells (joined products are no faster
+    for LSTMs), non-default ``variable_*`` options, ``nn.intercept_methods``, and parameters of
+    unexpected names or shapes, so that errors are those of Flax.
 
     Derivatives of any order work, in reverse mode and in forward mode (``jvp``, ``jacfwd``), except
     that ``MinGRUCell`` has no forward mode: JAX raises a ``TypeError``; use ``fast=False``.
@@ -111,7 +112,10 @@ class RNN(nn.RNN):
         )
         own = dropout is not None or (self.mask and seq_lengths is not None)
         batch_axes = inputs.ndim - self.cell.num_feature_axes - 1
-        if not (self._may_be_fast() or own) or batch_axes < 0 or not inputs.size:
+        may_be_fast = self._may_be_fast()
+        if isinstance(self.cell, LRUCell) and seq_lengths is not None:
+            may_be_fast = may_be_fast and self.mask  # its outputs don't tell the last state
+        if not (may_be_fast or own) or batch_axes < 0 or not inputs.size:
             return flax_call()
 
         time_axis = 0 if time_major else batch_axes
@@ -144,8 +148,11 @@ class RNN(nn.RNN):
     ) -> Scan | None:
         """Return the scan over time steps; None if the cell itself must be called."""
         cell = self.cell
-        if not self._may_be_fast() or (dropout is not None and isinstance(cell, MinGRUCell)):
+        linear = isinstance(cell, MinGRUCell | LRUCell)
+        if not self._may_be_fast() or (dropout is not None and linear):
             return None
+        if isinstance(cell, LRUCell):
+            return lambda steps: cell(carry, steps, whole=True, lengths=lengths)
         if self.is_initializing():
             cell(carry, steps[0])  # creates the parameters, with the keys that nn.RNN would use
         params = nn.meta.unbox(cell.variables.get("params", {}))

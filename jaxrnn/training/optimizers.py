@@ -31,7 +31,7 @@ from optax import contrib
 from tyro.conf import Suppress
 
 from jaxrnn.groups import Fraction, Group, NonNegative, Positive
-from jaxrnn.nn.cells import is_recurrent_kernel
+from jaxrnn.nn.cells import is_recurrent_kernel, is_slow
 from jaxrnn.training.state import TrainState
 
 
@@ -51,6 +51,8 @@ class _Optimizer(Group):
     """Maximum global norm of the gradients; larger gradients are scaled down to it."""
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay, multiplied by the learning rate."""
+    lru_factor: Positive = 0.5
+    """Factor of the learning rate for the recurrence of cell lru, which has no weight decay."""
     average: Fraction = 0.0
     """Decay of a moving average of the weights, which is what is evaluated; 0 for none."""
 
@@ -135,7 +137,7 @@ class Muon(_Optimizer):
 
 @functools.lru_cache  # functions are compiled for one optimizer object
 def _build(optimizer: _Optimizer, steps: int | None) -> optax.GradientTransformation:
-    parts = [optimizer._update(steps)]
+    parts = [_slower(optimizer._update(steps), optimizer.lru_factor)]
     if optimizer.clip_norm is not None:
         parts.insert(0, optax.clip_by_global_norm(optimizer.clip_norm))
     if optimizer.average:
@@ -174,6 +176,23 @@ def _recurrent_kernels(params: chex.ArrayTree) -> chex.ArrayTree:
         lambda path, leaf: matrix if leaf.ndim == 2 and is_recurrent_kernel(path, leaf) else None,
         params,
     )
+
+
+def _slower(optimizer: optax.GradientTransformation, factor: float) -> optax.GradientTransformation:
+    """Scale the learning rate of parameters selected by ``is_slow``, without weight decay.
+
+    The state of the optimizer is that without such parameters, of which it sees zeros: it reads
+    parameters for weight decay alone.
+    """
+    with_path = jax.tree_util.tree_map_with_path
+
+    def update(updates, state, params=None):  # type: ignore[no-untyped-def]
+        hide = lambda path, leaf: jnp.zeros_like(leaf) if is_slow(path) else leaf  # noqa: E731
+        scale = lambda path, leaf: factor * leaf if is_slow(path) else leaf  # noqa: E731
+        updates, state = optimizer.update(updates, state, with_path(hide, params))
+        return with_path(scale, updates), state
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 class _Average(NamedTuple):

@@ -213,6 +213,8 @@ def test_round_trips_are_bit_exact(model, tmp_path):
     [
         ({"cell": "mgu", "layers": 2}, "cell mgu"),
         ({"cell": "mingru", "bidirectional": True}, "cell mingru"),
+        ({"cell": "lru"}, "cell lru"),
+        ({"cell": "gru", "block": True}, "block"),
         ({"cell": "lstm", "layer_norm": True, "embedding": 2}, "layer_norm"),
         ({"cell": nn.MGUCell(5)}, "cell MGUCell"),
     ],

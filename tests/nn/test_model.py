@@ -116,7 +116,10 @@ def test_padding_does_not_matter(cell):
 def test_cells_by_name_and_as_objects(name):
     params = [
         jax.eval_shape(model.init, jax.random.key(0), INPUTS)
-        for model in (RNNModel(hidden=4, cell=name), RNNModel(cell=CELLS[name](4)))
+        for model in (
+            RNNModel(hidden=4, cell=name),
+            RNNModel(hidden=4, cell=CELLS[name](4), block=name == "lru"),
+        )
     ]
     chex.assert_trees_all_equal_shapes_and_dtypes(*params)
 
@@ -175,7 +178,12 @@ def test_gradient_against_finite_differences(lengths):
 @pytest.mark.parametrize(
     ("options", "inputs", "lengths", "message"),
     [
-        ({"cell": "elman"}, INPUTS, None, "one of simple, gru, lstm, mgu, mingru; got 'elman'"),
+        (
+            {"cell": "elman"},
+            INPUTS,
+            None,
+            "one of simple, gru, lstm, mgu, mingru, lru; got 'elman'",
+        ),
         ({"hidden": 0}, INPUTS, None, "hidden must be at least 1; got 0"),
         ({"outputs": -1}, INPUTS, None, "outputs must be at least 1; got -1"),
         ({"recurrence": "slow"}, INPUTS, None, "recurrence must be one of fast, flax; got 'slow'"),
@@ -197,6 +205,9 @@ def test_bad_input(options, inputs, lengths, message):
         ({"chrono": 100}, "--chrono needs a --cell with gates"),
         ({"cell": "mingru", "activation": "relu"}, "mingru has no activation"),
         ({"cell": "mingru", "recurrent_gain": 0.5}, "use .* --recurrent-gain 1"),
+        ({"cell": "lru", "chrono": 100}, "--chrono needs a --cell with gates"),
+        ({"cell": "lru", "activation": "relu"}, "lru has no activation"),
+        ({"block": True, "skip": True}, "contain --layer-norm and --skip already"),
         ({"cell": "mgu", "recurrent_dropout": 0.5}, "--recurrent-dropout needs --cell lstm"),
         ({"recurrence": "flax", "recurrent_dropout": 0.5}, "--recurrent-dropout needs"),
     ],
@@ -288,7 +299,7 @@ def test_dropout_keeps_the_mean():
     np.testing.assert_allclose(mask.mean(0), 1, atol=0.06)  # five deviations
 
 
-@pytest.mark.parametrize("cell", ["simple", "lstm", "mingru"])
+@pytest.mark.parametrize("cell", ["simple", "lstm", "mingru", "lru"])
 def test_carry_continues_a_sequence(cell):
     _, apply = build(cell=cell, pooling="none")
     whole, last = apply(INPUTS, return_carry=True)

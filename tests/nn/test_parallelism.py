@@ -12,9 +12,11 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxrnn import RNN
+from jaxrnn.nn import LRUCell, MinGRUCell
 
 INPUTS = jax.random.normal(jax.random.key(0), (8, 5, 3))
 CELLS = [nn.SimpleCell(4), nn.SimpleCell(4, activation_fn=nn.gelu), nn.GRUCell(4)]
+CELLS += [MinGRUCell(4), LRUCell(4)]
 
 
 def create_mesh(kind):
@@ -28,7 +30,7 @@ def create(cell):
 
 def loss(model, variables, inputs, carry):
     last, states = model.apply(variables, inputs, initial_carry=carry)
-    return jnp.sin(states).sum() + jnp.cos(last).sum()
+    return jnp.sin(states).sum() + jnp.cos(jnp.abs(last)).sum()
 
 
 def place(mesh, *trees):
@@ -39,7 +41,7 @@ def place(mesh, *trees):
 @pytest.mark.parametrize("cell", CELLS)
 def test_jit_divides_a_sharded_batch(cell, kind):
     model, variables = create(cell)
-    mesh, carry = create_mesh(kind), jnp.ones((8, 4))
+    mesh, carry = create_mesh(kind), cell.initialize_carry(jax.random.key(0), (8, 3)) + 1
     gradient = jax.grad(partial(loss, model), (0, 1))
     expected = jax.jit(gradient)(variables, INPUTS, carry)
     with jax.set_mesh(mesh):
@@ -56,7 +58,7 @@ def test_jit_divides_a_sharded_batch(cell, kind):
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradient_inside_shard_map(cell):
     model, variables = create(cell)
-    carry = jnp.ones((8, 4))
+    carry = cell.initialize_carry(jax.random.key(0), (8, 3)) + 1
     expected = jax.jit(jax.grad(partial(loss, model)))(variables, INPUTS, carry)
 
     @jax.jit

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.test_util import check_grads
 
 from jaxrnn.nn import elman_scan, gru_scan, linear_scan
-from jaxrnn.nn.linear import scan_in_order, scan_in_parallel
+from jaxrnn.nn.linear import _constant_in_parallel, scan_in_order, scan_in_parallel
 
 TIME, FEATURES, HIDDEN = 6, 3, 4
 
@@ -129,3 +130,33 @@ def test_linear_scans_and_their_gradient_agree(scan):
 
     results = map(value_and_gradients, (scan, scan_in_order))
     chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-6)
+
+
+def complex_numbers(*shape):
+    generator = np.random.default_rng(1)
+    return jnp.asarray(0.5 * (generator.normal(size=shape) + 1j * generator.normal(size=shape)))
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (5, 2, 3)])
+@pytest.mark.parametrize("platform", ["cpu", "default"])
+def test_gradients_of_complex_linear_scans_are_finite_differences(shape, platform, monkeypatch):
+    choose = lambda *arguments, **scans: scans[platform](*arguments)  # noqa: E731
+    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+    with jax.enable_x64(True):
+        decay, *others = complex_numbers(*shape), complex_numbers(5, 2, 3), complex_numbers(2, 3)
+        modes = ("fwd", "rev") if len(shape) < 3 else ("rev",)
+        check_grads(jax.jit(linear_scan), (decay, *others), 1, modes)
+        everywhere = jnp.broadcast_to(decay, (5, 2, 3))
+        results = (jax.jit(linear_scan)(decay, *others) for decay in (decay, everywhere))
+        chex.assert_trees_all_close(*results)
+
+
+@pytest.mark.parametrize("time", [1, 2, 28, 1000])
+def test_complex_linear_scans_agree(time):
+    decay, inputs, carry = complex_numbers(1, 3), complex_numbers(time, 2, 3), complex_numbers(2, 3)
+    decay /= jnp.maximum(jnp.abs(decay), 1.0)
+    ours = jax.jit(linear_scan)(decay, inputs, carry)[1]
+    parallel = _constant_in_parallel(decay, carry, inputs)
+    chex.assert_trees_all_close(ours, parallel, rtol=2e-5, atol=2e-5)
+    one = lambda decay: linear_scan(decay, inputs, carry)[1]  # noqa: E731
+    chex.assert_trees_all_close(jax.vmap(one)(decay[None])[0], ours, rtol=1e-5, atol=1e-5)

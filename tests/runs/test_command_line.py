@@ -174,8 +174,8 @@ def test_bad_values_of_a_sweep_get_one_line(words, message, sweeps, refuse):
         (["keras", "--muon-learning-rate", "1"],
          "--optimizer.muon-learning-rate is an option of another --optimizer"),
         (["--train", "trian"], "split 'trian' of 'mnist': "),
-        (["--cell", "lstn"], "--model.cell: must be one of simple, gru, lstm, mgu, mingru; got "
-         "'lstn'; did you mean lstm?"),
+        (["--cell", "lstn"], "--model.cell: must be one of simple, gru, lstm, mgu, mingru, lru; "
+         "got 'lstn'; did you mean lstm?"),
         (["--patience", "x"], "--trainer.patience: no type matching {None}|INT could be instantia"),
         (["--chrono", "9"], "error: --chrono needs a --cell with gates: gru, lstm, mgu or mingru"),
         (["--epochs", "many"], "error: --trainer.epochs: invalid literal for int() with base 10"),

@@ -100,6 +100,20 @@ def test_weight_decay_is_decoupled(optimizer):
     chex.assert_trees_all_close(decayed, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("optimizer", [Adam(weight_decay=0.1), Muon(weight_decay=0.1)])
+def test_recurrence_of_an_lru_trains_slower_and_without_weight_decay(optimizer):
+    params = {"layer0": {"nu_log": jnp.ones(3), "D": jnp.ones(3)}}
+
+    def update(optimizer):
+        optimizer = optimizer.build()
+        return optimizer.update(params, optimizer.init(params), params)[0]["layer0"]
+
+    plain = update(dataclasses.replace(optimizer, weight_decay=0.0, lru_factor=1.0))
+    slower = update(dataclasses.replace(optimizer, lru_factor=0.25))
+    chex.assert_trees_all_close(slower["nu_log"], 0.25 * plain["nu_log"])
+    chex.assert_trees_all_close(slower["D"], plain["D"] - 1e-4, rtol=1e-5)
+
+
 def test_muon_is_for_recurrent_kernels_alone():
     updates = first_update(Muon(learning_rate=0.25, muon_learning_rate=1.0).build())
     singular = np.linalg.svd(updates["layer0"]["h"]["kernel"], compute_uv=False)

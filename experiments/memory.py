@@ -3,14 +3,15 @@
     python -m experiments.memory [--sizes 200000 2000000] [--data-dir DIR]
     python -m experiments.memory --lengths 784 4096 16384
 
-With --lengths it measures what long sequences take instead: the temporary memory of a step, as XLA
-plans it, and its seconds, for the copying task (batches of 50, 128 units, one device) as it is and
-with each option that saves memory; chunks and pieces are the square root of the length.
+With --lengths it measures long sequences instead: the temporary memory that XLA plans for a
+training step and the time of the step, on the copying task (batches of 50, 128 units, one device),
+without and with each option that saves memory. Chunks and pieces are as long as the square root of
+the length.
 
 Otherwise, for each size, random pixels are written to a file (2,000,000 images are 1.5 GiB), and a
 separate process trains on them, memory-mapped, for the same number of steps. Only its anonymous
-memory is measured, as the system can drop the mapped file from memory at any time. It grows by the
-order of the examples: 4 bytes each, about 40 while it is computed. Linux only.
+memory is measured, as the system can drop the mapped file from memory at any time. It grows only
+with the data order: 4 bytes per example, about 40 while the order is computed. Linux only.
 """
 
 import json
@@ -51,7 +52,7 @@ class Config:
     data_dir: Path | None = None
     """Directory of the datasets; None for a temporary one."""
     lengths: tuple[int, ...] = ()
-    """Numbers of time steps to measure instead."""
+    """Sequence lengths to measure on the copying task, instead of sizes of datasets."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def measure(path: str, steps: int) -> dict[str, float]:
 
 def measure_lengths(lengths: Sequence[int], repeats: int = 3) -> None:
     """Print a row of a Markdown table for each length and option."""
-    print("| time steps | option | MiB | seconds a step |\n|---|---|---|---|")
+    print("| time steps | option | MiB | seconds per step |\n|---|---|---|---|")
     experiment, batch_size = PRESETS["elman"], 50
     for time in lengths:
         split: Any = Copying(examples=batch_size, held_out=1, delay=time - 20).build().train

@@ -39,7 +39,7 @@ def write_json(path: Path, content: Json) -> None:
 
 
 def write_csv(path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Json]) -> None:
-    """Write a header and rows, atomically; what a row lacks is left empty."""
+    """Write a header and rows, atomically; values missing from a row are left empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()

@@ -54,7 +54,7 @@ def measure_scaling(train: Split, test: Split, options: Options, repeats: int) -
                 f"{axis} {size}: microseconds per example: "
                 + "; ".join(
                     f"{ours} {1e6 * row[ours]:.1f}, {theirs} {1e6 * row[theirs]:.1f}, "
-                    f"{row[f'{ours} ratio']:.2f} × as long"
+                    f"ratio {row[f'{ours} ratio']:.2f}"
                     for ours, theirs in PAIRS.items()
                 ),
                 flush=True,

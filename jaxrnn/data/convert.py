@@ -84,7 +84,7 @@ def as_sequences(
     Args:
       images: at least (N, time); trailing axes are flattened into features.
       rows: number of time steps to cut each image into, in reading order; its height by default.
-      permute: seed of a permutation that first shuffles the numbers of every image; True for 0.
+      permute: seed of a permutation of the numbers of every image, applied first; True for 0.
 
     Raises:
       ValueError: an image can't be divided into ``rows`` equal parts.
@@ -205,8 +205,8 @@ def read_labels(
         array = array.argmax(-1).astype(np.int32)
     if array.size and array.min() >= 1:
         if not names or array.max() > len(names):
-            what = f"labels run from {array.min()} to {array.max()}, not from 0"
-            raise ValueError(f"{what}; subtract 1, or give class_names")
+            what = f"labels must start at 0; got {array.min()} to {array.max()}"
+            raise ValueError(f"{what}; subtract {array.min()}, or give class_names")
         if array.max() == len(names):
             notes.append("labels were shifted to start at 0 instead of 1")
             array = array - 1

@@ -107,12 +107,13 @@ def fit_picture(
 def open_picture(
     picture: PictureLike, background: str | None = None, *, stretch: bool = True
 ) -> Image.Image:
-    """Open a picture, upright by its EXIF orientation, in mode L, RGB, or F (values 0 to 1).
+    """Open a picture, rotated by its EXIF orientation, in mode L, RGB or F (values 0 to 1).
 
     Args:
       picture: a path, a binary file, its content, or an array.
       background: color for transparent pixels, which are an error by default.
-      stretch: rescale other ranges of pixels of more than 8 bits, which are otherwise an error.
+      stretch: rescale pixels of more than 8 bits whose range is neither 0 to 1 nor 0 to 255; if
+        False, they are an error.
 
     Raises:
       ValueError: the picture is of another format, damaged, transparent, or larger than ``PIXELS``.

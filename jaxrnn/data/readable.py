@@ -61,8 +61,8 @@ def readable(source: Any) -> Readable:
         )
     if indexed and hasattr(source, "__len__"):
         if len(source) and _is_batch(first := _arrays_of(source[0])) and len(first["inputs"]) > 1:
-            hint = "iter(…) of it reads them into memory"
-            raise ValueError(f"the elements of the {kind} are batches; {hint}")
+            hint = "give iter(…), which is read into memory"
+            raise ValueError(f"expected examples; the elements of the {kind} are batches: {hint}")
         return _Examples(source)
     if not (examples := list(source)):
         raise ValueError("there is nothing to stream: the iterable is empty")

@@ -155,8 +155,8 @@ class Sunspots(Group):
         for first, last in itertools.pairwise(edges):
             places = np.flatnonzero((years > first) & (years <= last))
             if not len(places := places[places >= self.window]):
-                before = f"{self.window} years before it"
-                raise ValueError(f"there is no year up to {last} with {before}")
+                start = f"{path} starts in {years[0]:g}"
+                raise ValueError(f"no year up to {last} has {self.window} years before it; {start}")
             windows = series[places[:, None] + np.arange(-self.window, 0)]
             splits.append(Split(windows[..., None], targets=series[places][:, None]))
             linear.append(np.hstack([windows[:, -9:], np.ones((len(places), 1), np.float32)]))

@@ -210,8 +210,8 @@ def check_examples(examples: Split | Batch) -> None:
     dtypes = {name: jnp.result_type(array) for name, array in arrays.items()}
     integral = jnp.issubdtype(dtypes["inputs"], jnp.integer)
     if len(inputs) == 2 and not integral:
-        got = f"got {dtypes['inputs']}; numbers are (N, time, features)"
-        raise ValueError(f"inputs of shape {inputs} must be integers, which are tokens; {got}")
+        got = f"got {dtypes['inputs']} of shape {inputs}; other numbers are (N, time, features)"
+        raise ValueError(f"inputs (N, time) must be integer tokens; {got}")
     if len(inputs) == 3 and integral and dtypes["inputs"] != jnp.uint8:
         raise ValueError(f"inputs must be uint8 pixels or floats; got {dtypes['inputs']}")
     for name, (kind, description) in _DTYPES.items():

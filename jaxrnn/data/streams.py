@@ -184,8 +184,8 @@ def stream(
         evaluate on.
       drop_remainder: drop the short batch that a pass may end with.
       steps_per_epoch: number of batches that ``fit`` counts as an epoch, by default one pass; the
-        next epoch continues with the next batch. With augmentation it should not exceed a pass, as
-        within an epoch, each example is warped in one way.
+        next epoch continues with the next batch. With augmentation it should not exceed a pass,
+        since each example is warped in the same way throughout an epoch.
       workers: number of reader processes; by default, a thread reads. Each imports jaxrnn and the
         main module, which must therefore be protected by ``if __name__ == "__main__"``.
 

@@ -13,9 +13,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Entry(NamedTuple):
-    """An array of a layout: Flax's arrays ``leaves``, joined along the last axis.
+    """An array of a layout: the Flax arrays ``leaves``, concatenated along the last axis.
 
-    It is stored ``transposed``, or with joined vectors as the ``rows`` of a matrix.
+    It may be ``transposed``; concatenated biases may be stored as the ``rows`` of a matrix.
     """
 
     name: str

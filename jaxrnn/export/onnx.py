@@ -62,7 +62,7 @@ def to_onnx(model: nn.Module, params: chex.ArrayTree, input_shape: Sequence[int]
         cell = model.cell if isinstance(model.cell, str) else f"object {type(model.cell).__name__}"
         raise ValueError(f"ONNX has no operator for cell {cell}, only for {', '.join(_OPERATORS)}")
     if model.in_blocks:
-        raise ValueError("ONNX needs a network without block")
+        raise ValueError("ONNX export does not support residual blocks (block, or cell lru)")
     if model.dtype != "float32":
         raise ValueError(f"ONNX computes in float32; this network computes in {model.dtype}")
     tokens = len(input_shape) == 1

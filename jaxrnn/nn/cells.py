@@ -118,7 +118,7 @@ def is_recurrent_kernel(path: tuple[chex.ArrayTree, ...], leaf: Array) -> bool:
     return bool(named and names[-1] == "kernel" and leaf.ndim >= 2)
 
 
-def is_slow(path: tuple[chex.ArrayTree, ...]) -> bool:
+def is_lru_parameter(path: tuple[chex.ArrayTree, ...]) -> bool:
     """Return whether a parameter belongs to the recurrence of an :class:`LRUCell`."""
     return any(getattr(part, "key", None) in RECURRENT for part in path)
 

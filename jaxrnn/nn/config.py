@@ -19,14 +19,14 @@ class RNNConfig(Group):
     """Recurrent cell; simple is that of Elman networks, and lru a linear recurrent unit; mingru and
     lru run in parallel over time."""
     block: bool = False
-    """Put each layer into a residual block: layer norm, recurrence, GELU, gated linear unit, skip
-    connection; a dense layer encodes the inputs of the first. Always for cell lru."""
+    """Residual blocks: layer norm, recurrence, GELU, gated linear unit and skip connection in each
+    layer, after a dense encoder of the inputs; always on for cell lru."""
     r_min: Fraction = 0.0
-    """Smallest initial magnitude of the decays of cell lru."""
+    """Minimum magnitude of the initial eigenvalues of cell lru."""
     r_max: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Largest initial magnitude of the decays of cell lru."""
+    """Maximum magnitude of the initial eigenvalues of cell lru."""
     max_phase: Positive = 6.28
-    """Largest initial phase of the decays of cell lru."""
+    """Maximum phase of the initial eigenvalues of cell lru, in radians."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Activation function of the cell."""
     layers: Annotated[int, Ge(1), Le(1000)] = 1
@@ -45,7 +45,7 @@ class RNNConfig(Group):
     vocabulary: Count | None = None
     """Number of distinct tokens; None for the number of outputs."""
     dropout: Fraction = 0.0
-    """Dropout rate after every layer; in blocks, of the same units at all time steps."""
+    """Dropout rate after every layer; blocks drop the same units at every time step."""
     input_dropout: Fraction = 0.0
     """Dropout rate of the inputs."""
     recurrent_dropout: Fraction = 0.0
@@ -75,7 +75,10 @@ class RNNConfig(Group):
                 "tanh and --recurrent-gain 1"
             )
         if (self.block or self.cell == "lru") and (self.layer_norm or self.skip):
-            raise ValueError("blocks, as of --cell lru, contain --layer-norm and --skip already")
+            raise ValueError(
+                "--block and --cell lru already include layer norm and skip connections; leave out "
+                "--layer-norm and --skip"
+            )
         fast = self.cell in ("simple", "gru") and self.recurrence == "fast"
         if self.recurrent_dropout and not (fast or self.cell == "lstm"):
             raise ValueError(

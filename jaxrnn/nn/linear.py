@@ -17,7 +17,7 @@ from jaxrnn.nn.sequences import (
     steps_at_once,
 )
 
-# The real and, of complex numbers, the imaginary part: in memory they are apart, which is faster.
+# Real and, if complex, imaginary parts, kept in separate arrays because that is faster.
 Parts = tuple[Array, ...]
 
 
@@ -32,9 +32,9 @@ def linear_scan(
     that is slower, sequentially. Both give the same result to float rounding.
 
     Args:
-      decay: :math:`a`, of the dtype of the inputs. With fewer axes than they have, it is constant
-        over time, and should be at most 1 in magnitude if there are ``lengths``; forward mode
-        (``jvp``) requires it to be.
+      decay: :math:`a`, of the dtype of ``inputs``. If it has fewer axes than ``inputs``, it is
+        constant over time: forward mode (``jvp``) requires this, and with ``lengths``, its
+        magnitude should be at most 1.
       inputs: :math:`b`.
       carry: the state before the first time step; by default 0.
       lengths: see :func:`jaxrnn.nn.elman_scan`.
@@ -124,7 +124,7 @@ def _constant_in_order(decay: State, carry: State, inputs: States) -> States:
         state = _parts(decay * _joined(state) + _joined(added))
         return state, state
 
-    # Unrolling was measured to be slower.
+    # Unrolling the loop was slower in benchmarks.
     return _joined(jax.lax.scan(step, _parts(carry), _parts(inputs))[1])
 
 

@@ -29,10 +29,10 @@ class LRUCell(nn.RNNCellBase):
         y_t &= \mathrm{Re}(h_t C) + D \odot x_t
 
     The state :math:`h_t` is (\*batch, features) complex; the output :math:`y_t` is as wide as the
-    input :math:`x_t`. Initially, :math:`\lambda` is uniform on the ring of magnitudes ``r_min`` to
-    ``r_max`` and phases 0 to ``max_phase``, and :math:`e^\gamma = \sqrt{1 - |\lambda|^2}` keeps the
-    variance of the states that of the inputs. :class:`jaxrnn.RNN` computes it in parallel over
-    time.
+    input :math:`x_t`. The initial :math:`\lambda` is uniform on the ring with magnitudes from
+    ``r_min`` to ``r_max`` and phases from 0 to ``max_phase``; :math:`e^\gamma = \sqrt{1 -
+    |\lambda|^2}` keeps the states at the variance of the inputs. :class:`jaxrnn.RNN` runs the cell
+    in parallel over time.
 
     References:
       A. Orvieto and others, "Resurrecting recurrent neural networks for long sequences" (2023).
@@ -101,7 +101,7 @@ class LRUCell(nn.RNNCellBase):
 
 
 def _uniform(low: float, high: float) -> Initializer:
-    """Return an initializer of numbers with a finite logarithm."""
+    """Return a uniform initializer that avoids 0, so that its logarithm is finite."""
 
     def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: Dtype) -> Array:
         smallest = float(jnp.finfo(dtype).tiny)
@@ -124,11 +124,11 @@ def encode(vectors: Array, lengths: Lengths | None, width: int, dtype: Dtype | N
 def gate(
     outputs: Steps, width: int, layer: int, rate: float, keys: Keys, dtype: Dtype | None
 ) -> Steps:
-    r"""Compute what a block adds to its inputs from the outputs :math:`y` of its recurrence.
+    r"""Compute the residual branch of a block from the outputs :math:`y` of its recurrence.
 
     .. math:: (x W_v + b_v) \odot \sigma(x W_g + b_g), \quad x = \mathrm{gelu}(y)
 
-    Both :math:`x` and the result have dropout, of the same units at all time steps.
+    Dropout applies to :math:`x` and to the result, with one mask for all time steps.
     """
     _, batch, below = outputs.shape
     ones = jnp.ones((batch, below + width), outputs.dtype)

@@ -149,6 +149,6 @@ def _common_column(lines: Mapping[str, Sequence[History]], column: str | None) -
     names = [name for name in runs[0].columns if name in shared - {"seconds"}]
     names = [name for name in names if name == (column or name) and name[:6] != "train_"]
     if not names or "seconds" not in shared:
-        what = f"{column or 'no metric'} was not measured after every epoch of each of these runs"
-        raise ValueError(f"{what}: {', '.join(lines)}")
+        what = f"{column} was not" if column else "no metric was"
+        raise ValueError(f"{what} measured after every epoch of all runs: {', '.join(lines)}")
     return next((name for name in reversed(names) if name.endswith("_accuracy")), names[-1])

@@ -31,7 +31,7 @@ class Interruption:
 
     @property
     def exit_status(self) -> int:
-        """128 plus the signal that stopped the run, as in shells; every process must ask for it."""
+        """128 plus the number of the received signal, as in shells; a collective over processes."""
         received = self.received or 0
         if jax.distributed.is_initialized():
             received = int(np.max(multihost_utils.process_allgather(np.array(received))))
@@ -42,9 +42,9 @@ class Interruption:
 def interruption() -> Iterator[Interruption]:
     """Record and report the first signal that asks to stop; end the process on a second SIGINT.
 
-    Others of ``STOPPING`` that are handled or ignored, as SIGHUP is under nohup, are left alone.
-    Python runs handlers between its own instructions, but a call into XLA takes long. Therefore a
-    thread waits for the byte that the interpreter's C handler writes at once.
+    Signals of ``STOPPING`` that are already handled or ignored, as SIGHUP is under nohup, are left
+    alone. Python runs signal handlers only between its own instructions, and a call into XLA can
+    take long, so a thread waits for the byte that the interpreter's C handler writes at once.
     """
     state = Interruption()
     if threading.current_thread() is not threading.main_thread():

@@ -21,8 +21,8 @@ from jaxrnn.runs.config import Experiment, differences
 
 USAGES = {
     "resume": "WORKDIR [--epochs N] [runtime options]: continue a stored run.",
-    "evaluate": "WORKDIR [runtime options]: print its metrics.",
-    "predict": "WORKDIR FILE…: print what it predicts for files.",
+    "evaluate": "WORKDIR [runtime options]: print the metrics of a stored run.",
+    "predict": "WORKDIR FILE…: print the predictions of a stored run for files.",
     "export": "WORKDIR OUT: write the network for other programs.",
     "sweep": "[PRESET] [--seeds N] [--vary OPTION=A,B,… …] [--jobs N] [options]: compare several "
     "runs.",

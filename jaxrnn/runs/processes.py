@@ -35,7 +35,8 @@ class LostProcessesError(RuntimeError):
 def session(runtime: RuntimeConfig) -> Iterator[None]:
     """Set up devices, the compilation cache and, if there are several, the processes.
 
-    Raises ``ValueError`` if JAX doesn't find or can't use them, and ``LostProcessesError`` later.
+    Raises ``ValueError`` if JAX can't find or use them, and ``LostProcessesError`` if other
+    processes end during the ``with`` block.
     """
     if runtime.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ValueError("--tensorboard needs tensorboardX; install jaxrnn's extra tensorboard")
@@ -52,7 +53,7 @@ def session(runtime: RuntimeConfig) -> Iterator[None]:
             alone = len(jax.local_devices()) == 1 or runtime.devices == 1
         except (RuntimeError, AssertionError) as error:
             platforms = f"JAX_PLATFORMS={config.jax_platforms}"
-            message = f"JAX finds no device for {platforms}; unset it to use what there is"
+            message = f"JAX finds no device for {platforms}; unset it to use the available devices"
             raise ValueError(message) from error
         if config.jax_disable_jit and not alone:
             raise ValueError("with JAX_DISABLE_JIT, JAX cannot divide batches; use --devices 1")
@@ -63,7 +64,7 @@ def session(runtime: RuntimeConfig) -> Iterator[None]:
 def processes(runtime: RuntimeConfig) -> Iterator[None]:
     """Join the other processes of the run, if there are any, and leave them in an orderly way.
 
-    When all are done, they wait for each other. One that fails ends at once, and so the others.
+    Processes wait for each other at the end; if one fails, it and all others exit at once.
     """
     if not runtime.distributed:
         yield

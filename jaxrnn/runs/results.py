@@ -81,8 +81,8 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
 def writing_events(folder: Path, splits: Iterable[str], done: int = 0) -> Iterator[Hook]:
     """Open an event file, and yield a hook that writes every curve to it, as METRIC/SPLIT.
 
-    ``tensorboard --logdir FOLDER`` shows the files; it discards earlier events of epochs after the
-    ``done`` ones.
+    ``tensorboard --logdir FOLDER`` shows the files, without the events that earlier runs wrote for
+    epochs after ``done``.
     """
     from tensorboardX import SummaryWriter  # an extra
 

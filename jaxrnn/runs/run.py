@@ -65,8 +65,8 @@ def run_one(
 ) -> Json:
     """Run a checked experiment, whose ``data`` may have been built before, in a :func:`session`.
 
-    ``pictures`` is whether to draw curves, samples and confusions; ``interrupted`` is that of the
-    caller, if it takes signals itself. For the rest see :func:`run`.
+    ``pictures``: whether to draw curves, samples and confusion matrices; ``interrupted``: the
+    caller's interruption, if the caller handles signals itself. For the rest, see :func:`run`.
     """
     trainer, runtime, clock = experiment.trainer, experiment.runtime, Clock()
     check = partial(_check, experiment=experiment)
@@ -169,8 +169,8 @@ def read_results(workdir: Path) -> Json:
 def open_workdir(workdir: Path | None, name: str, check: Callable[[Path], None]) -> Iterator[Path]:
     """Create or open the directory of a run, by default ``runs/NAME-DATE-TIME``, and lock it.
 
-    ``check`` is called with the locked directory, as another process may have used it. If it was
-    created and is empty at the end of the ``with`` block, it is removed.
+    ``check`` is called once the directory is locked, since another process may have used it until
+    then. A directory created here is removed if it is empty at the end of the ``with`` block.
     """
     with contextlib.ExitStack() as held:
         yield Path(from_first(_open, workdir, name, check, held))
@@ -216,7 +216,7 @@ def _restore(
 ) -> Prepared:
     """Restore the last checkpoint, if there is one, and make the other files consistent with it."""
     config, curves, results = map(workdir.joinpath, ("config.json", "history.csv", "results.json"))
-    # If it is there, it was checked, and may have another number of epochs than the checkpoint.
+    # If config.json is readable, it was checked; its number of epochs may differ.
     configured = read_json_or_none(config) is not None
 
     def template(description: Json) -> TrainState:
@@ -230,10 +230,10 @@ def _restore(
     if restored := checkpoints.restore(template):
         prepared = prepared._replace(state=restored[0], history=restored[1])
     history = prepared.history
-    if from_first(len, history) != len(history):
+    if (first := from_first(len, history)) != len(history):
         found = f"process {jax.process_index()} found epoch {len(history)} in {workdir}"
-        raise ValueError(f"{found}, unlike the first process; all need the same directory")
-    # The second epoch may be recorded before the first is on disk; the third is not.
+        raise ValueError(f"{found}, the first process epoch {first}; all need the same directory")
+    # history.csv may record two epochs before the first checkpoint is on disk, but not three.
     recorded = curves.exists() and len(curves.read_bytes().splitlines()) > 3
     if not history and (recorded or results.exists()):
         lost = "holds a run without its checkpoints; choose another directory"

@@ -60,7 +60,7 @@ def _rows(directory: Path, content: Json) -> list[Json]:
             rows.append({**run, **numbers, "seconds": sum(results["seconds"].values())})
 
     def rank(value: object) -> tuple[float, str]:
-        """Order numbers by value, after other values, by their text."""
+        """Return a sort key: text in alphabetical order, then numbers by value."""
         return value if isinstance(value, int | float) else -math.inf, str(value)
 
     return sorted(rows, key=lambda row: [rank(row[key]) for key in keys])

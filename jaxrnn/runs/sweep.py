@@ -45,7 +45,7 @@ def sweep(
     on.
 
     Args:
-      experiment: what the runs share; with the first seed, and the directory of the sweep.
+      experiment: configuration that the runs share; gives the first seed and the sweep's directory.
       seeds: number of runs of each configuration, with consecutive seeds.
       vary: values by dotted name, such as ``{"optimizer.learning_rate": [1e-3, 3e-3]}``; every
         combination of them is a configuration.
@@ -61,7 +61,7 @@ def sweep(
     runtime, name = experiment.runtime, name or type(experiment).__name__
     most = 1 if runtime.distributed else available_cores()
     if not 1 <= jobs <= most:
-        limit = f"{most}, the number of cores or, with --distributed, 1"
+        limit = "1 with --distributed" if runtime.distributed else f"{most}, the number of cores"
         raise ValueError(f"--jobs must be between 1 and {limit}; got {jobs}")
     vary = dict(sorted(vary.items()))  # data options first, so that data is read less often
     plan, finished, failed = _plan(experiment, seeds, vary), {}, {}
@@ -100,7 +100,7 @@ def _plan(
     plan = {}
     for key in vary:
         if key == summary.SEED or key.startswith("runtime"):
-            raise ValueError(f"{key} cannot be varied; for seeds, there are --seed and --seeds")
+            raise ValueError(f"--vary cannot vary {key}; for seeds, use --seed and --seeds")
     for values in itertools.product(*vary.values()):
         varied: Any = experiment
         for key, value in zip(vary, values, strict=True):
@@ -164,7 +164,7 @@ def _train_each(
                 for future in futures.wait(waiting, 0.2, futures.FIRST_COMPLETED).done:
                     yield waiting.pop(future), future.result()
         except futures.BrokenExecutor as error:
-            raise OSError(f"a process that trains has ended: {error}") from error
+            raise OSError(f"a worker process ended unexpectedly: {error}") from error
         finally:
             if waiting:
                 stop.close()  # which the workers notice

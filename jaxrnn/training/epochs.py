@@ -1,4 +1,4 @@
-"""Epochs as blocks: several steps as one XLA program, of a split or of what a stream reads."""
+"""Epochs as blocks: several steps as one XLA program, on a split or on data of a stream."""
 
 import contextlib
 import itertools
@@ -43,10 +43,11 @@ class Block(NamedTuple):
 def data_order(
     data: Split | Stream, key: Key[Array, ""] | int | None, batch_size: int, drop_remainder: bool
 ) -> Stream:
-    """Return the stream that defines the order of training, with its key; of a split, a new one.
+    """Return the stream that defines the data order and holds its key; a split gets a new one.
 
     Raises:
-      ValueError: there is no key, or one for a stream; or ``batch_size`` doesn't fit the split.
+      ValueError: the key is missing, or is given with a stream; or ``batch_size`` doesn't fit the
+        split.
     """
     if isinstance(data, Stream):
         if key is not None or data.key is None:
@@ -102,7 +103,7 @@ def blocks_of_split(
 ) -> list[Block]:
     """Return a block for each piece, rows of whole batches, and one for the short last batch.
 
-    Every device processes all of the latter, as its size may not be divisible by their number.
+    Every device computes all of the short batch, whose size they may not divide.
     """
     blocks = [Block(split, rows, mesh) for rows in pieces if len(rows)]
     return [*blocks, Block(split, rest[None], None)] if len(rest) else blocks
@@ -202,7 +203,7 @@ def train_epoch(
       augment: function of a key and the inputs of one example, (time, features) floats, that
         returns what to train on instead, such as :meth:`jaxrnn.WarpConfig.build` gives.
       mesh: devices that share each batch; see :func:`jaxrnn.evaluate`.
-      options: gradient accumulation and truncated backpropagation, see :class:`StepOptions`.
+      options: gradient accumulation, truncation and rematerialization, see :class:`StepOptions`.
 
     Returns:
       The state after the epoch, and the :class:`jaxrnn.Metrics` of all steps, each measured before

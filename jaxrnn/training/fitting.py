@@ -56,8 +56,8 @@ class TrainerConfig(Group):
     """Truncated backpropagation: split longer sequences into chunks of this many time steps, update
     after each, and carry the state over to the next; None for whole sequences."""
     remat: Count | None = None
-    """Rematerialization: read longer sequences in pieces of this many time steps, and compute each
-    again for its gradient, to save memory; None to keep all activations."""
+    """Rematerialization: split longer sequences into pieces of this many time steps, and recompute
+    each in the backward pass, to save memory; None to keep all activations."""
     patience: Count | None = None
     """Early stopping: stop after this many epochs without improvement, and keep the best epoch;
     None for no early stopping."""

@@ -35,7 +35,7 @@ def measure(
 ) -> Metrics:
     """Compute the metrics of a state on one batch; differentiable in ``state.params``.
 
-    With ``train``, that is with dropout, which requires a key, and the training loss; see
+    With ``train``, dropout is on, which requires a key, and the loss is that of training; see
     :meth:`jaxrnn.Task.measure`. Batches and errors are those of :func:`jaxrnn.train_step`.
     """
     batch = prepare(batch)
@@ -70,7 +70,7 @@ def measure_in_pieces(
 ) -> tuple[Metrics, Carry]:
     """Compute metrics, as :func:`measure_prepared`, in pieces of ``size`` time steps.
 
-    Each piece is computed again for its gradient, so that no more is kept of it than its carry.
+    Each piece is recomputed in the backward pass, so that only its carry is stored.
     """
     every_step = per_step(batch)
     time = batch["inputs"].shape[1]
@@ -106,7 +106,7 @@ def start_carry(state: TrainState, batch: Batch) -> Carry:
 
 
 def cut(batch: Batch, start: Int[Array, ""] | int, size: int) -> Batch:
-    """Cut some time steps out of a batch; labels of whole sequences stay."""
+    """Return a slice of the time steps of a batch; labels of whole sequences are kept."""
     part = dict(batch)
     for name in ("inputs", "labels", "targets") if per_step(batch) else ("inputs",):
         if name in batch:
@@ -140,7 +140,7 @@ def forward(
         options["lengths"] = batch["lengths"]
     if carry is not None:
         if "carry" not in state.takes:
-            raise ValueError("truncated backpropagation and generation need a model with a carry")
+            raise ValueError("--truncate, --remat and generation need a model with a carry")
         options |= {"carry": carry, "return_carry": True}
     try:
         variables = {"params": nn.meta.unbox(state.params)}
@@ -155,7 +155,7 @@ def forward(
 
 
 def _mode_and_keys(state: TrainState, train: bool, keys: Keys) -> dict[str, object]:
-    """Return the arguments of the call that turn dropout on or off and, for it, give keys."""
+    """Return the arguments of the call that turn dropout on or off and, if needed, pass keys."""
     options: dict[str, object] = {**mode_options(state.takes, train=train)}
     of_examples, linen = "keys" in state.takes, isinstance(state.model, nn.Module | None)
     draws = train and state.draws

@@ -31,7 +31,7 @@ from optax import contrib
 from tyro.conf import Suppress
 
 from jaxrnn.groups import Fraction, Group, NonNegative, Positive
-from jaxrnn.nn.cells import is_recurrent_kernel, is_slow
+from jaxrnn.nn.cells import is_recurrent_kernel, is_lru_parameter
 from jaxrnn.training.state import TrainState
 
 
@@ -52,7 +52,7 @@ class _Optimizer(Group):
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay, multiplied by the learning rate."""
     lru_factor: Positive = 0.5
-    """Factor of the learning rate for the recurrence of cell lru, which has no weight decay."""
+    """LRU: factor of the learning rate of the recurrent parameters, which have no weight decay."""
     average: Fraction = 0.0
     """Decay of a moving average of the weights, which is what is evaluated; 0 for none."""
 
@@ -137,7 +137,7 @@ class Muon(_Optimizer):
 
 @functools.lru_cache  # functions are compiled for one optimizer object
 def _build(optimizer: _Optimizer, steps: int | None) -> optax.GradientTransformation:
-    parts = [_slower(optimizer._update(steps), optimizer.lru_factor)]
+    parts = [_scale_lru(optimizer._update(steps), optimizer.lru_factor)]
     if optimizer.clip_norm is not None:
         parts.insert(0, optax.clip_by_global_norm(optimizer.clip_norm))
     if optimizer.average:
@@ -178,19 +178,23 @@ def _recurrent_kernels(params: chex.ArrayTree) -> chex.ArrayTree:
     )
 
 
-def _slower(optimizer: optax.GradientTransformation, factor: float) -> optax.GradientTransformation:
-    """Scale the learning rate of parameters selected by ``is_slow``, without weight decay.
+def _scale_lru(
+    optimizer: optax.GradientTransformation, factor: float
+) -> optax.GradientTransformation:
+    """Scale the updates of the recurrent parameters of linear recurrent units.
 
-    The state of the optimizer is that without such parameters, of which it sees zeros: it reads
-    parameters for weight decay alone.
+    The optimizer sees these parameters as 0, which turns off weight decay, the only use that it
+    makes of parameters. Its state is unchanged.
     """
-    with_path = jax.tree_util.tree_map_with_path
+
+    def scaled(factor: float, tree: chex.ArrayTree) -> chex.ArrayTree:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: factor * leaf if is_lru_parameter(path) else leaf, tree
+        )
 
     def update(updates, state, params=None):  # type: ignore[no-untyped-def]
-        hide = lambda path, leaf: jnp.zeros_like(leaf) if is_slow(path) else leaf  # noqa: E731
-        scale = lambda path, leaf: factor * leaf if is_slow(path) else leaf  # noqa: E731
-        updates, state = optimizer.update(updates, state, with_path(hide, params))
-        return with_path(scale, updates), state
+        updates, state = optimizer.update(updates, state, scaled(0.0, params))
+        return scaled(factor, updates), state
 
     return optax.GradientTransformation(optimizer.init, update)
 

@@ -43,10 +43,10 @@ class StepOptions:
         summed, so that only the activations of one part are in memory.
       truncate: number of time steps to backpropagate through. Longer sequences are split into
         chunks of this length, with an update after each; the state of the network is carried over.
-      remat: number of time steps whose activations are in memory at once. Longer sequences are read
-        in pieces of this length, and each piece is computed again for its gradient, which is exact.
-        It takes the least memory for about the square root of the number of time steps. Dropout
-        draws anew for each piece.
+      remat: number of time steps whose activations are kept in memory. Longer sequences are split
+        into pieces of this length, each recomputed in the backward pass; the gradient is exact.
+        Memory is least near the square root of the sequence length. Dropout draws a new mask for
+        each piece.
 
     Raises:
       ValueError: a number is below 1.
@@ -135,17 +135,20 @@ def step(
 
 
 def check_pieces(model: object, batch: Batch, options: StepOptions) -> None:
-    """Raise ``ValueError`` if the sequences of a batch can't be read in pieces as asked for."""
+    """Raise ``ValueError`` if ``truncate`` or ``remat`` can't split the sequences of a batch."""
     time = batch["inputs"].shape[1]
     truncated, pieces = ((size or time) < time for size in (options.truncate, options.remat))
     if per_step(batch):
         return
     if truncated:
         raise ValueError("--truncate needs a label or target for each time step")
-    if pieces and ("lengths" in batch or getattr(model, "pooling", "last") != "last"):
+    pooling = getattr(model, "pooling", "last")
+    if pieces and ("lengths" in batch or pooling != "last"):
         raise ValueError(
-            "--remat needs a label or target for each time step, or sequences of one length and "
-            "--pooling last"
+            "without a label or target for each time step, --remat needs --pooling last and "
+            f"sequences of one length; got --pooling {pooling}"
+            + " and lengths"
+            * ("lengths" in batch)
         )
 
 

@@ -173,7 +173,7 @@ def test_rematerialization_gives_the_exact_gradient(whole, cell, size):
     chex.assert_trees_all_close(in_pieces[1], at_once[1], rtol=1e-5)
 
 
-def test_rematerialization_keeps_less():
+def test_rematerialization_saves_memory():
     """A step on 400 time steps takes memory for pieces of 20 and their carries."""
     model = RNNModel(16, 5, pooling="none")
     inputs = np.zeros((8, 400, 3), np.float32)
@@ -188,10 +188,12 @@ def test_rematerialization_keeps_less():
 
 
 @pytest.mark.parametrize(("lengths", "pooling"), [(LENGTHS, "last"), (None, "mean")])
-def test_rematerialization_reads_the_last_output_alone(lengths, pooling):
+def test_rematerialization_with_one_label_needs_the_last_output(lengths, pooling):
     split = Split(FLOATS, TOKENS[:, 0], lengths)
     state = create_train_state(0, RNNModel(4, 5, pooling=pooling), OPTIMIZER, FLOATS)
-    with pytest.raises(ValueError, match="--remat needs a label or target for each time step"):
+    with pytest.raises(
+        ValueError, match="--remat needs --pooling last and sequences"
+    ):
         train_epoch(state, split, KEY, batch_size=20, options=StepOptions(remat=4))
 
 

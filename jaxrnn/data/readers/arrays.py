@@ -40,7 +40,7 @@ class Images(NamedTuple):
     """Labelled images.
 
     Attributes:
-      splits: the pieces of each split, which can be iterated over once; cached, its arrays.
+      splits: for each split, an iterable of pieces, to be consumed once; cached, its arrays.
       class_names: the name of each class, in order.
       pixel_max: the pixel value that was mapped to 255; see :class:`jaxrnn.Source`.
     """
@@ -55,8 +55,8 @@ def label_images(
 ) -> Images:
     """Check and convert the images and labels of each split, the training split first.
 
-    Labels are the names of classes, or indices; indices without names may start at 0 or 1. In the
-    training images, white is 1 if no pixel is larger, the largest of whole numbers that are all
+    Labels are class names or indices; indices without names may start at 0 or 1. White is taken
+    from the training images: 1 if no pixel exceeds 1, their maximum if all pixels are integers
     below 128, as in images of 16 or 100 gray levels, and otherwise 255.
 
     Raises:
@@ -93,7 +93,7 @@ def _find_indices(
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Return the index of each class name in alphabetical order, and the names of the first split.
 
-    Other splits must not have more classes.
+    Every class of the other splits must occur in the first.
     """
     words = {
         split: np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array.astype(str)
@@ -115,9 +115,9 @@ def _check_arrays(split: str, images: np.ndarray, labels: np.ndarray) -> None:
         or not 0 <= labels.min() <= labels.max() < 2**16
     ):
         raise ValueError(
-            f"expected {split} images (N, height, width) and labels (N,), class indices from 0 or "
-            f"names; got {images.shape} {images.dtype} and {labels.shape} {labels.dtype} from "
-            f"{labels.min(initial=0)} to {labels.max(initial=0)}"
+            f"expected {split} images (N, height, width[, channels]) and labels (N,), class names "
+            f"or indices from 0 to 65535; got {images.shape} {images.dtype} and {labels.shape} "
+            f"{labels.dtype} from {labels.min(initial=0)} to {labels.max(initial=0)}"
         )
 
 
@@ -133,7 +133,8 @@ def stretch(images: np.ndarray, pixel_max: int, what: str = "") -> np.ndarray:
         expected = f"numbers from 0 to {pixel_max}, the maximum of the training images"
         if pixel_max == 255:
             expected = "whole numbers from 0 to 255, or numbers from 0 to 1 in every split"
-        raise ValueError(f"{what}{images.dtype} from {least:g} to {most:g}; expected {expected}")
+        found = f"{what}{images.dtype} values from {least:g} to {most:g}"
+        raise ValueError(f"{found}; expected {expected}")
     if pixel_max == 255:
         return images.astype(np.uint8, copy=False)
     return np.round(images * np.float32(255) / np.float32(pixel_max)).astype(np.uint8)

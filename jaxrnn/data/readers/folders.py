@@ -57,7 +57,7 @@ def find_images(folder: Path) -> Found:
             split = path.relative_to(folder).parts[0 if splits else 1]
             images.append((_split_of(split) or "train", name, path))
     if not images:
-        inside = " inside those named after splits" if splits else ""
+        inside = " in its directories named after splits" if splits else ""
         raise ValueError(f"{folder} has no images in directories named after classes{inside}")
     # A single class may be, for example, the top directory of an archive.
     is_single = len({name for _, name, _ in images}) == 1

@@ -108,7 +108,7 @@ def _outputs(run: Run, inputs: np.ndarray) -> np.ndarray:
 
 
 def _answer(run: Run, output: np.ndarray, count: int) -> tuple[Json, str]:
-    """Describe the outputs for one example, with the ``count`` likeliest classes, in two ways."""
+    """Return the answer for one example, with the ``count`` likeliest classes, as JSON and text."""
     names = run.class_names
     if not names:
         return {"outputs": output.tolist()}, " ".join(f"{x:.6g}" for x in output.ravel().tolist())

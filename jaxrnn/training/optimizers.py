@@ -31,7 +31,7 @@ from optax import contrib
 from tyro.conf import Suppress
 
 from jaxrnn.groups import Fraction, Group, NonNegative, Positive
-from jaxrnn.nn.cells import is_recurrent_kernel, is_lru_parameter
+from jaxrnn.nn.cells import is_lru_parameter, is_recurrent_kernel
 from jaxrnn.training.state import TrainState
 
 

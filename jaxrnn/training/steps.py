@@ -144,11 +144,10 @@ def check_pieces(model: object, batch: Batch, options: StepOptions) -> None:
         raise ValueError("--truncate needs a label or target for each time step")
     pooling = getattr(model, "pooling", "last")
     if pieces and ("lengths" in batch or pooling != "last"):
+        lengths = " and lengths" * ("lengths" in batch)
         raise ValueError(
             "without a label or target for each time step, --remat needs --pooling last and "
-            f"sequences of one length; got --pooling {pooling}"
-            + " and lengths"
-            * ("lengths" in batch)
+            f"sequences of one length; got --pooling {pooling}{lengths}"
         )
 
 

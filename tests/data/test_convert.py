@@ -212,7 +212,7 @@ def test_sequences_of_different_lengths(caplog):
         ({"labels": [[0, 1, 2, None]] * 6}, "label 3 is None"),
         ({"class_names": ["a", "b", "a"]}, "class names must be distinct; got 'a' twice"),
         ({"labels": np.ones((6, 3))}, "neither indices nor one-hot"),
-        ({"labels": LABELS + 1}, "labels run from 1 to 3, not from 0; subtract 1, or give"),
+        ({"labels": LABELS + 1}, "labels must start at 0; got 1 to 3; subtract 1, or give"),
         ({"mask": np.arange(4) > np.zeros((6, 1))}, "first time steps of each sequence only"),
         ({"mask": np.ones(6)}, r"mask must be \(N, time\); got shape \(6,\)"),
         ({"inputs": [np.zeros((1, 2)), np.zeros((2, 3))]}, "must have the same features"),

@@ -139,7 +139,7 @@ PARAMS = params_of(small(), TIME, 4)
     ("model", "params", "shape", "message"),
     [
         (small(cell="mgu"), {}, (TIME, 4), "no operator for cell mgu, only for simple, gru"),
-        (small(block=True), {}, (TIME, 4), "ONNX needs a network without block"),
+        (small(block=True), {}, (TIME, 4), "ONNX export does not support residual blocks"),
         (small(cell=nn.GRUCell(5)), {}, (TIME, 4), "no operator for cell object GRUCell"),
         (small(dtype="bfloat16"), {}, (TIME, 4), "this network computes in bfloat16"),
         (nn.Dense(3), {}, (TIME, 4), "needs an RNNModel; got Dense"),

@@ -207,7 +207,7 @@ def test_bad_input(options, inputs, lengths, message):
         ({"cell": "mingru", "recurrent_gain": 0.5}, "use .* --recurrent-gain 1"),
         ({"cell": "lru", "chrono": 100}, "--chrono needs a --cell with gates"),
         ({"cell": "lru", "activation": "relu"}, "lru has no activation"),
-        ({"block": True, "skip": True}, "contain --layer-norm and --skip already"),
+        ({"block": True, "skip": True}, "already include layer norm and skip connections"),
         ({"cell": "mgu", "recurrent_dropout": 0.5}, "--recurrent-dropout needs --cell lstm"),
         ({"recurrence": "flax", "recurrent_dropout": 0.5}, "--recurrent-dropout needs"),
     ],

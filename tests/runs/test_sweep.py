@@ -117,7 +117,7 @@ def test_varied_options_and_a_run_that_diverges(tmp_path):
         ({"vary": {"model.hidden": [8]}}, "varies only the seed instead of model.hidden"),
         ({"vary": {"model.hidden": [0]}}, "--model.hidden: must be at least 1; got 0"),
         ({"vary": {"model.hidden": []}}, "--seeds must be at least 1, and --vary needs values"),
-        ({"vary": {"trainer.seed": [1]}}, "trainer.seed cannot be varied"),
+        ({"vary": {"trainer.seed": [1]}}, "--vary cannot vary trainer.seed"),
         ({"jobs": 0}, "--jobs must be between 1 and .*; got 0"),
     ],
 )  # fmt: skip

@@ -191,9 +191,7 @@ def test_rematerialization_saves_memory():
 def test_rematerialization_with_one_label_needs_the_last_output(lengths, pooling):
     split = Split(FLOATS, TOKENS[:, 0], lengths)
     state = create_train_state(0, RNNModel(4, 5, pooling=pooling), OPTIMIZER, FLOATS)
-    with pytest.raises(
-        ValueError, match="--remat needs --pooling last and sequences"
-    ):
+    with pytest.raises(ValueError, match="--remat needs --pooling last and sequences"):
         train_epoch(state, split, KEY, batch_size=20, options=StepOptions(remat=4))
 
 

@@ -30,7 +30,8 @@ class RNN(nn.RNN):
     r"""A drop-in replacement for ``flax.linen.RNN``, faster for ``flax.linen.SimpleCell``.
 
     Use this one with modules of ``flax.linen``, and :class:`jaxrnn.nn.nnx.RNN` with those of
-    ``flax.nnx``.
+    ``flax.nnx``. The library's own models are of linen: such modules are values without parameters,
+    so equal ones share compiled functions.
 
     Constructor, call, parameters and, to float rounding, results are the same. For the cell
 

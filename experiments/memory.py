@@ -1,4 +1,4 @@
-"""Measure the host memory of training on a stream, which must not grow with the dataset.
+"""Measure the memory of training: on a stream, as data grows, and on long sequences.
 
     python -m experiments.memory [--sizes 200000 2000000] [--data-dir DIR]
     python -m experiments.memory --lengths 784 4096 16384
@@ -122,9 +122,10 @@ def measure_lengths(lengths: Sequence[int], repeats: int = 3) -> None:
     print("| time steps | option | MiB | seconds per step |\n|---|---|---|---|")
     experiment, batch_size = PRESETS["elman"], 50
     for time in lengths:
-        split: Any = Copying(examples=batch_size, held_out=1, delay=time - 20).build().train
+        data = Copying(examples=batch_size, held_out=1, delay=time - 20).build()
+        split: Any = data.train
         state = jaxrnn.create_train_state(
-            0, experiment.model.build(10), experiment.optimizer.build(1), split.inputs
+            0, experiment.model.build(data.outputs), experiment.optimizer.build(1), split.inputs
         )
         size = round(time**0.5)
         for option, value in {"": 0, "accumulate": 5, "truncate": size, "remat": size}.items():
@@ -147,6 +148,9 @@ def main() -> None:
         print(json.dumps(measure(sys.argv[2], int(sys.argv[3]))))
         return
     config = tyro.cli(Config, prog="python -m experiments.memory", description=__doc__)
+    if min(config.lengths, default=100) < 100:
+        print("error: --lengths must be at least 100", file=sys.stderr)
+        raise SystemExit(2)
     if config.lengths:
         measure_lengths(config.lengths)
         return

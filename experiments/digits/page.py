@@ -38,7 +38,7 @@ def drawing_page(
 
     Args:
       model: a unidirectional network of ``simple``, ``gru`` or ``lstm`` cells that classifies by
-        its last state, without ``layer_norm``, ``skip`` or ``embedding``.
+        its last state, without ``layer_norm``, ``skip``, ``embedding`` or ``block``.
       params: its parameters.
       input_shape: (time, features) of an image, 784 numbers in all.
       class_names: the name of each class.

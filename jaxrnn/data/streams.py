@@ -204,6 +204,8 @@ def stream(
     key = None if key is None else as_key(key)
     made = Stream(source, batch_size, key, drop_remainder, steps_per_epoch, workers)
     if steps_per_epoch and made.remainder:
-        leave = f"{len(source)} examples leave a batch of {made.remainder}; use drop_remainder=True"
-        raise ValueError(f"steps_per_epoch requires batches of equal size, but {leave}")
+        raise ValueError(
+            f"steps_per_epoch requires batches of equal size, but {len(source)} examples leave a "
+            f"batch of {made.remainder}; use drop_remainder (--drop-remainder)"
+        )
     return made

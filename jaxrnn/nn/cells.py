@@ -12,7 +12,7 @@ from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float, Key
 
 from jaxrnn.nn.linear import min_gru_scan
-from jaxrnn.nn.lru import RECURRENT, LRUCell
+from jaxrnn.nn.lru import LRUCell
 from jaxrnn.nn.scans import Activation, elman_scan, gru_scan
 from jaxrnn.nn.sequences import State, States
 
@@ -119,8 +119,8 @@ def is_recurrent_kernel(path: tuple[chex.ArrayTree, ...], leaf: Array) -> bool:
 
 
 def is_lru_parameter(path: tuple[chex.ArrayTree, ...]) -> bool:
-    """Return whether a parameter belongs to the recurrence of an :class:`LRUCell`."""
-    return any(getattr(part, "key", None) in RECURRENT for part in path)
+    """Return whether a parameter belongs to the recurrence of an :class:`LRUCell`, by its name."""
+    return any(str(getattr(part, "key", "")).startswith("lru_") for part in path)
 
 
 def join_weights(

@@ -79,6 +79,8 @@ class RNNConfig(Group):
                 "--block and --cell lru already include layer norm and skip connections; leave out "
                 "--layer-norm and --skip"
             )
+        if self.r_min > self.r_max:
+            raise ValueError(f"--r-min must be at most --r-max, {self.r_max:g}; got {self.r_min:g}")
         fast = self.cell in ("simple", "gru") and self.recurrence == "fast"
         if self.recurrent_dropout and not (fast or self.cell == "lstm"):
             raise ValueError(

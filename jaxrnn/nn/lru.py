@@ -15,9 +15,6 @@ Numbers = Complex[Array, "*batch hidden"]
 Vectors = Float[Array, "*batch width"]
 Keys = Key[Array, "batch"] | None
 
-# Parameters that should have a lower learning rate and no weight decay.
-RECURRENT = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im")
-
 
 class LRUCell(nn.RNNCellBase):
     r"""A linear recurrent unit: a diagonal linear recurrence of complex numbers.
@@ -70,11 +67,12 @@ class LRUCell(nn.RNNCellBase):
         width, units, normal = inputs.shape[-1], self.features, nn.initializers.normal
         param = lambda name, init, *shape: self.param(name, init, shape, self.param_dtype)  # noqa: E731
         ring = _uniform(self.r_min**2, self.r_max**2)  # squares are uniform
-        nu = param("nu_log", lambda *of: jnp.log(-jnp.log(ring(*of)) / 2), units)
+        nu = param("lru_nu", lambda *of: jnp.log(-jnp.log(ring(*of)) / 2), units)
         phases = _uniform(0.0, self.max_phase)
-        theta = param("theta_log", lambda *of: jnp.log(phases(*of)), units)
-        gamma = param("gamma_log", lambda *_: jnp.log(-jnp.expm1(-2 * jnp.exp(nu))) / 2, units)
-        writing = [param(name, normal((2 * width) ** -0.5), width, units) for name in RECURRENT[3:]]
+        theta = param("lru_theta", lambda *of: jnp.log(phases(*of)), units)
+        gamma = param("lru_gamma", lambda *_: jnp.log(-jnp.expm1(-2 * jnp.exp(nu))) / 2, units)
+        small = normal((2 * width) ** -0.5)
+        writing = [param(name, small, width, units) for name in ("lru_B_re", "lru_B_im")]
         reading = [param(name, normal(units**-0.5), units, width) for name in ("C_re", "C_im")]
         skip = param("D", normal(1.0), width)
 

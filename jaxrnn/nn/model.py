@@ -24,7 +24,6 @@ CHOICES = {
 Lengths = Int[Array, "batch"] | None
 Keys = Key[Array, "batch"] | None
 Inputs = Float[Array, "batch time features"]
-States = Float[Array, "batch time hidden"]
 
 
 class RNNModel(nn.Module):
@@ -126,8 +125,7 @@ class RNNModel(nn.Module):
         states = encode(states, lengths, self.hidden, self._lower) if self.in_blocks else states
         carries = []
         for layer in range(self.layers):
-            below = states
-            initial = carry[layer] if carry else None
+            below, initial = states, carry[layer] if carry else None
             if self.in_blocks:
                 states = nn.LayerNorm(dtype=self._lower, name=f"norm{layer}")(states)
             states, last = self._layer(layer, states, lengths, initial, keys)
@@ -178,6 +176,8 @@ class RNNModel(nn.Module):
             )
         if lengths is not None and lengths.shape != inputs.shape[:1]:
             raise ValueError(f"lengths must be of shape ({inputs.shape[0]},); got {lengths.shape}")
+        if self.in_blocks and (self.layer_norm or self.skip):
+            raise ValueError("blocks include layer norm and skip connections; leave both out")
         for name in ("hidden", "outputs", "layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
@@ -205,7 +205,7 @@ class RNNModel(nn.Module):
 
     def _layer(
         self, layer: int, inputs: Inputs, lengths: Lengths, carry: chex.ArrayTree, keys: Keys
-    ) -> tuple[States, chex.ArrayTree]:
+    ) -> tuple[Array, chex.ArrayTree]:
         """Return the states of a layer, its directions concatenated, and its final carry."""
         directions = []
         for backward in range(1 + self.bidirectional):
@@ -220,10 +220,10 @@ class RNNModel(nn.Module):
                 fast=self.recurrence != "flax",
                 mask=True,
             )
-            if carry is None and self._lower and self.cell != "lru":  # cells make it float32
-                first = inputs[0] if self.in_blocks else inputs[:, 0]
-                carry = cell.initialize_carry(jax.random.key(0), first.shape)
-                carry = jax.tree.map(lambda leaf: leaf.astype(self._lower), carry)
+            if carry is None and self._lower and not isinstance(cell, LRUCell):
+                shape = inputs.shape[self.in_blocks], inputs.shape[-1]
+                carry = cell.initialize_carry(jax.random.key(0), shape)
+                carry = jax.tree.map(lambda leaf: leaf.astype(self._lower), carry)  # was float32
             factors = None
             if self.recurrent_dropout and keys is not None:
                 units = getattr(cell, "features", self.hidden)

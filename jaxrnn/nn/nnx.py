@@ -28,9 +28,10 @@ class RNN(nnx.RNN):
 
     Constructor, call, parameters and, to float rounding, results are those of ``flax.nnx.RNN``.
     ``SimpleCell`` runs in :func:`jaxrnn.nn.elman_scan`. Everything else runs in ``flax.nnx.RNN``
-    itself: subclasses, other cells (for ``GRUCell`` and ``OptimizedLSTMCell`` a scan over projected
-    inputs was measured to be slower), non-default ``state_axes`` or ``broadcast_rngs``, and layers
-    with a custom ``dot_general``, ``precision``, ``preferred_element_type`` or ``promote_dtype``.
+    itself: subclasses, other cells (scans of this library were measured to be no faster for
+    ``GRUCell`` and ``OptimizedLSTMCell``), non-default ``state_axes`` or ``broadcast_rngs``, and
+    layers with a custom ``dot_general``, ``precision``, ``preferred_element_type`` or
+    ``promote_dtype``.
 
     >>> cell = nnx.SimpleCell(in_features=3, hidden_features=4, rngs=nnx.Rngs(0))
     >>> RNN(cell)(jnp.zeros((2, 7, 3))).shape  # (batch, time, hidden)

@@ -56,12 +56,12 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
     elif trainer.steps_per_epoch is not None:
         raise ValueError("--steps-per-epoch is an option of streams; use --stream")
     order = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
-    pieces = StepOptions(truncate=trainer.truncate, remat=trainer.remat)
-    check_pieces(experiment.model, order.source.read([0]), pieces)
     time = description["input_shape"][0]
     chunks = math.ceil(time / (trainer.truncate or time))
     description["steps"] = trainer.epochs * len(order) * chunks
     state = initial_state(experiment, description, init_key)
+    pieces = StepOptions(truncate=trainer.truncate, remat=trainer.remat)
+    check_pieces(state, order.source.read([0]), pieces)
     mesh = batch_mesh(trainer.batch_size, suitable_devices(state.params, runtime.devices))
     check_fits(state, {"train": train, **data.evals})  # before files are created
     return Prepared(data, train, augment, description, key, mesh, state)

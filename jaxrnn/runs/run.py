@@ -195,6 +195,7 @@ def _open(
     except OSError as error:
         busy = isinstance(error, BlockingIOError)
         reason = "another process is using it" if busy else error.strerror
+        reason = "it is no directory" if isinstance(error, FileExistsError) else reason
         raise OSError(f"--workdir {chosen} cannot be used: {reason}") from error
     try:
         check(chosen)

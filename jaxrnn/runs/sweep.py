@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.queues import SimpleQueue
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -101,6 +102,10 @@ def _plan(
     for key in vary:
         if key == summary.SEED or key.startswith("runtime"):
             raise ValueError(f"--vary cannot vary {key}; for seeds, use --seed and --seeds")
+        try:
+            attrgetter(key)(experiment)
+        except AttributeError as error:
+            raise ValueError(f"there is no option {key} to vary") from error
     for values in itertools.product(*vary.values()):
         varied: Any = experiment
         for key, value in zip(vary, values, strict=True):

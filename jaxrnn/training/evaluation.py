@@ -108,7 +108,7 @@ def predict(
     """Compute the outputs of the network for every example of a split, as one XLA program.
 
     In classification they are logits: ``.argmax(-1)`` gives the predicted classes, and
-    ``jax.nn.softmax`` their probabilities. Arguments and errors are those of :func:`evaluate`,
+    ``jax.nn.softmax`` their probabilities. ``batch_size`` and errors are those of :func:`evaluate`,
     except that the split may be empty and needs no labels or targets.
 
     Returns:

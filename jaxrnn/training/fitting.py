@@ -57,7 +57,8 @@ class TrainerConfig(Group):
     after each, and carry the state over to the next; None for whole sequences."""
     remat: Count | None = None
     """Rematerialization: split longer sequences into pieces of this many time steps, and recompute
-    each in the backward pass, to save memory; None to keep all activations."""
+    each in the backward pass, to save memory; None to keep all activations. Dropout draws a new
+    mask for each piece."""
     patience: Count | None = None
     """Early stopping: stop after this many epochs without improvement, and keep the best epoch;
     None for no early stopping."""

@@ -112,7 +112,9 @@ def cut(batch: Batch, start: Int[Array, ""] | int, size: int) -> Batch:
         if name in batch:
             part[name] = jax.lax.dynamic_slice_in_dim(batch[name], start, size, axis=1)
     if "lengths" in batch:
-        part["lengths"] = jnp.clip(batch["lengths"] - start, 0, size)
+        lengths, time = batch["lengths"], batch["inputs"].shape[1]
+        known = (lengths >= 0) & (lengths <= time)
+        part["lengths"] = jnp.where(known, jnp.clip(lengths - start, 0, size), -1)
     return part
 
 
@@ -140,7 +142,7 @@ def forward(
         options["lengths"] = batch["lengths"]
     if carry is not None:
         if "carry" not in state.takes:
-            raise ValueError("--truncate, --remat and generation need a model with a carry")
+            raise ValueError("generation needs a model with a carry")
         options |= {"carry": carry, "return_carry": True}
     try:
         variables = {"params": nn.meta.unbox(state.params)}

@@ -46,7 +46,7 @@ class StepOptions:
       remat: number of time steps whose activations are kept in memory. Longer sequences are split
         into pieces of this length, each recomputed in the backward pass; the gradient is exact.
         Memory is least near the square root of the sequence length. Dropout draws a new mask for
-        each piece.
+        each piece. A label for the whole sequence requires an ``RNNModel`` with pooling ``last``.
 
     Raises:
       ValueError: a number is below 1.
@@ -115,7 +115,7 @@ def step(
     """
     update = partial(_update, key=key, mesh=mesh, parts=options.accumulate, remat=options.remat)
     time, chunk = batch["inputs"].shape[1], options.truncate
-    check_pieces(state.model, batch, options)
+    check_pieces(state, batch, options)
     if chunk is None or time <= chunk:
         return update(state, batch, None)[:2]
 
@@ -134,15 +134,17 @@ def step(
     return carried[0], total
 
 
-def check_pieces(model: object, batch: Batch, options: StepOptions) -> None:
+def check_pieces(state: TrainState, batch: Batch, options: StepOptions) -> None:
     """Raise ``ValueError`` if ``truncate`` or ``remat`` can't split the sequences of a batch."""
     time = batch["inputs"].shape[1]
     truncated, pieces = ((size or time) < time for size in (options.truncate, options.remat))
+    if (truncated or pieces) and "carry" not in state.takes:
+        raise ValueError("--truncate and --remat need a model with a carry")
     if per_step(batch):
         return
     if truncated:
         raise ValueError("--truncate needs a label or target for each time step")
-    pooling = getattr(model, "pooling", "last")
+    pooling = getattr(state.model, "pooling", None)
     if pieces and ("lengths" in batch or pooling != "last"):
         lengths = " and lengths" * ("lengths" in batch)
         raise ValueError(

@@ -40,9 +40,9 @@ def test_cell_is_its_equation():
     variables = cell.init(jax.random.key(0), CARRY, INPUTS[:, 0])
     state, outputs = cell.apply(variables, CARRY, INPUTS[:, 0])
     weights = {name: np.asarray(leaf, float) for name, leaf in variables["params"].items()}
-    decay = np.exp(-np.exp(weights["nu_log"]) + 1j * np.exp(weights["theta_log"]))
+    decay = np.exp(-np.exp(weights["lru_nu"]) + 1j * np.exp(weights["lru_theta"]))
     inputs, of_state = (weights[f"{name}_re"] + 1j * weights[f"{name}_im"] for name in "BC")
-    expected = decay * CARRY + np.exp(weights["gamma_log"]) * (INPUTS[:, 0] @ inputs)
+    expected = decay * CARRY + np.exp(weights["lru_gamma"]) * (INPUTS[:, 0] @ inputs)
     read = (expected @ of_state).real + weights["D"] * INPUTS[:, 0]
     chex.assert_trees_all_close((state, outputs), (expected, read), rtol=1e-5, atol=1e-5)
 
@@ -51,8 +51,8 @@ def test_decays_are_uniform_on_a_ring():
     cell = LRUCell(20_000, r_min=0.5, r_max=0.9, max_phase=1.0)
     carry = cell.initialize_carry(jax.random.key(0), (1, 2))
     params = jax.jit(cell.init)(jax.random.key(0), carry, jnp.zeros((1, 2)))["params"]
-    area = np.exp(-2 * np.exp(params["nu_log"].astype(float)))  # is uniform in r²
-    phase = np.exp(params["theta_log"].astype(float))
+    area = np.exp(-2 * np.exp(params["lru_nu"].astype(float)))  # is uniform in r²
+    phase = np.exp(params["lru_theta"].astype(float))
     for values, low, high in ((area, 0.25, 0.81), (phase, 0.0, 1.0)):
         assert low - 1e-6 <= values.min() < values.max() <= high + 1e-6
         chex.assert_trees_all_close(
@@ -60,8 +60,8 @@ def test_decays_are_uniform_on_a_ring():
             low + (high - low) * np.array([0.25, 0.5, 0.75]),
             atol=0.02,
         )
-    np.testing.assert_allclose(np.exp(2 * params["gamma_log"]), 1 - area, rtol=1e-4)
-    np.testing.assert_allclose(params["B_re"].std(), 0.5, rtol=0.02)
+    np.testing.assert_allclose(np.exp(2 * params["lru_gamma"]), 1 - area, rtol=1e-4)
+    np.testing.assert_allclose(params["lru_B_re"].std(), 0.5, rtol=0.02)
     np.testing.assert_allclose(params["C_im"].std(), 20_000**-0.5, rtol=0.02)
 
 

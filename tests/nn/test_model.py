@@ -318,7 +318,7 @@ def test_no_carry_of_two_directions():
     ("cell", "recurrence"), [*((cell, "fast") for cell in CELLS), ("simple", "flax")]
 )
 def test_bfloat16_computes_the_same_to_its_precision(cell, recurrence):
-    options = {"cell": cell, "recurrence": recurrence, "layer_norm": True}
+    options = {"cell": cell, "recurrence": recurrence, "layer_norm": cell != "lru"}
     (params, exact), (lower, rounded) = build(**options), build(**options, dtype="bfloat16")
     chex.assert_trees_all_equal(params, lower, strict=True)  # parameters are float32
     outputs, expected = rounded(INPUTS, LENGTHS), exact(INPUTS, LENGTHS)

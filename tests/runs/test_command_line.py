@@ -225,7 +225,7 @@ def test_several_wrong_options_get_a_line_each(capsys):
 
 def test_unusable_workdirs(folder, refuse):
     (folder / "file").write_text("mine")
-    assert "--workdir file cannot be used: File exists" in refuse("--workdir", "file")
+    assert "--workdir file cannot be used: it is no directory" in refuse("--workdir", "file")
     for workdir in ("file/run", "/proc/run"):
         assert "cannot be used" in refuse("--workdir", workdir, *SLICE)
     assert (folder / "file").read_text() == "mine"

@@ -126,7 +126,7 @@ def test_urls(url, refuse):
 @pytest.mark.program
 def test_links(folder, refuse):
     (folder / "dangling").symlink_to("nowhere")
-    assert "--workdir dangling cannot be used: File exists" in refuse("--workdir", "dangling")
+    assert "dangling cannot be used: it is no directory" in refuse("--workdir", "dangling")
     (folder / "there").mkdir()
     (folder / "link").symlink_to("there")
     train(workdir="link")

@@ -102,7 +102,7 @@ def test_weight_decay_is_decoupled(optimizer):
 
 @pytest.mark.parametrize("optimizer", [Adam(weight_decay=0.1), Muon(weight_decay=0.1)])
 def test_recurrence_of_an_lru_trains_slower_and_without_weight_decay(optimizer):
-    params = {"layer0": {"nu_log": jnp.ones(3), "D": jnp.ones(3)}}
+    params = {"layer0": {"lru_nu": jnp.ones(3), "D": jnp.ones(3)}}
 
     def update(optimizer):
         optimizer = optimizer.build()
@@ -110,7 +110,7 @@ def test_recurrence_of_an_lru_trains_slower_and_without_weight_decay(optimizer):
 
     plain = update(dataclasses.replace(optimizer, weight_decay=0.0, lru_factor=1.0))
     slower = update(dataclasses.replace(optimizer, lru_factor=0.25))
-    chex.assert_trees_all_close(slower["nu_log"], 0.25 * plain["nu_log"])
+    chex.assert_trees_all_close(slower["lru_nu"], 0.25 * plain["lru_nu"])
     chex.assert_trees_all_close(slower["D"], plain["D"] - 1e-4, rtol=1e-5)
 
 

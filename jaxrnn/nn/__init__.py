@@ -6,7 +6,7 @@ from jaxrnn.nn.linear import linear_scan
 from jaxrnn.nn.lru import LRUCell
 from jaxrnn.nn.model import RNNModel
 from jaxrnn.nn.recurrence import RNN
-from jaxrnn.nn.scans import elman_scan, gru_scan
+from jaxrnn.nn.scans import elman_scan, gru_scan, lstm_scan
 
 __all__ = [
     "RNN",
@@ -17,4 +17,5 @@ __all__ = [
     "elman_scan",
     "gru_scan",
     "linear_scan",
+    "lstm_scan",
 ]

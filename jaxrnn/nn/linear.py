@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxrnn.nn.scans import Activation, project, scan
+from jaxrnn.nn.scans import Activation
 from jaxrnn.nn.sequences import (
     Lengths,
     State,
@@ -14,6 +14,8 @@ from jaxrnn.nn.sequences import (
     Steps,
     last_valid,
     mask_steps,
+    project,
+    scan,
     steps_at_once,
 )
 

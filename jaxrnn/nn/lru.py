@@ -8,8 +8,7 @@ from jaxtyping import Array, Complex, Float, Key
 
 from jaxrnn.nn.dropout import drop
 from jaxrnn.nn.linear import linear_scan
-from jaxrnn.nn.scans import project
-from jaxrnn.nn.sequences import Lengths, Steps, mask_steps
+from jaxrnn.nn.sequences import Lengths, Steps, mask_steps, project
 
 Numbers = Complex[Array, "*batch hidden"]
 Vectors = Float[Array, "*batch width"]

@@ -1,6 +1,7 @@
 """Recurrences as pure functions of inputs, an initial state and weights."""
 
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -14,8 +15,12 @@ from jaxrnn.nn.sequences import (
     States,
     Steps,
     Valid,
+    dense,
     last_valid,
+    map_rows,
     mask_steps,
+    project,
+    scan,
     steps_at_once,
     where_valid,
 )
@@ -142,47 +147,56 @@ def gru_scan(
     return last_valid(last, states, carry, lengths), states
 
 
-def scan(
-    next_state: Callable[[State, chex.ArrayTree], State],
-    unroll: int,
-    inputs: chex.ArrayTree,
-    carry: State,
-    valid: Valid | None = None,
-) -> tuple[State, States]:
-    """Scan a recurrence over its inputs; states that are not ``valid`` are 0."""
-
-    def step(state: State, step_inputs: chex.ArrayTree) -> tuple[State, State]:
-        inputs, valid = step_inputs
-        state = where_valid(valid, next_state(state, inputs))
-        return state, state
-
-    return jax.lax.scan(step, carry, (inputs, valid), unroll=steps_at_once(unroll, inputs))
-
-
-def project(
-    steps: Steps, kernel: Float[Array, "features joined"], bias: Float[Array, "joined"]
-) -> Float[Array, "time *batch joined"]:
-    """Compute the input projections of all time steps."""
-    return _map_rows(lambda rows: dense(rows, kernel, bias), steps)
-
-
-def dense(
-    inputs: Float[Array, "*batch features"],
+def lstm_scan(
+    inputs: Steps,
+    carry: tuple[State, State],
     kernel: Float[Array, "features joined"],
     bias: Float[Array, "joined"],
-) -> Float[Array, "*batch joined"]:
-    """Apply a dense layer to the last axis of the inputs."""
-    return inputs @ kernel + jnp.expand_dims(bias, range(inputs.ndim - 1))
+    recurrent_kernel: Float[Array, "hidden joined"],
+    *,
+    lengths: Lengths | None = None,
+    gate: Activation = nn.sigmoid,
+    activation: Activation = jnp.tanh,
+    unroll: int = 1,
+) -> tuple[tuple[State, State], States]:
+    r"""Compute the states of a long short-term memory.
 
+    .. math::
 
-def _map_rows(function: Callable[[Array], Array], steps: Steps) -> States:
-    """Apply a function of the features to all time steps and examples."""
-    mesh = jax.typeof(steps).sharding.mesh
-    if any(mesh.shape[name] > 1 for name in (*mesh.auto_axes, *mesh.explicit_axes)):
-        return function(steps)  # devices can share a batch only while it is an axis of its own
-    # One row per time step and example: one matrix product, and one in each direction back.
-    rows = function(steps.reshape(-1, steps.shape[-1]))
-    return rows.reshape(*steps.shape[:-1], rows.shape[-1])
+        (i_t, f_t, g_t, o_t) &= x_t W_i + b + h_{t-1} W_h \\
+        c_t &= \sigma(f_t) \odot c_{t-1} + \sigma(i_t) \odot \phi(g_t) \\
+        h_t &= \sigma(o_t) \odot \phi(c_t)
+
+    Arguments that are not listed are those of :func:`elman_scan`.
+
+    Args:
+      carry: :math:`c` and :math:`h` before the first time step.
+      kernel, bias, recurrent_kernel: :math:`W_i`, :math:`b` and :math:`W_h`, with columns in the
+        order of the gates.
+      gate: :math:`\sigma`.
+      activation: :math:`\phi`.
+
+    Returns:
+      :math:`c` and :math:`h` after the last valid time step, and all :math:`h`.
+
+    >>> kernel, bias, recurrent_kernel = jnp.ones((3, 16)), jnp.zeros(16), jnp.ones((4, 16))
+    >>> inputs, zeros = jnp.ones((7, 2, 3)), jnp.zeros((2, 4))
+    >>> last, states = lstm_scan(inputs, (zeros, zeros), kernel, bias, recurrent_kernel)
+    >>> states.shape
+    (7, 2, 4)
+    """
+
+    def step(carry: tuple[State, State], inputs: Any) -> tuple[tuple[State, State], State]:
+        (memory, state), (inputs, valid) = carry, inputs
+        total = dense(inputs, kernel, bias) + state @ recurrent_kernel
+        i, f, g, o = jnp.split(total, 4, axis=-1)
+        new_memory = gate(f) * memory + gate(i) * activation(g)
+        new_state = gate(o) * activation(new_memory)
+        carry = where_valid(valid, new_memory, memory), where_valid(valid, new_state, state)
+        return carry, carry[1]
+
+    steps = mask_steps(inputs, lengths)
+    return jax.lax.scan(step, carry, steps, unroll=steps_at_once(unroll, steps))
 
 
 def _scan_elman_plainly(
@@ -221,7 +235,7 @@ def _scan_elman_jvp(
     slopes, transposed = DERIVATIVES[activation](states), kernel.T
 
     # One product for all time steps, so that the kernel's gradient is one too, after the loop.
-    later = _map_rows(lambda rows: rows @ of_kernel, states[:-1])
+    later = map_rows(lambda rows: rows @ of_kernel, states[:-1])
     of_totals = of_projected + jnp.concatenate([(carry @ of_kernel)[None], later])
 
     def step(of_state: State, inputs: chex.ArrayTree) -> tuple[State, State]:

@@ -1,4 +1,4 @@
-"""Variable-length, time-major sequences: masks, directions and the last state."""
+"""Time-major sequences: masks, directions, the last state, scans and products of all steps."""
 
 from collections.abc import Callable
 from functools import partial
@@ -75,3 +75,46 @@ def where_valid(
     if valid is None:
         return states
     return jnp.where(jnp.expand_dims(valid, range(valid.ndim, states.ndim)), states, otherwise)
+
+
+def scan(
+    next_state: Callable[[State, chex.ArrayTree], State],
+    unroll: int,
+    inputs: chex.ArrayTree,
+    carry: State,
+    valid: Valid | None = None,
+) -> tuple[State, States]:
+    """Scan a recurrence over its inputs; states that are not ``valid`` are 0."""
+
+    def step(state: State, step_inputs: chex.ArrayTree) -> tuple[State, State]:
+        inputs, valid = step_inputs
+        state = where_valid(valid, next_state(state, inputs))
+        return state, state
+
+    return jax.lax.scan(step, carry, (inputs, valid), unroll=steps_at_once(unroll, inputs))
+
+
+def project(
+    steps: Steps, kernel: Float[Array, "features joined"], bias: Float[Array, "joined"]
+) -> Float[Array, "time *batch joined"]:
+    """Compute the input projections of all time steps."""
+    return map_rows(lambda rows: dense(rows, kernel, bias), steps)
+
+
+def dense(
+    inputs: Float[Array, "*batch features"],
+    kernel: Float[Array, "features joined"],
+    bias: Float[Array, "joined"],
+) -> Float[Array, "*batch joined"]:
+    """Apply a dense layer to the last axis of the inputs."""
+    return inputs @ kernel + jnp.expand_dims(bias, range(inputs.ndim - 1))
+
+
+def map_rows(function: Callable[[Array], Array], steps: Steps) -> States:
+    """Apply a function of the features to all time steps and examples."""
+    mesh = jax.typeof(steps).sharding.mesh
+    if any(mesh.shape[name] > 1 for name in (*mesh.auto_axes, *mesh.explicit_axes)):
+        return function(steps)  # devices can share a batch only while it is an axis of its own
+    # One row per time step and example: one matrix product, and one in each direction back.
+    rows = function(steps.reshape(-1, steps.shape[-1]))
+    return rows.reshape(*steps.shape[:-1], rows.shape[-1])

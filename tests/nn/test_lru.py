@@ -41,7 +41,9 @@ def test_cell_is_its_equation():
     state, outputs = cell.apply(variables, CARRY, INPUTS[:, 0])
     weights = {name: np.asarray(leaf, float) for name, leaf in variables["params"].items()}
     decay = np.exp(-np.exp(weights["lru_nu"]) + 1j * np.exp(weights["lru_theta"]))
-    inputs, of_state = (weights[f"{name}_re"] + 1j * weights[f"{name}_im"] for name in "BC")
+    inputs, of_state = (
+        weights[f"{name}_re"] + 1j * weights[f"{name}_im"] for name in ("lru_B", "C")
+    )
     expected = decay * CARRY + np.exp(weights["lru_gamma"]) * (INPUTS[:, 0] @ inputs)
     read = (expected @ of_state).real + weights["D"] * INPUTS[:, 0]
     chex.assert_trees_all_close((state, outputs), (expected, read), rtol=1e-5, atol=1e-5)

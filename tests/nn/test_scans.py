@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 from jax.test_util import check_grads
 
-from jaxrnn.nn import elman_scan, gru_scan, linear_scan
+from jaxrnn.nn import elman_scan, gru_scan, linear_scan, lstm_scan
 from jaxrnn.nn.linear import _constant_in_parallel, scan_in_order, scan_in_parallel
 
 TIME, FEATURES, HIDDEN = 6, 3, 4
@@ -34,6 +34,20 @@ def step_gru(inputs, state, kernel, bias, recurrent_kernel, recurrent_bias=None)
     return (1 - z) * jnp.tanh(new + nn.sigmoid(reset + of_reset) * of_new) + z * state
 
 
+def step_lstm(inputs, carry, kernel, bias, recurrent_kernel):
+    memory, state = jnp.split(carry, 2, axis=-1)
+    total = inputs @ kernel + bias[None] + state @ recurrent_kernel
+    i, f, g, o = jnp.split(total, 4, axis=-1)
+    memory = nn.sigmoid(f) * memory + nn.sigmoid(i) * jnp.tanh(g)
+    return jnp.concatenate([memory, nn.sigmoid(o) * jnp.tanh(memory)], axis=-1)
+
+
+def joined_lstm_scan(inputs, carry, *weights, **options):
+    """With both states in one array."""
+    last, states = lstm_scan(inputs, tuple(jnp.split(carry, 2, axis=-1)), *weights, **options)
+    return jnp.concatenate(last, axis=-1), states
+
+
 def step_linear(inputs, state, decay):
     return decay * state + inputs
 
@@ -49,6 +63,7 @@ def loop(step, inputs, carry, *weights, lengths):
 
 ELMAN = (FEATURES, HIDDEN), (HIDDEN,), (HIDDEN, HIDDEN)
 GRU = (FEATURES, 3 * HIDDEN), (3 * HIDDEN,), (HIDDEN, 3 * HIDDEN)
+LSTM = (FEATURES, 4 * HIDDEN), (4 * HIDDEN,), (HIDDEN, 4 * HIDDEN)
 relu = {"activation": nn.relu, "residual": True}
 
 
@@ -60,17 +75,19 @@ relu = {"activation": nn.relu, "residual": True}
         (partial(elman_scan, **relu), partial(step_elman, **relu), ELMAN),
         (gru_scan, step_gru, GRU),
         (gru_scan, step_gru, (*GRU, (HIDDEN,))),
+        (joined_lstm_scan, step_lstm, LSTM),
     ],
 )
 def test_scans_are_their_equations_step_by_step(scan, step, shapes, lengths):
     """States after the end don't matter, nor do inputs there, in gradients too."""
-    carry, inputs, *weights = draw((2, HIDDEN), (TIME, 2, FEATURES), *shapes)
+    width = 2 * HIDDEN if shapes is LSTM else HIDDEN
+    carry, inputs, *weights = draw((2, width), (TIME, 2, FEATURES), *shapes)
     known = jnp.array([TIME, TIME]) if lengths is None else lengths
     valid = (jnp.arange(TIME)[:, None] < known[None])[..., None]
 
     def loss(function, inputs, *arguments, **options):
         last, states = function(inputs, *arguments, **options)
-        states = jnp.where(valid, states, 0)
+        states = jnp.where(valid, states[..., -HIDDEN:], 0)
         return jnp.sin(last).sum() + jnp.cos(states).sum(), (last, states)
 
     def run(function, inputs, **options):

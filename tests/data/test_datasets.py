@@ -156,7 +156,7 @@ def test_sunspots(tmp_path):
     assert errors["linear regression"] < 1e-4  # a sine follows from its last two values
     for options, message in (
         ({"train_until": 1600}, "has no year up to 1600"),
-        ({"window": 205}, "no year up to 1900 with 205 years before it"),
+        ({"window": 205}, "no year up to 1900 has 205 years before it; "),
     ):
         with pytest.raises(ValueError, match=message):
             Sunspots(file=path, **options).build()

@@ -16,7 +16,7 @@ from jaxrnn.data.splits import take
         ({"labels": np.zeros((500, 27), np.int32)}, r"labels \(500, 27\); Split.from_arrays reads"),
         ({"labels": np.full(500, 0.5)}, "labels must be integers; real numbers are targets; got f"),
         ({"inputs": None}, r"got labels \(500,\)"),
-        ({"inputs": np.zeros((500, 28), np.float32)}, r"inputs of shape \(500, 28\) must be int"),
+        ({"inputs": np.zeros((500, 28), np.float32)}, r"inputs \(N, time\) must be integer"),
         ({"inputs": np.zeros((500, 28, 28, 1), np.uint8)}, r"got inputs \(500, 28, 28, 1\), la"),
         ({"lengths": np.zeros(5, np.int32)}, r"lengths \(5,\)"),
         ({"lengths": np.ones((500, 28), bool)}, r"lengths \(500, 28\)"),

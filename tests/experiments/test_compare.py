@@ -57,7 +57,7 @@ def test_figure(runs, monkeypatch, capsys):
     ("words", "message"),
     [
         (["runs/unfinished"], "/runs/unfinished holds no finished run"),
-        (["runs/a", "--metric", "f1"], "f1 was not measured after every epoch of each"),
+        (["runs/a", "--metric", "f1"], "f1 was not measured after every epoch of all"),
     ],
 )
 def test_errors_are_one_line(runs, monkeypatch, capsys, words, message):

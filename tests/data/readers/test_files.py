@@ -117,7 +117,7 @@ def test_idx_files_that_do_not_fit(tmp_path):
         find_idx(tmp_path)
     pairs = arrays()
     pairs["test"] = pairs["test"][0], pairs["test"][1][:-1]
-    with pytest.raises(ValueError, match=r"expected test images \(N, height, width\[, channels\]\) and"):
+    with pytest.raises(ValueError, match=r"expected test images \(N, height, width"):
         read(write(tmp_path / "lengths", pairs))
 
 

@@ -120,7 +120,8 @@ def is_recurrent_kernel(path: tuple[chex.ArrayTree, ...], leaf: Array) -> bool:
 
 def is_lru_parameter(path: tuple[chex.ArrayTree, ...]) -> bool:
     """Return whether a parameter belongs to the recurrence of an :class:`LRUCell`, by its name."""
-    return any(str(getattr(part, "key", "")).startswith("lru_") for part in path)
+    names = [part.key for part in path if hasattr(part, "key")]
+    return bool(names) and str(names[-1]).startswith("lru_")
 
 
 def join_weights(

@@ -102,11 +102,11 @@ def test_weight_decay_is_decoupled(optimizer):
 
 @pytest.mark.parametrize("optimizer", [Adam(weight_decay=0.1), Muon(weight_decay=0.1)])
 def test_recurrence_of_an_lru_trains_slower_and_without_weight_decay(optimizer):
-    params = {"layer0": {"lru_nu": jnp.ones(3), "D": jnp.ones(3)}}
+    params = {"lru_layer": {"lru_nu": jnp.ones(3), "D": jnp.ones(3)}}  # the name of D counts
 
     def update(optimizer):
         optimizer = optimizer.build()
-        return optimizer.update(params, optimizer.init(params), params)[0]["layer0"]
+        return optimizer.update(params, optimizer.init(params), params)[0]["lru_layer"]
 
     plain = update(dataclasses.replace(optimizer, weight_decay=0.0, lru_factor=1.0))
     slower = update(dataclasses.replace(optimizer, lru_factor=0.25))

@@ -102,7 +102,7 @@ def test_weight_decay_is_decoupled(optimizer):
 
 @pytest.mark.parametrize("optimizer", [Adam(weight_decay=0.1), Muon(weight_decay=0.1)])
 def test_recurrence_of_an_lru_trains_slower_and_without_weight_decay(optimizer):
-    params = {"lru_layer": {"lru_nu": jnp.ones(3), "D": jnp.ones(3)}}  # the name of D counts
+    params = {"lru_layer": {"lru_nu": jnp.ones(3), "D": jnp.ones(3)}}  # each one's own name decides
 
     def update(optimizer):
         optimizer = optimizer.build()

@@ -64,7 +64,7 @@ def read(directories: Iterable[Path]) -> dict[str, list[History]]:
 
 def main() -> None:
     """Run the command line."""
-    config = tyro.cli(Config, prog="python -m experiments.compare", description=__doc__)
+    config = tyro.cli(Config, prog=f"python -m {__package__}.compare", description=__doc__)
     try:
         lines = read(config.directories)
         write_figure(config.output, plot_runs(lines, config.metric))

@@ -12,7 +12,6 @@ References:
 
 from dataclasses import dataclass, replace
 
-from experiments.digits.verbs import ExportDigits, PredictDigits
 from jaxrnn import (
     Classification,
     Experiment,
@@ -23,6 +22,8 @@ from jaxrnn import (
     main,
 )
 from jaxrnn.runs import Optimizer
+
+from .digits.verbs import ExportDigits, PredictDigits
 
 _MUON = Muon(muon_learning_rate=3e-4, schedule="linear", warmup=0.05, clip_norm=1.0)
 

@@ -1,14 +1,17 @@
 """What a run prints and writes beside its checkpoints: progress, pictures and results."""
 
 import contextlib
+import io
 import itertools
 import logging
 import platform
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -32,23 +35,43 @@ from jaxrnn.version import __version__
 _log = logging.getLogger("jaxrnn")
 
 
+class _NotebookBar(tqdm):
+    """A bar in the output of a notebook's cell; needs no widgets, and remains when it is saved."""
+
+    _handle: Any = None
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Show the bar, or replace the one that is shown."""
+        from IPython.display import display  # a notebook has it
+
+        before, _, after = (text := str(self)).split("|", 2)
+        bar = f'<progress value="{self.n:g}" max="{self.total}"></progress>'
+        shown = {"text/plain": text, "text/html": f"{before} {bar}{escape(after)}"}
+        if self._handle is None:
+            self._handle = display(shown, raw=True, display_id=True)
+        else:
+            self._handle.update(shown, raw=True)
+
+
 class Progress(contextlib.AbstractContextManager["Progress"]):
-    """A hook of :func:`jaxrnn.fit`: a progress bar on a terminal, otherwise a line per epoch.
+    """A hook of :func:`jaxrnn.fit`: a bar on a terminal or in a notebook, else a line per epoch.
 
     The bar shows ``epochs`` in all, starts at ``done``, and also advances during epochs; it is
     closed at the end of a ``with`` block.
     """
 
     def __init__(self, epochs: int, done: int = 0) -> None:
+        ipython = sys.modules.get("IPython")
+        notebook = ipython is not None and hasattr(ipython.get_ipython(), "kernel")
         self._epochs = epochs
-        self._bar = tqdm(
+        self._bar = (_NotebookBar if notebook else tqdm)(
             total=epochs,
             initial=done,
             desc=f"epoch {min(done + 1, epochs)}/{epochs}",
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
             dynamic_ncols=True,
-            file=sys.stdout,
-            disable=jax.process_index() > 0 or not sys.stdout.isatty(),
+            file=io.StringIO() if notebook else sys.stdout,
+            disable=jax.process_index() > 0 or not (notebook or sys.stdout.isatty()),
         )
 
     def __exit__(self, *error: object) -> None:

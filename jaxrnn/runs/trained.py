@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
@@ -21,8 +20,8 @@ from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.prepare import build_data, check_same_data, describe_data, initial_state
 from jaxrnn.runs.processes import is_first
-from jaxrnn.runs.results import draw_sample
-from jaxrnn.runs.summary import runs_of
+from jaxrnn.runs.results import draw_sample, parameters
+from jaxrnn.runs.summary import digits, runs_of, words
 from jaxrnn.training import History, TrainState, averaged, evaluate, merged, predict
 from jaxrnn.training.sharding import batch_mesh, replicate, suitable_devices
 
@@ -47,6 +46,7 @@ class Run:
       pixels: whether it was trained on uint8 pixels, which the network reads as 0 … 1.
       pixel_max: the number that became 255 when its images were read; see :class:`jaxrnn.Source`.
       description: what else is stored with a checkpoint, such as digests of the data.
+      workdir: the directory that it was loaded from.
     """
 
     experiment: Experiment
@@ -60,6 +60,13 @@ class Run:
     pixels: bool = False
     pixel_max: int = 255
     description: Json = field(default_factory=dict)
+    workdir: Path | None = None
+
+    def __repr__(self) -> str:
+        row, epochs = ({}, *self.history.rows)[-1], self.experiment.trainer.epochs
+        size = f"{parameters(self.state):,} parameters, {len(self.history)} of {epochs} epochs"
+        metrics = (f"{words(name)} {digits(row[name])}" for name in row if "_" in name)
+        return f"{type(self.experiment).__name__} in {self.workdir}: {', '.join([size, *metrics])}"
 
     @cached_property
     def model(self) -> Any:
@@ -139,16 +146,19 @@ class Run:
         return split
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Ensemble(Run):
     """The ``runs`` of a sweep, which predict together; other attributes are those of the first."""
 
     runs: tuple[Run, ...]
 
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self.runs))
+
     def predict(self, inputs: Inputs, lengths: Inputs | None = None) -> np.ndarray:
         """Average the outputs of all runs, in classification their probabilities, as logits."""
         outputs = [run.predict(inputs, lengths) for run in self.runs]
-        return np.asarray(self.experiment.task.combine(jnp.stack(outputs)))
+        return np.asarray(self.experiment.task.combine(jax.numpy.stack(outputs)))
 
 
 def load_run(
@@ -198,7 +208,7 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
 
     if restored := Checkpoints(workdir / "checkpoints").restore(template, best=best):
         state, history, key = restored
-        return Run(state=state, history=history, key=key, **about)
+        return Run(state=state, history=history, key=key, workdir=workdir, **about)
     raise FileNotFoundError(f"{workdir} has no checkpoint of a run")
 
 

@@ -24,12 +24,11 @@ from jaxrnn.data.splits import blank_example
 from jaxrnn.files import Json, write_atomically, write_figure, write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
-from jaxrnn.runs.prepare import Prepared
+from jaxrnn.runs.prepare import Prepared, devices_of, parameters
 from jaxrnn.runs.processes import say
 from jaxrnn.training import Classification, History, Record, TrainState, averaged, generate, predict
 from jaxrnn.training.fitting import Hook
 from jaxrnn.training.history import best_epoch, has_stalled, metric_columns
-from jaxrnn.training.sharding import available_cores
 from jaxrnn.version import __version__
 
 _log = logging.getLogger("jaxrnn")
@@ -130,31 +129,6 @@ def drawing(path: Path) -> Iterator[None]:
         _log.warning("%s could not be drawn: %s", path, textwrap.shorten(str(error), 200))
 
 
-def describe_mesh(mesh: jax.sharding.Mesh) -> str:
-    """Describe the number and kind of devices and, for a single CPU device, its cores."""
-    devices = _devices(mesh)
-    cores = f" ({available_cores()} cores)" if devices == ["cpu"] else ""
-    return f"{len(devices)} × {devices[0]}{cores}"
-
-
-def _devices(mesh: jax.sharding.Mesh) -> list[str]:
-    """Return the platform of each device and, if different, its kind."""
-    devices = mesh.devices.flat
-    return [" ".join(dict.fromkeys((device.platform, device.device_kind))) for device in devices]
-
-
-def size_of(prepared: Prepared) -> str:
-    """Describe the size of a run, and where it computes."""
-    examples, devices = len(prepared.data.train), describe_mesh(prepared.mesh)
-    size = f"{parameters(prepared.state):,} parameters, {examples:,} training examples"
-    return f"{size}, on {devices}"
-
-
-def parameters(state: TrainState) -> int:
-    """Return the number of parameters."""
-    return sum(np.size(leaf) for leaf in jax.tree.leaves(state.params))
-
-
 def write_about(workdir: Path, prepared: Prepared, *, pictures: bool) -> None:
     """Write the table of parameters and, for labelled images, the first training examples."""
     train, model = prepared.data.train, prepared.state.model
@@ -205,7 +179,7 @@ def finish(
         "seed": trainer.seed,
         "parameters": parameters(state),
         "stopped_early": has_stalled(history, task, trainer.patience),
-        "devices": _devices(trained.mesh),
+        "devices": devices_of(trained.mesh),
         "seconds": seconds,
         "versions": {"jaxrnn": __version__, "python": platform.python_version()}
         | {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},

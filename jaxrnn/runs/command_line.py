@@ -7,6 +7,7 @@ import itertools
 import os
 import platform
 import re
+import shlex
 import signal
 import sys
 import traceback
@@ -143,15 +144,16 @@ def _train(
 def _write_completion(
     presets: Mapping[str, Experiment], page: Experiment, words: Sequence[str]
 ) -> None:
-    """Write a file for bash or zsh that defines the command PAGE, and its completion."""
+    """Write a file for bash or zsh that defines a command for the page, with completion."""
     if len(words) != 2 or words[0] not in ("bash", "zsh"):
         raise ValueError("expected --tyro-write-completion bash FILE, or zsh FILE")
     verbs = {name: getattr(page, f"{name}_options", None) or VERBS[name][0] for name in VERBS}
-    shell, path = words
+    shell, path = words[0], Path(words[1]).expanduser().absolute()
     name = re.sub(r"\W", "_", page_name(page))
     script = completion(shell, name, page.program, presets, _page(page), verbs)
-    Path(path).expanduser().write_text(script)
-    print(f"to define the command {name}, with completion, add to ~/.{shell}rc: source {path}")
+    path.write_text(script)
+    advice = f"to define the command {name}, with completion, add to ~/.{shell}rc"
+    print(f"{advice}: source {shlex.quote(str(path))}")
 
 
 def configured(

@@ -169,7 +169,7 @@ def _curve(epochs: np.ndarray, values: np.ndarray) -> str:
     if finite.size < 2:
         return ""
     x, y = epochs[finite], values[finite]
-    x, y = 80 * (x - x[0]) / np.ptp(x), 22 - 20 * (y - y.min()) / (np.ptp(y) or 1)
+    x, y = 80 * (x - x[0]) / (np.ptp(x) or 1), 22 - 20 * (y - y.min()) / (np.ptp(y) or 1)
     points = " ".join(f"{left:.1f},{top:.1f}" for left, top in zip(x, y, strict=True))
     line = f'<polyline points="{points}" fill="none" stroke="currentColor"/>'
     return f'<svg width="80" height="24">{line}</svg>'

@@ -120,9 +120,7 @@ def test_whole_help_has_a_box_for_each_group(capsys):
 @pytest.mark.program
 def test_completion_in_bash(folder, capsys):
     text = show(capsys, "--tyro-write-completion", "bash", "completion")
-    assert text == (
-        "to define the command mnist_rnn, with completion, add to ~/.bashrc: source completion\n"
-    )
+    assert text.endswith(f"add to ~/.bashrc: source {folder / 'completion'}\n")
     completed = {
         "": [*PRESETS, "evaluate", "export", "predict", "resume", "sweep"],
         "ke": ["keras"],
@@ -140,12 +138,11 @@ def test_completion_in_bash(folder, capsys):
         typed = " ".join(map(repr, [*before, last]))
         script.append(f"COMP_WORDS=({typed}) COMP_CWORD={len(before)}")
         script.append('_tyro_mnist_rnn; echo "${COMPREPLY[@]}"')
-    words = ["bash", "-c", "\n".join([*script, "mnist_rnn --version"])]
-    *shown, version = subprocess.run(
-        words, check=True, capture_output=True, text=True
-    ).stdout.splitlines()
+    words = ["bash", "-c", "\n".join([*script, "declare -f mnist_rnn"])]
+    ran = subprocess.run(words, check=True, capture_output=True, text=True)
+    *shown, _, _, call, _ = ran.stdout.splitlines()
     assert [line.split() for line in shown] == [*completed.values()]
-    assert version.startswith("jaxrnn ")
+    assert call.strip() == 'python -m experiments.mnist_rnn "$@"'
 
 
 def test_help_of_verbs(capsys):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.runs.results import describe_mesh
+from jaxrnn.runs.prepare import describe_mesh
 from jaxrnn.training import sharding, train_block
 from jaxrnn.training.sharding import batch_mesh, suitable_devices
 

@@ -171,8 +171,9 @@ def lstm_scan(
 
     Args:
       carry: :math:`c` and :math:`h` before the first time step.
-      kernel, bias, recurrent_kernel: :math:`W_i`, :math:`b` and :math:`W_h`, with columns in the
-        order of the gates.
+      kernel: :math:`W_i`, with columns in the order of the gates.
+      bias: :math:`b`, in the same order.
+      recurrent_kernel: :math:`W_h`, in the same order.
       gate: :math:`\sigma`.
       activation: :math:`\phi`.
 

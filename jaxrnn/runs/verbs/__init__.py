@@ -19,6 +19,8 @@ from jaxrnn.runs.trained import evaluate_run, load_run, read_experiment
 from jaxrnn.runs.verbs.export import Export, export_run
 from jaxrnn.runs.verbs.predict import Predict, predict_files
 
+__all__ = ["Export", "Predict"]  # which pages may extend
+
 
 @dataclass(frozen=True)
 class Evaluate(Group):

@@ -1,11 +1,9 @@
-"""What mkdocs.yml cannot say: the pages of the site, and the notation of docstrings.
+"""The pages of the site; mkdocs.yml lists them, and docstrings.py translates docstrings.
 
-A hook of MkDocs and an extension of griffe. Pages have the paths of their files in the repository,
-so links between files are links between pages. Other files and directories that a page links to
-get pages that show them.
+A hook of MkDocs. Pages have the paths of their files in the repository, so links between files are
+links between pages. Other files and directories that a page links to get pages that show them.
 """
 
-import logging
 import re
 from collections.abc import Iterator
 from html import unescape
@@ -15,17 +13,15 @@ from posixpath import dirname, join, normpath
 from typing import Any
 
 import griffe
+from docstrings import LOG, Notation, rooms_of
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[1]
-LOG = logging.getLogger("mkdocs.plugins.site")  # the build is strict: a warning fails it
 LINK = re.compile(r"\]\(([\w./-]+)[)#]")
-ROLE = re.compile(r":(?:class|func|meth|mod):`([\w.]+)`")
 FORMULA = re.compile(r'<(?:span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</(?:span|div)>', re.S)
-FLAX_DATACLASSES = ("struct.dataclass", "nn.Module", "nn.RNNCellBase")
 
 
 class Shown(File):
@@ -68,9 +64,9 @@ def on_page_content(html: str, **_: Any) -> str:
     def mathml(match: re.Match[str]) -> str:
         latex, block = unescape(match[2]), match[1] == "["
         if block:
-            latex = rf"\begin{{aligned}}{latex}\end{{aligned}}"
+            latex = rf"\begin{{split}}{latex}\end{{split}}"
         formula = convert(latex, display="block" if block else "inline")
-        return f'<div class="formula" tabindex="0">{formula}</div>' if block else formula
+        return f'<div class="formula">{formula}</div>' if block else formula
 
     return FORMULA.sub(mathml, html)
 
@@ -97,31 +93,17 @@ def _linked(path: str, config: MkDocsConfig) -> File:
     return Shown.generated(config, path, content=text, inclusion=InclusionLevel.NOT_IN_NAV)
 
 
-def _rooms(package: griffe.Module) -> dict[griffe.Module, dict[str, griffe.Object]]:
-    """Return the modules that list public names, in ``__all__``, and what these name."""
-    modules = [thing for thing in _all(package) if thing.is_module and thing.exports]
-    return {module: {name: _named(module[name]) for name in module.exports} for module in modules}
-
-
-def _named(thing: griffe.Object) -> griffe.Object:
-    """Return the function that has the name of its module, which griffe finds instead."""
-    return thing.members.get(thing.name, thing) if thing.is_module else thing
-
-
-def _all(thing: griffe.Object) -> Iterator[griffe.Object]:
-    yield thing
-    for member in thing.members.values():
-        if not member.is_alias:
-            yield from _all(member)
-
-
 def _reference() -> dict[str, str]:
     """Write a page for each room; names are documented in the innermost room that lists them."""
     package = griffe.load("jaxrnn", search_paths=[ROOT], extensions=griffe.Extensions(Notation()))
-    rooms, pages = _rooms(package), {}
+    rooms, pages = rooms_of(package), {}
     home = {thing.canonical_path: room for room, names in rooms.items() for thing in names.values()}
     for room, names in rooms.items():
-        lines = [f"::: {room.path}", "    options: {heading_level: 1, members: false}", ""]
+        lines = [
+            f"::: {room.path}",
+            "    options: {heading_level: 1, members: false, show_root_full_path: true}",
+            "",
+        ]
         for name, thing in names.items():
             _check(thing)
             if home[thing.canonical_path] is room and not thing.is_module:
@@ -139,40 +121,3 @@ def _check(thing: griffe.Object) -> None:
     for public in (thing, *(m for m in members if m.is_function and m.name[0] != "_")):
         if not public.has_docstring:
             LOG.warning("%s has no docstring", public.path)
-
-
-class Notation(griffe.Extension):
-    """Docstrings in Markdown, and the constructors of Flax's dataclasses."""
-
-    def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
-        """Show attributes in the signature, as griffe does for the standard library's dataclasses."""
-        if {*map(str, cls.bases), *(str(d.value) for d in cls.decorators)} & {*FLAX_DATACLASSES}:
-            standard = griffe.ExprName("dataclasses.dataclass")
-            cls.decorators.append(griffe.Decorator(standard, lineno=None, endlineno=None))
-
-    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Translate roles, equations and examples in every docstring."""
-        public = {thing.canonical_path for names in _rooms(pkg).values() for thing in names.values()}
-        public |= {room.path for room in _rooms(pkg)}
-        for thing in _all(pkg):
-            if thing.docstring:
-                text = thing.docstring.value
-                text = ROLE.sub(lambda role, thing=thing: _link(role[1], thing, public), text)
-                text = re.sub(r"\.\. math::\s+((?:.+\n?)+)", r"\\[\1\\]\n", text)
-                text = re.sub(r":math:`([^`]+)`", r"\\(\1\\)", text)
-                text = re.sub(r"^(>>> .+(?:\n.+)*)", r"```pycon\n\1\n```", text, flags=re.M)
-                thing.docstring.value = text
-
-
-def _link(name: str, thing: griffe.Object, public: set[str]) -> str:
-    """Return a link to what a role names, or the name alone if that is not in the reference."""
-    first, *rest = name.split(".")
-    try:
-        path = name if first == "jaxrnn" else ".".join([thing.resolve(first), *rest])
-        target = _named(thing.modules_collection[path])
-    except (KeyError, griffe.NameResolutionError):
-        LOG.warning("%s refers to %s, which does not exist", thing.path, name)
-        return f"`{name}`"
-    shown = target if target.is_module or target.parent.is_module else target.parent
-    is_public = shown.canonical_path in public
-    return f"[`{name}`][{target.canonical_path}]" if is_public else f"`{name}`"

@@ -36,7 +36,7 @@ page: .venv/.installed-tests
 
 docs: .venv/.installed
 	$(call INSTALL,'.[docs]')
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build  # with --quiet, warnings would not be errors
 	@echo open site/index.html, or: $(BIN)/python -m http.server --directory site
 
 kills: .venv/.installed-tests

@@ -182,8 +182,7 @@ def lstm_scan(
 
     >>> kernel, bias, recurrent_kernel = jnp.ones((3, 16)), jnp.zeros(16), jnp.ones((4, 16))
     >>> inputs, zeros = jnp.ones((7, 2, 3)), jnp.zeros((2, 4))
-    >>> last, states = lstm_scan(inputs, (zeros, zeros), kernel, bias, recurrent_kernel)
-    >>> states.shape
+    >>> lstm_scan(inputs, (zeros, zeros), kernel, bias, recurrent_kernel)[1].shape
     (7, 2, 4)
     """
 

@@ -20,6 +20,8 @@ from jaxrnn.runs.verbs.evaluate import evaluate_run
 from jaxrnn.runs.verbs.export import Export, export_run
 from jaxrnn.runs.verbs.predict import Predict, predict_files
 
+__all__ = ["Export", "Predict"]  # which pages may extend
+
 
 @dataclass(frozen=True)
 class Evaluate(Group):

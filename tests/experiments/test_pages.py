@@ -20,7 +20,7 @@ from tests.kill_runs import assert_same_run
 pytestmark = pytest.mark.program
 
 PAGES = {
-    ("sequential_mnist", "permuted"): {
+    ("sequential_mnist", "lru"): {
         **{"train": "train[:60]", "validation": "train[60:80]", "test": "test[:20]", "rows": 28},
         "permute": True,
     },

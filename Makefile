@@ -3,6 +3,8 @@
 #                  the tests that start programs
 # make notebooks   run the notebooks and store their outputs
 # make page        train a network, write its web page and draw on it in Chromium (Debian's package)
+# make docs        build the site from README, docstrings and notebooks, in site/; a broken link or an
+#                  undocumented public name is an error
 # make kills       kill runs at random moments, resume them and compare bit for bit; also a run of
 #                  two processes, and sweeps (half an hour)
 # make fuzz        fuzz the readers of IDX, JSON and configurations, 100,000 inputs each
@@ -13,7 +15,7 @@ OPTIONS := --quiet --constraint constraints.txt --editable
 INSTALL = $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(OPTIONS) $(1) \
 	|| $(BIN)/python -m pip install $(OPTIONS) $(1)
 
-.PHONY: mnist test notebooks page kills fuzz clean
+.PHONY: mnist test notebooks page docs kills fuzz clean
 
 mnist: .venv/.installed
 	$(BIN)/python -m experiments.mnist_rnn
@@ -31,6 +33,11 @@ page: .venv/.installed-tests
 	$(call INSTALL,'.[page]')
 	$(BIN)/python -m experiments.mnist_rnn --workdir runs/page
 	$(BIN)/python -m tests.browse_page runs/page runs/page
+
+docs: .venv/.installed
+	$(call INSTALL,'.[docs]')
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build  # with --quiet, warnings would not be errors
+	@echo open site/index.html, or: $(BIN)/python -m http.server --directory site
 
 kills: .venv/.installed-tests
 	$(BIN)/python -m tests.kill_runs 200
@@ -55,4 +62,4 @@ fuzz: .venv/.installed-tests
 	touch .venv/.installed $@
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv site .mypy_cache .pytest_cache .ruff_cache .hypothesis

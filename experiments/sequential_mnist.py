@@ -1,18 +1,20 @@
 """Train a recurrent network to recognize MNIST digits, read pixel by pixel: 784 time steps.
 
-    python -m experiments.sequential_mnist [elman|permuted|mingru] [--rows 784]
+    python -m experiments.sequential_mnist [elman|permuted|lru] [--rows 784]
 
 permuted shuffles pixels with RandomState(92916).permutation(784). The networks train on the first
 50,000 images, and everything was chosen on the other 10,000.
 
 References:
   Q. V. Le, N. Jaitly and G. E. Hinton, "A simple way to initialize recurrent networks of
-  rectified linear units" (2015).
+  rectified linear units" (2015); A. Orvieto and others, "Resurrecting recurrent neural networks for
+  long sequences" (2023), for the ring and the small phases of lru.
 """
 
 from dataclasses import dataclass, replace
 
 from jaxrnn import (
+    Adam,
     Classification,
     Experiment,
     ImageSequences,
@@ -26,6 +28,8 @@ from jaxrnn.runs import Optimizer
 from .digits.verbs import ExportDigits, PredictDigits
 
 _MUON = Muon(muon_learning_rate=3e-4, schedule="linear", warmup=0.05, clip_norm=1.0)
+_ADAM = Adam(learning_rate=4e-3, schedule="cosine", warmup=0.1, clip_norm=1.0)
+_LRU = RNNConfig(cell="lru", layers=2, hidden=64, pooling="mean", dropout=0.1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +58,11 @@ PRESETS = {
         model=replace(_ELMAN.model, initializers="permutation"),
         trainer=replace(_ELMAN.trainer, epochs=10),
     ),
-    "mingru": replace(
+    "lru": replace(
         _ELMAN,
-        model=RNNConfig(cell="mingru", layers=2, chrono=784, pooling="mean", layer_norm=True),
-        optimizer=replace(_MUON, learning_rate=3e-3),
+        model=replace(_LRU, r_min=0.9, r_max=0.999, max_phase=0.314),
+        optimizer=replace(_ADAM, weight_decay=0.05, lru_factor=0.25),
+        trainer=replace(_ELMAN.trainer, epochs=15),
     ),
 }
 

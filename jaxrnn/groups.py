@@ -10,11 +10,17 @@ from pydantic import AllowInfNan
 
 from jaxrnn.files import local_path
 
+__all__ = ["Count", "Fraction", "Group", "NonNegative", "Positive"]
+
 _Float32 = Annotated[float, AllowInfNan(False), Le(float(np.finfo(np.float32).max))]
 Count = Annotated[int, Ge(1)]
+"""Integer of at least 1."""
 Positive = Annotated[_Float32, Gt(0)]
+"""Number above 0, finite in float32."""
 NonNegative = Annotated[_Float32, Ge(0)]
+"""Number of at least 0, finite in float32."""
 Fraction = Annotated[_Float32, Ge(0), Lt(1)]
+"""Number of at least 0 and below 1."""
 
 
 class Group:

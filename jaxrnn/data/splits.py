@@ -81,7 +81,9 @@ class Split:
             width); (N, numbers), sequences of numbers or, of uint8, square images; or a list of
             sequences of different lengths.
           labels: class indices from 0, names of classes, or one-hot rows.
-          targets, lengths, class_names: see :class:`Split`.
+          targets: as in :class:`Split`.
+          lengths: as in :class:`Split`.
+          class_names: as in :class:`Split`.
           mask: (N, time), true for the valid time steps; instead of lengths.
           rows: number of time steps to cut each example into, in reading order.
           scale: number to divide inputs by; by default 255 for uint8 (pixels), else 1. Use the same

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, Int
 from jaxrnn.nn.scans import elman_scan
 from jaxrnn.nn.sequences import Scan, Steps, scan_in_direction
 
+__all__ = ["RNN"]
+
 Rngs = nnx.Rngs | nnx.RngStream
 PLAIN = {  # default attributes of layers, which compute a plain matrix product
     "precision": None,

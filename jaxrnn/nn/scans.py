@@ -171,8 +171,9 @@ def lstm_scan(
 
     Args:
       carry: :math:`c` and :math:`h` before the first time step.
-      kernel, bias, recurrent_kernel: :math:`W_i`, :math:`b` and :math:`W_h`, with columns in the
-        order of the gates.
+      kernel: :math:`W_i`, with columns in the order of the gates.
+      bias: :math:`b`, in the same order.
+      recurrent_kernel: :math:`W_h`, in the same order.
       gate: :math:`\sigma`.
       activation: :math:`\phi`.
 
@@ -181,8 +182,7 @@ def lstm_scan(
 
     >>> kernel, bias, recurrent_kernel = jnp.ones((3, 16)), jnp.zeros(16), jnp.ones((4, 16))
     >>> inputs, zeros = jnp.ones((7, 2, 3)), jnp.zeros((2, 4))
-    >>> last, states = lstm_scan(inputs, (zeros, zeros), kernel, bias, recurrent_kernel)
-    >>> states.shape
+    >>> lstm_scan(inputs, (zeros, zeros), kernel, bias, recurrent_kernel)[1].shape
     (7, 2, 4)
     """
 

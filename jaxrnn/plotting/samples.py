@@ -17,7 +17,8 @@ def plot_samples(
 
     Args:
       split: ``inputs`` (N, height, width); each sequence is drawn as an image, a row per time step.
-      rows, columns: size of the grid; too few examples leave it partly empty.
+      rows: number of rows of the grid; too few examples leave it partly empty.
+      columns: number of columns of the grid.
       titles: one for each example, instead of its label.
 
     Returns:

@@ -6,12 +6,15 @@ import io
 import itertools
 import os
 import platform
+import re
+import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import flax
@@ -20,7 +23,7 @@ import tyro
 
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import Advice, NonFiniteLossError
-from jaxrnn.runs.options import USAGES, complete, nearest, parse, short_help
+from jaxrnn.runs.options import USAGES, complete, completion, nearest, parse, short_help
 from jaxrnn.runs.processes import LostProcessesError, end_at_once
 from jaxrnn.runs.run import run
 from jaxrnn.runs.sweep import sweep
@@ -62,7 +65,9 @@ def main(
         elif stream is None:  # closed, with its number free for the next open file
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
-        if words and words[0] in VERBS:
+        if words[:1] == ["--tyro-write-completion"]:
+            _write_completion(presets, presets[default], words[1:])
+        elif words and words[0] in VERBS:
             run_verb(presets[default], words[0], words[1:])
         elif words == ["--version"]:
             versions = f"JAX {jax.__version__}, Flax {flax.__version__}"
@@ -136,17 +141,37 @@ def _train(
         run(experiment, name=name)
 
 
+def _write_completion(
+    presets: Mapping[str, Experiment], page: Experiment, words: Sequence[str]
+) -> None:
+    """Write a file for bash or zsh that defines a command for the page, with completion."""
+    if len(words) != 2 or words[0] not in ("bash", "zsh"):
+        raise ValueError("expected --tyro-write-completion bash FILE, or zsh FILE")
+    verbs = {name: getattr(page, f"{name}_options", None) or VERBS[name][0] for name in VERBS}
+    shell, path = words[0], Path(words[1]).expanduser().absolute()
+    name = re.sub(r"\W", "_", page_name(page))
+    script = completion(shell, name, page.program, presets, _page(page), verbs)
+    path.write_text(script)
+    advice = f"to define the command {name}, with completion, add to ~/.{shell}rc"
+    print(f"{advice}: source {shlex.quote(str(path))}")
+
+
 def configured(
     page: Experiment, words: Sequence[str], description: str = ""
 ) -> tuple[Experiment, Sweep]:
     """Apply command-line options to an experiment; return it and the options of a sweep."""
-    sweep = [("sweep", Sweep, Sweep())]
-    kind = make_dataclass("Page", sweep, bases=(type(page),), frozen=True, kw_only=True)
+    kind = _page(page)
     commands = (f"{page.program} {verb} {usage}" for verb, usage in USAGES.items())
     about = "\n\n".join([description, *commands])
     parsed = vars(parse(kind, kind(**vars(page)), words, f"{page.program} [PRESET]", about))
     options = parsed.pop("sweep")
     return type(page)(**parsed), options
+
+
+def _page(page: Experiment) -> Any:
+    """Return the class of an experiment with the options of a sweep."""
+    sweep = [("sweep", Sweep, Sweep())]
+    return make_dataclass("Page", sweep, bases=(type(page),), frozen=True, kw_only=True)
 
 
 def _values(vary: Iterable[Iterable[str]], page: Experiment) -> dict[str, list[Any]]:

@@ -22,6 +22,7 @@ from jaxrnn.training.fitting import Hook
 Checked = TypeVar("Checked")
 _KIND = Field(discriminator="kind")
 Optimizer = Annotated[Adam | Muon, _KIND]
+"""Type of a field ``optimizer``, for pages that offer both; ``kind`` tells them apart in JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,16 @@
 Causes of errors and docstrings come from private modules of tyro, so pyproject.toml pins it.
 """
 
+import ast
+import contextlib
 import dataclasses
 import difflib
 import functools
+import io
 import itertools
+import operator
 import os
+import re
 import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -154,3 +159,54 @@ def short_help(presets: Mapping[str, Experiment], preset: str, description: str)
             yield f"  {option:<25} {text.partition(';')[0].rstrip('.')}"
     yield "  --seeds 1                 Number of runs of each configuration, with consecutive seeds"
     yield "  --help all                all options, which may be given with or without their group"
+    yield "  --tyro-write-completion   bash FILE or zsh FILE: write a completion of all this"
+
+
+def completion(
+    shell: str,
+    name: str,
+    command: str,
+    presets: Iterable[str],
+    train: Any,
+    verbs: Mapping[str, Any],
+) -> str:
+    """Return a script that defines a shell function for a command, with tyro's completion.
+
+    ``name`` is that of the function; ``train`` and ``verbs`` are dataclasses of options.
+    """
+    kinds = {"train": train, **verbs}
+    parts = [Annotated[kind, tyro.conf.subcommand(verb)] for verb, kind in kinds.items()]
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+        words = ["--tyro-print-completion", shell]
+        union: Any = functools.reduce(operator.or_, parts)
+        tyro.cli(union, args=words, prog=name, config=(tyro.conf.AvoidSubcommands,))
+    script = printed.getvalue()
+    (found,) = re.findall(r"^COMPLETION_SPEC = (.*)$", script, flags=re.MULTILINE)
+    spec = ast.literal_eval(found)
+    for verb, part in spec["subcommands"].items():
+        known, given = options_of(kinds[verb]), part["options"]
+        listed = {flag for option in given for flag in option["flags"]}
+        for full, groups in known.items():  # those of other groups, and those that choose a group
+            if f"--{full}" not in listed:
+                choices = {"type": "choice", "choices": [*groups]} if groups else {"type": "value"}
+                given.append({"flags": [f"--{full}"], "description": full, **choices})
+        for option in given:
+            short = [flag.rpartition(".")[2] for flag in option["flags"] if "." in flag]
+            option["flags"] += [f"--{flag}" for flag in short if len(find(flag, known)) == 1]
+            option["description"] = " ".join(option["description"].split())
+    trained = spec["subcommands"].pop("train")
+    trains = {preset: {**trained, "description": "preset"} for preset in presets}
+    sweep = {**trained, "description": "sweep", "subcommands": trains}
+    spec |= {**trained, "subcommands": {**trains, **spec["subcommands"], "sweep": sweep}}
+    # Options only after a hyphen, so that presets and files are not lost among them.
+    only = "[[ -z $completion || ( $completion == -* && {} != -* ) ]] || {}"
+    for old, new in (
+        (found, repr(spec)),
+        ("complete -F", "complete -o default -F"),  # file names where nothing else fits
+        (add := 'matches+=("$completion")', only.format("${COMP_WORDS[COMP_CWORD]}", add)),
+        (add := "completion_array+=", only.format("$PREFIX", add)),
+        (" completion_array\n}", " completion_array || _files\n}"),
+        (f'_tyro_{name} "$@"\n', f"compdef _tyro_{name} {name}\n"),
+    ):
+        script = script.replace(old, new)
+    return f'{script}\n{name}() {{ {command} "$@"; }}\n'

@@ -16,7 +16,7 @@ from jaxrnn.runs.config import Experiment, RuntimeConfig
 from jaxrnn.training import History, TrainState, create_train_state
 from jaxrnn.training.epochs import Augment, data_order
 from jaxrnn.training.forward import check_fits
-from jaxrnn.training.sharding import batch_mesh, suitable_devices
+from jaxrnn.training.sharding import available_cores, batch_mesh, suitable_devices
 from jaxrnn.training.steps import StepOptions, check_pieces
 
 
@@ -150,3 +150,28 @@ def initial_state(experiment: Experiment, description: Json, key: jax.Array | No
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise ValueError(f"a network of this size does not fit in memory: {error}") from error
+
+
+def describe_mesh(mesh: jax.sharding.Mesh) -> str:
+    """Describe the number and kind of devices and, for a single CPU device, its cores."""
+    devices = devices_of(mesh)
+    cores = f" ({available_cores()} cores)" if devices == ["cpu"] else ""
+    return f"{len(devices)} × {devices[0]}{cores}"
+
+
+def devices_of(mesh: jax.sharding.Mesh) -> list[str]:
+    """Return the platform of each device and, if different, its kind."""
+    devices = mesh.devices.flat
+    return [" ".join(dict.fromkeys((device.platform, device.device_kind))) for device in devices]
+
+
+def size_of(prepared: Prepared) -> str:
+    """Describe the size of a run, and where it computes."""
+    examples, devices = len(prepared.data.train), describe_mesh(prepared.mesh)
+    size = f"{parameters(prepared.state):,} parameters, {examples:,} training examples"
+    return f"{size}, on {devices}"
+
+
+def parameters(state: TrainState) -> int:
+    """Return the number of parameters."""
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(state.params))

@@ -1,14 +1,17 @@
 """What a run prints and writes beside its checkpoints: progress, pictures and results."""
 
 import contextlib
+import io
 import itertools
 import logging
 import platform
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,34 +24,53 @@ from jaxrnn.data.splits import blank_example
 from jaxrnn.files import Json, write_atomically, write_figure, write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
-from jaxrnn.runs.prepare import Prepared
+from jaxrnn.runs.prepare import Prepared, devices_of, parameters
 from jaxrnn.runs.processes import say
 from jaxrnn.training import Classification, History, Record, TrainState, averaged, generate, predict
 from jaxrnn.training.fitting import Hook
 from jaxrnn.training.history import best_epoch, has_stalled, metric_columns
-from jaxrnn.training.sharding import available_cores
 from jaxrnn.version import __version__
 
 _log = logging.getLogger("jaxrnn")
 
 
+class _NotebookBar(tqdm):
+    """A bar in the output of a notebook's cell; needs no widgets, and remains when it is saved."""
+
+    _handle: Any = None
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Show the bar, or replace the one that is shown."""
+        from IPython.display import display  # a notebook has it
+
+        before, _, after = (text := str(self)).split("|", 2)
+        bar = f'<progress value="{self.n:g}" max="{self.total}"></progress>'
+        shown = {"text/plain": text, "text/html": f"{before} {bar}{escape(after)}"}
+        if self._handle is None:
+            self._handle = display(shown, raw=True, display_id=True)
+        else:
+            self._handle.update(shown, raw=True)
+
+
 class Progress(contextlib.AbstractContextManager["Progress"]):
-    """A hook of :func:`jaxrnn.fit`: a progress bar on a terminal, otherwise a line per epoch.
+    """A hook of :func:`jaxrnn.fit`: a bar on a terminal or in a notebook, else a line per epoch.
 
     The bar shows ``epochs`` in all, starts at ``done``, and also advances during epochs; it is
     closed at the end of a ``with`` block.
     """
 
     def __init__(self, epochs: int, done: int = 0) -> None:
+        ipython = sys.modules.get("IPython")
+        notebook = ipython is not None and hasattr(ipython.get_ipython(), "kernel")
         self._epochs = epochs
-        self._bar = tqdm(
+        self._bar = (_NotebookBar if notebook else tqdm)(
             total=epochs,
             initial=done,
             desc=f"epoch {min(done + 1, epochs)}/{epochs}",
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
             dynamic_ncols=True,
-            file=sys.stdout,
-            disable=jax.process_index() > 0 or not sys.stdout.isatty(),
+            file=io.StringIO() if notebook else sys.stdout,
+            disable=jax.process_index() > 0 or not (notebook or sys.stdout.isatty()),
         )
 
     def __exit__(self, *error: object) -> None:
@@ -107,31 +129,6 @@ def drawing(path: Path) -> Iterator[None]:
         _log.warning("%s could not be drawn: %s", path, textwrap.shorten(str(error), 200))
 
 
-def describe_mesh(mesh: jax.sharding.Mesh) -> str:
-    """Describe the number and kind of devices and, for a single CPU device, its cores."""
-    devices = _devices(mesh)
-    cores = f" ({available_cores()} cores)" if devices == ["cpu"] else ""
-    return f"{len(devices)} × {devices[0]}{cores}"
-
-
-def _devices(mesh: jax.sharding.Mesh) -> list[str]:
-    """Return the platform of each device and, if different, its kind."""
-    devices = mesh.devices.flat
-    return [" ".join(dict.fromkeys((device.platform, device.device_kind))) for device in devices]
-
-
-def size_of(prepared: Prepared) -> str:
-    """Describe the size of a run, and where it computes."""
-    examples, devices = len(prepared.data.train), describe_mesh(prepared.mesh)
-    size = f"{parameters(prepared.state):,} parameters, {examples:,} training examples"
-    return f"{size}, on {devices}"
-
-
-def parameters(state: TrainState) -> int:
-    """Return the number of parameters."""
-    return sum(np.size(leaf) for leaf in jax.tree.leaves(state.params))
-
-
 def write_about(workdir: Path, prepared: Prepared, *, pictures: bool) -> None:
     """Write the table of parameters and, for labelled images, the first training examples."""
     train, model = prepared.data.train, prepared.state.model
@@ -182,7 +179,7 @@ def finish(
         "seed": trainer.seed,
         "parameters": parameters(state),
         "stopped_early": has_stalled(history, task, trainer.patience),
-        "devices": _devices(trained.mesh),
+        "devices": devices_of(trained.mesh),
         "seconds": seconds,
         "versions": {"jaxrnn": __version__, "python": platform.python_version()}
         | {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},

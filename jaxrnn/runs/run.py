@@ -17,9 +17,9 @@ from jaxrnn.files import Json, read_json, read_json_or_none, write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import Interruption, explained, interruption, reading
-from jaxrnn.runs.prepare import Prepared, check_same_data, prepare
+from jaxrnn.runs.prepare import Prepared, check_same_data, prepare, size_of
 from jaxrnn.runs.processes import Stopped, from_first, is_first, say, session
-from jaxrnn.runs.results import Progress, finish, size_of, write_about, writing_events
+from jaxrnn.runs.results import Progress, finish, write_about, writing_events
 from jaxrnn.training import Record, TrainState, fit
 from jaxrnn.training.fitting import Hook
 from jaxrnn.training.history import Clock, has_stalled

@@ -1,14 +1,12 @@
-"""Trained networks, loaded from their work directories to predict, evaluate or export."""
+"""Trained networks, loaded from their work directories."""
 
-import logging
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
@@ -19,16 +17,12 @@ from jaxrnn.data.splits import take
 from jaxrnn.files import Json, read_json, read_json_or_none
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
-from jaxrnn.runs.prepare import build_data, check_same_data, describe_data, initial_state
-from jaxrnn.runs.processes import is_first
-from jaxrnn.runs.results import draw_sample
-from jaxrnn.runs.summary import runs_of
-from jaxrnn.training import History, TrainState, averaged, evaluate, merged, predict
-from jaxrnn.training.sharding import batch_mesh, replicate, suitable_devices
+from jaxrnn.runs.prepare import initial_state, parameters
+from jaxrnn.runs.summary import digits, runs_of, words
+from jaxrnn.training import History, TrainState, averaged, merged, predict
 
 Inputs: TypeAlias = jax.Array | np.ndarray
 _NO_OPTIMIZER = optax.identity()
-_log = logging.getLogger("jaxrnn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +41,7 @@ class Run:
       pixels: whether it was trained on uint8 pixels, which the network reads as 0 … 1.
       pixel_max: the number that became 255 when its images were read; see :class:`jaxrnn.Source`.
       description: what else is stored with a checkpoint, such as digests of the data.
+      workdir: the directory that it was loaded from.
     """
 
     experiment: Experiment
@@ -60,6 +55,13 @@ class Run:
     pixels: bool = False
     pixel_max: int = 255
     description: Json = field(default_factory=dict)
+    workdir: Path | None = None
+
+    def __repr__(self) -> str:
+        row, epochs = ({}, *self.history.rows)[-1], self.experiment.trainer.epochs
+        size = f"{parameters(self.state):,} parameters, {len(self.history)} of {epochs} epochs"
+        metrics = (f"{words(name)} {digits(row[name])}" for name in row if "_" in name)
+        return f"{type(self.experiment).__name__} in {self.workdir}: {', '.join([size, *metrics])}"
 
     @cached_property
     def model(self) -> Any:
@@ -139,16 +141,19 @@ class Run:
         return split
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Ensemble(Run):
     """The ``runs`` of a sweep, which predict together; other attributes are those of the first."""
 
     runs: tuple[Run, ...]
 
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self.runs))
+
     def predict(self, inputs: Inputs, lengths: Inputs | None = None) -> np.ndarray:
         """Average the outputs of all runs, in classification their probabilities, as logits."""
         outputs = [run.predict(inputs, lengths) for run in self.runs]
-        return np.asarray(self.experiment.task.combine(jnp.stack(outputs)))
+        return np.asarray(self.experiment.task.combine(jax.numpy.stack(outputs)))
 
 
 def load_run(
@@ -198,7 +203,7 @@ def _load(workdir: Path, kind: type[Experiment], best: bool) -> Run:
 
     if restored := Checkpoints(workdir / "checkpoints").restore(template, best=best):
         state, history, key = restored
-        return Run(state=state, history=history, key=key, **about)
+        return Run(state=state, history=history, key=key, workdir=workdir, **about)
     raise FileNotFoundError(f"{workdir} has no checkpoint of a run")
 
 
@@ -213,28 +218,3 @@ def read_experiment(workdir: Path, kind: type[Experiment]) -> Experiment:
         return kind.from_json(content or read_json(path))
     except ValueError as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
-
-
-def evaluate_run(experiment: Experiment, workdir: Path) -> Json:
-    """Measure a stored run on its evaluated splits; return the epoch and, by name, the metrics."""
-    trainer, runtime = experiment.trainer, experiment.runtime
-    experiment.check()
-    # With patience, the best epoch is the one that the run kept.
-    stored = _load(workdir, type(experiment), best=trainer.patience is not None)
-    experiment.check_same(stored.experiment.identity, any_epochs=True)
-    data = build_data(experiment.data, replace(runtime, stream=True))  # only described
-    changed = check_same_data(stored.description, describe_data(data))
-    if changed and not runtime.other_data and is_first():
-        _log.warning("the data has changed since training: %s", changed)
-    devices = suitable_devices(stored.state.params, runtime.devices)
-    state = replicate(stored.network, mesh := batch_mesh(trainer.batch_size, devices))
-    results: Json = {"epoch": len(stored.history)}
-    for name, split in data.evals.items():
-        split = replicate(split, mesh) if isinstance(split, Split) else split
-        means = jax.device_get(evaluate(state, split, mesh=mesh, outputs=data.outputs)).means()
-        metrics = experiment.task.summarize(means)
-        results |= {f"{name}_{metric}": float(value) for metric, value in metrics.items()}
-    if runtime.sample:
-        names = getattr(data.train, "class_names", ())
-        results["sample"] = draw_sample(stored.network, names, runtime.sample, trainer.seed)
-    return results

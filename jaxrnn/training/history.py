@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from typing import SupportsFloat, TypeAlias
 
 import jax
@@ -72,6 +73,17 @@ class History:
             raise ValueError(f"no epoch measured {column}")
         choose = np.nanargmax if maximize else np.nanargmin
         return self.rows[int(choose(self[column]))]
+
+    def _repr_html_(self) -> str:
+        """Return a table of the first and last epochs for notebooks, a curve above each metric."""
+        columns = self.columns
+        head = [escape(name.replace("_", " ")) for name in columns]
+        curves = ["", *(_curve(self["epoch"], self[name]) for name in columns[1:])]
+        table = [[_text(row.get(name, math.nan)) for name in columns] for row in self.rows]
+        if len(table) > 10:
+            table[3:-6] = [["…"] * len(columns)]
+        cells = (f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in [curves, *table])
+        return f"<table><tr><th>{'</th><th>'.join(head)}</th></tr>{''.join(cells)}</table>"
 
     def append(self, **row: Number) -> "History":
         """Add an epoch; each value is a number or a scalar array.
@@ -144,6 +156,23 @@ def has_stalled(history: History, task: Task, patience: int | None) -> bool:
     if patience is None or not history:
         return False
     return len(history) - best_epoch(history, task) >= patience
+
+
+def _text(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _curve(epochs: np.ndarray, values: np.ndarray) -> str:
+    """Draw a curve of 80 × 24 pixels as SVG, in the color of the text."""
+    finite = np.flatnonzero(np.isfinite(values))
+    finite = finite[np.linspace(0, finite.size - 1, min(finite.size, 160)).astype(int)]
+    if finite.size < 2:
+        return ""
+    x, y = epochs[finite], values[finite]
+    x, y = 80 * (x - x[0]) / (np.ptp(x) or 1), 22 - 20 * (y - y.min()) / (np.ptp(y) or 1)
+    points = " ".join(f"{left:.1f},{top:.1f}" for left, top in zip(x, y, strict=True))
+    line = f'<polyline points="{points}" fill="none" stroke="currentColor"/>'
+    return f'<svg width="80" height="24">{line}</svg>'
 
 
 def _check_row(row: Mapping[str, Number]) -> dict[str, float]:

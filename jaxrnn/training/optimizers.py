@@ -1,23 +1,4 @@
-r"""Adam and Muon: configurations of optax optimizers.
-
-Adam is used in TensorFlow's and Keras's convention,
-
-.. math:: \theta \leftarrow \theta - \eta\,
-    \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \frac{m_t}{\sqrt{v_t} + \epsilon}
-
-which is optax's Adam with an epsilon of :math:`\epsilon / \sqrt{1 - \beta_2^t}` at step t.
-
-Muon replaces the momentum of a matrix by a nearby one whose singular values are all about 1. It
-updates the recurrent kernels alone: they are applied at every time step, so their largest singular
-values decide whether training on long sequences is stable.
-
-References:
-  D. P. Kingma and J. Ba, "Adam: a method for stochastic optimization" (2015), the end of section 2,
-  which gives both orders of computation.
-  K. Jordan and others, "Muon: an optimizer for hidden layers in neural networks" (2024).
-  T. Boissin and others, "Turbo-Muon: accelerating orthogonality-based optimization with
-  pre-conditioning" (2025).
-"""
+"""Adam and Muon: configurations of optax optimizers."""
 
 import functools
 from dataclasses import dataclass
@@ -62,12 +43,30 @@ class _Optimizer(Group):
         return self.schedule != "constant" or self.warmup > 0
 
     def build(self, steps: int | None = None) -> optax.GradientTransformation:
-        """Build the optax transformation, the same object for equal configurations.
+        r"""Build the optax transformation, the same object for equal configurations.
 
         They therefore share compiled functions. ``steps`` is the total number of training steps.
 
+        Adam is used in TensorFlow's and Keras's convention,
+
+        .. math:: \theta \leftarrow \theta - \eta\,
+            \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \frac{m_t}{\sqrt{v_t} + \epsilon}
+
+        which is optax's Adam with an epsilon of :math:`\epsilon / \sqrt{1 - \beta_2^t}` at step t.
+
+        Muon replaces the momentum of a matrix by a nearby one whose singular values are all about
+        1. It updates the recurrent kernels alone: they are applied at every time step, so their
+        largest singular values decide whether training on long sequences is stable.
+
         Raises:
           ValueError: a schedule or warm-up lacks ``steps``.
+
+        References:
+          D. P. Kingma and J. Ba, "Adam: a method for stochastic optimization" (2015), the end of
+          section 2, which gives both orders of computation.
+          K. Jordan and others, "Muon: an optimizer for hidden layers in neural networks" (2024).
+          T. Boissin and others, "Turbo-Muon: accelerating orthogonality-based optimization with
+          pre-conditioning" (2025).
 
         >>> Adam(learning_rate=1e-3).build() is Adam().build()
         True

@@ -13,14 +13,14 @@ import pytest
 import jaxrnn
 from jaxrnn import History, Regression, RNNConfig, TrainerConfig, load_run
 from jaxrnn.data.batches import prepare
-from jaxrnn.runs.trained import evaluate_run
+from jaxrnn.runs.verbs.evaluate import evaluate_run
 from tests.data.test_datasets import sunspots, vowels
 from tests.kill_runs import assert_same_run
 
 pytestmark = pytest.mark.program
 
 PAGES = {
-    ("sequential_mnist", "permuted"): {
+    ("sequential_mnist", "lru"): {
         **{"train": "train[:60]", "validation": "train[60:80]", "test": "test[:20]", "rows": 28},
         "permute": True,
     },

@@ -92,6 +92,8 @@ def test_last_three_and_best_are_kept(run):
     assert last.key == KEY
     assert last.experiment == EXPERIMENT
     assert last.model == jaxrnn.RNNModel(hidden=4)
+    shown = "182 parameters, 2 of 5 epochs, train accuracy 0.9000"
+    assert repr(best) == f"Experiment in {run}: {shown}"
 
 
 def test_prng_keys_are_restored(tmp_path):

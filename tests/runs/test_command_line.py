@@ -117,6 +117,34 @@ def test_whole_help_has_a_box_for_each_group(capsys):
         assert hidden not in text
 
 
+@pytest.mark.program
+def test_completion_in_bash(folder, capsys):
+    text = show(capsys, "--tyro-write-completion", "bash", "completion")
+    assert text.endswith(f"add to ~/.bashrc: source {folder / 'completion'}\n")
+    completed = {
+        "": [*PRESETS, "evaluate", "export", "predict", "resume", "sweep"],
+        "ke": ["keras"],
+        "--hid": ["--hidden"],
+        "keras --model.hid": ["--model.hidden"],
+        "keras --optimizer m": ["muon"],
+        "keras --muon-l": ["--muon-learning-rate"],
+        "sweep tf1 --va": ["--validation", "--vary"],
+        "resume runs/mine --epo": ["--epochs"],
+        "resume ": [],  # a file name
+    }
+    script = ["source completion"]
+    for words in completed:
+        *before, last = f"mnist_rnn {words}".split(" ")
+        typed = " ".join(map(repr, [*before, last]))
+        script.append(f"COMP_WORDS=({typed}) COMP_CWORD={len(before)}")
+        script.append('_tyro_mnist_rnn; echo "${COMPREPLY[@]}"')
+    words = ["bash", "-c", "\n".join([*script, "declare -f mnist_rnn"])]
+    ran = subprocess.run(words, check=True, capture_output=True, text=True)
+    *shown, _, _, call, _ = ran.stdout.splitlines()
+    assert [line.split() for line in shown] == [*completed.values()]
+    assert call.strip() == 'python -m experiments.mnist_rnn "$@"'
+
+
 def test_help_of_verbs(capsys):
     for verb in ("resume", "evaluate"):
         text = show(capsys, verb, "--help")

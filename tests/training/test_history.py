@@ -1,6 +1,7 @@
 """History in memory and on disk."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -86,3 +87,20 @@ def test_damaged_csv(tmp_path, text):
     (tmp_path / "history.csv").write_text(text)
     with pytest.raises(ValueError, match=r"history\.csv"):
         History.from_csv(tmp_path / "history.csv")
+
+
+def test_notebooks_show_a_table_with_curves():
+    history = History.from_rows(
+        {"epoch": epoch, "train_loss": 1 / epoch, "test_rmse": 0.12345 if epoch == 20 else math.nan}
+        for epoch in range(1, 21)
+    )
+    table = history._repr_html_()
+    rows = re.findall(r"<tr>(.*?)</tr>", table)
+    names, curves, *epochs = ([*re.findall(r"<t[hd]>(.*?)</t[hd]>", row)] for row in rows)
+    assert names == ["epoch", "train loss", "test rmse"]
+    assert [curve.count("currentColor") for curve in curves] == [0, 1, 0]  # a point is no curve
+    (points,) = re.findall(r'points="0.0,2.0 (.*) 80.0,22.0"', curves[1])  # from its highest value
+    assert points.count(",") == 18
+    assert " ".join(row[0] for row in epochs) == "1 2 3 … 15 16 17 18 19 20"
+    assert (epochs[2][1:], epochs[-1][1:]) == (["0.3333", ""], ["0.05", "0.1235"])
+    assert History()._repr_html_().count("<tr>") == 2

@@ -15,9 +15,12 @@ from jaxrnn.runs.options import Workdir, parse
 from jaxrnn.runs.processes import say, session
 from jaxrnn.runs.run import run
 from jaxrnn.runs.summary import runs_of
-from jaxrnn.runs.trained import evaluate_run, load_run, read_experiment
+from jaxrnn.runs.trained import load_run, read_experiment
+from jaxrnn.runs.verbs.evaluate import evaluate_run
 from jaxrnn.runs.verbs.export import Export, export_run
 from jaxrnn.runs.verbs.predict import Predict, predict_files
+
+__all__ = ["Export", "Predict"]  # which pages may extend
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from jaxrnn.files import Json, finite, write_atomically
 from jaxrnn.groups import Group
 from jaxrnn.nn.model import RNNModel
 from jaxrnn.runs.options import Workdir
-from jaxrnn.runs.results import parameters
+from jaxrnn.runs.prepare import parameters
 from jaxrnn.runs.trained import Run
 from jaxrnn.training.forward import forward
 from jaxrnn.version import __version__

@@ -168,8 +168,7 @@ class Experiment:
         module, program = type(self).__module__, sys.modules["__main__"]
         if module == "__main__":
             module = program.__spec__.name if program.__spec__ else ""
-        in_library = f"{module}.".startswith("jaxrnn.") and "experiments" not in module.split(".")
-        if in_library or not (module or hasattr(program, "__file__")):
+        if module == __name__ or not (module or hasattr(program, "__file__")):
             return None
         return f"python -m {module}" if module else f"python {sys.argv[0]}"
 

@@ -5,13 +5,13 @@ import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import experiments
+ROOT = Path(__file__).parent
 
 
 def descriptions() -> Iterator[tuple[str, str]]:
     """Yield the name of each module and the first line of its docstring; nothing is imported."""
-    for module in pkgutil.iter_modules(experiments.__path__):
-        path = Path(experiments.__path__[0], module.name)
+    for module in pkgutil.iter_modules([str(ROOT)]):
+        path = ROOT / module.name
         file = path / "__main__.py" if module.ispkg else path.with_suffix(".py")
         if module.name != "__main__" and file.exists():
             docstring = ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
@@ -20,4 +20,4 @@ def descriptions() -> Iterator[tuple[str, str]]:
 
 if __name__ == "__main__":
     for name, description in descriptions():
-        print(f"python -m experiments.{name:16}  {description}")
+        print(f"python -m {__package__}.{name:16}  {description}")

@@ -64,7 +64,8 @@ def read(directories: Iterable[Path]) -> dict[str, list[History]]:
 
 def main() -> None:
     """Run the command line."""
-    config = tyro.cli(Config, prog="python -m experiments.compare", description=__doc__)
+    about = str(__doc__).replace("-m experiments.", f"-m {__package__}.")
+    config = tyro.cli(Config, prog=f"python -m {__package__}.compare", description=about)
     try:
         lines = read(config.directories)
         write_figure(config.output, plot_runs(lines, config.metric))

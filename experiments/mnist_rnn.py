@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
-from experiments.digits.verbs import ExportDigits, PredictDigits
 from jaxrnn import (
     Adam,
     Classification,
@@ -28,6 +27,8 @@ from jaxrnn import (
     main,
 )
 from jaxrnn.training import Record
+
+from .digits.verbs import ExportDigits, PredictDigits
 
 
 def print_tenth_epochs(record: Record) -> None:

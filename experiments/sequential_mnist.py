@@ -13,7 +13,6 @@ References:
 
 from dataclasses import dataclass, replace
 
-from experiments.digits.verbs import ExportDigits, PredictDigits
 from jaxrnn import (
     Adam,
     Classification,
@@ -25,6 +24,8 @@ from jaxrnn import (
     main,
 )
 from jaxrnn.runs import Optimizer
+
+from .digits.verbs import ExportDigits, PredictDigits
 
 _MUON = Muon(muon_learning_rate=3e-4, schedule="linear", warmup=0.05, clip_norm=1.0)
 _ADAM = Adam(learning_rate=4e-3, schedule="cosine", warmup=0.1, clip_norm=1.0)

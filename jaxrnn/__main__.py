@@ -24,11 +24,11 @@ if __name__ == "__main__":
 '''
 
 if __name__ == "__main__":
-    # The experiments come with the repository, not with the package.
-    if importlib.util.find_spec("experiments") and importlib.util.find_spec(
-        "experiments.mnist_rnn"
-    ):
-        runpy.run_module("experiments", run_name="__main__")
-        print()
+    # A wheel holds the experiments inside the package, the repository beside it.
+    for name in ("jaxrnn.experiments", "experiments"):
+        if importlib.util.find_spec(name) and importlib.util.find_spec(f"{name}.mnist_rnn"):
+            runpy.run_module(name, run_name="__main__")
+            print()
+            break
     print("To write one: save this as FILE.py, and run python FILE.py --help.\n")
     print(PAGE, end="")

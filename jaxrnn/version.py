@@ -1,4 +1,4 @@
 """The version of jaxrnn."""
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 """Version of the installed package."""

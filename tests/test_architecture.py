@@ -5,6 +5,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from jaxrnn.version import __version__
+
 ROOT = Path(__file__).parents[1]
 # What the modules of a room may import besides their own room and those that serve all.
 BELOW = {
@@ -84,3 +86,9 @@ def test_folders_files_and_functions_are_small():
 def test_constraints_are_exact_and_name_no_index():
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line), line
+
+
+def test_version_is_the_same_everywhere():
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    cited = re.search(r"^version: (\S+)", (ROOT / "CITATION.cff").read_text("utf-8"), re.MULTILINE)
+    assert newest[1] == cited[1] == __version__

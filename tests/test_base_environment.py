@@ -1,13 +1,17 @@
-"""Every verb and the README's code run in an environment that ``make mnist`` alone has made."""
+"""Every verb and the README's code run with the wheel, in what ``make mnist`` alone installs."""
 
 import re
 import subprocess
+import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import jaxrnn
 from jaxrnn.runs.verbs import VERBS
 from tests.conftest import as_users_do
 
@@ -48,12 +52,30 @@ text = printed.getvalue()
 pathlib.Path("images.py").write_text(text[text.index('\"\"\"'):])
 print(text)
 """
+RUN_PAGE = """
+import runpy, sys
+
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
 VERBS_IN_TURN = f"""
 import jaxrnn
-from experiments.mnist_rnn import PRESETS
+from jaxrnn.experiments.mnist_rnn import PRESETS
 
 for words in {[f"{TRAIN} run", *VERBS_RUN.values()]}:
     jaxrnn.main(PRESETS, default="fast", arguments=words.split())
+"""
+TYPED = """
+import jaxrnn
+
+history: jaxrnn.History = jaxrnn.load_run("run").history
+config: jaxrnn.RNNConfig = jaxrnn.RNNConfig(hidden=150)
+config = jaxrnn.RNNConfig(hidden="many")
+"""
+TYPES_OF_JAXRNN_ALONE = """
+[mypy]
+follow_imports = skip
+[mypy-jaxrnn.*]
+follow_imports = silent
 """
 
 
@@ -85,19 +107,62 @@ def environment(folder):
 
 def plain():
     """The variables of a shell in which no environment is active."""
-    return {name: value for name, value in as_users_do().items() if name != "VIRTUAL_ENV"}
+    active = ("VIRTUAL_ENV", "PYTHONPATH")
+    return {name: value for name, value in as_users_do().items() if name not in active}
+
+
+def install_wheel(python, folder):
+    """Install the wheel in place of the repository; return the names in the wheel and the sdist."""
+    uv = python.with_name("uv")
+    subprocess.run([uv, "build", "--quiet", "--out-dir", folder, ROOT], check=True)
+    (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    command = [uv, "pip", "install", "--quiet", "--no-deps", "--python", python, wheel]
+    subprocess.run(command, check=True)
+    with zipfile.ZipFile(wheel) as shipped, tarfile.open(sdist) as source:
+        return {*shipped.namelist()}, {name.partition("/")[2] for name in source.getnames()}
+
+
+def files(folder):
+    paths = (path for path in (ROOT / folder).rglob("*") if path.is_file())
+    return {str(path.relative_to(ROOT)) for path in paths if "__pycache__" not in path.parts}
+
+
+def assert_complete(wheel, sdist):
+    """All of the library and the pages are there, and no tests, caches or benchmarks."""
+    pages = re.compile(r"experiments/(digits/\w+\.(py|html)|(?!memory)\w+\.py)")
+    shipped = {f"jaxrnn/{name}" for name in files("experiments") if pages.fullmatch(name)}
+    assert {name for name in wheel if ".dist-info/" not in name} == files("jaxrnn") | shipped
+    assert {"jaxrnn/py.typed", "jaxrnn/experiments/mnist_rnn.py"} < wheel
+    assert len([name for name in wheel if name.startswith("jaxrnn/data/readers/archives/")]) == 4
+    assert files("jaxrnn") | files("experiments") | {*FILES[:6]} < sdist
+    assert not [name for name in sdist if re.search(r"cache|\.pyc$|^(\.venv|runs|dist)\b", name)]
+
+
+def assert_typed(python, folder):
+    """A type checker finds the one error of a program."""
+    (folder / "typed.py").write_text(TYPED)
+    (folder / "mypy.ini").write_text(TYPES_OF_JAXRNN_ALONE)
+    command = [sys.executable, "-m", "mypy", "--python-executable", python, "typed.py"]
+    done = subprocess.run(command, cwd=folder, env=plain(), capture_output=True, text=True)
+    (error, count) = done.stdout.splitlines()
+    assert error.startswith("typed.py:6: error: ")
+    assert '"hidden"' in error
+    assert count.startswith("Found 1 error")
 
 
 def test_all_that_the_readmes_say(tmp_path, tmp_path_factory):
     """In one program, as starting one costs most."""
     python, folder = environment(tmp_path_factory.mktemp("base")), tmp_path
-    (folder / "experiments").symlink_to(ROOT / "experiments")
+    assert_complete(*install_wheel(python, tmp_path_factory.mktemp("dist")))
+    assert_typed(python, folder)
     digit = np.full((40, 40, 3), 255, np.uint8)
     digit[5:35, 18:22] = 0  # a one, in black on white
     Image.fromarray(digit).save(folder / "digit.png")
     sums = "--epochs 1 --examples 700 --hidden 4 --workdir sums"
     programs = {
         **{"blocks": (blocks(), ""), "sums": (page(), sums), "list": (LIST, "")},
+        "version": (RUN_PAGE, "jaxrnn.experiments.mnist_rnn --version"),
+        "help": (RUN_PAGE, "jaxrnn.experiments.adding --help"),
         **{"images": ("", "--help"), "verbs": (VERBS_IN_TURN, "")},
     }
     for name, (code, words) in programs.items():
@@ -116,7 +181,9 @@ def test_all_that_the_readmes_say(tmp_path, tmp_path_factory):
 
     assert "held out rmse: " in printed["sums"]
     assert (folder / "sums" / "results.json").exists()
-    assert "python -m experiments.mnist_rnn " in printed["list"]
+    assert "python -m jaxrnn.experiments.mnist_rnn " in printed["list"]
+    assert printed["version"].startswith(f"jaxrnn {jaxrnn.__version__} (")
+    assert "\n    python -m jaxrnn.experiments.adding [elman|long] " in printed["help"]
     assert "presets:\n  small\n" in printed["images"]
 
     assert set(VERBS_RUN) == {*VERBS, "sweep"}

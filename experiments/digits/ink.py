@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from experiments.digits.marks import NEAR, find_strokes, one_mark
-from experiments.digits.paper import Relief, subtract_paper
+from .marks import NEAR, find_strokes, one_mark
+from .paper import Relief, subtract_paper
 
 _WORKING = 3_000_000  # pixels; larger pictures are shrunk, for speed
 _ROUNDING = 0.5 / 255  # half a gray level; smaller differences are rounding

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from experiments.digits.paper import PHOTOGRAPH, Relief
+from .paper import PHOTOGRAPH, Relief
 
 _CORE = 0.3  # minimum ink of the core of a stroke, as a fraction of the strongest ink
 _ABOVE_LINES = 0.6  # the same for strokes that cross the lines of ruled paper

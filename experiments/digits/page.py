@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.digits.pictures import SIDE
 from jaxrnn.nn.model import RNNModel
+
+from .pictures import SIDE
 
 _TEMPLATE = Path(__file__).with_name("digit.html")
 _PLACE = '"DATA"'  # the placeholder in the template

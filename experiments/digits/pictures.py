@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from experiments.digits.ink import find_ink
+from .ink import find_ink
 
 SIDE = 28  # side of an MNIST image, in pixels
 BOX = 20  # side of the square that its ink fills

@@ -35,7 +35,7 @@ class PredictDigits(Predict):
             raise ValueError("--ink requires a network that reads gray images of 28 × 28 pixels")
         if ink == "none" or self.as_is:
             return super().reader(run)
-        from experiments.digits.pictures import normalize_digit  # slow to import
+        from .pictures import normalize_digit  # slow to import
 
         data = run.experiment.data
         if self.ink is None and run.class_names != tuple("0123456789"):
@@ -60,7 +60,7 @@ class ExportDigits(Export):
             return {}
         if not reads_digits(run):
             raise ValueError("--page requires a network that reads digits of 28 × 28 pixels")
-        from experiments.digits.page import drawing_page  # slow to import
+        from .page import drawing_page  # slow to import
 
         data, order = run.experiment.data, None
         if data.permute:

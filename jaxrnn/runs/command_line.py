@@ -73,7 +73,7 @@ def main(
             versions = f"JAX {jax.__version__}, Flax {flax.__version__}"
             print(f"jaxrnn {__version__} ({versions}, Python {platform.python_version()})")
         else:
-            _train(presets, default, words, (description or "").strip())
+            _train(presets, default, words, _about(description or "", presets[default].program))
         print(end="", flush=True)
         return
     except KeyboardInterrupt:
@@ -92,6 +92,11 @@ def main(
         status = 1
     end_at_once(status)
     raise SystemExit(status)
+
+
+def _about(description: str, command: str) -> str:
+    """Name a page as it is called; in a wheel that is ``python -m jaxrnn.experiments.NAME``."""
+    return description.replace(command.replace(" jaxrnn.", " "), command).strip()
 
 
 def _report(error: Exception) -> int:

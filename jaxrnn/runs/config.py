@@ -168,7 +168,7 @@ class Experiment:
         module, program = type(self).__module__, sys.modules["__main__"]
         if module == "__main__":
             module = program.__spec__.name if program.__spec__ else ""
-        if module.partition(".")[0] == "jaxrnn" or not (module or hasattr(program, "__file__")):
+        if module == __name__ or not (module or hasattr(program, "__file__")):
             return None
         return f"python -m {module}" if module else f"python {sys.argv[0]}"
 

@@ -1,8 +1,7 @@
 """Recurrent cells, recurrences, and networks built from them."""
 
-from jaxrnn.nn.cells import MinGRUCell
 from jaxrnn.nn.config import RNNConfig
-from jaxrnn.nn.linear import linear_scan
+from jaxrnn.nn.linear import MinGRUCell, linear_scan
 from jaxrnn.nn.lru import LRUCell
 from jaxrnn.nn.model import RNNModel
 from jaxrnn.nn.recurrence import RNN

@@ -1,10 +1,13 @@
-"""Linear elementwise recurrences, which run in parallel over time."""
+"""Linear elementwise recurrences, which run in parallel over time, and minGRU, which is one."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from flax import linen as nn
+from flax.typing import Dtype, Initializer
+from jaxtyping import Array, Float, Key
 
 from jaxrnn.nn.scans import Activation
 from jaxrnn.nn.sequences import (
@@ -77,6 +80,61 @@ def min_gru_scan(
     update = gate(update)
     last, states = linear_scan(1 - update, update * candidate, carry)
     return last_valid(last, states, carry, lengths), states
+
+
+class MinGRUCell(nn.RNNCellBase):
+    r"""A minimal gated recurrent unit, whose gate and candidate don't depend on the state.
+
+    .. math::
+
+        z_t = \sigma(x_t W_z + b_z), \quad
+        h_t = (1 - z_t) \odot h_{t-1} + z_t \odot (x_t W_n + b_n)
+
+    The recurrence is linear and elementwise, so :class:`jaxrnn.RNN` computes it in parallel over
+    time.
+
+    References:
+      L. Feng, F. Tung, M. O. Ahmed, Y. Bengio and H. Hajimirsadeghi, "Were RNNs all we needed?"
+      (2024).
+
+    >>> cell = MinGRUCell(features=4)
+    >>> variables = cell.init(jax.random.key(0), jnp.zeros((2, 4)), jnp.zeros((2, 3)))
+    >>> state, outputs = cell.apply(variables, jnp.zeros((2, 4)), jnp.ones((2, 3)))
+    >>> outputs.shape
+    (2, 4)
+    """
+
+    features: int
+    gate_fn: Activation = nn.sigmoid
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros_init()
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    carry_init: Initializer = nn.initializers.zeros_init()
+
+    @nn.compact
+    def __call__(
+        self, carry: State, inputs: Float[Array, "*batch features"]
+    ) -> tuple[State, State]:
+        """Compute the next state, which is also the output."""
+        dense = partial(
+            nn.Dense,
+            self.features,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
+        )
+        update = self.gate_fn(dense(name="iz")(inputs))
+        state = (1 - update) * carry + update * dense(name="in")(inputs)
+        return state, state
+
+    @nn.nowrap
+    def initialize_carry(self, rng: Key[Array, ""], input_shape: tuple[int, ...]) -> State:
+        """Create the initial state."""
+        return self.carry_init(rng, (*input_shape[:-1], self.features), self.param_dtype)
+
+    num_feature_axes = 1  # of the inputs
 
 
 @jax.custom_vjp

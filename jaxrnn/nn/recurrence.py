@@ -10,7 +10,8 @@ from flax.linen.dtypes import canonicalize_dtype
 from flax.linen.module import _global_interceptor_stack
 from jaxtyping import Array, Float, Int, Key
 
-from jaxrnn.nn.cells import SCANNED, MinGRUCell, choose_scan, join_weights
+from jaxrnn.nn.cells import SCANNED, choose_scan, join_weights
+from jaxrnn.nn.linear import MinGRUCell
 from jaxrnn.nn.lru import LRUCell
 from jaxrnn.nn.sequences import (
     Lengths,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxrnn import RNN, RNNModel
-from jaxrnn.nn.cells import CELLS, MinGRUCell, with_chrono_biases
+from jaxrnn.nn import MinGRUCell
+from jaxrnn.nn.cells import CELLS, with_chrono_biases
 
 RNG = np.random.default_rng(0)
 

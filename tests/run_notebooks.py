@@ -2,7 +2,7 @@
 
     python -m tests.run_notebooks [NAME ...]
 
-What is stored depends on the run alone: no times, no versions of the machine's Python.
+What is stored depends on the run alone, apart from seconds: no versions of the machine's Python.
 """
 
 import os

@@ -95,7 +95,7 @@ def main(
 
 
 def _about(description: str, command: str) -> str:
-    """Name a page as it is called; in a wheel that is ``python -m jaxrnn.experiments.NAME``."""
+    """Replace the command in a docstring; in a wheel, pages are in ``jaxrnn.experiments``."""
     return description.replace(command.replace(" jaxrnn.", " "), command).strip()
 
 
@@ -149,7 +149,7 @@ def _train(
 def _write_completion(
     presets: Mapping[str, Experiment], page: Experiment, words: Sequence[str]
 ) -> None:
-    """Write a file for bash or zsh that defines a command for the page, with completion."""
+    """Write a script for bash or zsh that defines a command for the page, with completion."""
     if len(words) != 2 or words[0] not in ("bash", "zsh"):
         raise ValueError("expected --tyro-write-completion bash FILE, or zsh FILE")
     verbs = {name: getattr(page, f"{name}_options", None) or VERBS[name][0] for name in VERBS}
@@ -157,7 +157,7 @@ def _write_completion(
     name = re.sub(r"\W", "_", page_name(page))
     script = completion(shell, name, page.program, presets, _page(page), verbs)
     path.write_text(script)
-    advice = f"to define the command {name}, with completion, add to ~/.{shell}rc"
+    advice = f"to define the command {name}, with completion, add this line to ~/.{shell}rc"
     print(f"{advice}: source {shlex.quote(str(path))}")
 
 

@@ -159,7 +159,7 @@ def short_help(presets: Mapping[str, Experiment], preset: str, description: str)
             yield f"  {option:<25} {text.partition(';')[0].rstrip('.')}"
     yield "  --seeds 1                 Number of runs of each configuration, with consecutive seeds"
     yield "  --help all                all options, which may be given with or without their group"
-    yield "  --tyro-write-completion   bash FILE or zsh FILE: write a completion of all this"
+    yield "  --tyro-write-completion   bash FILE or zsh FILE: write a script for shell completion"
 
 
 def completion(
@@ -172,7 +172,8 @@ def completion(
 ) -> str:
     """Return a script that defines a shell function for a command, with tyro's completion.
 
-    ``name`` is that of the function; ``train`` and ``verbs`` are dataclasses of options.
+    tyro's own script knows neither presets nor options without their group, and completes
+    ``python`` instead of a page. ``train`` and ``verbs`` are dataclasses of options.
     """
     kinds = {"train": train, **verbs}
     parts = [Annotated[kind, tyro.conf.subcommand(verb)] for verb, kind in kinds.items()]

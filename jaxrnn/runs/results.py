@@ -35,7 +35,7 @@ _log = logging.getLogger("jaxrnn")
 
 
 class _NotebookBar(tqdm):
-    """A bar in the output of a notebook's cell; needs no widgets, and remains when it is saved."""
+    """A progress bar in HTML, which needs no widgets and is saved with the notebook."""
 
     _handle: Any = None
 

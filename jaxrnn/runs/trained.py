@@ -1,4 +1,4 @@
-"""Trained networks, loaded from their work directories."""
+"""Trained networks, loaded from their work directories to predict or export."""
 
 import math
 from dataclasses import dataclass, field, fields
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
@@ -153,7 +154,7 @@ class Ensemble(Run):
     def predict(self, inputs: Inputs, lengths: Inputs | None = None) -> np.ndarray:
         """Average the outputs of all runs, in classification their probabilities, as logits."""
         outputs = [run.predict(inputs, lengths) for run in self.runs]
-        return np.asarray(self.experiment.task.combine(jax.numpy.stack(outputs)))
+        return np.asarray(self.experiment.task.combine(jnp.stack(outputs)))
 
 
 def load_run(

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from html import escape
 from typing import SupportsFloat, TypeAlias
 
 import jax
@@ -77,7 +76,7 @@ class History:
     def _repr_html_(self) -> str:
         """Return a table of the first and last epochs for notebooks, a curve above each metric."""
         columns = self.columns
-        head = [escape(name.replace("_", " ")) for name in columns]
+        head = [name.replace("_", " ") for name in columns]
         curves = ["", *(_curve(self["epoch"], self[name]) for name in columns[1:])]
         table = [[_text(row.get(name, math.nan)) for name in columns] for row in self.rows]
         if len(table) > 10:

@@ -143,8 +143,8 @@ def own_row_numbers(share: int, mesh: Mesh | None) -> Int[Array, " share"]:
 
 def sum_over_devices(tree: Tree, mesh: Mesh | None) -> Tree:
     """Sum the arrays of a pytree, all of one dtype, over the devices, in one all-reduce."""
-    # XLA would compute reductions once for each element of a concatenation that they are fused
-    # with, so the arrays stay apart; a call of psum on all of them is one all-reduce anyway.
+    # Not concatenated first: XLA would fuse reductions into the concatenation, and compute them
+    # again for each of its elements. psum of a pytree is one all-reduce too.
     return tree if mesh is None or mesh.size == 1 else jax.lax.psum(tree, _AXIS)
 
 

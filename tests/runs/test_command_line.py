@@ -120,7 +120,7 @@ def test_whole_help_has_a_box_for_each_group(capsys):
 @pytest.mark.program
 def test_completion_in_bash(folder, capsys):
     text = show(capsys, "--tyro-write-completion", "bash", "completion")
-    assert text.endswith(f"add to ~/.bashrc: source {folder / 'completion'}\n")
+    assert text.endswith(f"add this line to ~/.bashrc: source {folder / 'completion'}\n")
     completed = {
         "": [*PRESETS, "evaluate", "export", "predict", "resume", "sweep"],
         "ke": ["keras"],

@@ -34,9 +34,10 @@ page: .venv/.installed-tests
 	$(BIN)/python -m experiments.mnist_rnn --workdir runs/page
 	$(BIN)/python -m tests.browse_page runs/page runs/page
 
+# With --quiet, MkDocs would not treat warnings as errors.
 docs: .venv/.installed
 	$(call INSTALL,'.[docs]')
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build  # with --quiet, warnings would not be errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo open site/index.html, or: $(BIN)/python -m http.server --directory site
 
 kills: .venv/.installed-tests

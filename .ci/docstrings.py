@@ -26,7 +26,7 @@ def rooms_of(package: griffe.Module) -> Rooms:
 
 
 class Notation(griffe.Extension):
-    """Writes docstrings in Markdown, and types without the names of local aliases."""
+    """Translate docstrings to Markdown, and expand private type aliases."""
 
     def on_class_instance(self, *, cls: griffe.Class, **_: Any) -> None:
         """Mark Flax's dataclasses as dataclasses, so that griffe shows how to construct them."""
@@ -60,7 +60,7 @@ def _all(thing: griffe.Object) -> Iterator[griffe.Object]:
 
 
 def _named(thing: griffe.Object) -> griffe.Object:
-    """Return the function that has the name of its module, where griffe finds the module."""
+    """Return the function if griffe found the module of the same name instead."""
     return thing.members.get(thing.name, thing) if thing.is_module else thing
 
 
@@ -110,7 +110,7 @@ def _link(name: str, thing: griffe.Object, public: set[str]) -> str:
 
 
 def _expanded(expression: Any, package: griffe.Module, public: set[str]) -> Any:
-    """Write out type aliases that are not in the reference; they tell the shapes of arrays."""
+    """Replace private type aliases by their definitions, which give shapes."""
     if isinstance(expression, list):
         return [_expanded(part, package, public) for part in expression]
     if not isinstance(expression, griffe.Expr):
@@ -124,7 +124,7 @@ def _expanded(expression: Any, package: griffe.Module, public: set[str]) -> Any:
         return _expanded(alias.value, package, public)
     if isinstance(expression, griffe.ExprSubscript) and "jaxtyping" in expression.canonical_path:
         array, axes = expression.slice.elements
-        expression.slice.elements = [array, repr(str(axes).strip("'"))]  # one word lost its quotes
+        expression.slice.elements = [array, repr(str(axes).strip("'"))]  # one name lost its quotes
     parts = {field.name: getattr(expression, field.name) for field in fields(expression)}
     inner = {name: part for name, part in parts.items() if name != "parent"}
     inner = {name: _expanded(part, package, public) for name, part in inner.items()}

@@ -33,7 +33,7 @@ class Shown(File):
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages of the navigation, and what they link to."""
+    """Add the pages of the navigation, and pages for the files that they link to."""
     listed, links = [*_leaves(config.nav)], set()
     reference = _reference()
     for path in reference.keys() - listed:

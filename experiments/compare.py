@@ -64,8 +64,9 @@ def read(directories: Iterable[Path]) -> dict[str, list[History]]:
 
 def main() -> None:
     """Run the command line."""
-    about = str(__doc__).replace("-m experiments.", f"-m {__package__}.")
-    config = tyro.cli(Config, prog=f"python -m {__package__}.compare", description=about)
+    command = f"python -m {__package__ or 'experiments'}.compare"
+    about = str(__doc__).replace("python -m experiments.compare", command)
+    config = tyro.cli(Config, prog=command, description=about)
     try:
         lines = read(config.directories)
         write_figure(config.output, plot_runs(lines, config.metric))

@@ -2,7 +2,7 @@
 
     python -m tests.run_notebooks [NAME ...]
 
-What is stored depends on the run alone, apart from seconds: no versions of the machine's Python.
+The stored outputs depend on the run alone, except for times; the version of Python is removed.
 """
 
 import os

@@ -37,6 +37,7 @@ def imports(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "jaxrnn imports by full names, which these tests read"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         yield from (name for name in names if name.split(".")[0] in ("jaxrnn", "experiments"))
 

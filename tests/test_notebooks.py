@@ -57,10 +57,10 @@ def test_runs_from_a_clean_kernel(name):
     cells.insert(0, nbformat.v4.new_code_cell(FEW_EXAMPLES))
     cells.append(nbformat.v4.new_code_cell(CHECKS.get(name, "")))
     execute(notebook)
-    assert shown(notebook) == shown(read(name))
+    assert count_displays(notebook) == count_displays(read(name))
 
 
-def shown(notebook):
+def count_displays(notebook):
     """How many figures, progress bars, tables and curves a notebook shows."""
     outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
     shown = [output.get("data", {}) for output in outputs]
@@ -74,7 +74,7 @@ def test_stored_outputs_are_of_one_whole_run(name):
     cells = code_cells(read(name))
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
-    assert min(shown(read(name))) >= 1
+    assert min(count_displays(read(name))) >= 1
     assert any(output.output_type == "stream" for output in outputs)
     assert not [output for output in outputs if output.output_type == "error"]
     assert not [output for output in outputs if output.get("name") == "stderr"]

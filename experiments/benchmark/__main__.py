@@ -53,8 +53,8 @@ class Config:
     accuracy: float | None = None
     """Measure the training time until the test accuracy reaches this value."""
     scaling: bool = False
-    """Measure jaxrnn and Flax for several batch sizes, hidden sizes and sequence lengths instead,
-    jaxrnn on several processes, and reading from disk."""
+    """Measure jaxrnn, Flax and PyTorch for several batch sizes, hidden sizes and sequence lengths
+    instead, jaxrnn on several processes, and reading from disk."""
     data_dir: Path | None = None
     """Directory of prepared datasets; None for tfds's default."""
     workdir: Path | None = None

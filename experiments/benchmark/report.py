@@ -86,7 +86,7 @@ def plot_peers(rows: list[Row]) -> Figure:
 
 
 def plot_scaling(rows: list[Row]) -> Figure:
-    """Draw the time per example against each size, on logarithmic axes."""
+    """Draw the examples per second against each size, on logarithmic axes."""
     labels = {"batch_size": "Batch size", "hidden": "Hidden units", "time": "Time steps"}
     labels |= {"processes": "Devices"}
     panels = [axis for axis in labels if any(row["axis"] == axis for row in rows)]
@@ -96,9 +96,9 @@ def plot_scaling(rows: list[Row]) -> Figure:
         sizes = [row["size"] for row in points]
         for name in points[0]:
             if name not in ("axis", "size") and not name.endswith("ratio"):
-                microseconds = [1e6 * row[name] for row in points]
-                axes.loglog(sizes, microseconds, marker="o", label=name)
-        axes.set(xlabel=labels[axis], ylabel="Microseconds per example")
+                rates = [1 / row[name] for row in points]
+                axes.loglog(sizes, rates, marker="o", label=name)
+        axes.set(xlabel=labels[axis], ylabel="Training examples per second")
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.legend()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.benchmark.peers import take_turns
+from experiments.benchmark.peers import take_turns, wanted
 from experiments.benchmark.process import saved
 from experiments.benchmark.protocol import GATES, Options, Row
 from experiments.benchmark.report import step_flops
@@ -23,11 +23,13 @@ SCALES = {
 }
 PROCESSES = (1, 2, 4)
 PAIRS = {"jaxrnn": "Flax nn.RNN", "jaxrnn in NNX": "Flax nnx.RNN"}
+_PYTORCH = "PyTorch nn.RNN"
 
 
 def measure_scaling(train: Split, test: Split, options: Options, repeats: int) -> list[Row]:
-    """Compare jaxrnn with Flax as one size grows and the others stay the same."""
-    rows = []
+    """Compare jaxrnn with Flax and PyTorch as one size grows and the others stay the same."""
+    rows, names = [], [*PAIRS, *PAIRS.values()]
+    names += [name for name in wanted([_PYTORCH]) if name == _PYTORCH]
     for axis, sizes in SCALES.items():
         for size in sizes:
             time_steps = size if axis == "time" else 28
@@ -41,7 +43,7 @@ def measure_scaling(train: Split, test: Split, options: Options, repeats: int) -
             inputs = train.inputs[:examples].reshape(-1, time_steps, 784 // time_steps)
             split = Split(inputs, np.asarray(train.labels)[:examples])
             with saved(split, test) as data:
-                seconds, _ = take_turns([*PAIRS, *PAIRS.values()], data, at_size, repeats)
+                seconds, _ = take_turns(names, data, at_size, repeats)
             row: Row = {"axis": axis, "size": size}
             row |= {name: float(np.median(values)) / examples for name, values in seconds.items()}
             # Taken in each round, in which both see the machine in the same state.
@@ -50,15 +52,13 @@ def measure_scaling(train: Split, test: Split, options: Options, repeats: int) -
                 for ours, theirs in PAIRS.items()
             }
             rows.append(row)
-            print(
-                f"{axis} {size}: microseconds per example: "
-                + "; ".join(
-                    f"{ours} {1e6 * row[ours]:.1f}, {theirs} {1e6 * row[theirs]:.1f}, "
-                    f"ratio {row[f'{ours} ratio']:.2f}"
-                    for ours, theirs in PAIRS.items()
-                ),
-                flush=True,
-            )
+            found = [
+                f"{ours} {1e6 * row[ours]:.1f}, {theirs} {1e6 * row[theirs]:.1f}, "
+                f"ratio {row[f'{ours} ratio']:.2f}"
+                for ours, theirs in PAIRS.items()
+            ]
+            found += [f"{name} {1e6 * row[name]:.1f}" for name in names[2 * len(PAIRS) :]]
+            print(f"{axis} {size}: microseconds per example: {'; '.join(found)}", flush=True)
     for ours, theirs in PAIRS.items():
         ratio = f"{ours} ratio"
         least = min(rows, key=lambda row: row[ratio])

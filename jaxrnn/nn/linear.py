@@ -1,4 +1,4 @@
-"""Linear elementwise recurrences, which run in parallel over time, and minGRU, which is one."""
+"""Linear elementwise recurrences, computed in parallel over time, and the minGRU cell."""
 
 from collections.abc import Callable
 from functools import partial

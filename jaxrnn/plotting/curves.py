@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxrnn.training.history import History, metric_columns
+from jaxrnn.training.history import History, metric_columns, title
 
 
 class Picture(Figure):
@@ -78,7 +78,7 @@ def plot_history(
 
 
 def _title(name: str) -> str:
-    return plain(name.replace("_", " ").title())
+    return plain(title(name).title())
 
 
 def _values(runs: Sequence[History], column: str) -> np.ndarray:

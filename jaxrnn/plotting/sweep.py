@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxrnn.plotting.curves import Picture, plain
+from jaxrnn.training.history import title
 
 
 def plot_sweep(
@@ -29,7 +30,7 @@ def plot_sweep(
     'model.hidden'
     """
     figure = Picture(figsize=(10, 6), layout="constrained")
-    axes, label = figure.subplots(), plain(column.replace("_", " "))
+    axes, label = figure.subplots(), plain(title(column))
     titles = [plain(name) for name in varied]
     values = [[row[name] for name in varied] for row in configurations]
     mean = np.array([row[column] for row in configurations], float)

@@ -21,13 +21,14 @@ import flax
 import jax
 import tyro
 
+from jaxrnn.files import write_atomically
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import Advice, NonFiniteLossError
 from jaxrnn.runs.options import USAGES, complete, completion, nearest, parse, short_help
 from jaxrnn.runs.processes import LostProcessesError, end_at_once
 from jaxrnn.runs.run import run
 from jaxrnn.runs.sweep import sweep
-from jaxrnn.runs.verbs import VERBS, page_name, run_verb
+from jaxrnn.runs.verbs import VERBS, options_class, page_name, run_verb
 from jaxrnn.version import __version__
 
 _ERRORS = (ValueError, OSError, ImportError, NonFiniteLossError, LostProcessesError)
@@ -95,7 +96,7 @@ def main(
 
 
 def _about(description: str, command: str) -> str:
-    """Replace the command in a docstring; in a wheel, pages are in ``jaxrnn.experiments``."""
+    """Adapt a docstring to this command; in a wheel, pages are in ``jaxrnn.experiments``."""
     return description.replace(command.replace(" jaxrnn.", " "), command).strip()
 
 
@@ -151,12 +152,14 @@ def _write_completion(
 ) -> None:
     """Write a script for bash or zsh that defines a command for the page, with completion."""
     if len(words) != 2 or words[0] not in ("bash", "zsh"):
-        raise ValueError("expected --tyro-write-completion bash FILE, or zsh FILE")
-    verbs = {name: getattr(page, f"{name}_options", None) or VERBS[name][0] for name in VERBS}
+        got = shlex.join(words)
+        raise ValueError(f"--tyro-write-completion expects bash FILE, or zsh FILE; got {got!r}")
     shell, path = words[0], Path(words[1]).expanduser().absolute()
     name = re.sub(r"\W", "_", page_name(page))
-    script = completion(shell, name, page.program, presets, _page(page), verbs)
-    path.write_text(script)
+    program = shlex.quote(str(Path(sys.argv[0]).absolute()))  # to be found from anywhere
+    command = page.program.replace(f"python {sys.argv[0]}", f"python {program}")
+    verbs = {verb: options_class(page, verb) for verb in VERBS}
+    write_atomically(path, completion(name, command, presets, _with_sweep(page), verbs))
     advice = f"to define the command {name}, with completion, add this line to ~/.{shell}rc"
     print(f"{advice}: source {shlex.quote(str(path))}")
 
@@ -165,7 +168,7 @@ def configured(
     page: Experiment, words: Sequence[str], description: str = ""
 ) -> tuple[Experiment, Sweep]:
     """Apply command-line options to an experiment; return it and the options of a sweep."""
-    kind = _page(page)
+    kind = _with_sweep(page)
     commands = (f"{page.program} {verb} {usage}" for verb, usage in USAGES.items())
     about = "\n\n".join([description, *commands])
     parsed = vars(parse(kind, kind(**vars(page)), words, f"{page.program} [PRESET]", about))
@@ -173,7 +176,7 @@ def configured(
     return type(page)(**parsed), options
 
 
-def _page(page: Experiment) -> Any:
+def _with_sweep(page: Experiment) -> Any:
     """Return the class of an experiment with the options of a sweep."""
     sweep = [("sweep", Sweep, Sweep())]
     return make_dataclass("Page", sweep, bases=(type(page),), frozen=True, kw_only=True)

@@ -3,24 +3,20 @@
 Causes of errors and docstrings come from private modules of tyro, so pyproject.toml pins it.
 """
 
-import ast
-import contextlib
 import dataclasses
 import difflib
 import functools
-import io
 import itertools
-import operator
 import os
-import re
 import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro import _docstrings
 from tyro import _errors as errors
+from tyro.conf import Positional, Suppress
 
 from jaxrnn.runs.config import Experiment, differences
 
@@ -33,7 +29,7 @@ USAGES = {
     "runs.",
 }
 _USUAL = "epochs batch-size optimizer learning-rate hidden cell devices workdir seed".split()  # noqa: SIM905
-Workdir = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="WORKDIR")]]
+Workdir = Positional[Annotated[Path, tyro.conf.arg(metavar="WORKDIR")]]
 
 
 def parse(
@@ -88,7 +84,7 @@ def complete(words: Sequence[str], kind: Any) -> tuple[list[str], dict[str, Any]
     for word in queue:
         flag, equals, value = word.partition("=")
         name = flag.removeprefix("--").replace("_", "-")
-        if not word.startswith("--") or name == "help" or name.startswith("tyro-"):
+        if not word.startswith("--") or name == "help":
             completed.append(word)
             continue
         if not (found := find(name, known)):
@@ -97,7 +93,7 @@ def complete(words: Sequence[str], kind: Any) -> tuple[list[str], dict[str, Any]
         if len(found) > 1:
             meant = " or ".join(f"--{full}" for full in found)
             raise ValueError(f"ambiguous option {flag}; it may be {meant}")
-        if not (groups := known[found[0]]):
+        if not (groups := groups_of(known[found[0]])):
             completed.append(f"--{found[0]}{equals}{value}")
         elif (choice := value or next(queue, "")) in groups:
             chosen[name.replace("-", "_")] = groups[choice]
@@ -107,20 +103,25 @@ def complete(words: Sequence[str], kind: Any) -> tuple[list[str], dict[str, Any]
     return completed, chosen
 
 
-def options_of(kind: Any, prefix: str = "") -> dict[str, dict[str, Any]]:
-    """Return the full names of options and, for those that choose a group, the groups by name."""
+def options_of(kind: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the type of each option, by its full name."""
     hints, known = get_type_hints(kind), {}
     for field in dataclasses.fields(kind):
-        hint, option = hints[field.name], field.name.replace("_", "-")
-        parts: list[Any] = [p for p in (hint, *get_args(hint)) if dataclasses.is_dataclass(p)]
-        groups = {part.__name__.lower(): part for part in parts}
-        if get_args(hint) if groups else tyro.conf.Suppress not in get_args(field.type):
-            known[prefix + option] = groups
+        hint, option = hints[field.name], prefix + field.name.replace("_", "-")
+        groups, markers = groups_of(hint), get_args(field.type)
+        if not (hint in groups.values() or Suppress in markers or Positional in markers):
+            known[option] = hint
         if hint is bool:
-            known[f"{prefix}no-{option}"] = {}
+            known[prefix + "no-" + option.removeprefix(prefix)] = None
         for group in groups.values():
-            known |= options_of(group, f"{prefix}{option}.")
+            known |= options_of(group, f"{option}.")
     return known
+
+
+def groups_of(hint: Any) -> dict[str, Any]:
+    """Return the groups among which an option of this type chooses, by name."""
+    parts: list[Any] = [p for p in (hint, *get_args(hint)) if dataclasses.is_dataclass(p)]
+    return {part.__name__.lower(): part for part in parts}
 
 
 def find(name: str, known: Iterable[str]) -> list[str]:
@@ -153,8 +154,8 @@ def short_help(presets: Mapping[str, Experiment], preset: str, description: str)
             group = functools.reduce(getattr, path, page)
             value = getattr(group, field)
             text = _docstrings.get_field_docstring(type(group), field, ()) or ""
-            if known[full]:
-                value, text = type(value).__name__.lower(), f"One of {', '.join(known[full])}"
+            if groups := groups_of(known[full]):
+                value, text = type(value).__name__.lower(), f"One of {', '.join(groups)}"
             option = f"--{name if len(found) == 1 else full} {value}"
             yield f"  {option:<25} {text.partition(';')[0].rstrip('.')}"
     yield "  --seeds 1                 Number of runs of each configuration, with consecutive seeds"
@@ -162,52 +163,58 @@ def short_help(presets: Mapping[str, Experiment], preset: str, description: str)
     yield "  --tyro-write-completion   bash FILE or zsh FILE: write a script for shell completion"
 
 
-def completion(
-    shell: str,
-    name: str,
-    command: str,
-    presets: Iterable[str],
-    train: Any,
-    verbs: Mapping[str, Any],
-) -> str:
-    """Return a script that defines a shell function for a command, with tyro's completion.
+_COMPLETION = """\
+{name}() {{ {command} "$@"; }}
+_{name}() {{
+  local word=${{COMP_WORDS[COMP_CWORD]}} words=
+  if [[ $word == -* ]]; then
+    case ${{COMP_WORDS[1]}} in
+{options}
+    esac
+  elif ((COMP_CWORD == 1)); then
+    words="{first}"
+  else
+    case ${{COMP_WORDS[COMP_CWORD-1]}} in
+{values}
+    esac
+  fi
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
+}}
+[[ -z ${{ZSH_VERSION-}} ]] || {{ autoload -U +X bashcompinit && bashcompinit; }}
+complete -o default -F _{name} {name}
+"""  # without a match, file names are completed
 
-    tyro's own script knows neither presets nor options without their group, and completes
+
+def completion(
+    name: str, command: str, presets: Iterable[str], train: Any, verbs: Mapping[str, Any]
+) -> str:
+    """Return a script for bash and zsh that defines a function for a command, with completion.
+
+    tyro's own scripts know neither presets nor options without their group, and complete
     ``python`` instead of a page. ``train`` and ``verbs`` are dataclasses of options.
     """
-    kinds = {"train": train, **verbs}
-    parts = [Annotated[kind, tyro.conf.subcommand(verb)] for verb, kind in kinds.items()]
-    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
-        words = ["--tyro-print-completion", shell]
-        union: Any = functools.reduce(operator.or_, parts)
-        tyro.cli(union, args=words, prog=name, config=(tyro.conf.AvoidSubcommands,))
-    script = printed.getvalue()
-    (found,) = re.findall(r"^COMPLETION_SPEC = (.*)$", script, flags=re.MULTILINE)
-    spec = ast.literal_eval(found)
-    for verb, part in spec["subcommands"].items():
-        known, given = options_of(kinds[verb]), part["options"]
-        listed = {flag for option in given for flag in option["flags"]}
-        for full, groups in known.items():  # those of other groups, and those that choose a group
-            if f"--{full}" not in listed:
-                choices = {"type": "choice", "choices": [*groups]} if groups else {"type": "value"}
-                given.append({"flags": [f"--{full}"], "description": full, **choices})
-        for option in given:
-            short = [flag.rpartition(".")[2] for flag in option["flags"] if "." in flag]
-            option["flags"] += [f"--{flag}" for flag in short if len(find(flag, known)) == 1]
-            option["description"] = " ".join(option["description"].split())
-    trained = spec["subcommands"].pop("train")
-    trains = {preset: {**trained, "description": "preset"} for preset in presets}
-    sweep = {**trained, "description": "sweep", "subcommands": trains}
-    spec |= {**trained, "subcommands": {**trains, **spec["subcommands"], "sweep": sweep}}
-    # Options only after a hyphen, so that presets and files are not lost among them.
-    only = "[[ -z $completion || ( $completion == -* && {} != -* ) ]] || {}"
-    for old, new in (
-        (found, repr(spec)),
-        ("complete -F", "complete -o default -F"),  # file names where nothing else fits
-        (add := 'matches+=("$completion")', only.format("${COMP_WORDS[COMP_CWORD]}", add)),
-        (add := "completion_array+=", only.format("$PREFIX", add)),
-        (" completion_array\n}", " completion_array || _files\n}"),
-        (f'_tyro_{name} "$@"\n', f"compdef _tyro_{name} {name}\n"),
-    ):
-        script = script.replace(old, new)
-    return f'{script}\n{name}() {{ {command} "$@"; }}\n'
+    options, values = {}, {"sweep": " ".join(presets)}
+    for verb, kind in {**verbs, "*": train}.items():
+        known, flags = options_of(kind), []
+        for full, hint in known.items():
+            short = full.rpartition(".")[2]
+            if verb != "*" and short == "workdir":
+                continue  # the verbs take it as an argument
+            names = [f"--{n}" for n in dict.fromkeys([full, short]) if len(find(n, known)) == 1]
+            flags += names
+            literals = (part for part in (hint, *get_args(hint)) if get_origin(part) is Literal)
+            if choices := [*groups_of(hint), *map(str, itertools.chain(*map(get_args, literals)))]:
+                values["|".join(names)] = " ".join(choices)
+        options[verb] = " ".join(flags)
+    return _COMPLETION.format(
+        name=name,
+        command=command,
+        options=_cases(options),
+        first=" ".join([*presets, *USAGES]),
+        values=_cases(values),
+    )
+
+
+def _cases(words: Mapping[str, str]) -> str:
+    """Return the branches of a shell's case command that assign words to complete."""
+    return "\n".join(f'      {pattern}) words="{given}" ;;' for pattern, given in words.items())

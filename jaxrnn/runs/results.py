@@ -68,7 +68,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
             initial=done,
             desc=f"epoch {min(done + 1, epochs)}/{epochs}",
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
-            dynamic_ncols=True,
+            dynamic_ncols=not notebook,
             file=io.StringIO() if notebook else sys.stdout,
             disable=jax.process_index() > 0 or not (notebook or sys.stdout.isatty()),
         )

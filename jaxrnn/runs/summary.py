@@ -15,7 +15,7 @@ from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.results import drawing
 from jaxrnn.runs.run import read_results
 from jaxrnn.training import Task
-from jaxrnn.training.history import metric_columns
+from jaxrnn.training.history import format_metric, metric_columns, title
 
 SEED = "trainer.seed"
 Outcome: TypeAlias = Json | str
@@ -130,7 +130,7 @@ def describe_run(directory: str, outcome: Json | str, task: Task) -> str:
     """Describe the outcome of a run in one line."""
     if isinstance(outcome, str):
         return f"{directory}: failed, as {outcome}"
-    metrics = (f"{words(name)} {digits(outcome[name])}" for name in evaluated(outcome, task))
+    metrics = (f"{title(name)} {format_metric(outcome[name])}" for name in evaluated(outcome, task))
     return f"{directory}: {', '.join(metrics)}, {sum(outcome['seconds'].values()):.1f} s"
 
 
@@ -143,10 +143,10 @@ def describe_sweep(content: Json) -> Iterator[str]:
         for row, column in itertools.product(rows, columns):
             value, deviation, interval = _cells(row, column)
             spread = f", deviation {deviation}, 95 % interval of the mean {interval}"
-            yield f"{words(column)}: {value}" + spread * (row["seeds"] > 1)
+            yield f"{title(column)}: {value}" + spread * (row["seeds"] > 1)
     elif rows:
         names, keys = short_names(varied), [*varied, "seeds"]
-        titles = [(words(column), "deviation", "95 % interval") for column in columns]
+        titles = [(title(column), "deviation", "95 % interval") for column in columns]
         table = [[*names, "seeds", *itertools.chain(*titles)]]
         for row in rows:
             cells = itertools.chain(*(_cells(row, column) for column in columns))
@@ -156,22 +156,10 @@ def describe_sweep(content: Json) -> Iterator[str]:
             yield "  ".join(map(str.rjust, line, widths))
         best = zip(names, content["best"].values(), strict=True)
         text = ", ".join(f"{name} {value}" for name, value in best)
-        yield f"best by {words(columns[0])}: {text}"
+        yield f"best by {title(columns[0])}: {text}"
 
 
 def _cells(row: Json, column: str) -> tuple[str, str, str]:
     """Return mean, deviation and interval as text."""
-    interval = " to ".join(map(digits, row.get(f"{column}_interval", ())))
-    return digits(row[column]), digits(row.get(f"{column}_deviation")), interval
-
-
-def words(column: str) -> str:
-    """Return the name of a column as text."""
-    return column.replace("_", " ")
-
-
-def digits(value: float | None) -> str:
-    """Return a metric as text."""
-    if value is None:  # not measured, or not finite
-        return ""
-    return f"{value:.4f}" if value == 0 or 1e-4 <= abs(value) < 1e4 else f"{value:.4g}"
+    interval = " to ".join(map(format_metric, row.get(f"{column}_interval", ())))
+    return format_metric(row[column]), format_metric(row.get(f"{column}_deviation")), interval

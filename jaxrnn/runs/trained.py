@@ -19,8 +19,9 @@ from jaxrnn.files import Json, read_json, read_json_or_none
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.prepare import initial_state, parameters
-from jaxrnn.runs.summary import digits, runs_of, words
+from jaxrnn.runs.summary import runs_of
 from jaxrnn.training import History, TrainState, averaged, merged, predict
+from jaxrnn.training.history import format_metric, title
 
 Inputs: TypeAlias = jax.Array | np.ndarray
 _NO_OPTIMIZER = optax.identity()
@@ -59,10 +60,11 @@ class Run:
     workdir: Path | None = None
 
     def __repr__(self) -> str:
-        row, epochs = ({}, *self.history.rows)[-1], self.experiment.trainer.epochs
-        size = f"{parameters(self.state):,} parameters, {len(self.history)} of {epochs} epochs"
-        metrics = (f"{words(name)} {digits(row[name])}" for name in row if "_" in name)
-        return f"{type(self.experiment).__name__} in {self.workdir}: {', '.join([size, *metrics])}"
+        row, epochs = self.history.rows[-1], self.experiment.trainer.epochs
+        about = f"{parameters(self.state):,} parameters, epoch {len(self.history)} of {epochs}"
+        names = (name for name in row if name not in ("epoch", "seconds"))
+        metrics = (f"{title(name)} {format_metric(row[name])}" for name in names)
+        return f"{type(self.experiment).__name__} in {self.workdir}: {', '.join([about, *metrics])}"
 
     @cached_property
     def model(self) -> Any:

@@ -74,9 +74,9 @@ class History:
         return self.rows[int(choose(self[column]))]
 
     def _repr_html_(self) -> str:
-        """Return a table of the first and last epochs for notebooks, a curve above each metric."""
+        """Return a table for notebooks: a curve of each metric, and the first and last epochs."""
         columns = self.columns
-        head = [name.replace("_", " ") for name in columns]
+        head = map(title, columns)
         curves = ["", *(_curve(self["epoch"], self[name]) for name in columns[1:])]
         table = [[_text(row.get(name, math.nan)) for name in columns] for row in self.rows]
         if len(table) > 10:
@@ -157,8 +157,22 @@ def has_stalled(history: History, task: Task, patience: int | None) -> bool:
     return len(history) - best_epoch(history, task) >= patience
 
 
+def title(column: str) -> str:
+    """Return the name of a column with spaces."""
+    return column.replace("_", " ")
+
+
+def format_metric(value: float | None) -> str:
+    """Format a metric with four decimals or, if very small or large, four significant digits."""
+    if value is None:  # not measured, or not finite
+        return ""
+    return f"{value:.4f}" if value == 0 or 1e-4 <= abs(value) < 1e4 else f"{value:.4g}"
+
+
 def _text(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.4g}" if isinstance(value, float) else str(value)
+    if math.isnan(value):
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _curve(epochs: np.ndarray, values: np.ndarray) -> str:

@@ -142,9 +142,9 @@ def own_row_numbers(share: int, mesh: Mesh | None) -> Int[Array, " share"]:
 
 
 def sum_over_devices(tree: Tree, mesh: Mesh | None) -> Tree:
-    """Sum the arrays of a pytree, all of one dtype, over the devices, in one all-reduce."""
-    # Not concatenated first: XLA would fuse reductions into the concatenation, and compute them
-    # again for each of its elements. psum of a pytree is one all-reduce too.
+    """Sum the arrays of a pytree over the devices; XLA combines the sums into one all-reduce."""
+    # Not concatenated first: XLA would fuse the reduction of each gradient into the concatenation,
+    # and compute it again for each of its elements.
     return tree if mesh is None or mesh.size == 1 else jax.lax.psum(tree, _AXIS)
 
 

@@ -92,7 +92,7 @@ def test_last_three_and_best_are_kept(run):
     assert last.key == KEY
     assert last.experiment == EXPERIMENT
     assert last.model == jaxrnn.RNNModel(hidden=4)
-    shown = "182 parameters, 2 of 5 epochs, train accuracy 0.9000"
+    shown = "182 parameters, epoch 2 of 5, train accuracy 0.9000"
     assert repr(best) == f"Experiment in {run}: {shown}"
 
 

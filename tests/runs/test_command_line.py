@@ -18,6 +18,7 @@ import jaxrnn
 from experiments.mnist_rnn import PRESETS
 from jaxrnn import Adam, Experiment, ImageSequences, LanguageModeling, Muon, WarpConfig
 from jaxrnn.runs.command_line import configured
+from jaxrnn.runs.options import USAGES
 from tests.conftest import SLICE, mnist_rnn
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -122,14 +123,17 @@ def test_completion_in_bash(folder, capsys):
     text = show(capsys, "--tyro-write-completion", "bash", "completion")
     assert text.endswith(f"add this line to ~/.bashrc: source {folder / 'completion'}\n")
     completed = {
-        "": [*PRESETS, "evaluate", "export", "predict", "resume", "sweep"],
+        "": [*PRESETS, *USAGES],
         "ke": ["keras"],
         "--hid": ["--hidden"],
         "keras --model.hid": ["--model.hidden"],
         "keras --optimizer m": ["muon"],
         "keras --muon-l": ["--muon-learning-rate"],
         "sweep tf1 --va": ["--validation", "--vary"],
+        "sweep tf": ["tf1"],
         "resume runs/mine --epo": ["--epochs"],
+        "resume runs/mine --workd": [],
+        "predict runs/mine --fi": [],
         "resume ": [],  # a file name
     }
     script = ["source completion"]
@@ -137,7 +141,7 @@ def test_completion_in_bash(folder, capsys):
         *before, last = f"mnist_rnn {words}".split(" ")
         typed = " ".join(map(repr, [*before, last]))
         script.append(f"COMP_WORDS=({typed}) COMP_CWORD={len(before)}")
-        script.append('_tyro_mnist_rnn; echo "${COMPREPLY[@]}"')
+        script.append('_mnist_rnn; echo "${COMPREPLY[@]}"')
     words = ["bash", "-c", "\n".join([*script, "declare -f mnist_rnn"])]
     ran = subprocess.run(words, check=True, capture_output=True, text=True)
     *shown, _, _, call, _ = ran.stdout.splitlines()

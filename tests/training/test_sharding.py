@@ -36,7 +36,7 @@ def test_wide_networks_take_one_device(hidden, cell, suitable):
     assert suitable_devices({"embedding": {"kernel": np.zeros((2048, 2048))}}) is None
 
 
-def _size(shape: str) -> int:
+def _size(shape):
     return math.prod(int(length) for length in shape.split(",") if length)
 
 
@@ -54,10 +54,10 @@ def test_one_all_reduce_a_step_and_no_gather(state, digits, divided):
     )
     assert set(collectives) == {"all-reduce"}
 
-    # One all-reduce has all gradients; the loop that has it is the one over steps.
+    # XLA combines the sums of all gradients, the loss and the weight, in the loop over steps.
     numbers = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     operands = re.findall(r"= (.*) all-reduce(?:-start)?\(", text)
     sizes = [sum(map(_size, re.findall(r"f32\[([\d,]*)\]", shapes))) for shapes in operands]
-    assert sum(size >= numbers for size in sizes) == 1
+    assert sum(size >= numbers + 2 for size in sizes) == 1
     # The rest are the three sums of the metrics, once a block.
     assert len(collectives) <= 1 + 3

@@ -20,7 +20,7 @@ from jaxrnn.runs.verbs.evaluate import evaluate_run
 from jaxrnn.runs.verbs.export import Export, export_run
 from jaxrnn.runs.verbs.predict import Predict, predict_files
 
-__all__ = ["Export", "Predict"]  # which pages may extend
+__all__ = ["Export", "Predict"]  # classes that pages may extend
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,14 @@ VERBS: dict[str, tuple[type, Callable[[Experiment, Any], None]]] = {
 """For each verb: its options, and its function of a stored experiment and options."""
 
 
+def options_class(page: Experiment, verb: str) -> Any:
+    """Return the dataclass of a verb's options, which a page may have extended."""
+    return getattr(page, f"{verb}_options", None) or VERBS[verb][0]
+
+
 def run_verb(page: Experiment, verb: str, words: list[str]) -> None:
     """Run a verb with the words of the command line."""
-    options, call = VERBS[verb]
-    kind: Any = getattr(page, f"{verb}_options", None) or options
+    kind, call = options_class(page, verb), VERBS[verb][1]
     workdir, stored = Path("WORKDIR"), page
     if not {"-h", "--help"} & {*words}:
         if not words or words[0].startswith("-"):

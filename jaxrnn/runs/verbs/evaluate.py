@@ -1,4 +1,4 @@
-"""Measure stored runs again."""
+"""The evaluate verb: the metrics of a stored run."""
 
 import logging
 from dataclasses import replace

@@ -128,6 +128,7 @@ def test_other_inputs_than_in_training_are_refused(run, inputs, message):
 def test_runs_of_a_sweep_average_their_probabilities(sweep, digits, capsys, folder):
     together = load_run(sweep, MnistRNN)
     assert isinstance(together, Ensemble)
+    assert repr(together) == "\n".join(repr(load_run(sweep / f"seed-{n}", MnistRNN)) for n in SEEDS)
     each = [load_run(sweep / f"seed-{seed}").classify(digits)[1] for seed in SEEDS]
     assert not np.allclose(each[0], each[1], atol=1e-2)
     names, probabilities = together.classify(digits)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
@@ -142,10 +143,15 @@ def own_row_numbers(share: int, mesh: Mesh | None) -> Int[Array, " share"]:
 
 
 def sum_over_devices(tree: Tree, mesh: Mesh | None) -> Tree:
-    """Sum the arrays of a pytree over the devices; XLA combines the sums into one all-reduce."""
-    # Not concatenated first: XLA would fuse the reduction of each gradient into the concatenation,
-    # and compute it again for each of its elements.
-    return tree if mesh is None or mesh.size == 1 else jax.lax.psum(tree, _AXIS)
+    """Sum the arrays of a pytree, all of one dtype, over the devices, in one all-reduce."""
+    if mesh is None or mesh.size == 1:
+        return tree
+    if mesh.is_multi_process:  # gloo would send a message for each array
+        flat, unravel = ravel_pytree(tree)
+        return unravel(jax.lax.psum(flat, _AXIS))
+    # XLA combines these sums. If they were concatenated here as well, it would fuse the reduction
+    # of each gradient into the concatenation, and compute it again for each of its elements.
+    return jax.lax.psum(tree, _AXIS)
 
 
 def in_any_process(condition: bool) -> bool:

@@ -103,7 +103,7 @@ def test_other_classes_or_shapes_are_refused(change, there, here, refuse):
 
 
 @pytest.mark.parametrize("change", [swap_classes, one_pixel, more_examples, other_order])
-def test_other_examples_are_a_warning_or_need_an_option(change, refuse, caplog, capsys):
+def test_other_examples_are_a_warning_or_refused(change, refuse, caplog, capsys):
     change()
     mnist_rnn("evaluate", "run")
     (message,) = caplog.messages
@@ -113,6 +113,10 @@ def test_other_examples_are_a_warning_or_need_an_option(change, refuse, caplog, 
         err = refuse(*words, "--epochs", "2")
         assert "--other-data" in err
         assert "train" in err
+
+
+def test_option_that_allows_other_examples(refuse, caplog):
+    more_examples()
     mnist_rnn("resume", "run", "--epochs", "2", "--other-data")
     caplog.clear()
     mnist_rnn("evaluate", "run")

@@ -108,12 +108,17 @@ def test_no_color(monkeypatch, capsys):
 
 
 @pytest.mark.program
-def test_home_directory(folder, monkeypatch):
+def test_home_directory_and_links(folder, monkeypatch, refuse):
     monkeypatch.setenv("HOME", str(folder / "home"))
+    (folder / "home").mkdir()
+    (folder / "there").mkdir()
+    (folder / "home" / "run").symlink_to(folder / "there")
     train(workdir="~/run")
-    assert (folder / "home" / "run" / "results.json").exists()
+    assert (folder / "there" / "results.json").exists()
     mnist_rnn("evaluate", "~/run")
     assert not Path("~").exists()
+    (folder / "dangling").symlink_to("nowhere")
+    assert "dangling cannot be used: it is no directory" in refuse("--workdir", "dangling")
 
 
 @pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket/run", "file:///tmp/run"])
@@ -121,13 +126,3 @@ def test_urls(url, refuse):
     scheme = url.partition(":")[0]
     for words in (["--workdir", url], ["evaluate", url], ["--data-dir", url]):
         assert f"must be a local directory; got one of {scheme}://" in refuse(*words)
-
-
-@pytest.mark.program
-def test_links(folder, refuse):
-    (folder / "dangling").symlink_to("nowhere")
-    assert "dangling cannot be used: it is no directory" in refuse("--workdir", "dangling")
-    (folder / "there").mkdir()
-    (folder / "link").symlink_to("there")
-    train(workdir="link")
-    assert (folder / "there" / "results.json").exists()

@@ -92,18 +92,14 @@ def test_handlers_are_as_before(words, monkeypatch, capsys):
     assert (handlers(), signal.set_wakeup_fd(-1)) == before
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
+def test_empty_options_are_refused(refuse):
+    mnist_rnn("keras", "--epochs", "1", *SLICE, "--workdir", "run")
+    for words in (
         *(["--workdir", ""], ["--workdir="], ["--data-dir", ""], ["--runtime.archives", ""]),
         *(["--archives="], ["evaluate", ""], ["resume", " "], ["evaluate", "run", "--data-dir="]),
         *(["predict", "run", ""], ["export", "run", ""], ["sweep", "keras", "--workdir", ""]),
-    ],
-)
-def test_empty_options_are_refused(words, refuse):
-    if "run" in words:
-        mnist_rnn("keras", "--epochs", "1", *SLICE, "--workdir", "run")
-    assert "empty" in refuse(*words)
+    ):
+        assert "empty" in refuse(*words), words
 
 
 @pytest.mark.parametrize("name", ["workdir", "data_dir", "archives"])

@@ -79,13 +79,6 @@ def test_second_sigint_stops_at_once():
     assert not Path("run/history.csv").exists()  # it did not wait for the epoch
 
 
-def test_linear_recurrent_units_resume():
-    for workdir, epochs in (("whole", 2), ("run", 1), ("run", 2)):
-        network = "--cell", "lru", "--hidden", "8", "--dropout", "0.1"
-        mnist_rnn("keras", "--epochs", epochs, *SLICE, *network, "--workdir", workdir)
-    assert_same_run(load_run("run"), load_run("whole"))
-
-
 def test_finished_run_is_continued_with_more_epochs(whole, finished, capsys):
     assert_same_run(train(4), whole)
     assert "resuming after epoch 2\n" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from PIL import Image
 
 import jaxrnn
 from jaxrnn.runs.verbs import VERBS
-from tests.conftest import as_users_do
+from tests.shared import as_users_do
 
 pytestmark = pytest.mark.program
 

@@ -13,7 +13,7 @@ from experiments.language import PRESETS as LANGUAGE
 from jaxrnn import Datasets, Experiment, RNNConfig, Source, Split, TrainerConfig
 from jaxrnn.runs import RuntimeConfig
 from jaxrnn.runs.prepare import check_same_data
-from tests.conftest import mnist_rnn
+from tests.shared import mnist_rnn
 
 RUN = [
     *("keras", "--name", "data/pets", "--train", "train", "--validation", "None", "--test"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from tests.conftest import SLICE, mnist_rnn
+from tests.shared import SLICE, mnist_rnn
 
 pytestmark = pytest.mark.usefixtures("folder")
 ROOT = Path(__file__).parents[2]

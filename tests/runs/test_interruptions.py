@@ -16,7 +16,7 @@ from experiments.mnist_rnn import PRESETS, MnistRNN
 from jaxrnn import History
 from jaxrnn.runs import RuntimeConfig
 from jaxrnn.runs.interruptions import interruption
-from tests.conftest import SLICE, mnist_rnn
+from tests.shared import SLICE, mnist_rnn
 
 pytestmark = pytest.mark.usefixtures("folder")
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn import History
-from tests.conftest import SLICE, mnist_rnn
+from tests.shared import SLICE, mnist_rnn
 
 RUN = ["keras", *SLICE, "--workdir", "run"]
 

@@ -15,8 +15,8 @@ import pytest
 
 from experiments.mnist_rnn import PRESETS
 from jaxrnn import History, load_run
-from tests.conftest import SLICE, mnist_rnn
 from tests.kill_runs import assert_same_run
+from tests.shared import SLICE, mnist_rnn
 
 pytestmark = [pytest.mark.program, pytest.mark.usefixtures("folder")]
 

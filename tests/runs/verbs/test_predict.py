@@ -18,7 +18,7 @@ from jaxrnn import Datasets, Split, load_run
 from jaxrnn.data.pictures import read_picture
 from jaxrnn.runs import Ensemble
 from jaxrnn.training import averaged
-from tests.conftest import SLICE, mnist_rnn
+from tests.shared import SLICE, mnist_rnn
 
 SEEDS = range(2)
 

@@ -98,8 +98,7 @@ def test_values_and_gradients(sizes, activation, flags, options, seed):
 
 
 @pytest.mark.program
-@pytest.mark.parametrize("batch", [(), (2, 3)])
-@pytest.mark.parametrize("cell", [nn.SimpleCell(4), nn.GRUCell(4)])
+@pytest.mark.parametrize(("batch", "cell"), [((), nn.SimpleCell(4)), ((2, 3), nn.GRUCell(4))])
 def test_other_numbers_of_batch_axes(batch, cell):
     close(*(everything(model, normal(0, *batch, 5, 3)) for model in pair(cell)))
 

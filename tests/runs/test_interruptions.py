@@ -62,10 +62,7 @@ def test_signals_are_taken_only_while_training(name, monkeypatch):
 def test_ignored_and_handled_signals_are_left_alone():
     """As nohup ignores SIGHUP, and launchers of jobs handle SIGUSR2."""
     own = lambda *_: None  # noqa: E731
-    previous = [
-        signal.signal(signal.SIGHUP, signal.SIG_IGN),
-        signal.signal(signal.SIGUSR2, own),
-    ]
+    previous = [signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.signal(signal.SIGUSR2, own)]
     try:
         with interruption():
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN

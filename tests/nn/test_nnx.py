@@ -50,7 +50,7 @@ def everything(model, inputs, carry=None, lengths=None, call=()):
 
 
 @pytest.mark.program
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=3)
 @any_recurrence
 def test_values_and_gradients(sizes, activation, flags, options, seed):
     _, _, features, hidden, unroll = sizes
@@ -74,7 +74,7 @@ def outputs_of(cls, kind, inputs, options):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dtypes(kind):
-    """Those of all combinations, and the numbers of two."""
+    """Those of all combinations, and the numbers of mixed ones."""
     kernel = nnx.initializers.normal()  # LAPACK, behind the orthogonal one, has no bfloat16
     for dtype, param_dtype, inputs_dtype in [*DTYPES, (None, jnp.float32, jnp.int32)]:
         options = {"dtype": dtype, "param_dtype": param_dtype, "recurrent_kernel_init": kernel}
@@ -82,8 +82,9 @@ def test_dtypes(kind):
         runs = [partial(outputs_of, cls, kind, inputs, options) for cls in (RNN, nnx.RNN)]
         ours, theirs = (result(partial(jax.eval_shape, run)) for run in runs)
         assert ours == theirs
-        if (dtype, param_dtype) == (jnp.bfloat16, jnp.float32):
-            close(*(jax.jit(run)() for run in runs), atol=2e-2)
+        if param_dtype != inputs_dtype and not isinstance(theirs, str):
+            low = theirs.dtype == jnp.bfloat16
+            close(*(jax.jit(run)() for run in runs), atol=2e-2 if low else 2e-5)
 
 
 class Doubled(nnx.SimpleCell):

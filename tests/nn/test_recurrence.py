@@ -86,7 +86,7 @@ def inputs_of(sizes, seed, with_carry, with_lengths, options):
 
 
 @pytest.mark.program
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=3)
 @any_recurrence
 def test_values_and_gradients(sizes, activation, flags, options, seed):
     *_, hidden, unroll = sizes
@@ -116,7 +116,7 @@ DTYPES = [*itertools.product((None, jnp.float32, jnp.bfloat16), *[(jnp.float32, 
 
 @pytest.mark.parametrize("kind", [nn.SimpleCell, nn.GRUCell])
 def test_dtypes(kind):
-    """Those of all combinations, and the numbers of two."""
+    """Those of all combinations, and the numbers of mixed ones."""
     for dtype, param_dtype, inputs_dtype in DTYPES:
         cell = kind(  # LAPACK, behind the orthogonal initializer, has no bfloat16
             4, dtype=dtype, param_dtype=param_dtype, recurrent_kernel_init=nn.initializers.normal()
@@ -125,8 +125,9 @@ def test_dtypes(kind):
         runs = [partial(model.init_with_output, key, inputs) for model in pair(cell)]
         ours, theirs = (result(partial(jax.eval_shape, run)) for run in runs)
         assert ours == theirs
-        if (dtype, param_dtype) == (jnp.bfloat16, jnp.float32):
-            close(*(jax.jit(run)() for run in runs), atol=2e-2)
+        if param_dtype != inputs_dtype and not isinstance(theirs, str):
+            low = theirs[0].dtype == jnp.bfloat16
+            close(*(jax.jit(run)() for run in runs), atol=2e-2 if low else 2e-5)
 
 
 @pytest.fixture(scope="module")

@@ -48,5 +48,5 @@ def pytest_unconfigure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, so that no worker is still at one when the other has nothing left."""
-    longest = "test_base_environment", "test_several_processes", "test_notebooks"
+    longest = "test_base_environment", "test_several_processes", "test_notebooks", "test_types"
     items.sort(key=lambda item: not any(name in item.nodeid for name in longest))

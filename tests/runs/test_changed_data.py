@@ -209,7 +209,6 @@ def test_data_of_a_page(wrap, monkeypatch, caplog):
     with pytest.raises(ValueError, match=r"train.*--other-data"):
         run(3)
     run(3, other_data=True)
-    run(4)
 
 
 def test_digests_follow_content_alone(tmp_path):

@@ -53,7 +53,7 @@ def test_settings_of_jax(settings, usual):
 
 @pytest.mark.program
 def test_disabled_jit():
-    few = ["--train", "train[:4]", "--test", "test[:2]", "--validation", "None", "--rows", "2"]
+    few = ["--train", "train[:2]", "--test", "test[:2]", "--validation", "None", "--rows", "2"]
     few += ["--hidden", "2", "--batch-size", "2", "--devices", "1"]
     with jax.disable_jit():
         slow = train(*few)

@@ -2,8 +2,12 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
+
+import pytest
 
 from jaxrnn.version import __version__
 
@@ -82,6 +86,13 @@ def test_folders_files_and_functions_are_small():
             docstring = first.end_lineno - first.lineno + 1 if ast.get_docstring(function) else 0
             lines = function.end_lineno - function.lineno + 1 - docstring
             assert lines <= 60, f"{path}: {function.name}"
+
+
+@pytest.mark.program
+def test_types():
+    """A test, so that other tests run meanwhile."""
+    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_constraints_are_exact_and_name_no_index():

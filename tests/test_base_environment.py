@@ -1,10 +1,12 @@
 """Every verb and the README's code run with the wheel, in what ``make mnist`` alone installs."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 
 import jaxrnn
 from jaxrnn.runs.verbs import VERBS
-from tests.conftest import as_users_do
+from tests.shared import as_users_do
 
 pytestmark = pytest.mark.program
 
@@ -95,10 +97,18 @@ def page():
     return page
 
 
-def environment(folder):
-    """Install what ``make mnist`` does, less the bytecode of modules that nothing imports."""
+def environment(cache):
+    """Install what ``make mnist`` does, less the bytecode of modules that nothing imports.
+
+    It is kept for the next time, until the files that say what is installed change.
+    """
+    content = b"".join((ROOT / name).read_bytes() for name in FILES[:3])
+    folder = cache.mkdir(f"base-{sha256(content).hexdigest()[:16]}")
+    for other in {*folder.parent.glob("base-*")} - {folder}:
+        shutil.rmtree(other)
     for name in FILES:
-        (folder / name).symlink_to(ROOT / name)
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(ROOT / name)
     options = "--quiet --constraint constraints.txt --no-compile-bytecode --editable"
     command = ["make", ".venv/.installed", f"OPTIONS={options}"]
     subprocess.run(command, cwd=folder, env=plain(), check=True)
@@ -116,8 +126,8 @@ def install_wheel(python, folder):
     uv = python.with_name("uv")
     subprocess.run([uv, "build", "--quiet", "--out-dir", folder, ROOT], check=True)
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
-    command = [uv, "pip", "install", "--quiet", "--no-deps", "--python", python, wheel]
-    subprocess.run(command, check=True)
+    options = ["--quiet", "--no-deps", "--reinstall", "--python", python]
+    subprocess.run([uv, "pip", "install", *options, wheel], check=True)
     with zipfile.ZipFile(wheel) as shipped, tarfile.open(sdist) as source:
         return {*shipped.namelist()}, {name.partition("/")[2] for name in source.getnames()}
 
@@ -140,7 +150,8 @@ def assert_typed(python, folder):
     """A type checker finds the one error of a program."""
     (folder / "typed.py").write_text(TYPED)
     (folder / "mypy.ini").write_text(TYPES_OF_JAXRNN_ALONE)
-    command = [sys.executable, "-m", "mypy", "--python-executable", python, "typed.py"]
+    options = ["--python-executable", python, "--cache-dir", python.parents[2] / "mypy"]
+    command = [sys.executable, "-m", "mypy", *options, "typed.py"]
     done = subprocess.run(command, cwd=folder, env=plain(), capture_output=True, text=True)
     (error, count) = done.stdout.splitlines()
     assert error.startswith("typed.py:6: error: ")
@@ -148,9 +159,9 @@ def assert_typed(python, folder):
     assert count.startswith("Found 1 error")
 
 
-def test_all_that_the_readmes_say(tmp_path, tmp_path_factory):
+def test_all_that_the_readmes_say(tmp_path, tmp_path_factory, pytestconfig):
     """In one program, as starting one costs most."""
-    python, folder = environment(tmp_path_factory.mktemp("base")), tmp_path
+    python, folder = environment(pytestconfig.cache), tmp_path
     assert_complete(*install_wheel(python, tmp_path_factory.mktemp("dist")))
     assert_typed(python, folder)
     digit = np.full((40, 40, 3), 255, np.uint8)

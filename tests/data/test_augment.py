@@ -18,7 +18,7 @@ def dot(row, column, size=28):
 
 def centers(warp, image):
     """(200, 2): where the brightness of the image goes."""
-    warped = np.asarray(jax.vmap(warp, (0, None))(KEYS, image))
+    warped = np.asarray(jax.jit(jax.vmap(warp, (0, None)))(KEYS, image))
     grid = np.stack(np.meshgrid(*map(np.arange, image.shape), indexing="ij"))
     return np.einsum("nij,kij->nk", warped, grid) / warped.sum((1, 2))[:, None]
 
@@ -76,11 +76,12 @@ def test_sampling_is_bilinear():
     expected = ndimage.map_coordinates(
         np.pad(image, 3), np.stack([rows + 3, columns + 3]), order=1, mode="constant"
     )
-    np.testing.assert_allclose(_sample(image, rows, columns), expected, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(_sample)(image, rows, columns), expected, atol=1e-5)
 
 
 def test_same_key_gives_the_same_image():
-    warp = WarpConfig(shift=2.0, rotation=10.0, zoom=0.1, shear=0.1, elastic=1.0).build()
+    config = WarpConfig(shift=2.0, rotation=10.0, zoom=0.1, shear=0.1, elastic=1.0)
+    warp = jax.jit(config.build())
     image = jax.random.uniform(jax.random.key(1), (28, 28))
     np.testing.assert_array_equal(warp(KEYS[0], image), warp(KEYS[0], image))
     assert (warp(KEYS[0], image) != warp(KEYS[1], image)).any()

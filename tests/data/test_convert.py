@@ -11,7 +11,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn import Split
-from tests.conftest import assert_identical
+from tests.shared import assert_identical
 
 INPUTS = np.random.default_rng(0).random((6, 4, 3)).astype(np.float32)
 LABELS = np.array([0, 2, 1, 0, 1, 2], np.int32)

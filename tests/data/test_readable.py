@@ -9,7 +9,7 @@ from PIL import Image
 
 import jaxrnn
 from jaxrnn import Split
-from tests.conftest import assert_identical
+from tests.shared import assert_identical
 
 INPUTS = np.random.default_rng(0).random((10, 4, 3)).astype(np.float32)
 LABELS = np.arange(10, dtype=np.int32) % 3

@@ -16,7 +16,7 @@ import jaxrnn
 from experiments.mnist_rnn import PRESETS
 from jaxrnn import Adam, History, ImageSequences, Muon, RNNConfig, TrainerConfig, WarpConfig
 from jaxrnn.runs.run import open_workdir
-from tests.conftest import SLICE, as_users_do, mnist_rnn
+from tests.shared import SLICE, as_users_do, mnist_rnn
 
 pytestmark = [pytest.mark.program, pytest.mark.usefixtures("folder")]
 

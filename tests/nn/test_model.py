@@ -92,9 +92,16 @@ def test_both_recurrences_agree(options):
 
 
 @pytest.mark.program
-@pytest.mark.parametrize("cell", [*CELLS, nn.SimpleCell(4, activation_fn=nn.gelu, residual=True)])
-def test_padding_does_not_matter(cell):
-    options = {"cell": cell, "layers": 2, "bidirectional": True}
+@pytest.mark.parametrize(
+    ("cell", "block"),
+    [
+        *((cell, False) for cell in CELLS),  # lru is always a block
+        *(("gru", True), ("mingru", True)),
+        (nn.SimpleCell(4, activation_fn=nn.gelu, residual=True), False),
+    ],
+)
+def test_padding_does_not_matter(cell, block):
+    options = {"cell": cell, "layers": 2, "bidirectional": True, "block": block}
     model, (params, apply) = RNNModel(hidden=4, outputs=6, **options), build(**options)
 
     @jax.jit

@@ -143,7 +143,8 @@ def test_linear_scans_and_their_gradient_agree(scan):
     decay, inputs = draw((TIME, 2, 3), (TIME, 2, 3))
 
     def value_and_gradients(scan):
-        return jax.value_and_grad(lambda a, b: jnp.sin(scan(a, b)).sum(), (0, 1))(decay, inputs)
+        loss = lambda a, b: jnp.sin(scan(a, b)).sum()  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss, (0, 1)))(decay, inputs)
 
     results = map(value_and_gradients, (scan, scan_in_order))
     chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-6)
@@ -159,12 +160,13 @@ def complex_numbers(*shape):
 def test_gradients_of_complex_linear_scans_are_finite_differences(shape, platform, monkeypatch):
     choose = lambda *arguments, **scans: scans[platform](*arguments)  # noqa: E731
     monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+    scan = jax.jit(lambda *arguments: linear_scan(*arguments))  # which is traced for each platform
     with jax.enable_x64(True):
         decay, *others = complex_numbers(*shape), complex_numbers(5, 2, 3), complex_numbers(2, 3)
         modes = ("fwd", "rev") if len(shape) < 3 else ("rev",)
-        check_grads(jax.jit(linear_scan), (decay, *others), 1, modes)
+        check_grads(scan, (decay, *others), 1, modes)
         everywhere = jnp.broadcast_to(decay, (5, 2, 3))
-        results = (jax.jit(linear_scan)(decay, *others) for decay in (decay, everywhere))
+        results = (scan(decay, *others) for decay in (decay, everywhere))
         chex.assert_trees_all_close(*results)
 
 
@@ -173,7 +175,8 @@ def test_complex_linear_scans_agree(time):
     decay, inputs, carry = complex_numbers(1, 3), complex_numbers(time, 2, 3), complex_numbers(2, 3)
     decay /= jnp.maximum(jnp.abs(decay), 1.0)
     ours = jax.jit(linear_scan)(decay, inputs, carry)[1]
-    parallel = _constant_in_parallel(decay, carry, inputs)
+    parallel = jax.jit(_constant_in_parallel)(decay, carry, inputs)
     chex.assert_trees_all_close(ours, parallel, rtol=2e-5, atol=2e-5)
     one = lambda decay: linear_scan(decay, inputs, carry)[1]  # noqa: E731
-    chex.assert_trees_all_close(jax.vmap(one)(decay[None])[0], ours, rtol=1e-5, atol=1e-5)
+    many = jax.jit(jax.vmap(one))(decay[None])
+    chex.assert_trees_all_close(many[0], ours, rtol=1e-5, atol=1e-5)

@@ -13,7 +13,7 @@ from experiments.language import PRESETS as LANGUAGE
 from jaxrnn import Datasets, Experiment, RNNConfig, Source, Split, TrainerConfig
 from jaxrnn.runs import RuntimeConfig
 from jaxrnn.runs.prepare import check_same_data
-from tests.conftest import mnist_rnn
+from tests.shared import mnist_rnn
 
 RUN = [
     *("keras", "--name", "data/pets", "--train", "train", "--validation", "None", "--test"),
@@ -103,7 +103,7 @@ def test_other_classes_or_shapes_are_refused(change, there, here, refuse):
 
 
 @pytest.mark.parametrize("change", [swap_classes, one_pixel, more_examples, other_order])
-def test_other_examples_are_a_warning_or_need_an_option(change, refuse, caplog, capsys):
+def test_other_examples_are_a_warning_or_refused(change, refuse, caplog, capsys):
     change()
     mnist_rnn("evaluate", "run")
     (message,) = caplog.messages
@@ -113,6 +113,10 @@ def test_other_examples_are_a_warning_or_need_an_option(change, refuse, caplog, 
         err = refuse(*words, "--epochs", "2")
         assert "--other-data" in err
         assert "train" in err
+
+
+def test_option_that_allows_other_examples(refuse, caplog):
+    more_examples()
     mnist_rnn("resume", "run", "--epochs", "2", "--other-data")
     caplog.clear()
     mnist_rnn("evaluate", "run")
@@ -205,7 +209,6 @@ def test_data_of_a_page(wrap, monkeypatch, caplog):
     with pytest.raises(ValueError, match=r"train.*--other-data"):
         run(3)
     run(3, other_data=True)
-    run(4)
 
 
 def test_digests_follow_content_alone(tmp_path):

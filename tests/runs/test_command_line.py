@@ -19,7 +19,7 @@ from experiments.mnist_rnn import PRESETS
 from jaxrnn import Adam, Experiment, ImageSequences, LanguageModeling, Muon, WarpConfig
 from jaxrnn.runs.command_line import configured
 from jaxrnn.runs.options import USAGES
-from tests.conftest import SLICE, mnist_rnn
+from tests.shared import SLICE, mnist_rnn
 
 pytestmark = pytest.mark.usefixtures("folder")
 

@@ -16,7 +16,7 @@ from experiments.mnist_rnn import PRESETS, MnistRNN
 from jaxrnn import History
 from jaxrnn.runs import RuntimeConfig
 from jaxrnn.runs.interruptions import interruption
-from tests.conftest import SLICE, mnist_rnn
+from tests.shared import SLICE, mnist_rnn
 
 pytestmark = pytest.mark.usefixtures("folder")
 ROOT = Path(__file__).parents[2]
@@ -62,10 +62,7 @@ def test_signals_are_taken_only_while_training(name, monkeypatch):
 def test_ignored_and_handled_signals_are_left_alone():
     """As nohup ignores SIGHUP, and launchers of jobs handle SIGUSR2."""
     own = lambda *_: None  # noqa: E731
-    previous = [
-        signal.signal(signal.SIGHUP, signal.SIG_IGN),
-        signal.signal(signal.SIGUSR2, own),
-    ]
+    previous = [signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.signal(signal.SIGUSR2, own)]
     try:
         with interruption():
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
@@ -92,18 +89,14 @@ def test_handlers_are_as_before(words, monkeypatch, capsys):
     assert (handlers(), signal.set_wakeup_fd(-1)) == before
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
+def test_empty_options_are_refused(refuse):
+    mnist_rnn("keras", "--epochs", "1", *SLICE, "--workdir", "run")
+    for words in (
         *(["--workdir", ""], ["--workdir="], ["--data-dir", ""], ["--runtime.archives", ""]),
         *(["--archives="], ["evaluate", ""], ["resume", " "], ["evaluate", "run", "--data-dir="]),
         *(["predict", "run", ""], ["export", "run", ""], ["sweep", "keras", "--workdir", ""]),
-    ],
-)
-def test_empty_options_are_refused(words, refuse):
-    if "run" in words:
-        mnist_rnn("keras", "--epochs", "1", *SLICE, "--workdir", "run")
-    assert "empty" in refuse(*words)
+    ):
+        assert "empty" in refuse(*words), words
 
 
 @pytest.mark.parametrize("name", ["workdir", "data_dir", "archives"])

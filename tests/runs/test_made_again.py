@@ -8,7 +8,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn import History
-from tests.conftest import SLICE, mnist_rnn
+from tests.shared import SLICE, mnist_rnn
 
 RUN = ["keras", *SLICE, "--workdir", "run"]
 
@@ -35,16 +35,20 @@ def test_history_that_a_spreadsheet_saved():
     assert History.from_csv("run/history.csv") == jaxrnn.load_run("run").history
 
 
-@pytest.mark.parametrize("content", ["[]", '{"epochs": "1"}'])
-@pytest.mark.parametrize("words", [["resume", "run"], [*RUN, "--epochs", "1"]])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("[]", ["resume", "run"]), ('{"epochs": "1"}', [*RUN, "--epochs", "1"])],
+)
 def test_damaged_results_are_written_again(content, words):
     Path("run/results.json").write_text(content)
     mnist_rnn(*words)
     assert json.loads(Path("run/results.json").read_text())["epochs"] == 1
 
 
-@pytest.mark.parametrize("content", ["{", None])
-@pytest.mark.parametrize("words", [["resume", "run", "--epochs", "2"], [*RUN, "--epochs", "2"]])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("{", ["resume", "run", "--epochs", "2"]), (None, [*RUN, "--epochs", "2"])],
+)
 def test_damaged_configuration_is_written_again(content, words, refuse):
     path = Path("run/config.json")
     before = json.loads(path.read_text())

@@ -15,8 +15,8 @@ import pytest
 
 from experiments.mnist_rnn import PRESETS
 from jaxrnn import History, load_run
-from tests.conftest import SLICE, mnist_rnn
 from tests.kill_runs import assert_same_run
+from tests.shared import SLICE, mnist_rnn
 
 pytestmark = [pytest.mark.program, pytest.mark.usefixtures("folder")]
 
@@ -77,13 +77,6 @@ def test_second_sigint_stops_at_once():
     process.communicate()
     assert process.returncode == 130
     assert not Path("run/history.csv").exists()  # it did not wait for the epoch
-
-
-def test_linear_recurrent_units_resume():
-    for workdir, epochs in (("whole", 2), ("run", 1), ("run", 2)):
-        network = "--cell", "lru", "--hidden", "8", "--dropout", "0.1"
-        mnist_rnn("keras", "--epochs", epochs, *SLICE, *network, "--workdir", workdir)
-    assert_same_run(load_run("run"), load_run("whole"))
 
 
 def test_finished_run_is_continued_with_more_epochs(whole, finished, capsys):

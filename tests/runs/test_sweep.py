@@ -19,8 +19,8 @@ from jaxrnn.files import read_json
 from jaxrnn.runs import RuntimeConfig, runs_of
 from jaxrnn.runs.processes import Stopped
 from jaxrnn.training.sharding import available_cores
-from tests.conftest import compilations
 from tests.kill_runs import assert_same_run
+from tests.shared import compilations
 
 KERAS = PRESETS["keras"]
 SMALL = replace(

@@ -14,7 +14,7 @@ from jaxrnn.data.splits import take
 from jaxrnn.training import train_block
 from jaxrnn.training.epochs import augmented
 from jaxrnn.training.sharding import batch_mesh, put_examples, replicate
-from tests.conftest import compilations
+from tests.shared import compilations
 
 KEY = jax.random.key(7)
 WARP = jaxrnn.WarpConfig(shift=2.0).build()

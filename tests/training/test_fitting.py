@@ -14,8 +14,8 @@ from jaxrnn import History, RNNModel, TrainerConfig, create_train_state, fit, st
 from jaxrnn.training import NonFiniteLossError, averaged
 from jaxrnn.training.history import Clock
 from jaxrnn.training.sharding import batch_mesh, replicate
-from tests.conftest import compilations
 from tests.kill_runs import curves
+from tests.shared import compilations
 
 KEY = jax.random.key(5)
 WARP = jaxrnn.WarpConfig(shift=2.0).build()

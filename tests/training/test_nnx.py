@@ -16,7 +16,7 @@ from jaxrnn.data import Adding
 from jaxrnn.groups import Group
 from jaxrnn.runs import RuntimeConfig
 from jaxrnn.training import merged
-from tests.conftest import compilations
+from tests.shared import compilations
 
 KEY = jax.random.key(3)
 OPTIMIZER = optax.adam(0.01)

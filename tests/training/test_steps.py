@@ -156,9 +156,10 @@ def test_sequences_that_fit_into_a_chunk_are_not_cut():
 
 
 @pytest.mark.program
-@pytest.mark.parametrize("size", [4, 3])  # with and without a shorter last piece
-@pytest.mark.parametrize("cell", ["simple", "lstm"])
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(
+    ("whole", "cell", "size"),  # pieces of four leave a shorter one
+    [(True, "simple", 4), (True, "lstm", 3), (False, "simple", 3), (False, "lstm", 4)],
+)
 def test_rematerialization_gives_the_exact_gradient(whole, cell, size):
     """With a label for each step and lengths, or one label at the end."""
     lengths, labels = (None, TOKENS[:, 0]) if whole else (LENGTHS, TEXT.labels)

@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 
 import jaxrnn
 from jaxrnn import Classification, LanguageModeling, Regression, RNNModel, Split, TrainerConfig
-from tests.conftest import compilations
+from tests.shared import compilations
 
 measure = jax.jit(jaxrnn.training.measure, static_argnames="train")
 KEY = jax.random.key(3)

@@ -62,10 +62,12 @@ def script() -> Script:
     return Script(drawing_page(*network(), (28, 28), NAMES))
 
 
-@pytest.mark.parametrize(("time", "order"), [(28, None), (784, SHUFFLED)])
 @pytest.mark.parametrize(
-    ("cell", "activation"),
-    [("simple", "tanh"), ("simple", "relu"), ("gru", "tanh"), ("gru", "relu"), ("lstm", "tanh")],
+    ("cell", "activation", "time", "order"),
+    [
+        *(("simple", "tanh", 28, None), ("simple", "relu", 784, SHUFFLED)),
+        *(("gru", "tanh", 28, None), ("gru", "relu", 28, None), ("lstm", "tanh", 28, None)),
+    ],
 )
 def test_script_computes_the_probabilities_of_the_network(digits, cell, activation, time, order):
     model, params = network(time, cell=cell, activation=activation, layers=2)

@@ -18,7 +18,7 @@ from jaxrnn import Datasets, Split, load_run
 from jaxrnn.data.pictures import read_picture
 from jaxrnn.runs import Ensemble
 from jaxrnn.training import averaged
-from tests.conftest import SLICE, mnist_rnn
+from tests.shared import SLICE, mnist_rnn
 
 SEEDS = range(2)
 
@@ -32,18 +32,9 @@ def digits():
 def folder(tmp_path_factory, digits):
     """A sweep of two runs with averaged weights, and ten test digits."""
     folder = tmp_path_factory.mktemp("predicting")
-    words = [
-        *SLICE,
-        "--validation",
-        "None",
-        "--epochs",
-        "2",
-        "--learning-rate",
-        "1e-2",
-        "--average",
-        "0.5",
-    ]
-    mnist_rnn("fast", *words, "--seeds", len(SEEDS), "--workdir", folder / "sweep")
+    words = [*SLICE, "--validation", "None", "--epochs", "2", "--seeds", len(SEEDS)]
+    words += ["--learning-rate", "1e-2", "--average", "0.5", "--workdir", folder / "sweep"]
+    mnist_rnn("fast", *words)
     (folder / "digits").mkdir()
     for index, image in enumerate(digits):
         Image.fromarray(image).save(folder / "digits" / f"{index}.png")

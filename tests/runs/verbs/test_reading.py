@@ -13,7 +13,7 @@ from experiments.mnist_rnn import MnistRNN
 from jaxrnn.data.pictures import fit_picture
 from jaxrnn.runs.verbs.predict import Predict
 from jaxrnn.runs.verbs.reading import array_reader, image_reader, read_files
-from tests.conftest import mnist_rnn
+from tests.shared import mnist_rnn
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5), np.uint8)
 SHAPE = (6, 5, 1)

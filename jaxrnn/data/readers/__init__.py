@@ -17,7 +17,8 @@ from jaxrnn.data.readers.folders import find_images, read_images
 log = logging.getLogger("jaxrnn")
 
 _Path = str | os.PathLike[str] | None
-_ROWS = re.compile(r"([\w-]+)(?:\[(\d*):(\d*)\])?")  # as in train and train[:48000]
+# As in train and train[:48000]; tfds refuses train[:].
+_ROWS = re.compile(r"([\w-]+)(?:\[(?!:\])(\d*):(\d*)\])?")
 
 
 def read_split(

@@ -22,7 +22,10 @@ BELOW = {
     "runs": {"nn", "data", "training", "plotting", "export"},
 }
 SHARED = {"groups", "files", "version"}
-DEFERRED = ("jaxrnn.plotting", "jaxrnn.export", "jaxrnn.runs.verbs", "jaxrnn.nn.nnx")  # slow
+DEFERRED = (  # slow
+    *("jaxrnn.data.readers.builders", "jaxrnn.nn.nnx", "jaxrnn.plotting", "jaxrnn.export"),
+    "jaxrnn.runs.verbs",
+)
 
 
 def parsed(folder):

@@ -203,18 +203,20 @@ def finish(
 
 def _draw(workdir: Path, state: TrainState, data: Datasets, history: History) -> None:
     """Draw the curves and, for classifiers, the confusion matrix of the test or last split."""
-    with drawing(path := workdir / "curves.png"):
-        from jaxrnn.plotting import plot_history  # slow to import
-
-        write_figure(path, plot_history(history, data.baselines))
     splits = {
         name: split
         for name, split in data.evals.items()
         if isinstance(split, Split) and getattr(split.labels, "ndim", 0) == 1
     }
-    if splits and isinstance(state.task, Classification):
+    classified = splits and isinstance(state.task, Classification)
+    if classified:  # computed while the curves are drawn
         split = splits.get("test", [*splits.values()][-1])
         predicted = predict(state, split)
+    with drawing(path := workdir / "curves.png"):
+        from jaxrnn.plotting import plot_history  # slow to import
+
+        write_figure(path, plot_history(history, data.baselines))
+    if classified:
         with drawing(path := workdir / "confusion.png"):
             from jaxrnn.plotting import plot_confusion
 

@@ -1,7 +1,8 @@
 """Use a trained network: evaluate, predict, generate."""
 
 import contextlib
-from functools import partial
+import operator
+from functools import partial, reduce
 
 import chex
 import jax
@@ -65,7 +66,7 @@ def evaluate(
         for block in blocks:
             jax.block_until_ready(measured[-2:-1])  # waiting blocks take up memory
             measured.append(measure_block(state, *block))
-    return sum(measured, Metrics.zero())
+    return reduce(operator.add, measured)
 
 
 def bounded_batch_size(

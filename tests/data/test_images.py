@@ -7,9 +7,13 @@ import re
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from hypothesis import given
+from hypothesis import strategies as st
 
 import jaxrnn
+from jaxrnn.data import readers
 from jaxrnn.data.images import default_dirs
+from jaxrnn.data.readers.builders import find_parts
 
 
 def test_protocol_splits_meet_without_overlap():
@@ -73,6 +77,22 @@ def test_bad_names_and_splits(name, split, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         jaxrnn.load(name, split=split)
     assert "\n" not in str(caught.value)
+
+
+EDGES = st.sampled_from(["", "-7", "30%", "1_0", "+3"]) | st.integers(0, 60).map(str)
+
+
+@given(st.builds("{}[{}:{}]".format, st.sampled_from(["train", "test", "all"]), EDGES, EDGES))
+def test_split_strings_mean_what_they_mean_in_tfds(split):
+    sizes, found = {"train": 50, "test": 20}, []
+    infos = {part: tfds.core.SplitInfo(part, [size], 0) for part, size in sizes.items()}
+    for find, splits in ((readers._find_parts, sizes), (find_parts, infos)):
+        try:
+            parts = find("mnist", split, splits)
+            found.append([(part, range(sizes[part])[rows]) for part, rows in parts])
+        except ValueError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
 
 
 def test_archives_are_for_the_family_only(tmp_path):

@@ -21,6 +21,7 @@ from jaxrnn.runs.command_line import configured
 from jaxrnn.runs.options import USAGES
 from tests.shared import SLICE, mnist_rnn
 
+ROOT = Path(experiments.__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("folder")
 
 
@@ -116,6 +117,26 @@ def test_whole_help_has_a_box_for_each_group(capsys):
         assert f".{option} " in text
     for hidden in (":math:", ">>>", "kind"):
         assert hidden not in text
+
+
+SLOW = ["tensorflow_datasets", "orbax", "grain", "matplotlib", "scipy", "safetensors", "flax.nnx"]
+LOADED = f"""
+import sys
+import jaxrnn
+from experiments.mnist_rnn import PRESETS
+
+for words in ["--version"], ["--help"]:
+    jaxrnn.main(PRESETS, default="fast", arguments=words)
+jaxrnn.load("mnist", split="train[:5]")  # which is prepared
+print(*{{*{SLOW}}} & {{*sys.modules}})
+"""
+
+
+@pytest.mark.program
+def test_what_is_slow_to_import_waits_until_it_is_needed(digits):
+    command = [sys.executable, "-c", LOADED]
+    ran = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert ran.stdout.splitlines()[-1] == ""
 
 
 @pytest.mark.program
@@ -316,7 +337,7 @@ def test_output_that_nobody_reads_ends_the_run_quietly(folder):
     command = [sys.executable, "-m", "experiments.mnist_rnn", "keras", *SLICE]
     process = subprocess.Popen(
         [*command, "--epochs", "100000", "--workdir", str(folder / "run")],
-        cwd=Path(experiments.__file__).parents[1],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -2,23 +2,23 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from jaxrnn.data.pictures import as_color
 from jaxrnn.data.readers.arrays import Images, Stored, cache, fallback_data_dir
-from jaxrnn.data.readers.builders import FAMILY, LabelledImages, decode, open_builder
-from jaxrnn.data.readers.files import content_sha256, find_idx, read_idx_files, read_npz
+from jaxrnn.data.readers.files import FAMILY, content_sha256, find_idx, read_idx_files, read_npz
 from jaxrnn.data.readers.folders import find_images, read_images
-from jaxrnn.files import first_line
 
 log = logging.getLogger("jaxrnn")
 
 _Path = str | os.PathLike[str] | None
+# As in train and train[:48000]; tfds refuses train[:].
+_ROWS = re.compile(r"([\w-]+)(?:\[(?!:\])(\d*):(\d*)\])?")
 
 
 def read_split(
@@ -29,11 +29,12 @@ def read_split(
     if found := _find_files(name, data_dir, Path(archives) if archives else None, background):
         images = cache(data_dir, *found)
         sizes = {part: len(arrays.labels) for part, arrays in images.splits.items()}
-        infos = {part: tfds.core.SplitInfo(part, [size], 0) for part, size in sizes.items()}
-        parts = _find_parts(name, split, infos)
+        parts = _find_parts(name, split, sizes)
     else:
+        from jaxrnn.data.readers.builders import decode, find_parts, open_builder  # slow to import
+
         builder = open_builder(name, data_dir)
-        parts = _find_parts(name, split, builder.info.splits)
+        parts = find_parts(name, split, builder.info.splits)
         used = sorted({part for part, _ in parts})  # other splits may be large
         info = Path(builder.data_dir, "dataset_info.json")
         key, read = "-".join([builder.name, *used]), partial(decode, builder, *used)
@@ -49,15 +50,14 @@ def _find_files(
 ) -> tuple[str, Iterable[Path], Callable[[], Images]] | None:
     """Return how to :func:`cache` a dataset of the MNIST family or of files; None for tfds's."""
     key, path = name.lower(), Path(name).expanduser()
-    family = FAMILY.get(key)
     if archives is not None:
         if key not in (known := ["idx", *FAMILY]):
             raise ValueError(f"archives are read for {', '.join(known)} only, not for {name!r}")
         idx = find_idx(archives)
-        return key, idx.values(), partial(_read_archives, idx, family)
+        return key, idx.values(), partial(_read_archives, idx, key)
     if key == "idx":
         raise ValueError("name 'idx' requires archives (--archives), a directory of IDX files")
-    if family:
+    if key in FAMILY:
         return key, [], partial(_read_family, key, data_dir)
     if path.suffix.lower() == ".npz":
         return path.stem, [path], partial(read_npz, path)
@@ -72,33 +72,40 @@ def _find_files(
     return None
 
 
-def _read_archives(idx: Mapping[str, Path], family: type[LabelledImages] | None) -> Images:
-    """Read IDX files, as a dataset of the MNIST family if one is given."""
-    images = read_idx_files(idx, family.CLASS_NAMES if family else ())
-    if family and set(family.CONTENT_SHA256) - set(map(content_sha256, idx.values())):
+def _read_archives(idx: Mapping[str, Path], name: str) -> Images:
+    """Read IDX files, as a dataset of the MNIST family if they are given as one."""
+    if name not in FAMILY:
+        return read_idx_files(idx, ())
+    from jaxrnn.data.readers.builders import BUILDERS  # slow to import
+
+    builder = BUILDERS[name]
+    images = read_idx_files(idx, builder.CLASS_NAMES)
+    if set(builder.CONTENT_SHA256) - set(map(content_sha256, idx.values())):
         folder = next(iter(idx.values())).parent
-        log.warning("the files in %s are not those published as %s", folder, family.name)
+        log.warning("the files in %s are not those published as %s", folder, name)
     return images
 
 
 def _read_family(name: str, data_dir: Path) -> Images:
     """Read a dataset of the MNIST family as it was published."""
+    from jaxrnn.data.readers.builders import decode, open_builder  # slow to import
+
     builder = open_builder(name, data_dir)
     return builder.images or decode(builder, *builder.info.splits)
 
 
-def _find_parts(
-    name: str, split: str, splits: Mapping[str, tfds.core.SplitInfo]
-) -> list[tuple[str, slice]]:
-    """Convert a tfds split string to slices of a dataset's splits."""
-    try:
-        found = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
-    except (ValueError, NotImplementedError) as error:
-        raise ValueError(f"split {split!r} of {name!r}: {first_line(error)}") from error
-    parts = [(part.splitname, slice(part.from_, part.to)) for part in found]
-    if not any(range(splits[part].num_examples)[rows] for part, rows in parts):
-        raise ValueError(f"split {split!r} of {name!r} has no examples")
-    return parts
+def _find_parts(name: str, split: str, sizes: Mapping[str, int]) -> list[tuple[str, slice]]:
+    """Convert a tfds split string to slices of splits of these sizes."""
+    if (found := _ROWS.fullmatch(split)) and found[1] in sizes:
+        start, stop = int(found[2] or 0), int(found[3] or sizes[found[1]])
+        if start < stop <= sizes[found[1]]:
+            return [(found[1], slice(start, stop))]
+    import tensorflow_datasets as tfds  # for all others; slow to import
+
+    from jaxrnn.data.readers.builders import find_parts
+
+    infos = {part: tfds.core.SplitInfo(part, [size], 0) for part, size in sizes.items()}
+    return find_parts(name, split, infos)
 
 
 def _default_data_dir() -> Path:

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from jaxrnn.data.readers.arrays import Arrays, Images
-from jaxrnn.data.readers.files import IDX_NAMES, find_idx, read_idx_files
+from jaxrnn.data.readers.files import FAMILY, IDX_NAMES, find_idx, read_idx_files
 from jaxrnn.files import first_line
 
 _AT_ONCE = 4096  # examples that are decoded and in memory together
@@ -103,15 +103,15 @@ class Kmnist(LabelledImages, skip_registration=True):  # type: ignore[call-arg]
     CLASS_NAMES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
 
-FAMILY = {builder.name: builder for builder in (Mnist, FashionMnist, Kmnist)}
+BUILDERS = dict(zip(FAMILY, (Mnist, FashionMnist, Kmnist), strict=True))
 
 
 def open_builder(name: str, data_dir: Path) -> Any:
     """Return the tfds builder of a dataset of labelled images, prepared as ArrayRecord."""
     with _one_line_errors(name, data_dir):
         make = partial(tfds.builder, name)
-        if name in FAMILY:
-            make = partial(FAMILY[name], file_format="array_record")
+        if name in BUILDERS:
+            make = partial(BUILDERS[name], file_format="array_record")
         builder = make(data_dir=data_dir)
     match builder.info.supervised_keys, builder.info.features:
         case (str(key), str(label)), features if len(features[key].shape) >= 2 and isinstance(
@@ -148,6 +148,20 @@ def decode(builder: Any, *splits: str) -> Images:
 
     names = builder.info.features[keys[1]].names
     return Images({split: pieces(split) for split in splits}, tuple(names))
+
+
+def find_parts(
+    name: str, split: str, splits: Mapping[str, tfds.core.SplitInfo]
+) -> list[tuple[str, slice]]:
+    """Convert a tfds split string to slices of a dataset's splits."""
+    try:
+        found = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
+    except (ValueError, NotImplementedError) as error:
+        raise ValueError(f"split {split!r} of {name!r}: {first_line(error)}") from error
+    parts = [(part.splitname, slice(part.from_, part.to)) for part in found]
+    if not any(range(splits[part].num_examples)[rows] for part, rows in parts):
+        raise ValueError(f"split {split!r} of {name!r} has no examples")
+    return parts
 
 
 @contextlib.contextmanager

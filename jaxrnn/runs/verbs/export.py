@@ -10,11 +10,7 @@ import jax
 import numpy as np
 import tyro
 
-from jaxrnn import export
 from jaxrnn.data.splits import blank_example
-from jaxrnn.export.onnx import to_onnx
-from jaxrnn.export.stablehlo import PLATFORMS, to_stablehlo
-from jaxrnn.export.weights import save_weights
 from jaxrnn.files import Json, finite, write_atomically
 from jaxrnn.groups import Group
 from jaxrnn.nn.model import RNNModel
@@ -43,20 +39,22 @@ class Export(Group):
 
 def export_run(run: Run, options: Export) -> Iterator[str]:
     """Write the network of a run for other programs; yields a line to print for each file."""
+    from jaxrnn import export  # slow to import
+
     out = options.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not an empty directory; choose another")
     files, missing = {**options.more_files(run)}, ""
     state = jax.device_get(run.network)
     try:
-        files["model.onnx"] = to_onnx(run.model, state.params, run.input_shape)
+        files["model.onnx"] = export.to_onnx(run.model, state.params, run.input_shape)
     except (ValueError, ImportError) as error:
         missing = f"no model.onnx: {error}"
-    files["model.stablehlo"] = to_stablehlo(state, exported_shape(run))
+    files["model.stablehlo"] = export.to_stablehlo(state, exported_shape(run))
     files["model.json"] = json.dumps(finite(describe(run)), indent=2) + "\n"
     files["load.py"] = Path(export.__file__).with_name("load.py").read_text("utf-8")
     out.mkdir(parents=True, exist_ok=True)
-    save_weights(run.model, state.params, out / "weights.safetensors")
+    export.save_weights(run.model, state.params, out / "weights.safetensors")
     for name, content in files.items():
         write_atomically(out / name, content)
     for path in sorted(out.iterdir()):
@@ -74,6 +72,8 @@ def exported_shape(run: Run) -> tuple[int | str, ...]:
 
 def describe(run: Run) -> Json:
     """Describe what the network reads and returns, and how it was trained, for ``model.json``."""
+    from jaxrnn.export.stablehlo import PLATFORMS  # slow to import
+
     row, state = run.history.rows[-1], run.network
     example = blank_example(np.empty((1, *run.input_shape)))
     outputs = jax.eval_shape(lambda: forward(state, {"inputs": example})[0])

@@ -14,7 +14,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 import jaxrnn
-from jaxrnn.data.readers.builders import FAMILY, Kmnist, LabelledImages, Mnist, open_builder
+from jaxrnn.data.readers.builders import BUILDERS, Kmnist, LabelledImages, Mnist, open_builder
 from jaxrnn.data.readers.files import IDX_NAMES, read_idx
 from tests.data.readers import idx
 
@@ -122,7 +122,7 @@ def test_damaged_prepared_data(kmnist, tmp_path, damage):
 
 def test_every_url_of_the_family_has_a_registered_checksum():
     for name in ("fashion_mnist", "kmnist"):
-        builder = FAMILY[name]
+        builder = BUILDERS[name]
         assert {builder.URL + file for file in IDX_NAMES.values()} <= set(builder.url_infos)
 
 

@@ -1,4 +1,4 @@
-"""What tests share: strict JAX, one prepared copy of MNIST, no writing outside of tmp."""
+"""Fixtures and helpers of the tests, and JAX with four devices and strict rank promotion."""
 
 import os
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The layout of the project: which room may import which, and how large things may get."""
+"""The layout of the project, its types, and the versions that it states."""
 
 import ast
 import re

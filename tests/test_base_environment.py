@@ -100,9 +100,9 @@ def page():
 def environment(cache):
     """Install what ``make mnist`` does, less the bytecode of modules that nothing imports.
 
-    It is kept for the next time, until the files that say what is installed change.
+    It is kept until Python or the files that say what is installed change.
     """
-    content = b"".join((ROOT / name).read_bytes() for name in FILES[:3])
+    content = sys.version.encode() + b"".join((ROOT / name).read_bytes() for name in FILES[:3])
     folder = cache.mkdir(f"base-{sha256(content).hexdigest()[:16]}")
     for other in {*folder.parent.glob("base-*")} - {folder}:
         shutil.rmtree(other)

@@ -21,7 +21,6 @@ import flax
 import jax
 import tyro
 
-from jaxrnn.files import write_atomically
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import Advice, NonFiniteLossError
 from jaxrnn.runs.options import USAGES, complete, completion, nearest, parse, short_help
@@ -159,7 +158,7 @@ def _write_completion(
     program = shlex.quote(str(Path(sys.argv[0]).absolute()))  # to be found from anywhere
     command = page.program.replace(f"python {sys.argv[0]}", f"python {program}")
     verbs = {verb: options_class(page, verb) for verb in VERBS}
-    write_atomically(path, completion(name, command, presets, _with_sweep(page), verbs))
+    path.write_text(completion(name, command, presets, _with_sweep(page), verbs), "utf-8")
     advice = f"to define the command {name}, with completion, add this line to ~/.{shell}rc"
     print(f"{advice}: source {shlex.quote(str(path))}")
 

@@ -104,15 +104,15 @@ def complete(words: Sequence[str], kind: Any) -> tuple[list[str], dict[str, Any]
 
 
 def options_of(kind: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the type of each option, by its full name."""
+    """Return the type of each option by its full name; None for the negation of a flag."""
     hints, known = get_type_hints(kind), {}
     for field in dataclasses.fields(kind):
-        hint, option = hints[field.name], prefix + field.name.replace("_", "-")
-        groups, markers = groups_of(hint), get_args(field.type)
+        hint, name = hints[field.name], field.name.replace("_", "-")
+        groups, markers, option = groups_of(hint), get_args(field.type), prefix + name
         if not (hint in groups.values() or Suppress in markers or Positional in markers):
             known[option] = hint
         if hint is bool:
-            known[prefix + "no-" + option.removeprefix(prefix)] = None
+            known[f"{prefix}no-{name}"] = None
         for group in groups.values():
             known |= options_of(group, f"{option}.")
     return known
@@ -180,7 +180,11 @@ _{name}() {{
   fi
   COMPREPLY=($(compgen -W "$words" -- "$word"))
 }}
-[[ -z ${{ZSH_VERSION-}} ]] || {{ autoload -U +X bashcompinit && bashcompinit; }}
+[[ -z ${{ZSH_VERSION-}} ]] || {{
+  autoload -U +X compinit bashcompinit
+  whence compdef > /dev/null || compinit
+  bashcompinit
+}}
 complete -o default -F _{name} {name}
 """  # without a match, file names are completed
 

@@ -208,15 +208,15 @@ def _draw(workdir: Path, state: TrainState, data: Datasets, history: History) ->
         for name, split in data.evals.items()
         if isinstance(split, Split) and getattr(split.labels, "ndim", 0) == 1
     }
-    classified = splits and isinstance(state.task, Classification)
-    if classified:  # computed while the curves are drawn
+    classifies = bool(splits) and isinstance(state.task, Classification)
+    if classifies:
         split = splits.get("test", [*splits.values()][-1])
-        predicted = predict(state, split)
+        predicted = predict(state, split)  # dispatched; computed while the curves are drawn
     with drawing(path := workdir / "curves.png"):
         from jaxrnn.plotting import plot_history  # slow to import
 
         write_figure(path, plot_history(history, data.baselines))
-    if classified:
+    if classifies:
         with drawing(path := workdir / "confusion.png"):
             from jaxrnn.plotting import plot_confusion
 

@@ -88,10 +88,13 @@ def test_scaling(monkeypatch, tmp_path, capsys):
     experiments = iter(range(1, 100))  # what is run is tested by itself, and takes its time
     seconds = {"jaxrnn": [1.0, 3.0, 2.0], "Flax nn.RNN": [4.0, 3.0, 4.0]}
     seconds |= {"jaxrnn in NNX": [1.0, 1.0, 2.0], "Flax nnx.RNN": [3.0, 3.0, 3.0]}
+    seconds |= {"PyTorch nn.RNN": [5.0, 5.0, 5.0]}
+    monkeypatch.setattr(scaling, "wanted", lambda only: only)  # whether it is installed or not
     monkeypatch.setattr(scaling, "take_turns", lambda *_: (seconds, None))
     monkeypatch.setattr(scaling, "run_experiment", lambda *_, **__: next(experiments))
     run(["--scaling", "--examples", "400", "--workdir", str(tmp_path)], monkeypatch)
     printed = capsys.readouterr().out
+    assert "; PyTorch nn.RNN " in printed
     assert "smallest ratio of Flax nn.RNN to jaxrnn: 2.00 ×, at time 56\n" in printed
     assert "smallest ratio of Flax nnx.RNN to jaxrnn in NNX: 3.00 ×, at time 56\n" in printed
     row, of_two, of_data = json.loads((tmp_path / "scaling.json").read_text())["rows"]

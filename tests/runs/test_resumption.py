@@ -21,11 +21,12 @@ from tests.shared import SLICE, mnist_rnn
 pytestmark = [pytest.mark.program, pytest.mark.usefixtures("folder")]
 
 ROOT = Path(__file__).parents[2]
-RUN = ["keras", *SLICE, "--workdir", "run"]
+OPTIONS = [*SLICE, "--dropout", "0.1"]
+RUN = ["keras", *OPTIONS, "--workdir", "run"]
 
 
 def train(epochs, workdir="run"):
-    mnist_rnn("keras", "--epochs", epochs, *SLICE, "--workdir", workdir)
+    mnist_rnn("keras", "--epochs", epochs, *OPTIONS, "--workdir", workdir)
     return load_run(workdir)
 
 
@@ -58,7 +59,7 @@ def change_config(**groups):
 
 def start(*options):
     """A run in a process of its own, as a user starts it."""
-    command = [sys.executable, "-m", "experiments.mnist_rnn", "keras", *SLICE, "--workdir"]
+    command = [sys.executable, "-m", "experiments.mnist_rnn", "keras", *OPTIONS, "--workdir"]
     command += [str(Path("run").absolute()), "--epochs", "100000", *options]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)

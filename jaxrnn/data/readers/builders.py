@@ -103,7 +103,7 @@ class Kmnist(LabelledImages, skip_registration=True):  # type: ignore[call-arg]
     CLASS_NAMES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
 
-BUILDERS = dict(zip(FAMILY, (Mnist, FashionMnist, Kmnist), strict=True))
+BUILDERS = {builder.name: builder for builder in (Mnist, FashionMnist, Kmnist)}
 
 
 def open_builder(name: str, data_dir: Path) -> Any:

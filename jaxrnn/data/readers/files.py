@@ -28,7 +28,7 @@ IDX_NAMES = {
     "test images": "t10k-images-idx3-ubyte.gz",
     "test labels": "t10k-labels-idx1-ubyte.gz",
 }
-FAMILY = ("mnist", "fashion_mnist", "kmnist")  # in the order of builders.BUILDERS
+FAMILY = ("mnist", "fashion_mnist", "kmnist")  # known without importing tfds
 _ROLE = re.compile(r"(?:^|[-_.])(train|t10k|test)[-_.]?(images|labels)[-_.]")
 
 

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 
 import jaxrnn
 from jaxrnn.data.readers.builders import BUILDERS, Kmnist, LabelledImages, Mnist, open_builder
-from jaxrnn.data.readers.files import IDX_NAMES, read_idx
+from jaxrnn.data.readers.files import FAMILY, IDX_NAMES, read_idx
 from tests.data.readers import idx
 
 
@@ -121,6 +121,7 @@ def test_damaged_prepared_data(kmnist, tmp_path, damage):
 
 
 def test_every_url_of_the_family_has_a_registered_checksum():
+    assert tuple(BUILDERS) == FAMILY
     for name in ("fashion_mnist", "kmnist"):
         builder = BUILDERS[name]
         assert {builder.URL + file for file in IDX_NAMES.values()} <= set(builder.url_infos)

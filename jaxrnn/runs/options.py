@@ -70,7 +70,7 @@ def _refuse(event: errors.ParseErrorEvent) -> None:
             raise ValueError(f"unexpected argument: {' '.join(tokens)}")
 
 
-def complete(words: Sequence[str], kind: Any) -> tuple[list[str], dict[str, Any]]:
+def complete(words: Sequence[str], kind: type) -> tuple[list[str], dict[str, type]]:
     """Complete options that were given without their group; return the words, and chosen groups.
 
     Options such as ``--optimizer muon`` choose groups, by field. Raises as :func:`parse`.
@@ -103,7 +103,7 @@ def complete(words: Sequence[str], kind: Any) -> tuple[list[str], dict[str, Any]
     return completed, chosen
 
 
-def options_of(kind: Any, prefix: str = "") -> dict[str, Any]:
+def options_of(kind: type, prefix: str = "") -> dict[str, object]:
     """Return the type of each option by its full name; None for the negation of a flag."""
     hints, known = get_type_hints(kind), {}
     for field in dataclasses.fields(kind):
@@ -118,10 +118,11 @@ def options_of(kind: Any, prefix: str = "") -> dict[str, Any]:
     return known
 
 
-def groups_of(hint: Any) -> dict[str, Any]:
+def groups_of(hint: object) -> dict[str, type]:
     """Return the groups among which an option of this type chooses, by name."""
-    parts: list[Any] = [p for p in (hint, *get_args(hint)) if dataclasses.is_dataclass(p)]
-    return {part.__name__.lower(): part for part in parts}
+    parts = (hint, *get_args(hint))
+    groups = [p for p in parts if isinstance(p, type) and dataclasses.is_dataclass(p)]
+    return {group.__name__.lower(): group for group in groups}
 
 
 def find(name: str, known: Iterable[str]) -> list[str]:
@@ -190,7 +191,7 @@ complete -o default -F _{name} {name}
 
 
 def completion(
-    name: str, command: str, presets: Iterable[str], train: Any, verbs: Mapping[str, Any]
+    name: str, command: str, presets: Iterable[str], train: type, verbs: Mapping[str, type]
 ) -> str:
     """Return a script for bash and zsh that defines a function for a command, with completion.
 

@@ -1,5 +1,6 @@
 """Fixtures and helpers of the tests, and JAX with four devices and strict rank promotion."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ matplotlib.use("agg")
 jax.config.update("jax_num_cpu_devices", 4)  # enough to test sharding
 jax.devices()  # from here on that many, whichever test runs first
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Downloads that are meant to fail are tried again by threads that outlive their tests.
+logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.special import softmax
 
 from jaxrnn.data.splits import Split
 from jaxrnn.plotting.curves import Picture, plain
@@ -32,8 +33,7 @@ def plot_confusion(split: Split, logits: Any, *, worst: int = 8) -> Figure:
     classes, predicted = logits.shape[1], logits.argmax(1)
     names = split.class_names or tuple(map(str, range(classes)))
     counts = np.bincount(classes * labels + predicted, minlength=classes**2)
-    probabilities = np.exp(logits - logits.max(1, keepdims=True))
-    probabilities /= probabilities.sum(1, keepdims=True)
+    probabilities = softmax(logits, axis=1)
     mistakes = np.flatnonzero(predicted != labels)
     order = np.argsort(probabilities[mistakes, labels[mistakes]], kind="stable")[:worst]
     mistakes = mistakes[order]

@@ -28,7 +28,7 @@ from jaxrnn.runs.prepare import Prepared, devices_of, parameters
 from jaxrnn.runs.processes import say
 from jaxrnn.training import Classification, History, Record, TrainState, averaged, generate, predict
 from jaxrnn.training.fitting import Hook
-from jaxrnn.training.history import best_epoch, has_stalled, metric_columns
+from jaxrnn.training.history import best_epoch, has_stalled, metric_columns, title
 from jaxrnn.version import __version__
 
 _log = logging.getLogger("jaxrnn")
@@ -87,7 +87,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         main, epoch = metric_columns([*row], record.state.task.best), int(row["epoch"])
         shown = {name: row[name] for name in row if name.startswith("train_") or name in main}
         parts = [
-            f"{name.removeprefix('train_').replace('_', ' ')} "
+            f"{title(name.removeprefix('train_'))} "
             + (f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.4g}")
             for name, value in shown.items()
         ]
@@ -194,7 +194,7 @@ def finish(
         say(f"epoch {epoch} of {len(history)} was the best and is kept")
     for split in [*data.evals] or ["train"]:
         if (name := f"{split}_{task.best}") in results:
-            say(f"{name.replace('_', ' ')}: {results[name]:.4f}")
+            say(f"{title(name)}: {results[name]:.4f}")
     say(f"curves: {workdir / 'curves.png'}\nto evaluate: {experiment.advice('evaluate', workdir)}")
     if experiment.can_grow and not results["stopped_early"]:
         say(f"to continue: {experiment.advice('resume', workdir, 2 * trainer.epochs)}")
@@ -203,20 +203,18 @@ def finish(
 
 def _draw(workdir: Path, state: TrainState, data: Datasets, history: History) -> None:
     """Draw the curves and, for classifiers, the confusion matrix of the test or last split."""
+    with drawing(path := workdir / "curves.png"):
+        from jaxrnn.plotting import plot_history  # slow to import
+
+        write_figure(path, plot_history(history, data.baselines))
     splits = {
         name: split
         for name, split in data.evals.items()
         if isinstance(split, Split) and getattr(split.labels, "ndim", 0) == 1
     }
-    classifies = bool(splits) and isinstance(state.task, Classification)
-    if classifies:
+    if splits and isinstance(state.task, Classification):
         split = splits.get("test", [*splits.values()][-1])
-        predicted = predict(state, split)  # dispatched; computed while the curves are drawn
-    with drawing(path := workdir / "curves.png"):
-        from jaxrnn.plotting import plot_history  # slow to import
-
-        write_figure(path, plot_history(history, data.baselines))
-    if classifies:
+        predicted = predict(state, split)
         with drawing(path := workdir / "confusion.png"):
             from jaxrnn.plotting import plot_confusion
 

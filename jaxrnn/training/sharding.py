@@ -146,7 +146,7 @@ def sum_over_devices(tree: Tree, mesh: Mesh | None) -> Tree:
     """Sum the arrays of a pytree, all of one dtype, over the devices, in one all-reduce."""
     if mesh is None or mesh.size == 1:
         return tree
-    if mesh.is_multi_process:  # gloo sends a message for each array, which costs more than all else
+    if mesh.is_multi_process:  # gloo sends each array in a message of its own, which is slow
         flat, unravel = ravel_pytree(tree)
         return unravel(jax.lax.psum(flat, _AXIS))
     # XLA combines these sums. If they were concatenated here as well, it would fuse the reduction

@@ -75,7 +75,7 @@ def _find_files(
 def _read_archives(idx: Mapping[str, Path], name: str) -> Images:
     """Read IDX files, as a dataset of the MNIST family if they are given as one."""
     if name not in FAMILY:
-        return read_idx_files(idx, ())
+        return read_idx_files(idx)
     from jaxrnn.data.readers.builders import BUILDERS  # slow to import
 
     builder = BUILDERS[name]

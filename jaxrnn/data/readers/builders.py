@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from jaxrnn.data.readers.arrays import Arrays, Images
-from jaxrnn.data.readers.files import FAMILY, IDX_NAMES, find_idx, read_idx_files
+from jaxrnn.data.readers.files import IDX_NAMES, find_idx, read_idx_files
 from jaxrnn.files import first_line
 
 _AT_ONCE = 4096  # examples that are decoded and in memory together
@@ -171,7 +171,7 @@ def _one_line_errors(name: str, directory: object) -> Iterator[None]:
         yield
     except tfds.core.DatasetNotFoundError as error:  # whose message fills a screen
         meant = re.search(r"Did you mean: .* -> (\w+)", str(error))
-        hint = f"did you mean {meant[1]}?" if meant else f"try {', '.join(FAMILY)}"
+        hint = f"did you mean {meant[1]}?" if meant else f"try {', '.join(BUILDERS)}"
         hint = f"to read the directory of this name, write {name}/" if Path(name).is_dir() else hint
         raise ValueError(f"there is no dataset {name!r}; {hint}") from None
     except ImportError as error:

@@ -1,19 +1,20 @@
 """Train a recurrent network on the adding problem: the sum of two numbers in a long sequence.
 
-    python -m experiments.adding [elman|long] [--length 200]
+    python -m experiments.adding [elman|long|mingru] [--length 200]
 
 Two numbers between 0 and 1 are marked, one in each half of the sequence. Always answering 1 has a
 mean squared error of 0.167; the problem counts as solved below 0.05, which requires both numbers.
-The preset long has a length of 600.
+The preset long has a length of 600, and mingru one of 1,000.
 
 References:
   S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997); M. Arjovsky, A. Shah and
-  Y. Bengio, "Unitary evolution recurrent neural networks" (2016), for the lengths.
+  Y. Bengio, "Unitary evolution recurrent neural networks" (2016), for the lengths; L. Feng and
+  others, "Were RNNs all we needed?" (2024), for mingru.
 """
 
 from dataclasses import dataclass, replace
 
-from jaxrnn import Experiment, Muon, Regression, RNNConfig, TrainerConfig, main
+from jaxrnn import Adam, Experiment, Muon, Regression, RNNConfig, TrainerConfig, main
 from jaxrnn.data import Adding
 from jaxrnn.runs import Optimizer
 
@@ -39,6 +40,12 @@ PRESETS = {
         data=Adding(length=600),
         optimizer=replace(_MUON, muon_learning_rate=5e-4),
         trainer=TrainerConfig(epochs=10, batch_size=50),
+    ),
+    # A marked number opens the gate that writes it; the others leave the state as it is.
+    "mingru": AddingRNN(
+        data=Adding(length=1000),
+        model=RNNConfig(hidden=128, cell="mingru", chrono=1000),
+        optimizer=Adam(learning_rate=1e-2, schedule="cosine", warmup=0.05, clip_norm=1.0),
     ),
 }
 

@@ -23,10 +23,17 @@ class Language(Experiment):
     """A recurrent network that reads a text character by character."""
 
     data: Text = Text()
-    model: RNNConfig = RNNConfig(hidden=256, cell="lstm", pooling="none", embedding=64, dropout=0.2)
+    model: RNNConfig = RNNConfig(
+        hidden=512,
+        cell="lstm",
+        pooling="none",
+        embedding=128,
+        dropout=0.5,
+        recurrent_dropout=0.1,
+    )
     task: LanguageModeling = LanguageModeling()
-    optimizer: Optimizer = Adam(learning_rate=3e-3, schedule="cosine", warmup=0.02, clip_norm=1.0)
-    trainer: TrainerConfig = TrainerConfig(epochs=20, batch_size=64, truncate=100)
+    optimizer: Optimizer = Adam(learning_rate=2e-3, schedule="cosine", warmup=0.02, clip_norm=1.0)
+    trainer: TrainerConfig = TrainerConfig(epochs=16, batch_size=16, truncate=100)
 
 
 PRESETS = {"lstm": Language()}

@@ -6,6 +6,8 @@ sprint: 2 epochs, about 0.981; the fastest to reach 0.9793, the best result of t
 
 record: 60 epochs, about 0.993, the best seen from this network of 28,360 parameters.
 
+mingru: 60 epochs of a bidirectional minGRU of 27,810 parameters, about TODO.
+
 tf1, keras: the protocols of two published notebooks. tf1 is 100 epochs on the last 55,000 training
 images, about 0.98 at best; keras is 5 epochs on the first 48,000, about 0.96.
 """
@@ -89,7 +91,16 @@ class MnistRNN(Experiment):
 # learning rates of 8e-3 for Muon and 9e-3 for Adam, and no label smoothing; 0.9831 ± 0.0011 with
 # the settings below. Larger batches mean fewer Muon iterations per epoch, and label smoothing makes
 # up for the loss of accuracy. Averaged weights and cosine decay were no better.
+#
+# mingru in the same way, one seed: 0.9931 after 15 epochs, 0.9934 with twice the learning rate, and
+# 0.9951 after 60 epochs. Two LRU layers of 46 units (27,932 parameters) gave 0.9909 after 15.
 _MUON = Muon(learning_rate=6e-3, epsilon=1e-8, schedule="linear", warmup=0.1, clip_norm=1.0)
+_RECORD = MnistRNN(
+    task=Classification(label_smoothing=0.05),
+    optimizer=replace(_MUON, muon_learning_rate=3e-3, average=0.999),
+    augment=WarpConfig(shift=2.0, rotation=12.0, zoom=0.12, shear=0.12, elastic=0.8),
+    trainer=TrainerConfig(epochs=60),
+)
 PRESETS = {
     "fast": MnistRNN(
         optimizer=replace(_MUON, muon_learning_rate=5e-3),
@@ -101,11 +112,13 @@ PRESETS = {
         optimizer=replace(_MUON, learning_rate=18e-3, muon_learning_rate=12e-3),
         trainer=TrainerConfig(epochs=2, batch_size=300),
     ),
-    "record": MnistRNN(
-        task=Classification(label_smoothing=0.05),
-        optimizer=replace(_MUON, muon_learning_rate=3e-3, average=0.999),
-        augment=WarpConfig(shift=2.0, rotation=12.0, zoom=0.12, shear=0.12, elastic=0.8),
-        trainer=TrainerConfig(epochs=60),
+    "record": _RECORD,
+    "mingru": replace(
+        _RECORD,
+        model=RNNConfig(
+            hidden=40, cell="mingru", layers=2, bidirectional=True, block=True, pooling="mean"
+        ),
+        optimizer=Adam(learning_rate=4e-3, schedule="cosine", warmup=0.1, weight_decay=0.05),
     ),
     "tf1": MnistRNN(
         data=ImageSequences(train="train[5000:]"),

@@ -139,7 +139,7 @@ def files(folder):
 
 def assert_complete(wheel, sdist):
     """All of the library and the pages are there, and no tests, caches or benchmarks."""
-    pages = re.compile(r"experiments/(digits/\w+\.(py|html)|(?!memory\.py)\w+\.py)")
+    pages = re.compile(r"experiments/(digits/\w+\.(py|html)|(?!(memory|tables)\.py)\w+\.py)")
     shipped = {f"jaxrnn/{name}" for name in files("experiments") if pages.fullmatch(name)}
     assert {name for name in wheel if ".dist-info/" not in name} == files("jaxrnn") | shipped
     assert files("jaxrnn") | files("experiments") | {*FILES[:6]} < sdist

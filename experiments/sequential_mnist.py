@@ -3,7 +3,7 @@
     python -m experiments.sequential_mnist [elman|permuted|lru] [--rows 784]
 
 elman reaches about 97.5 % test accuracy in 20 epochs, and lru 99.1 % in 15. permuted shuffles the
-pixels with RandomState(92916).permutation(784), and reaches 92.4 % in 10. The networks train on the
+pixels with RandomState(92916).permutation(784), and reaches 94.6 % in 15. The networks train on the
 first 50,000 images. The options of elman and permuted were chosen on the other 10,000, those of lru
 before its first run.
 
@@ -55,8 +55,8 @@ PRESETS = {
     "permuted": replace(
         _ELMAN,
         data=replace(_ELMAN.data, permute=True),
-        model=replace(_ELMAN.model, initializers="permutation"),
-        trainer=replace(_ELMAN.trainer, epochs=10),
+        model=replace(_ELMAN.model, hidden=256, initializers="permutation"),
+        trainer=replace(_ELMAN.trainer, epochs=15),
     ),
     "lru": replace(
         _ELMAN,

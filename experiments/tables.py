@@ -1,4 +1,4 @@
-"""Draw two tables of experiments/README.md: published results, and steps against delays.
+"""Plot two tables of experiments/README.md: published results, and steps against delays.
 
     python -m experiments.tables
 
@@ -19,7 +19,7 @@ Row = Mapping[str, str]
 
 
 def read_table(text: str, column: str) -> list[Row]:
-    """Read the Markdown table whose first column is ``column``: the cells of each row by column.
+    """Read the first Markdown table whose first column is ``column``: rows of cells by column.
 
     Raises:
       ValueError: there is no such table.
@@ -33,7 +33,7 @@ def read_table(text: str, column: str) -> list[Row]:
 
 
 def number(cell: str) -> float | None:
-    """Return the number that a cell starts with; None if it starts with something else."""
+    """Return the decimal number at the start of a cell, which may have separators; None if none."""
     found = re.match(r"[\d.,]+", cell)
     return float(found[0].replace(",", "")) if found else None
 
@@ -48,11 +48,10 @@ def plot_published(rows: Sequence[Row]) -> Figure:
                 continue
             ours = row["network"].startswith("**")
             name = row["network"].replace("**", "").partition(", `")[0]
-            label = f"  {name}  " if ours else f"  {name} ({row['source'].removesuffix(' *q*')})"
             color, side = ("C0", "right") if ours else ("0.3", "left")
             point = parameters, 100 - accuracy
             axes.plot(*point, "o", color=color)
-            axes.annotate(label, point, color=color, va="center", ha=side)
+            axes.annotate(f"  {name}  ", point, color=color, va="center", ha=side)
         axes.set(xscale="log", yscale="log", xlim=(1e3, 2e6), ylim=(0.4, 100))
         axes.set(title=f"Pixel by pixel, {column}", xlabel="Parameters", ylabel="Test error, %")
         axes.set_yticks([0.5, 1, 2, 5, 10, 20, 50], ["0.5", "1", "2", "5", "10", "20", "50"])

@@ -82,7 +82,10 @@ def test_table(monkeypatch, capsys):
     ("words", "message"),
     [
         ([], "no compiler for one TPU v5e: install the extra 'accelerators', as in pip install"),
-        (["--presets", "x"], "--presets must be one of fast, sprint, record, tf1, keras; got x"),
+        (
+            ["--presets", "x"],
+            "--presets must be one of fast, sprint, record, mingru, tf1, keras; got x",
+        ),
         (["--examples", "100"], "--examples must be at least a batch of 150; got 100"),
     ],
 )

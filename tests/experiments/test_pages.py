@@ -24,7 +24,7 @@ PAGES = {
         **{"train": "train[:60]", "validation": "train[60:80]", "test": "test[:20]", "rows": 28},
         "permute": True,
     },
-    ("adding", "elman"): {"length": 12, "examples": 60, "held_out": 20},
+    ("adding", "mingru"): {"length": 12, "examples": 60, "held_out": 20},
     ("copying", "long"): {"delay": 5, "examples": 60, "held_out": 20},
     ("language", "lstm"): {"rows": 20},
     ("japanese_vowels", "gru"): {},

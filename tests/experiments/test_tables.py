@@ -24,7 +24,7 @@ def points(axes):
 def test_networks_of_known_size_are_drawn():
     plain, permuted = tables.plot_published(tables.read_table(TEXT, "network")).axes
     assert points(plain) == [(70_000, pytest.approx(3.8)), (50_954, pytest.approx(0.89))]
-    assert [text.get_text().strip() for text in plain.texts] == ["GRU (TCN)", "LRU"]
+    assert [text.get_text().strip() for text in plain.texts] == ["GRU", "LRU"]
     assert points(permuted) == [(70_000, pytest.approx(12.7))]
 
 

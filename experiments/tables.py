@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from jaxrnn.files import write_figure
@@ -64,8 +65,8 @@ def plot_delays(rows: Sequence[Row]) -> Figure:
     """Draw the steps until the copy-memory task is solved against the delay."""
     figure = Figure(figsize=(10, 6), layout="constrained")
     axes = figure.subplots()
-    delays, steps = ([number(row[column]) for row in rows] for column in ("delay", "steps"))
-    axes.plot(delays, steps, "o-")
+    points = np.array([(number(row["delay"]), number(row["steps"])) for row in rows], float)
+    axes.plot(*points.T, "o-")
     axes.set(ylim=0, xlabel="Delay, time steps", ylabel="Optimizer steps until solved")
     axes.grid(alpha=0.3)
     return figure

@@ -192,7 +192,7 @@ def test_all_that_the_readmes_say(tmp_path, tmp_path_factory, pytestconfig):
     assert (folder / "sums" / "results.json").exists()
     assert "python -m jaxrnn.experiments.mnist_rnn " in printed["list"]
     assert printed["version"].startswith(f"jaxrnn {jaxrnn.__version__} (")
-    assert "\n    python -m jaxrnn.experiments.adding [elman|long] " in printed["help"]
+    assert "\n    python -m jaxrnn.experiments.adding [elman|long|mingru] " in printed["help"]
     assert "presets:\n  small\n" in printed["images"]
 
     assert set(VERBS_RUN) == {*VERBS, "sweep"}

@@ -41,7 +41,7 @@ def number(cell: str) -> float | None:
 
 def plot_published(rows: Sequence[Row]) -> Figure:
     """Draw the test errors of networks against their numbers of parameters; ours are blue."""
-    figure = Figure(figsize=(16, 7), layout="constrained")
+    figure = Figure(figsize=(16, 11), layout="constrained")
     for axes, column in zip(figure.subplots(1, 2), ("plain", "permuted"), strict=True):
         for row in rows:
             parameters, accuracy = number(row["parameters"]), number(row[f"{column}, %"])
@@ -52,7 +52,8 @@ def plot_published(rows: Sequence[Row]) -> Figure:
             color, side = ("C0", "right") if ours else ("0.3", "left")
             point = parameters, 100 - accuracy
             axes.plot(*point, "o", color=color)
-            axes.annotate(f"  {name}  ", point, color=color, va="center", ha=side)
+            style = {"color": color, "va": "center", "ha": side, "fontsize": "small"}
+            axes.annotate(f"  {name}  ", point, **style)
         axes.set(xscale="log", yscale="log", xlim=(1e3, 2e6), ylim=(0.4, 100))
         axes.set(title=f"Pixel by pixel, {column}", xlabel="Parameters", ylabel="Test error, %")
         axes.set_yticks([0.5, 1, 2, 5, 10, 20, 50], ["0.5", "1", "2", "5", "10", "20", "50"])

@@ -41,7 +41,7 @@ PRESETS = {
         optimizer=replace(_MUON, muon_learning_rate=5e-4),
         trainer=TrainerConfig(epochs=10, batch_size=50),
     ),
-    # A marked number opens the gate and is written to the state; others hardly change it.
+    # A marked number opens the gate and is written to the state; the others hardly change it.
     "mingru": AddingRNN(
         data=Adding(length=1000),
         model=RNNConfig(hidden=128, cell="mingru", chrono=1000),

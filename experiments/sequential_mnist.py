@@ -23,6 +23,7 @@ from jaxrnn import (
     Muon,
     RNNConfig,
     TrainerConfig,
+    WarpConfig,
     main,
 )
 from jaxrnn.runs import Optimizer
@@ -39,6 +40,7 @@ class SequentialMNIST(Experiment):
     )
     model: RNNConfig = RNNConfig(hidden=128, activation="relu", initializers="identity")
     task: Classification = Classification()
+    augment: WarpConfig = WarpConfig()
     optimizer: Optimizer = Muon(
         muon_learning_rate=3e-4, schedule="linear", warmup=0.05, clip_norm=1.0
     )

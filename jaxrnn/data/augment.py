@@ -4,14 +4,23 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxrnn.data.convert import pixel_order
 from jaxrnn.groups import Group, NonNegative
 
 _GRID = 5  # points per side of the coarse field that an elastic deformation interpolates
+
+
+class ImageLayout(NamedTuple):
+    """How sequences were read from images, as arguments of ``as_sequences``."""
+
+    shape: tuple[int, ...]  # height, width[, channels]
+    permute: bool | int = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +38,9 @@ class WarpConfig(Group):
     elastic: NonNegative = 0.0
     """Elastic distortion: standard deviation of the displacement, in pixels."""
 
-    def build(self) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    def build(
+        self, layout: ImageLayout | None = None
+    ) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
         r"""Build the function for ``augment`` of :func:`jaxrnn.train_epoch`.
 
         The pixel at :math:`p`, measured from the center, is read at
@@ -41,9 +52,12 @@ class WarpConfig(Group):
         :math:`t` are uniform between minus and plus the value of their option. The displacement
         :math:`d` is normally distributed on a 5 × 5 grid and interpolated smoothly.
 
+        Args:
+          layout: how the inputs were read from images; by default they are images of one channel.
+
         Returns:
-          A pure function from a key and one image, (height, width) floats, to its warped version;
-          None if every option is 0. Equal configurations return the same function.
+          A pure function from a key and the inputs of one example, floats, to those of its warped
+          image; None if every option is 0. Equal arguments return the same function.
 
         References:
           P. Y. Simard, D. Steinkraus and J. C. Platt, "Best practices for convolutional neural
@@ -54,12 +68,30 @@ class WarpConfig(Group):
         >>> warped.shape, bool((warped != image).any())
         ((28, 28), True)
         """
-        return _build(self) if any(astuple(self)) else None
+        return _build(self, layout) if any(astuple(self)) else None
 
 
 @functools.lru_cache  # as compiled functions are cached by the identity of this one
-def _build(config: WarpConfig) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    return functools.partial(_warp, config)
+def _build(
+    config: WarpConfig, layout: ImageLayout | None
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    warp = functools.partial(_warp, config)
+    return functools.partial(_warp_sequence, warp, layout) if layout else warp
+
+
+def _warp_sequence(
+    warp: Callable[..., jax.Array], layout: ImageLayout, key: jax.Array, inputs: jax.Array
+) -> jax.Array:
+    """Warp all channels of an image alike, given the sequence that was read from it."""
+    order: Any = ...
+    inverse: Any = ...
+    if layout.permute is not False:
+        order = pixel_order(inputs.size, layout.permute)
+        inverse = np.argsort(order)
+    shape = (*layout.shape[:2], math.prod(layout.shape[2:]))
+    image = inputs.reshape(-1)[inverse].reshape(shape)
+    warped = jax.vmap(warp, (None, -1), -1)(key, image)
+    return warped.reshape(-1)[order].reshape(inputs.shape)
 
 
 def _warp(config: WarpConfig, key: jax.Array, image: jax.Array) -> jax.Array:

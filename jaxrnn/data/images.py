@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, Lt
 
+from jaxrnn.data.augment import ImageLayout
 from jaxrnn.data.convert import as_sequences
 from jaxrnn.data.pictures import as_color
 from jaxrnn.data.readable import Datasets
@@ -59,6 +60,7 @@ class Source:
 
     Attributes:
       class_names, channels: see :class:`jaxrnn.Split`.
+      layout: how the sequences are read from images, for :class:`jaxrnn.WarpConfig`.
       pixel_max: the pixel value that was mapped to 255; not 255 if pixels were stretched.
 
     Raises:
@@ -81,7 +83,8 @@ class Source:
         self._layout: Any = {"rows": rows, "permute": permute}
         self._reopen = partial(Source, name, split=split, **where, **self._layout)
         self._arrays, self.class_names, self.pixel_max = read_split(name, split, **where)
-        self.channels = math.prod(self._arrays.images.shape[3:])
+        self.layout = ImageLayout(self._arrays.images.shape[1:], permute)
+        self.channels = math.prod(self.layout.shape[2:])
 
     def __len__(self) -> int:
         return len(self._arrays.labels)
@@ -155,7 +158,8 @@ class ImageSequences(Group):
         train, splits = read(split=self.train), {"validation": self.validation, "test": self.test}
         given = {role: split for role, split in splits.items() if split is not None}
         evals = {role: read(split=split).load() for role, split in given.items()}
-        return Datasets(train, evals, len(train.class_names), pixel_max=train.pixel_max)
+        classes, layout, pixel_max = len(train.class_names), train.layout, train.pixel_max
+        return Datasets(train, evals, classes, layout=layout, pixel_max=pixel_max)
 
     def as_inputs(self, images: np.ndarray) -> np.ndarray:
         """Read images as sequences, (N, height, width[, channels]) → (N, time, features)."""

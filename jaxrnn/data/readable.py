@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from jaxrnn.data.augment import ImageLayout
 from jaxrnn.data.convert import as_sequences, channels_last
 from jaxrnn.data.splits import Batch, Split, arrays_of, as_split
 
@@ -31,6 +32,8 @@ class Datasets:
       outputs: number of outputs of the network: classes, or numbers to predict.
       baselines: values to draw beside the curves, by metric and name, as in ``{"loss": {"always the
         mean": 0.1}}``.
+      layout: how the examples were read from images, for :class:`jaxrnn.WarpConfig`; by default,
+        each time step is a row of pixels.
       pixel_max: the pixel value that was mapped to 255; see :class:`jaxrnn.Source`.
     """
 
@@ -38,6 +41,7 @@ class Datasets:
     evals: Mapping[str, Any] = field(default_factory=dict)
     outputs: int = 1
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    layout: ImageLayout | None = None
     pixel_max: int = 255
 
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxrnn.data import Datasets, Source, Split, Stream, default_dirs, stream
+from jaxrnn.data.augment import ImageLayout
 from jaxrnn.files import Json
 from jaxrnn.runs.config import Experiment, RuntimeConfig
 from jaxrnn.training import History, TrainState, create_train_state
@@ -41,11 +42,9 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
     trainer, runtime = experiment.trainer, experiment.runtime
     data = data or build_data(experiment.data, runtime)
     description = {"config": experiment.identity, **describe_data(data)}
-    augment = experiment.augment and experiment.augment.build()
-    if augment is not None and (channels := description["channels"]) > 1:
-        given = [f"--augment.{name} 0" for name, value in vars(experiment.augment).items() if value]
-        message = f"images of {channels} channels cannot be warped; give {' '.join(given)}"
-        raise ValueError(message)
+    time = description["input_shape"][0]
+    layout = data.layout or ImageLayout((time, -1, description["channels"]))
+    augment = experiment.augment and experiment.augment.build(layout)
     init_key, data_key = jax.random.split(jax.random.key(trainer.seed))
     key: jax.Array | None = data_key
     train: Any = data.train
@@ -56,7 +55,6 @@ def prepare(experiment: Experiment, data: Datasets | None = None) -> Prepared:
     elif trainer.steps_per_epoch is not None:
         raise ValueError("--steps-per-epoch is an option of streams; use --stream")
     order = data_order(train, key, trainer.batch_size, trainer.drop_remainder)
-    time = description["input_shape"][0]
     chunks = math.ceil(time / (trainer.truncate or time))
     description["steps"] = trainer.epochs * len(order) * chunks
     state = initial_state(experiment, description, init_key)

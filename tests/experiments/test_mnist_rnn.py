@@ -15,6 +15,7 @@ from PIL import Image
 import jaxrnn
 from experiments.mnist_rnn import PRESETS
 from jaxrnn import Adam, History, ImageSequences, Muon, RNNConfig, TrainerConfig, WarpConfig
+from jaxrnn.data.augment import ImageLayout
 from jaxrnn.runs.run import open_workdir
 from tests.shared import SLICE, as_users_do, mnist_rnn
 
@@ -131,11 +132,13 @@ def test_every_option_reaches_fit(monkeypatch):
         *("record", "--epochs", "3", "--batch-size", "20", "--devices", "2", "--drop-remainder"),
         *("--shift", "2", "--rotation", "0", "--zoom", "0", "--shear", "0", "--elastic", "0.5"),
         *("--label-smoothing", "0.1", "--seed", "9", "--hidden", "7"),
+        *("--rows", "14", "--permute", "--permutation", "5"),
     ]
     splits = ["--train", "train[:650]", "--validation", "train[640:900]", "--test", "test[:200]"]
     with pytest.raises(SystemExit):
         mnist_rnn(*words, *splits)
-    assert seen["augment"] is WarpConfig(shift=2.0, elastic=0.5).build()
+    warp = WarpConfig(shift=2.0, elastic=0.5)
+    assert seen["augment"] is warp.build(ImageLayout((28, 28), permute=5))
     assert seen["state"].task == jaxrnn.Classification(label_smoothing=0.1)
     optimizer = Muon(
         learning_rate=6e-3, muon_learning_rate=3e-3, epsilon=1e-8, schedule="linear", warmup=0.1,

@@ -49,10 +49,10 @@ def plot_published(rows: Sequence[Row]) -> Figure:
                 continue
             ours = row["network"].startswith("**")
             name = row["network"].replace("**", "").partition(", `")[0]
-            color, side = ("C0", "right") if ours else ("0.3", "left")
+            color, side, edge = ("C0", "right", "bottom") if ours else ("0.3", "left", "top")
             point = parameters, 100 - accuracy
             axes.plot(*point, "o", color=color)
-            style = {"color": color, "va": "center", "ha": side, "fontsize": "small"}
+            style = {"color": color, "va": edge, "ha": side, "fontsize": "small"}
             axes.annotate(f"  {name}  ", point, **style)
         axes.set(xscale="log", yscale="log", xlim=(1e3, 2e6), ylim=(0.4, 100))
         axes.set(title=f"Pixel by pixel, {column}", xlabel="Parameters", ylabel="Test error, %")

@@ -14,6 +14,7 @@ References:
 """
 
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from jaxrnn import (
     Adam,
@@ -45,6 +46,11 @@ class SequentialMNIST(Experiment):
         muon_learning_rate=3e-4, schedule="linear", warmup=0.05, clip_norm=1.0
     )
     trainer: TrainerConfig = TrainerConfig(epochs=20, batch_size=50)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """Read a stored run; before version 0.7 there was no augmentation."""
+        return super().from_json(content | {"augment": content.get("augment") or {}})
 
     predict_options = PredictDigits
     export_options = ExportDigits
@@ -83,7 +89,7 @@ PRESETS = {
         trainer=replace(_ELMAN.trainer, epochs=15),
     ),
     "lru": _LRU,
-    # Shuffled pixels need a longer memory, at frequencies of any kind.
+    # Shuffled pixels need a longer memory, and eigenvalues of any phase.
     "permuted_lru": replace(
         _LRU,
         data=replace(_LRU.data, permute=True),

@@ -1,6 +1,6 @@
 """Data: splits in memory, sources on disk, streams, augmentation and built-in datasets."""
 
-from jaxrnn.data.augment import WarpConfig
+from jaxrnn.data.augment import ImageLayout, WarpConfig
 from jaxrnn.data.batches import batches
 from jaxrnn.data.images import ImageSequences, Source, default_dirs, load
 from jaxrnn.data.readable import Datasets
@@ -15,6 +15,7 @@ __all__ = [
     "Batch",
     "Copying",
     "Datasets",
+    "ImageLayout",
     "ImageSequences",
     "JapaneseVowels",
     "Source",

@@ -17,10 +17,15 @@ _GRID = 5  # points per side of the coarse field that an elastic deformation int
 
 
 class ImageLayout(NamedTuple):
-    """How sequences were read from images, as arguments of ``as_sequences``."""
+    """How sequences were read from images.
 
-    shape: tuple[int, ...]  # height, width[, channels]
-    permute: bool | int = False
+    Attributes:
+      shape: (height, width[, channels]) of each image.
+      permutation: seed of the permutation of its numbers; None for reading order.
+    """
+
+    shape: tuple[int, ...]
+    permutation: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +88,12 @@ def _warp_sequence(
     warp: Callable[..., jax.Array], layout: ImageLayout, key: jax.Array, inputs: jax.Array
 ) -> jax.Array:
     """Warp all channels of an image alike, given the sequence that was read from it."""
-    order: Any = ...
-    inverse: Any = ...
-    if layout.permute is not False:
-        order = pixel_order(inputs.size, layout.permute)
-        inverse = np.argsort(order)
-    shape = (*layout.shape[:2], math.prod(layout.shape[2:]))
-    image = inputs.reshape(-1)[inverse].reshape(shape)
-    warped = jax.vmap(warp, (None, -1), -1)(key, image)
-    return warped.reshape(-1)[order].reshape(inputs.shape)
+    pixels, seed = inputs.reshape(-1), layout.permutation
+    order = None if seed is None else pixel_order(inputs.size, seed)
+    pixels = pixels if order is None else pixels[np.argsort(order)]
+    image = pixels.reshape(*layout.shape[:2], math.prod(layout.shape[2:]))
+    warped = jax.vmap(warp, (None, -1), -1)(key, image).reshape(-1)
+    return (warped if order is None else warped[order]).reshape(inputs.shape)
 
 
 def _warp(config: WarpConfig, key: jax.Array, image: jax.Array) -> jax.Array:

@@ -101,14 +101,15 @@ def as_sequences(
     if rows < 1 or size % rows:
         raise ValueError(f"an image of {size} numbers cannot be divided into {rows} equal rows")
     if permute is not False:
-        images = images.reshape(len(images), size)[:, pixel_order(size, permute)]
+        order = pixel_order(size, 0 if permute is True else permute)
+        images = images.reshape(len(images), size)[:, order]
     return images.reshape(len(images), rows, size // rows)
 
 
-def pixel_order(size: int, permute: bool | int) -> np.ndarray:
+def pixel_order(size: int, seed: int) -> np.ndarray:
     """Return the order in which :func:`as_sequences` reads the numbers of a permuted image."""
     # RandomState, whose numbers never change between versions
-    return np.random.RandomState(0 if permute is True else permute).permutation(size)
+    return np.random.RandomState(seed).permutation(size)
 
 
 def channels_last(images: np.ndarray) -> np.ndarray:

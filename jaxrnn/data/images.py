@@ -80,10 +80,11 @@ class Source:
     ) -> None:  # fmt: skip
         data_dir, archives = data_dir or _directories.get()[0], archives or _directories.get()[1]
         where: Any = {"data_dir": data_dir, "archives": archives, "background": background}
-        self._layout: Any = {"rows": rows, "permute": permute}
-        self._reopen = partial(Source, name, split=split, **where, **self._layout)
+        self._reading: Any = {"rows": rows, "permute": permute}
+        self._reopen = partial(Source, name, split=split, **where, **self._reading)
         self._arrays, self.class_names, self.pixel_max = read_split(name, split, **where)
-        self.layout = ImageLayout(self._arrays.images.shape[1:], permute)
+        seed = None if permute is False else 0 if permute is True else permute
+        self.layout = ImageLayout(self._arrays.images.shape[1:], seed)
         self.channels = math.prod(self.layout.shape[2:])
 
     def __len__(self) -> int:
@@ -108,7 +109,7 @@ class Source:
         """Read the examples at these positions, in this order; see :func:`load` for shapes."""
         rows = np.asarray(indices)
         images, labels = self._arrays.images[rows], self._arrays.labels[rows]
-        return {"inputs": as_sequences(images, **self._layout), "labels": labels}
+        return {"inputs": as_sequences(images, **self._reading), "labels": labels}
 
 
 def load(name: str = "mnist", *, split: str, **options: Any) -> Split:
@@ -154,7 +155,7 @@ class ImageSequences(Group):
 
     def build(self) -> Datasets:
         """Open the training split and load the others; raises as :class:`Source`."""
-        read = partial(Source, self.name, **self._layout, background=self.background)
+        read = partial(Source, self.name, **self._reading, background=self.background)
         train, splits = read(split=self.train), {"validation": self.validation, "test": self.test}
         given = {role: split for role, split in splits.items() if split is not None}
         evals = {role: read(split=split).load() for role, split in given.items()}
@@ -163,8 +164,8 @@ class ImageSequences(Group):
 
     def as_inputs(self, images: np.ndarray) -> np.ndarray:
         """Read images as sequences, (N, height, width[, channels]) → (N, time, features)."""
-        return as_sequences(images, **self._layout)
+        return as_sequences(images, **self._reading)
 
     @property
-    def _layout(self) -> dict[str, Any]:
+    def _reading(self) -> dict[str, Any]:
         return {"rows": self.rows, "permute": self.permutation if self.permute else False}

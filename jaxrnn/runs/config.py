@@ -133,8 +133,6 @@ class Experiment:
         Raises:
           ValueError: an option is unknown, or has another type or a value that is not allowed.
         """
-        if content.get("augment", ...) is None:  # stored before the page had augmentation
-            content = {name: group for name, group in content.items() if name != "augment"}
         try:
             return _validated(cls, content)
         except ValidationError as error:

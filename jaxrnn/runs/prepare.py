@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrnn.data import Datasets, Source, Split, Stream, default_dirs, stream
-from jaxrnn.data.augment import ImageLayout
+from jaxrnn.data import Datasets, ImageLayout, Source, Split, Stream, default_dirs, stream
 from jaxrnn.files import Json
 from jaxrnn.runs.config import Experiment, RuntimeConfig
 from jaxrnn.training import History, TrainState, create_train_state

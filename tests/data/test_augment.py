@@ -7,7 +7,8 @@ import pytest
 from scipy import ndimage
 
 from jaxrnn import WarpConfig
-from jaxrnn.data.augment import ImageLayout, _sample
+from jaxrnn.data import ImageLayout
+from jaxrnn.data.augment import _sample
 from jaxrnn.data.convert import as_sequences
 
 KEYS = jax.random.split(jax.random.key(0), 200)
@@ -88,12 +89,12 @@ def test_same_key_gives_the_same_image():
     assert (warp(KEYS[0], image) != warp(KEYS[1], image)).any()
 
 
-@pytest.mark.parametrize(("rows", "permute"), [(None, False), (784, False), (784, 3), (14, True)])
+@pytest.mark.parametrize(("rows", "permute"), [(None, False), (784, False), (784, 0), (14, 3)])
 def test_sequences_are_warped_as_the_images_they_were_read_from(rows, permute):
     config = WarpConfig(shift=2.0, rotation=10.0, elastic=1.0)
     images = np.asarray(jax.random.uniform(jax.random.key(1), (200, 28, 28, 3)))
     warp = jax.vmap(jax.vmap(config.build(), (None, -1), -1))  # every channel with the same key
     expected = as_sequences(np.asarray(warp(KEYS, images)), rows, permute=permute)
-    warp = config.build(ImageLayout((28, 28, 3), permute))
+    warp = config.build(ImageLayout((28, 28, 3), None if permute is False else permute))
     warped = jax.vmap(warp)(KEYS, as_sequences(images, rows, permute=permute))
     np.testing.assert_allclose(warped, expected, atol=1e-5)

@@ -15,7 +15,8 @@ from PIL import Image
 import jaxrnn
 from experiments.mnist_rnn import PRESETS
 from jaxrnn import Adam, History, ImageSequences, Muon, RNNConfig, TrainerConfig, WarpConfig
-from jaxrnn.data.augment import ImageLayout
+from jaxrnn.data import ImageLayout
+from jaxrnn.runs.prepare import prepare
 from jaxrnn.runs.run import open_workdir
 from tests.shared import SLICE, as_users_do, mnist_rnn
 
@@ -139,7 +140,7 @@ def test_every_option_reaches_fit(monkeypatch):
     with pytest.raises(SystemExit):
         mnist_rnn(*words, *splits)
     warp = WarpConfig(shift=2.0, elastic=0.5)
-    assert seen["augment"] is warp.build(ImageLayout((28, 28), permute=5))
+    assert seen["augment"] is warp.build(ImageLayout((28, 28), permutation=5))
     assert seen["state"].task == jaxrnn.Classification(label_smoothing=0.1)
     optimizer = Muon(
         learning_rate=6e-3, muon_learning_rate=3e-3, epsilon=1e-8, schedule="linear", warmup=0.1,
@@ -152,3 +153,32 @@ def test_every_option_reaches_fit(monkeypatch):
     assert seen["key"] == jax.random.split(jax.random.key(9))[1]
     sizes = {name: len(split) for name, split in seen["evals"].items()}
     assert (len(seen["train"]), sizes) == (650, {"validation": 260, "test": 200})
+
+
+def test_color_pictures_are_warped(folder):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 6, 6, 5, 3), np.uint8)
+    for kind, pictures in zip(("cat", "dog"), pixels, strict=True):
+        (folder / "pets" / kind).mkdir(parents=True)
+        for index, picture in enumerate(pictures):
+            Image.fromarray(picture).save(folder / "pets" / kind / f"{index}.png")
+    pets = [
+        "--name",
+        f"{folder}/pets",
+        "--train",
+        "train",
+        "--validation",
+        "None",
+        "--test",
+        "train",
+    ]
+    mnist_rnn("keras", *pets, "--shift", "1", "--epochs", "1", "--batch-size", "4", "--hidden", "3")
+
+    warp = WarpConfig(shift=1.0)
+    data = ImageSequences(name=f"{folder}/pets", validation=None, test="train")
+    experiment = replace(PRESETS["keras"], data=data, augment=warp)
+    experiment = replace(experiment, trainer=TrainerConfig(batch_size=4))
+    prepared = prepare(experiment)
+    assert prepared.augment is warp.build(ImageLayout((6, 5, 3)))
+    split = prepared.data.train  # which doesn't know its layout, except for the channels
+    prepared = prepare(experiment, jaxrnn.Datasets(split, {"test": split}, outputs=2))
+    assert prepared.augment is warp.build(ImageLayout((6, -1, 3)))

@@ -4,7 +4,7 @@ fast (the default): 2 epochs on all 60,000 training images, about 0.987 test acc
 
 sprint: 1 epoch, about 0.981; the fastest to reach 0.9793, the best result of the tf1 notebook.
 
-record: 60 epochs, about RECORD, the best seen from the Elman network of 28,360 parameters.
+record: 60 epochs, about 0.995, the best seen from the Elman network of 28,360 parameters.
 
 mingru: 60 epochs, about 0.995; a bidirectional minGRU of 27,810 parameters in residual blocks.
 

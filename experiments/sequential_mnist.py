@@ -49,7 +49,7 @@ class SequentialMNIST(Experiment):
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
-        """Read a stored run; before version 0.7 there was no augmentation."""
+        """Read a stored run; those from before version 0.7 have no ``augment``, and no warps."""
         return super().from_json(content | {"augment": content.get("augment") or {}})
 
     predict_options = PredictDigits
@@ -89,7 +89,7 @@ PRESETS = {
         trainer=replace(_ELMAN.trainer, epochs=15),
     ),
     "lru": _LRU,
-    # Shuffled pixels need a longer memory, and eigenvalues of any phase.
+    # For shuffled pixels, a longer memory and eigenvalues of any phase.
     "permuted_lru": replace(
         _LRU,
         data=replace(_LRU.data, permute=True),

@@ -17,11 +17,11 @@ _GRID = 5  # points per side of the coarse field that an elastic deformation int
 
 
 class ImageLayout(NamedTuple):
-    """How sequences were read from images.
+    """Shape and pixel order of the images from which sequences are read.
 
     Attributes:
-      shape: (height, width[, channels]) of each image.
-      permutation: seed of the permutation of its numbers; None for reading order.
+      shape: (height, width[, channels]) of each image; one size may be -1, to be inferred.
+      permutation: seed of the permutation of the pixel values; None if they are not permuted.
     """
 
     shape: tuple[int, ...]
@@ -58,11 +58,12 @@ class WarpConfig(Group):
         :math:`d` is normally distributed on a 5 × 5 grid and interpolated smoothly.
 
         Args:
-          layout: how the inputs were read from images; by default they are images of one channel.
+          layout: shape and pixel order of the images; by default, the inputs are (height, width)
+            images of one channel.
 
         Returns:
-          A pure function from a key and the inputs of one example, floats, to those of its warped
-          image; None if every option is 0. Equal arguments return the same function.
+          A pure function from a key and the inputs of one example, as floats, to warped inputs of
+          the same shape; None if every option is 0. Equal arguments return the same function.
 
         References:
           P. Y. Simard, D. Steinkraus and J. C. Platt, "Best practices for convolutional neural
@@ -87,7 +88,7 @@ def _build(
 def _warp_sequence(
     warp: Callable[..., jax.Array], layout: ImageLayout, key: jax.Array, inputs: jax.Array
 ) -> jax.Array:
-    """Warp all channels of an image alike, given the sequence that was read from it."""
+    """Return the sequence with its image warped, all channels alike."""
     pixels, seed = inputs.reshape(-1), layout.permutation
     order = None if seed is None else pixel_order(inputs.size, seed)
     pixels = pixels if order is None else pixels[np.argsort(order)]

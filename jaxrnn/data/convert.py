@@ -107,7 +107,7 @@ def as_sequences(
 
 
 def pixel_order(size: int, seed: int) -> np.ndarray:
-    """Return the order in which :func:`as_sequences` reads the numbers of a permuted image."""
+    """Return the permutation that :func:`as_sequences` applies to the flattened image."""
     # RandomState, whose numbers never change between versions
     return np.random.RandomState(seed).permutation(size)
 

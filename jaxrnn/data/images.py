@@ -60,7 +60,7 @@ class Source:
 
     Attributes:
       class_names, channels: see :class:`jaxrnn.Split`.
-      layout: how the sequences are read from images, for :class:`jaxrnn.WarpConfig`.
+      layout: shape and pixel order of the images, a :class:`jaxrnn.data.ImageLayout`.
       pixel_max: the pixel value that was mapped to 255; not 255 if pixels were stretched.
 
     Raises:

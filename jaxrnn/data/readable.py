@@ -32,8 +32,8 @@ class Datasets:
       outputs: number of outputs of the network: classes, or numbers to predict.
       baselines: values to draw beside the curves, by metric and name, as in ``{"loss": {"always the
         mean": 0.1}}``.
-      layout: how the examples were read from images, a :class:`jaxrnn.data.ImageLayout`; by
-        default, each time step is a row of pixels.
+      layout: shape and pixel order of the images, a :class:`jaxrnn.data.ImageLayout`; by default,
+        each time step is assumed to be one row of an image.
       pixel_max: the pixel value that was mapped to 255; see :class:`jaxrnn.Source`.
     """
 

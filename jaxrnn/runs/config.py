@@ -83,8 +83,8 @@ class Experiment:
     fields, that builds its own part: ``data.build()`` returns :class:`jaxrnn.Datasets`,
     ``model.build(outputs)`` a Flax module (``model.build(outputs, rngs)`` if it is an NNX module,
     which initializes its own parameters), ``optimizer.build(steps)`` an optax transformation, and
-    ``augment.build(layout)``, given the ``layout`` of the data, a function or None. The identity of
-    a run is everything except ``runtime``.
+    ``augment.build(layout)`` a function or None, where ``layout`` is a
+    :class:`jaxrnn.data.ImageLayout`. The identity of a run is everything except ``runtime``.
 
     A page extends the verbs ``predict`` and ``export`` by ``predict_options`` and
     ``export_options``, subclasses of ``Predict`` and ``Export`` in :mod:`jaxrnn.runs.verbs`.

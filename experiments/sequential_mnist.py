@@ -4,7 +4,7 @@
 
 elman reaches about 97.5 % test accuracy in 20 epochs, and lru 99.1 % in 15. permuted and
 permuted_lru shuffle the pixels with RandomState(92916).permutation(784), and reach 94.6 % in 15 and
-PLRU % in 16. The networks train on the first 50,000 images. Their options were chosen on the other
+96.6 % in 16. The networks train on the first 50,000 images. Their options were chosen on the other
 10,000, except those of lru, which were chosen before its first run.
 
 References:

@@ -62,7 +62,7 @@ def test_keras_preset_end_to_end(folder):
     assert results["devices"][0].startswith("cpu")
 
     lines = done.stdout.splitlines()
-    start = r"mnist_rnn/keras: 622 parameters, 640 training examples, on .* × cpu.*; files in .*/run"
+    start = r"mnist_rnn/keras: 622 parameters, 640 training examples, on .* × cpu.*; files in .*run"
     assert re.fullmatch(start, lines[0])
     assert lines[1].startswith("epoch 1/2: loss ")
     assert f"test accuracy: {results['test_accuracy']:.4f}" in lines

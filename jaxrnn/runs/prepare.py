@@ -152,7 +152,8 @@ def initial_state(experiment: Experiment, description: Json, key: jax.Array | No
 def describe_mesh(mesh: jax.sharding.Mesh) -> str:
     """Describe the number and kind of devices and, for a single CPU device, its cores."""
     devices = devices_of(mesh)
-    cores = f" ({available_cores()} cores)" if devices == ["cpu"] else ""
+    count = available_cores()
+    cores = f" ({count} core{'s' * (count > 1)})" if devices == ["cpu"] else ""
     return f"{len(devices)} × {devices[0]}{cores}"
 
 

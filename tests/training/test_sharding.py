@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.runs.prepare import describe_mesh
+from jaxrnn.runs import prepare
 from jaxrnn.training import sharding, train_block
 from jaxrnn.training.sharding import batch_mesh, suitable_devices
 
@@ -19,8 +19,13 @@ def test_as_many_devices_as_divide_the_batch():
     for devices in (0, 5):
         with pytest.raises(ValueError, match=f"between 1 and 4; got {devices}"):
             batch_mesh(150, devices)
-    described = [describe_mesh(batch_mesh(150, devices)) for devices in (None, 1, 2)]
-    assert described == ["3 × cpu", f"1 × cpu ({sharding.available_cores()} cores)", "2 × cpu"]
+
+
+@pytest.mark.parametrize(("cores", "described"), [(1, "1 core"), (2, "2 cores")])
+def test_devices_are_described(monkeypatch, cores, described):
+    monkeypatch.setattr(prepare, "available_cores", lambda: cores)
+    assert prepare.describe_mesh(batch_mesh(150, 1)) == f"1 × cpu ({described})"
+    assert prepare.describe_mesh(batch_mesh(150)) == "3 × cpu"
 
 
 @pytest.mark.parametrize(

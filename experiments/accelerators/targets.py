@@ -4,7 +4,6 @@ import importlib.util
 import os
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -119,14 +118,8 @@ def compile_epoch(experiment: MnistRNN, target: Target, examples: int) -> Progra
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated),
         jax.eval_shape(arguments),
     )
-    epoch = partial(
-        train_epoch,
-        batch_size=batch_size,
-        drop_remainder=True,
-        augment=experiment.augment.build(),
-        mesh=mesh,
-    )
-    lowered = jax.jit(epoch).lower(*shapes)
+    fixed: Any = {"batch_size": batch_size, "drop_remainder": True, "mesh": mesh}
+    lowered = train_epoch.lower(*shapes, augment=experiment.augment.build(), **fixed)
     begun = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - begun

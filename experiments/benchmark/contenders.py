@@ -63,21 +63,14 @@ def build_jaxrnn(
     state = jaxrnn.create_train_state(init_key, model, optimizer, images, experiment.task)
     mesh = batch_mesh(batch_size, suitable_devices(state.params))
     state, split = replicate((state, jaxrnn.Split(images, labels)), mesh)
-    train_epoch = jax.jit(
-        partial(
-            jaxrnn.train_epoch,
-            batch_size=batch_size,
-            drop_remainder=True,
-            augment=experiment.augment.build(),
-            mesh=mesh,
-        )
-    )
+    fixed: Any = {"batch_size": batch_size, "drop_remainder": True, "mesh": mesh}
+    fixed["augment"] = experiment.augment.build()
     keys = iter(jax.random.split(data_key, 1000))
-    train_epoch.lower(state, split, next(keys)).compile()
+    jaxrnn.train_epoch.lower(state, split, next(keys), **fixed).compile()
 
     def epoch() -> None:
         nonlocal state
-        state, metrics = train_epoch(state, split, next(keys))
+        state, metrics = jaxrnn.train_epoch(state, split, next(keys), **fixed)
         jax.block_until_ready(metrics)
 
     def predict(images: np.ndarray) -> jax.Array:

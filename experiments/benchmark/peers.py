@@ -99,14 +99,8 @@ def measure_time_to_accuracy(
 ) -> list[Row]:
     """Measure the epochs and seconds that each contender needs, for each seed; None if never.
 
-    Args:
-      names: contenders to measure beside the presets fast and sprint.
-      train: what these presets train on.
-      protocol: what the others train on.
-      test: what all are tested on after every epoch.
-      options: see :class:`experiments.benchmark.protocol.Options`.
-      seeds: number of seeds.
-      accuracy: test accuracy to reach.
+    The presets fast and sprint train on ``train``, the contenders ``names`` on ``protocol``; all
+    are tested on ``test`` after every epoch, until they reach ``accuracy``.
     """
     names = [*PRESETS_EPOCHS, *(name for name in names if name != "sgemm")]
     rows: list[Row] = [{"name": name, "epochs": [], "seconds": []} for name in names]

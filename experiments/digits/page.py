@@ -2,13 +2,15 @@
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
+from jaxrnn.export.layouts import join, torch_layout
 from jaxrnn.nn.model import RNNModel
 
 from .pictures import SIDE
@@ -16,12 +18,8 @@ from .pictures import SIDE
 _TEMPLATE = Path(__file__).with_name("digit.html")
 _PLACE = '"DATA"'  # the placeholder in the template
 
-# For each cell: the name of the network, and the gates of its kernels.
-_CELLS = {
-    "simple": ("An Elman network", ("",)),
-    "gru": ("A GRU network", ("r", "z", "n")),
-    "lstm": ("An LSTM network", ("i", "f", "g", "o")),
-}
+# The cells that the web page can compute, and what it calls their networks.
+_CELLS = {"simple": "An Elman network", "gru": "A GRU network", "lstm": "An LSTM network"}
 
 
 def drawing_page(
@@ -46,9 +44,6 @@ def drawing_page(
       order: (784,) permutation of the pixels, applied before they are cut into time steps; None for
         reading order.
 
-    Returns:
-      The HTML.
-
     Raises:
       ValueError: the web page can't compute the network.
 
@@ -58,16 +53,13 @@ def drawing_page(
     '<!doctype html>'
     """
     _check(model)
-    cell = str(model.cell)
-    weights = [
-        *(part for layer in range(model.layers) for part in _layer(cell, params[f"layer{layer}"])),
-        *(params["head"][part] for part in ("kernel", "bias")),
-    ]
-    joined = np.concatenate([np.ravel(array) for array in weights]).astype("<f4")
+    leaves: Any = flatten_dict(jax.device_get(params), sep="/")
+    weights = join(torch_layout(model, leaves), leaves).values()
+    joined = np.concatenate([np.ravel(array.T) for array in weights]).astype("<f4")
     time, features = input_shape
     unit = {SIDE: "row", 1: "pixel"}.get(features, "step")
     data = {
-        "cell": cell,
+        "cell": model.cell,
         "activation": model.activation,
         "units": model.hidden,
         "layers": model.layers,
@@ -106,17 +98,8 @@ def _check(model: RNNModel) -> None:
             )
 
 
-def _layer(cell: str, params: Any) -> Iterator[np.ndarray]:
-    """Yield input and recurrent kernels and biases, gates concatenated; a missing bias is 0."""
-    for part in "ih":
-        modules = [params[part + gate] for gate in _CELLS[cell][1]]
-        biases = [module.get("bias", np.zeros(module["kernel"].shape[1])) for module in modules]
-        yield np.concatenate([module["kernel"] for module in modules], axis=1)
-        yield np.concatenate(biases)
-
-
 def _about(model: RNNModel, params: Any, unit: str, shuffled: bool) -> str:
-    name, count = _CELLS[str(model.cell)][0], sum(leaf.size for leaf in jax.tree.leaves(params))
+    name, count = _CELLS[str(model.cell)], sum(leaf.size for leaf in jax.tree.leaves(params))
     layers = f"{model.layers} layers of " if model.layers > 1 else ""
     way = {"row": "row by row, from top to bottom", "pixel": "pixel by pixel, in reading order"}
     how = "in a fixed, shuffled order" if shuffled else way.get(unit, "step by step")

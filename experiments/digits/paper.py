@@ -46,9 +46,9 @@ def subtract_paper(gray: np.ndarray, bright: bool) -> Relief:
     level = gray if bright else -gray
     paper = _opening(level, max(_LEAST, round(_STROKE * gray.size**0.5)), small)
     excess = level - paper
-    jump = _contrast(paper)
+    jump, contrast = (ndimage.morphological_gradient(array, 3) for array in (paper, level))
     bias, noise = (0.0, 0.0) if small else _noise(_sample(excess))
-    cut = (jump > max(_NOISE * noise, _STEP)) & (_contrast(level) < 0.4 * jump)
+    cut = (jump > max(_NOISE * noise, _STEP)) & (contrast < 0.4 * jump)
     scale = np.float32(1) if bright else np.maximum(-paper, _DARKEST)
     height = (excess - bias) / scale
     deviation = np.broadcast_to(np.float32(noise) / scale, height.shape)
@@ -66,13 +66,8 @@ def _opening(level: np.ndarray, size: int, small: bool) -> np.ndarray:
     margin = size // 2
     around = {"constant_values": level.min()} if small else {"mode": "edge"}
     wide = np.pad(level, margin, **around)
-    low = ndimage.minimum_filter(wide, 2 * margin + 1, mode="nearest")
-    high = ndimage.maximum_filter(low, 2 * margin + 1, mode="nearest")
-    return high[margin : margin + level.shape[0], margin : margin + level.shape[1]]
-
-
-def _contrast(array: np.ndarray) -> np.ndarray:
-    return ndimage.maximum_filter(array, 3) - ndimage.minimum_filter(array, 3)
+    opened = ndimage.grey_opening(wide, 2 * margin + 1, mode="nearest")
+    return opened[margin : margin + level.shape[0], margin : margin + level.shape[1]]
 
 
 def _noise(excess: np.ndarray) -> tuple[float, float]:

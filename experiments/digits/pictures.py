@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from .ink import find_ink
 
@@ -16,16 +17,9 @@ _BLUR = 0.25  # enlarged ink below this fraction of the strongest is blur
 def normalize_digit(
     picture: np.ndarray, ink: Literal["auto", "bright", "dark"] = "auto"
 ) -> np.ndarray:
-    """Turn a picture of a digit into an image like those of MNIST.
+    """Turn a picture of a digit into an image like those of MNIST, (28, 28) uint8.
 
-    Args:
-      picture, ink: see :func:`find_ink`.
-
-    Returns:
-      (28, 28) uint8, from :func:`fit_digit`. A digit of MNIST hardly changes.
-
-    Raises:
-      ValueError: see :func:`find_ink`.
+    Arguments and errors are those of :func:`find_ink`. A digit of MNIST hardly changes.
     """
     return fit_digit(_enlarge(find_ink(picture, ink)))
 
@@ -56,8 +50,8 @@ def fit_digit(ink: np.ndarray) -> np.ndarray:
     image = np.zeros((SIDE, SIDE), np.float32)
     top, left = (
         # Rounded, as otherwise the last bits would decide where symmetric ink goes.
-        int(np.clip(np.ceil(np.round(SIDE / 2 - center, 4)), 0, SIDE - size))
-        for center, size in zip(_center_of_mass(small), small.shape, strict=True)
+        int(np.clip(np.ceil(np.round((SIDE - 1) / 2 - center, 4)), 0, SIDE - size))
+        for center, size in zip(ndimage.center_of_mass(small), small.shape, strict=True)
     )
     image[top : top + height, left : left + width] = small / small.max()
     return np.round(255 * image).astype(np.uint8)
@@ -81,9 +75,3 @@ def _resampling(size: int, new: int) -> np.ndarray:
     distance = (np.arange(new)[:, None] + 0.5) * step - (np.arange(size)[None] + 0.5)
     weights = np.maximum(0, 1 - np.abs(distance) / max(step, 1))
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
-
-
-def _center_of_mass(image: np.ndarray) -> list[float]:
-    """Return the distances from the top and left edges, in pixels."""
-    lines = [image.sum(axis) for axis in (1, 0)]
-    return [float((line * (np.arange(len(line)) + 0.5)).sum() / line.sum()) for line in lines]

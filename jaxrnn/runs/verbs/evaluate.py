@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 
-from jaxrnn.data import Split
 from jaxrnn.files import Json
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.prepare import build_data, check_same_data, describe_data
@@ -34,9 +33,8 @@ def evaluate_run(experiment: Experiment, workdir: Path) -> Json:
     state = replicate(stored.network, mesh := batch_mesh(trainer.batch_size, devices))
     results: Json = {"epoch": len(stored.history)}
     for name, split in data.evals.items():
-        split = replicate(split, mesh) if isinstance(split, Split) else split
-        means = jax.device_get(evaluate(state, split, mesh=mesh, outputs=data.outputs)).means()
-        metrics = experiment.task.summarize(means)
+        measured = evaluate(state, replicate(split, mesh), mesh=mesh, outputs=data.outputs)
+        metrics = experiment.task.summarize(jax.device_get(measured).means())
         results |= {f"{name}_{metric}": float(value) for metric, value in metrics.items()}
     if runtime.sample:
         names = getattr(data.train, "class_names", ())

@@ -157,8 +157,7 @@ class ImageSequences(Group):
         """Open the training split and load the others; raises as :class:`Source`."""
         read = partial(Source, self.name, **self._reading, background=self.background)
         train, splits = read(split=self.train), {"validation": self.validation, "test": self.test}
-        given = {role: split for role, split in splits.items() if split is not None}
-        evals = {role: read(split=split).load() for role, split in given.items()}
+        evals = {role: read(split=name).load() for role, name in splits.items() if name is not None}
         classes, layout, pixel_max = len(train.class_names), train.layout, train.pixel_max
         return Datasets(train, evals, classes, layout=layout, pixel_max=pixel_max)
 

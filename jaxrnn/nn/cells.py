@@ -117,8 +117,7 @@ def build_cell(
         kernel = recurrent = partial(jax.random.uniform, minval=-limit, maxval=limit)
     options: dict[str, Callable[..., Array]] = {"kernel_init": kernel}
     if name != "mingru":
-        scaled = lambda *args: gain * recurrent(*args)  # noqa: E731
-        options["recurrent_kernel_init"] = recurrent if gain == 1 else scaled
+        options["recurrent_kernel_init"] = lambda *args: gain * recurrent(*args)
     if activation != "tanh":
         options["activation_fn"] = ACTIVATIONS[activation]
     return CELLS[name](hidden, **options)

@@ -34,8 +34,7 @@ class NNXNetwork:
         if not isinstance(module, nnx.Module):
             raise ValueError(f"the model must be a linen or nnx module of Flax; got {module!r:.80}")
         parts: Any = nnx.split(module, nnx.Param, nnx.RngState, ...)
-        self._graph: Any = parts[0]
-        _, params, streams, others = parts
+        self._graph, params, streams, others = parts
         if kinds := sorted({type(variable).__name__ for _, variable in nnx.to_flat_state(others)}):
             raise ValueError(
                 "the model has unsupported variables other than nnx.Param: " + ", ".join(kinds)
@@ -61,15 +60,14 @@ class NNXNetwork:
     def merge(self, params: chex.ArrayTree, key: Key[Array, ""] | None = None) -> nnx.Module:
         """Return a module with these parameters, and random-number streams from this key."""
         key = jax.random.key(0) if key is None else key
-        keys = [jax.random.fold_in(key, number) for number in range(len(self._is_key))]
         count = jnp.zeros((), jnp.uint32)
         streams = [
-            each if is_key else count for each, is_key in zip(keys, self._is_key, strict=True)
+            jax.random.fold_in(key, number) if is_key else count
+            for number, is_key in enumerate(self._is_key)
         ]
-        states = zip((self._params, self._streams), (jax.tree.leaves(params), streams), strict=True)
-        module: nnx.Module = nnx.merge(
-            self._graph, *(jax.tree.unflatten(*state) for state in states)
-        )
+        variables = jax.tree.unflatten(self._params, jax.tree.leaves(params))
+        random = jax.tree.unflatten(self._streams, streams)
+        module: nnx.Module = nnx.merge(self._graph, variables, random)
         return module
 
     def apply(

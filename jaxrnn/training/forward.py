@@ -94,8 +94,9 @@ def measure_in_pieces(
     if every_step:
         metrics += jax.tree.map(lambda sums: sums.sum(0), sums)
     if state.task.weights(batch) is None:  # a number that depends on shapes alone, as for a whole
-        of_step = _losses.eval_shape(state, cut(batch, 0, 1)).size
-        metrics = Metrics(metrics.sums, of_step * time if every_step else of_step)
+        part = cut(batch, 0, 1)
+        losses = jax.eval_shape(lambda: state.task.measure(forward(state, part)[0], part)["loss"])
+        metrics = Metrics(metrics.sums, losses.size * time if every_step else losses.size)
     return metrics, carry
 
 
@@ -202,11 +203,6 @@ def _check_fit(state: TrainState, examples: Split | Stream) -> int:
     if isinstance(examples, Split):
         check_values(examples, outputs, getattr(state.model, "vocabulary", None) or outputs)
     return outputs
-
-
-@jax.jit
-def _losses(state: TrainState, batch: Batch) -> Array:
-    return state.task.measure(forward(state, batch)[0], batch, train=True)["loss"]
 
 
 @jax.jit  # caches the shapes that it has traced

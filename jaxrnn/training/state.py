@@ -104,14 +104,10 @@ def create_train_state(
         if isinstance(model, nn.Module) and not isinstance(key, jax.core.Tracer):
             init = _compiled_init(network, optimizer)
     inputs = jnp.asarray(blank_example(example))
-    # An array, as the type of a Python integer differs from that of every later step, so that the
-    # second call of a jitted function would compile again.
-    step: chex.ArrayTree = jnp.zeros((), jnp.int32)
     if key is None:  # traced as in initialization, which is faster if it follows
-        params, opt_state = jax.eval_shape(init, jax.random.key(0), inputs)
-        step = jax.ShapeDtypeStruct(step.shape, step.dtype)
+        step, params, opt_state = jax.eval_shape(init, jax.random.key(0), inputs)
     else:
-        params, opt_state = init(as_key(key), inputs)
+        step, params, opt_state = init(as_key(key), inputs)
     return TrainState(step, network.apply, params, optimizer, opt_state, task)
 
 
@@ -151,7 +147,7 @@ def _init(
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
     inputs: Shaped[Array, "1 time *features"],
-) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+) -> tuple[chex.ArrayTree, chex.ArrayTree, chex.ArrayTree]:
     variables: Any = {"params": getattr(network, "params", None)}  # those of an NNX module
     if isinstance(network, nn.Module):
         variables = network.init(key, inputs, **mode_options(_arguments(network), train=False))
@@ -166,7 +162,9 @@ def _init(
     except (TypeError, AttributeError) as error:
         given = "a step gives an optax optimizer gradients, parameters and the value of the loss"
         raise ValueError(f"{given}, but {first_line(error)}") from error
-    return params, opt_state
+    # An array, as the type of a Python integer differs from that of every later step, so that the
+    # second call of a jitted function would compile again.
+    return jnp.zeros((), jnp.int32), params, opt_state
 
 
 @lru_cache

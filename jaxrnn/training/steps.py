@@ -113,7 +113,7 @@ def step(
 
     The batch is prepared and divided among the devices of the mesh; metrics are of one share.
     """
-    update = partial(_update, key=key, mesh=mesh, parts=options.accumulate, remat=options.remat)
+    update = partial(_update, key=key, mesh=mesh, options=options)
     time, chunk = batch["inputs"].shape[1], options.truncate
     check_pieces(state, batch, options)
     if chunk is None or time <= chunk:
@@ -160,8 +160,7 @@ def _update(
     *,
     key: Key[Array, ""] | None,
     mesh: Mesh | None,
-    parts: int,
-    remat: int | None,
+    options: StepOptions,
 ) -> tuple[TrainState, Metrics, Carry]:
     r"""Update the parameters once.
 
@@ -180,8 +179,8 @@ def _update(
     def loss_fn(params: chex.ArrayTree, part: _Part) -> tuple[Array, _Measured]:
         batch, keys, carry = part
         measure = measure_prepared
-        if remat is not None and remat < batch["inputs"].shape[1]:
-            measure = partial(measure_in_pieces, size=remat)
+        if options.remat is not None and options.remat < batch["inputs"].shape[1]:
+            measure = partial(measure_in_pieces, size=options.remat)
         metrics, carry = measure(
             state.replace(params=params), batch, train=True, keys=keys, carry=carry
         )
@@ -192,7 +191,7 @@ def _update(
         return metrics.sums["loss"] / count, (metrics, carry)
 
     gradient = partial(jax.grad(loss_fn, has_aux=True), state.params)
-    grads, (metrics, carry) = _in_parts(gradient, (batch, keys, carry), parts)
+    grads, (metrics, carry) = _in_parts(gradient, (batch, keys, carry), options.accumulate)
     dtype = optax.tree.dtype(grads, "highest")
     share = metrics.sums["loss"].astype(dtype), jnp.asarray(metrics.weight, dtype)
     grads, loss, weight = sum_over_devices((grads, *share), mesh)

@@ -32,7 +32,7 @@ class AddingRNN(Experiment):
     trainer: TrainerConfig = TrainerConfig(epochs=5, batch_size=50)
 
 
-# The longer the sequence, the smaller the steps of the recurrent kernel must be, or states grow:
+# Longer sequences need a smaller learning rate for the recurrent kernel, or states grow:
 # elman --length 600 --seeds 3 diverges in its second epoch.
 PRESETS = {
     "elman": AddingRNN(),

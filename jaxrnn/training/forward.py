@@ -95,8 +95,11 @@ def measure_in_pieces(
         metrics += jax.tree.map(lambda sums: sums.sum(0), sums)
     if state.task.weights(batch) is None:  # a number that depends on shapes alone, as for a whole
         part = cut(batch, 0, 1)
-        losses = jax.eval_shape(lambda: state.task.measure(forward(state, part)[0], part)["loss"])
-        metrics = Metrics(metrics.sums, losses.size * time if every_step else losses.size)
+        measured = jax.eval_shape(
+            lambda: state.task.measure(forward(state, part)[0], part, train=True)
+        )
+        of_step = measured["loss"].size
+        metrics = Metrics(metrics.sums, of_step * time if every_step else of_step)
     return metrics, carry
 
 

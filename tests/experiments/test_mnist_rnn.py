@@ -161,10 +161,8 @@ def test_color_pictures_are_warped(folder):
         (folder / "pets" / kind).mkdir(parents=True)
         for index, picture in enumerate(pictures):
             Image.fromarray(picture).save(folder / "pets" / kind / f"{index}.png")
-    pets = [
-        *("--name", f"{folder}/pets", "--train", "train", "--validation", "None"),
-        *("--test", "train"),
-    ]
+    pets = ["--name", f"{folder}/pets", "--train", "train", "--validation", "None"]
+    pets += ["--test", "train"]
     mnist_rnn("keras", *pets, "--shift", "1", "--epochs", "1", "--batch-size", "4", "--hidden", "3")
 
     warp = WarpConfig(shift=1.0)

@@ -174,6 +174,20 @@ def test_rematerialization_gives_the_exact_gradient(whole, cell, size):
     chex.assert_trees_all_close(in_pieces[1], at_once[1], rtol=1e-5)
 
 
+class Squares(jaxrnn.Classification):
+    """The training loss has two elements for each example."""
+
+    def measure(self, outputs, batch, *, train=False):
+        measured = super().measure(outputs, batch, train=train)
+        return {"loss": outputs[:, :2] ** 2 if train else measured["loss"]}
+
+
+def test_rematerialization_counts_the_elements_of_the_training_loss():
+    state = state_of(Split(FLOATS), Squares(), pooling="last")
+    train = partial(train_epoch, state, Split(FLOATS, TOKENS[:, 0]), KEY, batch_size=20)
+    chex.assert_trees_all_close(train(options=StepOptions(remat=4)), train(), atol=1e-6)
+
+
 def test_rematerialization_saves_memory():
     """A step on 400 time steps takes memory for pieces of 20 and their carries."""
     model = RNNModel(16, 5, pooling="none")

@@ -119,7 +119,8 @@ def compile_epoch(experiment: MnistRNN, target: Target, examples: int) -> Progra
         jax.eval_shape(arguments),
     )
     fixed: Any = {"batch_size": batch_size, "drop_remainder": True, "mesh": mesh}
-    lowered = train_epoch.lower(*shapes, augment=experiment.augment.build(), **fixed)
+    fixed |= {"augment": experiment.augment.build()}
+    lowered = train_epoch.lower(*shapes, **fixed)
     begun = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - begun

@@ -63,10 +63,8 @@ def build_jaxrnn(
     state = jaxrnn.create_train_state(init_key, model, optimizer, images, experiment.task)
     mesh = batch_mesh(batch_size, suitable_devices(state.params))
     state, split = replicate((state, jaxrnn.Split(images, labels)), mesh)
-    fixed: Any = {
-        **{"batch_size": batch_size, "drop_remainder": True, "mesh": mesh},
-        "augment": experiment.augment.build(),
-    }
+    fixed: Any = {"batch_size": batch_size, "drop_remainder": True, "mesh": mesh}
+    fixed |= {"augment": experiment.augment.build()}
     keys = iter(jax.random.split(data_key, 1000))
     jaxrnn.train_epoch.lower(state, split, next(keys), **fixed).compile()
 

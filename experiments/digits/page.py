@@ -54,6 +54,7 @@ def drawing_page(
     """
     _check(model)
     leaves: Any = flatten_dict(jax.device_get(params), sep="/")
+    # Transposed back: the web page multiplies by (inputs, outputs) kernels.
     weights = join(torch_layout(model, leaves), leaves).values()
     joined = np.concatenate([np.ravel(array.T) for array in weights]).astype("<f4")
     time, features = input_shape

@@ -2,16 +2,22 @@
 
 import csv
 import io
-import json
-import math
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import pydantic_core
+from pydantic import TypeAdapter, ValidationError
+
 Json: TypeAlias = dict[str, Any]
 """A JSON object."""
+
+TEMPORARY = ".jaxrnn"
+"""Suffix of files that are being written."""
+
+_OBJECT = TypeAdapter(Json)
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
@@ -21,7 +27,7 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
       OSError: the directory can't be written or is full; the old file is still there.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    temporary = path.with_name(f".{path.name}-{os.getpid()}{TEMPORARY}")
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -35,7 +41,7 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
 
 def write_json(path: Path, content: Json) -> None:
     """Write indented JSON, atomically; numbers that are not finite become null."""
-    write_atomically(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+    write_atomically(path, pydantic_core.to_json(content, indent=2, inf_nan_mode="null") + b"\n")
 
 
 def write_csv(path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Json]) -> None:
@@ -61,12 +67,9 @@ def read_json(path: Path) -> Json:
       ValueError: it holds something else.
     """
     try:
-        value = json.loads(path.read_bytes())
-        if not isinstance(value, dict):
-            raise ValueError("expected a JSON object")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    return value
+        return _OBJECT.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path} is damaged: {error.errors()[0]['msg']}") from error
 
 
 def read_json_or_none(path: Path) -> Json | None:
@@ -75,15 +78,6 @@ def read_json_or_none(path: Path) -> Json | None:
         return read_json(path)
     except (FileNotFoundError, ValueError):
         return None
-
-
-def finite(content: Any) -> Any:
-    """Replace the numbers in JSON that are not finite by None."""
-    if isinstance(content, dict):
-        return {name: finite(value) for name, value in content.items()}
-    if isinstance(content, list):
-        return [finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def local_path(option: str, path: str | Path) -> Path:

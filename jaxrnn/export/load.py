@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jax import export
 
-ABOUT = json.loads(Path(__file__).with_name("model.json").read_text())
+ABOUT = json.loads(Path(__file__).with_name("model.json").read_bytes())
 NETWORK = export.deserialize(bytearray(Path(__file__).with_name("model.stablehlo").read_bytes()))
 
 

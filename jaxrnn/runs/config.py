@@ -4,12 +4,13 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import pydantic_core
 from annotated_types import Ge
+from flax.traverse_util import flatten_dict
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from tyro.conf import Fixed, Suppress
 
@@ -108,8 +109,7 @@ class Experiment:
 
     def check(self) -> None:
         """Raise ``ValueError`` with one line for each option that is wrong."""
-        groups = {field.name: vars(self)[field.name] for field in fields(self)}
-        lines = [line for name in groups for line in errors_of(groups[name], name)]
+        lines = [line for name, group in vars(self).items() for line in errors_of(group, name)]
         if getattr(self.optimizer, "average", 0) and self.trainer.train_curve == "last_batch":
             lines.append("--trainer.train-curve last_batch needs --optimizer.average 0")
         for name in ("truncate", "remat"):
@@ -123,8 +123,7 @@ class Experiment:
 
     def to_json(self) -> Json:
         """Return the experiment as JSON, the content of ``config.json``."""
-        content: Json = pydantic_core.to_jsonable_python(self, fallback=str)
-        return content
+        return pydantic_core.to_jsonable_python(self, fallback=str)
 
     @classmethod
     def from_json(cls, content: Json) -> Self:
@@ -191,14 +190,7 @@ class Experiment:
 
 def differences(here: Experiment, there: Experiment) -> dict[str, tuple[object, object]]:
     """Return the options, runtime aside, in which two experiments differ, and both values."""
-    mine, other = (
-        {
-            f"{group}.{name}".rstrip("."): value
-            for group, options in experiment.identity.items()
-            for name, value in (options if isinstance(options, dict) else {"": options}).items()
-        }
-        for experiment in (here, there)
-    )
+    mine, other = (flatten_dict(experiment.identity, sep=".") for experiment in (here, there))
     differing = [name for name in mine | other if mine.get(name) != other.get(name)]
     return {name: (mine.get(name), other.get(name)) for name in differing}
 

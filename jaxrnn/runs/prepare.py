@@ -81,6 +81,7 @@ def describe_data(data: Datasets) -> Json:
         "outputs": data.outputs,
         "class_names": list(getattr(train, "class_names", ())),
         "channels": getattr(train, "channels", 1),
+        "image_shape": list(data.layout.shape) if data.layout else None,
         "pixel_max": data.pixel_max,
         "pixels": np.ndim(inputs) == 3 and inputs.dtype == np.uint8,
         "splits": {name: _content(s) for name, s in {"train": train, **data.evals}.items()},
@@ -161,13 +162,6 @@ def devices_of(mesh: jax.sharding.Mesh) -> list[str]:
     """Return the platform of each device and, if different, its kind."""
     devices = mesh.devices.flat
     return [" ".join(dict.fromkeys((device.platform, device.device_kind))) for device in devices]
-
-
-def size_of(prepared: Prepared) -> str:
-    """Describe the size of a run, and where it computes."""
-    examples, devices = len(prepared.data.train), describe_mesh(prepared.mesh)
-    size = f"{parameters(prepared.state):,} parameters, {examples:,} training examples"
-    return f"{size}, on {devices}"
 
 
 def parameters(state: TrainState) -> int:

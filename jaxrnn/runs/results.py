@@ -28,7 +28,7 @@ from jaxrnn.runs.prepare import Prepared, devices_of, parameters
 from jaxrnn.runs.processes import say
 from jaxrnn.training import Classification, History, Record, TrainState, averaged, generate, predict
 from jaxrnn.training.fitting import Hook
-from jaxrnn.training.history import best_epoch, has_stalled, metric_columns, title
+from jaxrnn.training.history import best_epoch, format_metric, has_stalled, metric_columns, title
 from jaxrnn.version import __version__
 
 _log = logging.getLogger("jaxrnn")
@@ -87,8 +87,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         main, epoch = metric_columns([*row], record.state.task.best), int(row["epoch"])
         shown = {name: row[name] for name in row if name.startswith("train_") or name in main}
         parts = [
-            f"{title(name.removeprefix('train_'))} "
-            + (f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.4g}")
+            f"{title(name.removeprefix('train_'))} {format_metric(value)}"
             for name, value in shown.items()
         ]
         text = ", ".join([*parts, f"{record.examples / row['seconds']:,.0f} examples/s"])

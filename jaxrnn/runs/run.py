@@ -13,11 +13,11 @@ from pathlib import Path
 import jax
 
 from jaxrnn.data import Datasets
-from jaxrnn.files import Json, read_json, read_json_or_none, write_json
+from jaxrnn.files import TEMPORARY, Json, read_json, read_json_or_none, write_json
 from jaxrnn.runs.checkpoints import Checkpoints
 from jaxrnn.runs.config import Experiment
 from jaxrnn.runs.interruptions import Interruption, explained, interruption, reading
-from jaxrnn.runs.prepare import Prepared, check_same_data, prepare, size_of
+from jaxrnn.runs.prepare import Prepared, check_same_data, describe_mesh, parameters, prepare
 from jaxrnn.runs.processes import Stopped, from_first, is_first, say, session
 from jaxrnn.runs.results import Progress, finish, write_about, writing_events
 from jaxrnn.training import Record, TrainState, fit
@@ -75,13 +75,15 @@ def run_one(
             prepared = prepare(experiment, data)
         checkpoints = Checkpoints(workdir / "checkpoints", prepared.description)
         prepared = _restore(workdir, checkpoints, prepared, experiment)
-        say(f"{name}: {size_of(prepared)}; files in {workdir}")
+        examples, devices = len(prepared.data.train), describe_mesh(prepared.mesh)
+        size = f"{parameters(prepared.state):,} parameters, {examples:,} training examples"
+        say(f"{name}: {size}, on {devices}; files in {workdir}")
         if prepared.history:
             say(f"resuming after epoch {len(prepared.history)}")
         resume = f"to resume: {experiment.advice('resume', workdir)}"
         interrupted = interrupted or signals.enter_context(interruption())
         with explained(checkpoints, resume):
-            with checkpoints, reading(runtime.workers):
+            with checkpoints, reading():
                 hooks: list[Hook] = [checkpoints, interrupted]
                 trained = _train(experiment, prepared, workdir, hooks, clock, pictures)
             history = trained.history
@@ -90,8 +92,7 @@ def run_one(
                 say(f"stopped; earlier epochs are saved in {workdir}\n{resume}")
                 raise Stopped(interrupted.exit_status)
             done = experiment, trained, checkpoints, clock.seconds
-            results: Json = from_first(finish, workdir, *done, pictures=pictures)
-            return results
+            return from_first(finish, workdir, *done, pictures=pictures)
 
 
 def _train(
@@ -201,7 +202,7 @@ def _open(
         check(chosen)
     except ValueError as error:
         raise ValueError(f"--workdir {chosen}: {error}") from error
-    for path in chosen.glob(".*.*-*[0-9]"):  # left by a process that was killed while writing
+    for path in chosen.glob(f".*{TEMPORARY}"):  # left by a process that was killed while writing
         path.unlink()
     return str(chosen)
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.queues import SimpleQueue
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -102,10 +101,6 @@ def _plan(
     for key in vary:
         if key == summary.SEED or key.startswith("runtime"):
             raise ValueError(f"--vary cannot vary {key}; for seeds, use --seed and --seeds")
-        try:
-            attrgetter(key)(experiment)
-        except AttributeError as error:
-            raise ValueError(f"there is no option {key} to vary") from error
     for values in itertools.product(*vary.values()):
         varied: Any = experiment
         for key, value in zip(vary, values, strict=True):
@@ -139,10 +134,7 @@ def _begin(workdir: Path, experiment: Experiment, varied: Sequence[str]) -> None
         other = f"a sweep that varies {there} instead of {here}"
         raise ValueError(f"it holds {other}; choose another directory")
     for key in (*varied, summary.SEED):  # which may have other values
-        group, _, option = key.rpartition(".")
-        summary.option_of(stored["experiment"], group)[option] = summary.option_of(
-            experiment.identity, key
-        )
+        experiment = _replaced(experiment, key, summary.option_of(stored["experiment"], key))
     experiment.check_same(stored["experiment"])
     write_json(workdir / "sweep.json", content)
 
@@ -225,5 +217,4 @@ def _start_worker(shares: "SimpleQueue[int]", stop: Connection, jobs: int, pictu
 
 def _work(run: Experiment) -> summary.Outcome:
     with session(run.runtime):  # here, so that errors reach the parent
-        outcome: summary.Outcome = _worker["train"](run)
-    return outcome
+        return _worker["train"](run)

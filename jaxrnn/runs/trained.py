@@ -78,7 +78,9 @@ class Run:
         data = self.experiment.data
         if not isinstance(data, ImageSequences):
             return None
-        time, features = self.input_shape
+        if shape := self.description.get("image_shape"):
+            return (*shape[:2], self.channels)
+        time, features = self.input_shape  # of runs that were stored without their image shape
         if data.rows is None:
             return time, features // self.channels, self.channels
         side = math.isqrt(time * features // self.channels)  # other images can't be told apart

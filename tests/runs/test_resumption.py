@@ -91,7 +91,8 @@ def test_finished_run_is_continued_with_more_epochs(whole, finished, capsys):
 def test_run_killed_after_its_last_epoch_gets_its_results(finished, capsys):
     """And its history, which the checkpoint holds, whatever has become of the file."""
     Path("run/results.json").unlink()
-    Path("run/.results.json-123").write_text("{")
+    Path("run/.results.json-123.jaxrnn").write_text("{")
+    (notes := Path("run/.notes.md-2026-11-29")).touch()
     Path("run/history.csv").write_text("damaged")
     shutil.copytree("run/checkpoints/2", "run/checkpoints/.partial")
     stored = load_run("run")
@@ -99,7 +100,7 @@ def test_run_killed_after_its_last_epoch_gets_its_results(finished, capsys):
     assert "resuming after epoch 2\n" in capsys.readouterr().out
     assert Path("run/results.json").exists()
     assert History.from_csv("run/history.csv") == stored.history
-    assert not list(Path("run").rglob(".*"))
+    assert list(Path("run").rglob(".*")) == [notes]
 
 
 def test_run_killed_in_its_first_save_starts_again(whole):

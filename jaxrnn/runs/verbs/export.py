@@ -1,6 +1,5 @@
 """The export verb: a stored run as a directory of files that other programs read."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import tyro
 
 from jaxrnn.data.splits import blank_example
-from jaxrnn.files import Json, finite, write_atomically
+from jaxrnn.files import Json, write_atomically, write_json
 from jaxrnn.groups import Group
 from jaxrnn.nn.model import RNNModel
 from jaxrnn.runs.options import Workdir
@@ -51,9 +50,10 @@ def export_run(run: Run, options: Export) -> Iterator[str]:
     except (ValueError, ImportError) as error:
         missing = f"no model.onnx: {error}"
     files["model.stablehlo"] = export.to_stablehlo(state, exported_shape(run))
-    files["model.json"] = json.dumps(finite(describe(run)), indent=2) + "\n"
     files["load.py"] = Path(export.__file__).with_name("load.py").read_text("utf-8")
+    about = describe(run)
     out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "model.json", about)
     export.save_weights(run.model, state.params, out / "weights.safetensors")
     for name, content in files.items():
         write_atomically(out / name, content)

@@ -182,12 +182,12 @@ def _converted(array: np.ndarray, reader: Reader) -> Example:
 
 
 def _load_array(path: Path) -> np.ndarray | None:
-    """Load a .npy or IDX file, which may be compressed by gzip; None for other files."""
+    """Load a .npy file, or an IDX file compressed by gzip or not; None for other files."""
     with path.open("rb") as file:
         magic = file.read(6)
+    if magic == b"\x93NUMPY":  # mapped, so that its header can't make it larger than the file
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     if magic[:2] == b"\x1f\x8b":
         with gzip.open(path) as unpacked, suppress(OSError, EOFError, zlib.error):
             magic = unpacked.read(6)
-    if magic == b"\x93NUMPY":  # mapped, so that its header can't make it larger than the file
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     return read_idx(path) if _IDX.match(magic) else None

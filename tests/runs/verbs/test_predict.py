@@ -294,6 +294,11 @@ class OnLetters(OnSteps):
     task: jaxrnn.LanguageModeling = jaxrnn.LanguageModeling()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnImages(OnSteps):
+    data: jaxrnn.ImageSequences = jaxrnn.ImageSequences()
+
+
 def page_of(experiment):
     def page(*words):
         jaxrnn.main({"only": experiment}, default="only", arguments=[str(word) for word in words])
@@ -340,6 +345,22 @@ def test_examples_of_several_lengths_are_answered_as_one_by_one(steps, capsys):
     for line, path in zip(out, paths, strict=True):
         _, probabilities = run.classify(np.load(path)[None])
         np.testing.assert_allclose(json.loads(line)["probability"], probabilities.max(), atol=1e-5)
+
+
+def test_wide_images_keep_their_shape_however_they_are_cut(tmp_path, capsys):
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 32), np.uint8)  # 16² pixels
+    labels = np.arange(20) % 2
+    splits = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(tmp_path / "wide.npz", **splits)
+    data = jaxrnn.ImageSequences(name=str(tmp_path / "wide.npz"), rows=32)
+    page = page_of(OnImages(data=data))
+    page("--workdir", tmp_path / "run")
+    run = load_run(tmp_path / "run", OnImages)
+    assert run.image_shape == (8, 32, 1)
+    Image.fromarray(images[3]).save(tmp_path / "wide.png")
+    (line,) = answers(capsys, tmp_path / "run", tmp_path / "wide.png", "--json", page=page)
+    _, probabilities = run.classify(data.as_inputs(images[3:4]))
+    np.testing.assert_allclose(json.loads(line)["probability"], probabilities.max(), atol=1e-6)
 
 
 def test_as_is_needs_images(steps, capsys):

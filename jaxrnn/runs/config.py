@@ -112,10 +112,6 @@ class Experiment:
         lines = [line for name, group in vars(self).items() for line in errors_of(group, name)]
         if getattr(self.optimizer, "average", 0) and self.trainer.train_curve == "last_batch":
             lines.append("--trainer.train-curve last_batch needs --optimizer.average 0")
-        for name in ("truncate", "remat"):
-            carried = getattr(self.trainer, name) is not None
-            if carried and getattr(self.model, "bidirectional", False):
-                lines.append(f"--trainer.{name} needs a unidirectional network")
         if self.runtime.sample and not isinstance(self.task, LanguageModeling):
             lines.append("--runtime.sample needs a language model")
         if lines:

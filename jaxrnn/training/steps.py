@@ -138,8 +138,9 @@ def check_pieces(state: TrainState, batch: Batch, options: StepOptions) -> None:
     """Raise ``ValueError`` if ``truncate`` or ``remat`` can't split the sequences of a batch."""
     time = batch["inputs"].shape[1]
     truncated, pieces = ((size or time) < time for size in (options.truncate, options.remat))
-    if (truncated or pieces) and "carry" not in state.takes:
-        raise ValueError("--truncate and --remat need a model with a carry")
+    carried = "carry" in state.takes and not getattr(state.model, "bidirectional", False)
+    if (truncated or pieces) and not carried:
+        raise ValueError("--truncate and --remat need a unidirectional model with a carry")
     if per_step(batch):
         return
     if truncated:

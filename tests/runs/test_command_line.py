@@ -239,7 +239,7 @@ def test_bad_values_of_a_sweep_get_one_line(words, message, sweeps, refuse):
         (["tf1", "--average", "0.9"], "--trainer.train-curve last_batch needs --optimizer.average"),
         (["--learning-rate", "1e39"], "--optimizer.learning-rate: must be less than or equal to"),
         (["--learning-rate", "-1e-3"], "--optimizer.learning-rate: must be greater than 0"),
-        (["--truncate", "7", "--bidirectional"], "--trainer.truncate needs a unidirectional"),
+        (["--truncate", "7", "--bidirectional"], "--truncate and --remat need a unidirectional"),
         (["--sample", "3"], "--runtime.sample needs a language model"),
         (["--devices", "99"], "devices must be between 1 and 4; got 99"),
         (["--workdir", "x" * 300], "cannot be used: File name too long"),

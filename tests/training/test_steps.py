@@ -214,7 +214,7 @@ def test_rematerialization_with_one_label_needs_the_last_output(lengths, pooling
     ("labels", "model", "message"),
     [
         (TOKENS[:, 0], RNNModel(4, 5), "needs a label or target for each time step"),
-        (TEXT.labels, nn.Dense(5), "need a model with a carry"),
+        (TEXT.labels, nn.Dense(5), "need a unidirectional model with a carry"),
     ],
 )
 def test_truncation_needs_labels_of_each_step_and_a_carry(labels, model, message):

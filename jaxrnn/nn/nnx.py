@@ -10,7 +10,7 @@ from flax.nnx.nn import dtypes
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.nn.scans import elman_scan
-from jaxrnn.nn.sequences import Scan, Steps, scan_in_direction
+from jaxrnn.nn.sequences import options_of, scan_in_direction
 
 __all__ = ["RNN"]
 
@@ -53,45 +53,34 @@ class RNN(nnx.RNN):
         rngs: Rngs | None = None,
     ) -> chex.ArrayTree:
         """Apply the cell over time: the arguments and results are those of ``flax.nnx.RNN``."""
-        return_carry = self.return_carry if return_carry is None else return_carry
-        time_major = self.time_major if time_major is None else time_major
-        reverse = self.reverse if reverse is None else reverse
-        keep_order = self.keep_order if keep_order is None else keep_order
-        flax_call = partial(
-            super().__call__,
-            inputs,
-            seq_lengths=seq_lengths,
-            return_carry=return_carry,
-            time_major=time_major,
-            reverse=reverse,
-            keep_order=keep_order,
-        )
+        options = options_of(self, return_carry, time_major, reverse, keep_order)
+        flax_call = partial(super().__call__, inputs, seq_lengths=seq_lengths, **options)
         cell = self._fast_cell()
         if cell is None or inputs.ndim < 2 or not inputs.size:
             return flax_call(initial_carry=initial_carry, rngs=rngs)
 
         batch_axes = inputs.ndim - 2
-        time_axis = 0 if time_major else batch_axes
-        steps, carry = jnp.moveaxis(inputs, time_axis, 0), initial_carry
+        steps = jnp.moveaxis(inputs, 0 if options["time_major"] else batch_axes, 0)
+        carry = initial_carry
         rngs = self.rngs if rngs is None else rngs
         # As in Flax, a call advances the random-number stream that it is given, even if unused.
         rngs = rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
         if carry is None:
             carry = cell.initialize_carry(steps.shape[1:], rngs)
-        scan = _fast_scan(cell, self.unroll, steps, carry)
-        if scan is None:
+        weights = [cell.dense_i.kernel[...], cell.dense_i.bias[...], cell.dense_h.kernel[...]]
+        dtype = dtypes.canonicalize_dtype(steps, *weights, dtype=cell.dtype)
+        if getattr(carry, "dtype", None) != dtype:  # its type changes, which Flax handles
             return flax_call(initial_carry=carry, rngs=rngs)
-        last, states = scan_in_direction(
-            scan,
+        weights = [leaf.astype(dtype) for leaf in weights]
+        scan = partial(elman_scan, activation=cell.activation_fn, residual=cell.residual)
+        return scan_in_direction(
+            lambda steps: scan(steps.astype(dtype), carry, *weights, unroll=self.unroll),
             steps,
             seq_lengths,
             batch_axes=batch_axes,
-            reverse=reverse,
-            keep_order=keep_order,
-            select_last=return_carry,
+            select_last=True,
+            **options,
         )
-        outputs = jnp.moveaxis(states, 0, time_axis)
-        return (last, outputs) if return_carry else outputs
 
     def _fast_cell(self) -> nnx.SimpleCell | None:
         """Return the cell if it can run in a scan of jaxrnn: if all options are Flax's defaults."""
@@ -105,20 +94,4 @@ class RNN(nnx.RNN):
             and all(getattr(layer, name) is value for name, value in PLAIN.items())
             for layer in (cell.dense_i, cell.dense_h)
         )
-        return cell if usual and plain else None
-
-
-def _fast_scan(
-    cell: nnx.SimpleCell, unroll: int, steps: Steps, carry: chex.ArrayTree
-) -> Scan | None:
-    """Return the scan of a cell over time steps; None if the cell itself must be called."""
-    kernel, bias, recurrent_kernel = cell.dense_i.kernel, cell.dense_i.bias, cell.dense_h.kernel
-    if bias is None or cell.dense_h.bias is not None:
-        return None
-    weights = [kernel[...], bias[...], recurrent_kernel[...]]
-    dtype = dtypes.canonicalize_dtype(steps, *weights, dtype=cell.dtype)
-    if getattr(carry, "dtype", None) != dtype:
-        return None  # the type of the carry changes, which Flax handles
-    weights = [leaf.astype(dtype) for leaf in weights]
-    scan = partial(elman_scan, activation=cell.activation_fn, residual=cell.residual)
-    return lambda steps: scan(steps.astype(dtype), carry, *weights, unroll=unroll)
+        return cell if usual and plain and cell.dense_h.bias is None else None

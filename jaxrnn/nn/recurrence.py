@@ -1,6 +1,7 @@
 """RNN: a drop-in ``flax.linen.RNN`` with a hand-written derivative of the Elman cell."""
 
 from functools import partial
+from typing import Any
 
 import chex
 import jax
@@ -19,6 +20,7 @@ from jaxrnn.nn.sequences import (
     State,
     Steps,
     mask_steps,
+    options_of,
     scan_in_direction,
     steps_at_once,
     where_valid,
@@ -97,61 +99,43 @@ class RNN(nn.RNN):
           ValueError: there is ``dropout``, and the cell is neither an LSTM nor, with ``fast``,
             ``SimpleCell`` or ``GRUCell``.
         """
-        return_carry = self.return_carry if return_carry is None else return_carry
-        time_major = self.time_major if time_major is None else time_major
-        reverse = self.reverse if reverse is None else reverse
-        keep_order = self.keep_order if keep_order is None else keep_order
-        flax_call = partial(
-            super().__call__,
-            inputs,
-            initial_carry=initial_carry,
-            init_key=init_key,
-            seq_lengths=seq_lengths,
-            return_carry=return_carry,
-            time_major=time_major,
-            reverse=reverse,
-            keep_order=keep_order,
-        )
-        own = dropout is not None or (self.mask and seq_lengths is not None)
+        options = options_of(self, return_carry, time_major, reverse, keep_order)
+        call = {"initial_carry": initial_carry, "init_key": init_key, "seq_lengths": seq_lengths}
+        flax_call: Any = partial(super().__call__, inputs, **(call | options))
         batch_axes = inputs.ndim - self.cell.num_feature_axes - 1
-        may_be_fast = self._may_be_fast()
-        if isinstance(self.cell, LRUCell) and seq_lengths is not None:
-            may_be_fast = may_be_fast and self.mask  # its outputs don't tell the last state
-        if not (may_be_fast or own) or batch_axes < 0 or not inputs.size:
+        if batch_axes < 0 or not inputs.size:
             return flax_call()
 
-        time_axis = 0 if time_major else batch_axes
-        steps, carry = jnp.moveaxis(inputs, time_axis, 0), initial_carry
+        steps = jnp.moveaxis(inputs, 0 if options["time_major"] else batch_axes, 0)
+        carry, lengths = initial_carry, seq_lengths if self.mask else None
         if carry is None:
             key = jax.random.key(0) if init_key is None else init_key
             carry = self.cell.initialize_carry(key, steps.shape[1:])
-        lengths = seq_lengths if self.mask else None
-        fast = self._fast_scan(steps, carry, lengths, dropout)
-        if fast is None and not own:
+        # The outputs of an LRU don't tell its last state.
+        select_last = seq_lengths is not None and not self.mask
+        slow = select_last and isinstance(self.cell, LRUCell)
+        fast = None if slow else self._fast_scan(steps, carry, lengths, dropout)
+        if fast is None and dropout is None and lengths is None:
             return flax_call()
-        last, outputs = scan_in_direction(
-            fast or partial(self._cell_scan, carry, lengths, dropout),
+        return scan_in_direction(
+            fast or partial(self._cell_scan, carry, seq_lengths, dropout),
             steps,
             seq_lengths,
             batch_axes=batch_axes,
-            reverse=reverse,
-            keep_order=keep_order,
-            select_last=bool(fast and return_carry and not self.mask),
+            select_last=fast is not None and select_last,
+            **options,
         )
-        outputs = jnp.moveaxis(outputs, 0, time_axis)
-        return (last, outputs) if return_carry else outputs
-
-    def _may_be_fast(self) -> bool:
-        usual = all(getattr(self, name) == getattr(nn.RNN, name) for name in OPTIONS)
-        return self.fast and usual and type(self.cell) in SCANNED and not _global_interceptor_stack
 
     def _fast_scan(
         self, steps: Steps, carry: chex.ArrayTree, lengths: Lengths | None, dropout: State | None
     ) -> Scan | None:
         """Return the scan over time steps; None if the cell itself must be called."""
         cell = self.cell
+        usual = all(getattr(self, name) == getattr(nn.RNN, name) for name in OPTIONS)
         linear = isinstance(cell, MinGRUCell | LRUCell)
-        if not self._may_be_fast() or (dropout is not None and linear):
+        if not (self.fast and usual and type(cell) in SCANNED) or (dropout is not None and linear):
+            return None
+        if _global_interceptor_stack:
             return None
         if isinstance(cell, LRUCell):
             return lambda steps: cell(carry, steps, whole=True, lengths=lengths)

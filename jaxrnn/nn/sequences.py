@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import chex
 import jax
@@ -17,26 +18,37 @@ Valid = Bool[Array, "time *batch"]
 Scan = Callable[[Steps], tuple[chex.ArrayTree, States]]
 
 
+def options_of(rnn: Any, *given: bool | None) -> dict[str, Any]:
+    """Return the options of a call of a Flax ``RNN``, by default those of the module."""
+    names = ("return_carry", "time_major", "reverse", "keep_order")
+    call = zip(names, given, strict=True)
+    return {name: getattr(rnn, name) if value is None else value for name, value in call}
+
+
 def scan_in_direction(
     scan: Scan,
     steps: Steps,
     lengths: Lengths | None,
     *,
     batch_axes: int,
+    select_last: bool,
+    return_carry: bool,
+    time_major: bool,
     reverse: bool,
     keep_order: bool,
-    select_last: bool,
-) -> tuple[chex.ArrayTree, States]:
-    """Run a scan in either direction and return the last state and all states, as Flax's RNNs do.
+) -> chex.ArrayTree:
+    """Run a scan in either direction and return what Flax's RNNs do.
 
     With ``select_last``, the last state is the one after the last valid time step; otherwise it is
     the one that ``scan`` returns.
     """
     flip = partial(flip_sequences, seq_lengths=lengths, num_batch_dims=batch_axes, time_major=True)
     last, states = scan(flip(steps) if reverse else steps)
-    if select_last and lengths is not None:
+    if select_last and return_carry and lengths is not None:
         last = state_at_end(states, lengths)
-    return last, flip(states) if reverse and keep_order else states
+    states = flip(states) if reverse and keep_order else states
+    outputs = jnp.moveaxis(states, 0, 0 if time_major else batch_axes)
+    return (last, outputs) if return_carry else outputs
 
 
 def mask_steps(steps: Steps, lengths: Lengths | None) -> tuple[Steps, Valid | None]:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrnn.data.batches import as_key, check_batch_size, epoch_indices, prepare
-from jaxrnn.data.splits import Batch, Split, take
+from jaxrnn.data.splits import Batch, Split, as_split, take
 from jaxrnn.data.streams import Stream, equal_parts
 from jaxrnn.training.forward import keys_of
 from jaxrnn.training.metrics import Metrics
@@ -37,7 +37,6 @@ class Block(NamedTuple):
     examples: Split | Batch
     rows: Rows
     mesh: Mesh | None
-    sharded: bool = False
 
 
 def data_order(
@@ -124,20 +123,19 @@ def blocks_of_stream(
         examples = batch if mesh is None else put_examples(batch, mesh, sharded=over is not None)
         share = len(examples["places"]) // (1 if over is None else over.size)
         rows = np.arange(share, dtype=np.int32).reshape(steps, -1)
-        return Block(examples, rows, over, over is not None)
+        return Block(examples, rows, over)
 
     with stream.blocks(put, epoch=epoch, own=own, devices=devices, outputs=outputs) as blocks:
         yield from blocks
 
 
-@partial(jax.jit, static_argnames=("augment", "mesh", "sharded", "options"))
+@partial(jax.jit, static_argnames=("augment", "mesh", "options"))
 def train_block(
     state: TrainState,
     examples: Split | Batch,
     rows: Rows,
     key: Key[Array, ""],
     mesh: Mesh | None = None,
-    sharded: bool = False,
     *,
     augment: Augment | None = None,
     options: StepOptions = StepOptions(),  # noqa: B008
@@ -152,8 +150,8 @@ def train_block(
         positions in the source that they were read from; by default 0 … n - 1.
       rows: indices of the examples of each step.
       key: PRNG key of this epoch, for augmentation and dropout.
-      sharded: whether ``examples`` are divided among the devices instead of replicated; ``rows``
-        are then (steps, share) indices into the part of each device.
+      mesh: devices that share each batch. A split is replicated over them; a batch is divided, and
+        ``rows`` are then (steps, share) indices into the part of each device.
 
     Returns:
       The state after these steps, and the :class:`jaxrnn.Metrics` of each, (steps,) arrays.
@@ -173,7 +171,7 @@ def train_block(
 
         return jax.lax.scan(body, state, rows)
 
-    return over_devices(block, state, examples, rows, key, mesh=mesh, sharded=sharded)
+    return over_devices(block, state, examples, rows, key, mesh=mesh)
 
 
 @partial(jax.jit, static_argnames=("batch_size", "drop_remainder", "augment", "mesh", "options"))
@@ -212,15 +210,15 @@ def train_epoch(
     Raises:
       ValueError: ``batch_size`` is not between 1 and the number of examples.
     """
+    split, key = as_split(split), as_key(key)
     check_batch_size(batch_size, split)
-    key = as_key(key)
     whole, rest = epoch_indices(
         key, len(split), batch_size=batch_size, drop_remainder=drop_remainder
     )
     total = Metrics.zero()
-    for examples, rows, *shared in blocks_of_split(split, [whole], rest, mesh):
+    for examples, rows, shared_by in blocks_of_split(split, [whole], rest, mesh):
         state, metrics = train_block(
-            state, examples, rows, key, *shared, augment=augment, options=options
+            state, examples, rows, key, shared_by, augment=augment, options=options
         )
         total += jax.tree.map(lambda sums: sums.sum(0), metrics)
     return state, total

@@ -84,13 +84,12 @@ def bounded_batch_size(
     return batch_size
 
 
-@partial(jax.jit, static_argnames=("mesh", "sharded"))
+@partial(jax.jit, static_argnames="mesh")
 def measure_block(
     state: TrainState,
     examples: Split | Batch,
     rows: Rows,
     mesh: Mesh | None = None,
-    sharded: bool = False,
 ) -> Metrics:
     """Compute metrics on several batches as one XLA program; see :func:`train_block`."""
 
@@ -100,7 +99,7 @@ def measure_block(
         )
         return None, jax.tree.map(lambda sums: sums.sum(0), metrics)
 
-    return over_devices(block, state, examples, rows, mesh=mesh, sharded=sharded)[1]
+    return over_devices(block, state, examples, rows, mesh=mesh)[1]
 
 
 def predict(

@@ -199,8 +199,8 @@ def _compile(
             measured += blocks_in_order(split, bounded_batch_size(state, split), mesh)
     with ThreadPoolExecutor() as pool:
         # Errors of compilation are raised again by the call itself.
-        for examples, rows, *shared in {block.rows.shape: block for block in blocks}.values():
-            pool.submit(train_block.lower(state, examples, rows, key, *shared, **options).compile)
+        for examples, rows, shared_by in {block.rows.shape: block for block in blocks}.values():
+            pool.submit(train_block.lower(state, examples, rows, key, shared_by, **options).compile)
         for block in measured:
             pool.submit(measure_block.lower(averaged(state), *block).compile)
 
@@ -215,14 +215,14 @@ def _train(
 ) -> tuple[TrainState, Metrics, Block]:
     """Train for an epoch; return the state, the metrics of each step, and the last batch."""
     measured: list[Metrics] = []
-    for examples, rows, mesh, sharded in blocks:
+    for examples, rows, mesh in blocks:
         jax.block_until_ready(measured[-2:-1])  # waiting blocks take up memory
         for during in report:
             during(sum(len(metrics.weight) for metrics in measured[:-1]) / count)
-        state, metrics = train_block(state, examples, rows, key, mesh, sharded, **options)
+        state, metrics = train_block(state, examples, rows, key, mesh, **options)
         measured.append(metrics)
     steps = jax.tree.map(lambda *sums: np.concatenate(sums), *jax.device_get(measured))
-    return state, steps, Block(examples, rows[-1:], mesh if sharded else None, sharded)
+    return state, steps, Block(examples, rows[-1:], mesh if isinstance(examples, dict) else None)
 
 
 def _check_finite(state: TrainState, steps: Metrics, epoch: int) -> None:

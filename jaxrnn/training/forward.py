@@ -192,11 +192,7 @@ def check_fits(state: TrainState, data: Mapping[str, Split | Stream]) -> int:
 
 def _check_fit(state: TrainState, examples: Split | Stream) -> int:
     if not isinstance(examples, Split | Stream):
-        raise ValueError(
-            f"expected a Split or a stream; got {type(examples).__name__}: Split(inputs, labels) "
-            "holds arrays, and stream(source, batch_size=…) reads a Source or an iterable of "
-            "(inputs, labels)"
-        )
+        raise ValueError(f"expected a Split or a stream; got {type(examples).__name__}")
     arrays = arrays_of(examples) if isinstance(examples, Split) else examples.source.read([0])
     one = {
         name: jax.ShapeDtypeStruct((1, *np.shape(array)[1:]), jnp.result_type(array))

@@ -115,12 +115,11 @@ def over_devices(
     rows: Int[chex.Array, "steps batch"],
     *others: Any,
     mesh: Mesh | None,
-    sharded: bool,
 ) -> tuple[Tree, Sums]:
     """Call a function on every device, with its part of each batch.
 
-    The columns of ``rows`` are divided among the devices or, if ``sharded``, the examples. The
-    function returns a state, the same on each device, and metrics, which are summed.
+    The columns of ``rows`` are divided among the devices or, of a batch, the examples. The function
+    returns a state, the same on each device, and metrics, which are summed.
     """
     if mesh is None or mesh.size == 1:
         return function(state, examples, rows, *others)
@@ -129,7 +128,7 @@ def over_devices(
         state, metrics = function(*arguments)
         return state, jax.lax.psum(metrics, _AXIS)
 
-    parts = (_FIRST, _ALL) if sharded else (_ALL, PartitionSpec(None, _AXIS))
+    parts = (_FIRST, _ALL) if isinstance(examples, dict) else (_ALL, PartitionSpec(None, _AXIS))
     specs = _ALL, *parts, *(_ALL for _ in others)
     # check_vma would require every scan inside, Flax's included, to declare what varies.
     run = jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=_ALL, check_vma=False)

@@ -17,7 +17,6 @@ from jaxtyping import Array, Key, Shaped
 
 from jaxrnn.data.batches import as_key
 from jaxrnn.data.splits import blank_example
-from jaxrnn.files import first_line
 from jaxrnn.training.tasks import Classification, Task
 
 # Arguments of a network's call that select training mode, and their values in training.
@@ -79,9 +78,7 @@ def create_train_state(
       A :class:`TrainState`.
 
     Raises:
-      ValueError: the model has variables other than ``params``, such as batch statistics, or its
-        call requires other arguments; or the optimizer needs the function to minimize, as line
-        searches do.
+      ValueError: the model has variables other than ``params``, such as batch statistics.
 
     >>> from jaxrnn import RNNModel
     >>> state = create_train_state(
@@ -95,7 +92,6 @@ def create_train_state(
         from jaxrnn.nn.nnx_network import NNXNetwork  # slow to import
 
         network = NNXNetwork(model)
-    _check_call(model)
     init: Any = partial(_init, network, optimizer)
     with contextlib.suppress(TypeError):  # not hashable, for example because an attribute is a list
         network = _same(network)
@@ -129,19 +125,6 @@ def _arguments(model: Any) -> frozenset[str]:
     return frozenset(inspect.signature(model.__call__).parameters)
 
 
-def _check_call(model: Any) -> None:
-    _, *others = inspect.signature(model.__call__).parameters.values()
-    given = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-    required = {
-        each.name for each in others if each.default is each.empty and each.kind not in given
-    }
-    if unknown := ", ".join(sorted(required - {*MODES})):
-        raise ValueError(
-            f"the model's call requires {unknown}; after the inputs it may require "
-            + ", ".join(MODES)
-        )
-
-
 def _init(
     network: Any,
     optimizer: optax.GradientTransformation,
@@ -154,17 +137,9 @@ def _init(
     if others := ", ".join(sorted(set(variables) - {"params"})):
         raise ValueError(f"the model has unsupported variables other than params: {others}")
     params = variables.get("params", {})
-    try:
-        opt_state = optimizer.init(params)
-        update = optax.with_extra_args_support(optimizer).update
-        update = partial(update, value=jnp.zeros(()), grad=params)
-        jax.eval_shape(update, params, opt_state, params)
-    except (TypeError, AttributeError) as error:
-        given = "a step gives an optax optimizer gradients, parameters and the value of the loss"
-        raise ValueError(f"{given}, but {first_line(error)}") from error
     # An array, as the type of a Python integer differs from that of every later step, so that the
     # second call of a jitted function would compile again.
-    return jnp.zeros((), jnp.int32), params, opt_state
+    return jnp.zeros((), jnp.int32), params, optimizer.init(params)
 
 
 @lru_cache

@@ -36,17 +36,10 @@ _DROPOUT = 0x64726F70  # "drop"; differs from what data order and augmentation f
 
 @dataclasses.dataclass(frozen=True)
 class StepOptions:
-    """How a step is computed.
+    """How a step is computed; the attributes are those of :class:`jaxrnn.TrainerConfig`.
 
-    Attributes:
-      accumulate: number of parts of a batch whose gradients are computed one after the other and
-        summed, so that only the activations of one part are in memory.
-      truncate: number of time steps to backpropagate through. Longer sequences are split into
-        chunks of this length, with an update after each; the state of the network is carried over.
-      remat: number of time steps whose activations are kept in memory. Longer sequences are split
-        into pieces of this length, each recomputed in the backward pass; the gradient is exact.
-        Memory is least near the square root of the sequence length. Dropout draws a new mask for
-        each piece. A label for the whole sequence requires an ``RNNModel`` with pooling ``last``.
+    With ``remat`` the gradient is exact, and memory is least near the square root of the sequence
+    length; a label for the whole sequence requires an ``RNNModel`` with pooling ``last``.
 
     Raises:
       ValueError: a number is below 1.

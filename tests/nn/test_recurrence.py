@@ -318,3 +318,14 @@ def test_recurrent_dropout_is_one_mask_for_all_steps(cell):
         variables["params"],
     )
     close(rnn.apply({"params": cleared}, INPUTS), dropped)
+
+
+@pytest.mark.parametrize("cell", [nn.SimpleCell(4), nn.GRUCell(4), nn.OptimizedLSTMCell(4)])
+def test_recurrent_dropout_ends_at_the_lengths(cell):
+    rnn, lengths = RNN(cell), jnp.array([3, 5])
+    variables = rnn.init(jax.random.key(0), INPUTS)
+    plain, dropped = (
+        rnn.apply(variables, INPUTS, seq_lengths=lengths, return_carry=True, dropout=factors)[0]
+        for factors in (None, jnp.ones((2, 4)))
+    )
+    jax.tree.map(close, plain, dropped)

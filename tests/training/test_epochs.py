@@ -50,6 +50,14 @@ def test_epoch_equals_its_steps(state, digits, batch_size, drop_remainder, augme
     chex.assert_trees_all_close(by_epoch.params, by_step.params, atol=1e-4)
 
 
+def test_epoch_of_a_pair_of_arrays(state, digits):
+    """Which is what the other functions of this package read, too."""
+    inputs, labels = digits.inputs[:128], digits.labels[:128]
+    for examples in ((inputs, labels), {"inputs": inputs, "labels": labels}):
+        trained, metrics = train_epoch(state, examples, KEY, batch_size=64)
+        assert (trained.step, metrics.weight) == (2, 128)
+
+
 @pytest.mark.program
 def test_blocks_are_bit_identical_to_the_epoch(state, digits):
     """Of a whole split, and of examples as a stream reads them, divided among the devices."""
@@ -66,9 +74,7 @@ def test_blocks_are_bit_identical_to_the_epoch(state, digits):
                 read = {**take(digits, places.ravel()), "places": places.ravel()}
                 examples = put_examples(read, mesh, sharded=divided)
                 rows = np.arange(places[0].size).reshape(len(rows), -1)
-            trained, metrics = train_block(
-                trained, examples, rows, KEY, shared_by, divided, augment=WARP
-            )
+            trained, metrics = train_block(trained, examples, rows, KEY, shared_by, augment=WARP)
             parts.append(metrics)
         chex.assert_trees_all_equal(whole, trained)
         steps = jax.tree.map(lambda *sums: np.concatenate(sums), *parts)

@@ -49,10 +49,10 @@ def _size(shape):
 def test_one_all_reduce_a_step_and_no_gather(state, digits, divided):
     mesh = batch_mesh(100, devices=2)
     state = sharding.replicate(state, mesh)
-    arrays = {"inputs": digits.inputs, "labels": digits.labels}
-    examples = sharding.put_examples(arrays, mesh, sharded=divided)
+    examples = {"inputs": digits.inputs, "labels": digits.labels} if divided else digits
+    examples = sharding.put_examples(examples, mesh, sharded=divided)
     rows = np.arange(250 if divided else 500, dtype=np.int32).reshape(5, -1)
-    arguments = state, examples, rows, jax.random.key(2), mesh, divided
+    arguments = state, examples, rows, jax.random.key(2), mesh
     text = train_block.lower(*arguments).compile().as_text()
     collectives = re.findall(
         r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text

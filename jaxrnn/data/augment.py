@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.ndimage import map_coordinates
 
 from jaxrnn.data.convert import pixel_order
 from jaxrnn.groups import Group, NonNegative
@@ -74,25 +75,22 @@ class WarpConfig(Group):
         >>> warped.shape, bool((warped != image).any())
         ((28, 28), True)
         """
-        return _build(self, layout) if any(astuple(self)) else None
+        return _cached(_warp_sequence, self, layout) if any(astuple(self)) else None
 
 
-@functools.lru_cache  # as compiled functions are cached by the identity of this one
-def _build(
-    config: WarpConfig, layout: ImageLayout | None
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    warp = functools.partial(_warp, config)
-    return functools.partial(_warp_sequence, warp, layout) if layout else warp
+_cached = functools.lru_cache(functools.partial)  # as jit caches by the identity of a function
 
 
 def _warp_sequence(
-    warp: Callable[..., jax.Array], layout: ImageLayout, key: jax.Array, inputs: jax.Array
+    config: WarpConfig, layout: ImageLayout | None, key: jax.Array, inputs: jax.Array
 ) -> jax.Array:
     """Return the sequence with its image warped, all channels alike."""
+    layout = layout or ImageLayout(inputs.shape)
     pixels, seed = inputs.reshape(-1), layout.permutation
     order = None if seed is None else pixel_order(inputs.size, seed)
     pixels = pixels if order is None else pixels[np.argsort(order)]
     image = pixels.reshape(*layout.shape[:2], math.prod(layout.shape[2:]))
+    warp = functools.partial(_warp, config)
     warped = jax.vmap(warp, (None, -1), -1)(key, image).reshape(-1)
     return (warped if order is None else warped[order]).reshape(inputs.shape)
 
@@ -115,7 +113,7 @@ def _warp(config: WarpConfig, key: jax.Array, image: jax.Array) -> jax.Array:
         row_weights, column_weights = (_smooth_weights(size, image.dtype) for size in image.shape)
         displacement = jnp.einsum("yg,kgh,xh->kyx", row_weights, coarse, column_weights)
         rows, columns = rows + displacement[0], columns + displacement[1]
-    return _sample(image, rows, columns)
+    return map_coordinates(image, [rows, columns], order=1)  # 0 outside
 
 
 def _smooth_weights(size: int, dtype: Any) -> jax.Array:
@@ -124,21 +122,3 @@ def _smooth_weights(size: int, dtype: Any) -> jax.Array:
     grid = jnp.arange(_GRID, dtype=dtype)
     near = jnp.maximum(0, 1 - jnp.abs(position[:, None] - grid[None, :]))
     return near * near * (3 - 2 * near)  # smoothstep; the weights of a pixel sum to 1
-
-
-def _sample(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """Interpolate the image at fractional positions, (height, width) each; 0 outside."""
-    height, width = image.shape
-    above, left = jnp.floor(rows), jnp.floor(columns)
-    down, right = rows - above, columns - left
-    above, left = above.astype(jnp.int32), left.astype(jnp.int32)
-    flat = image.reshape(-1)
-
-    def at(row: jax.Array, column: jax.Array) -> Any:
-        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        index = jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1)
-        return jnp.where(inside, flat[index], 0)
-
-    upper = at(above, left) * (1 - right) + at(above, left + 1) * right
-    lower = at(above + 1, left) * (1 - right) + at(above + 1, left + 1) * right
-    return upper * (1 - down) + lower * down

@@ -138,6 +138,8 @@ def read_inputs(
     """Interpret inputs for ``Split.from_arrays``; also return lengths and channels."""
     lengths, channels = None, 1
     if isinstance(inputs, Sequence) and len({np.shape(sequence)[:1] for sequence in inputs}) > 1:
+        if rows is not None:
+            raise ValueError("rows needs examples of the same length")
         inputs, lengths = pad(inputs)
         notes.append(f"sequences of {lengths.min()} to {lengths.max()} steps were padded")
     array = np.asarray(convert("inputs", inputs))
@@ -186,7 +188,8 @@ def read_labels(
                 raise ValueError(f"{expected}; label {index} is {label!r}")
         array = np.array(array.tolist())
     if array.dtype.kind in "SU":
-        words, indices = np.unique(array.astype(str), return_inverse=True)
+        array = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+        words, indices = np.unique(array, return_inverse=True)
         found = words.tolist()
         if not names:
             names, what = tuple(found), f"names of {len(found)} classes"

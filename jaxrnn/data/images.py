@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge, Lt
+from PIL import ImageColor
 
 from jaxrnn.data.augment import ImageLayout
 from jaxrnn.data.convert import as_sequences
-from jaxrnn.data.pictures import as_color
 from jaxrnn.data.readable import Datasets
 from jaxrnn.data.readers import read_split
 from jaxrnn.data.splits import Batch, Split
@@ -151,7 +151,7 @@ class ImageSequences(Group):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.background is not None:
-            as_color(self.background)
+            ImageColor.getrgb(self.background)  # raises ValueError for an unknown color
 
     def build(self) -> Datasets:
         """Open the training split and load the others; raises as :class:`Source`."""

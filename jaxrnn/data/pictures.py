@@ -39,19 +39,6 @@ def picture_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, kind in endings if kind in formats)
 
 
-def as_color(name: str) -> tuple[int, ...]:
-    """Return the RGB values of a color, such as ``white`` or ``#ff8800``.
-
-    Raises:
-      ValueError: there is no such color.
-    """
-    try:
-        return ImageColor.getrgb(name)[:3]
-    except ValueError:
-        expected = "a color, like white or #ff8800"
-        raise ValueError(f"background must be {expected}; got {name!r}") from None
-
-
 def has_more_frames(path: Path) -> bool:
     """Return whether a file is a picture of several pages or frames."""
     quiet = warnings.catch_warnings(action="ignore")
@@ -171,7 +158,7 @@ def _as_opaque(image: Image.Image, background: str | None) -> Image.Image:
     if layers and np.asarray(layers)[..., 3].min(initial=255) < 255:
         if background is None:
             raise ValueError(_TRANSPARENT)
-        color = as_color(background)
+        color = ImageColor.getrgb(background)[:3]
         image = Image.new("RGBA", image.size, (*color, 255))
         image.alpha_composite(layers)
         gray = gray and len({*color}) == 1

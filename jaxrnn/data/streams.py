@@ -56,18 +56,8 @@ class Stream:
         """Number of examples in one epoch of :func:`jaxrnn.fit`."""
         return self._whole * self.batch_size + self.remainder
 
-    @property
-    def blocks_per_epoch(self) -> int:
-        """Number of blocks in one epoch."""
-        return len(self._sizes)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether an epoch is one pass over all examples."""
-        return not (self.steps_per_epoch or self.drop_remainder)
-
     @cached_property
-    def _sizes(self) -> list[int]:
+    def block_sizes(self) -> list[int]:
         """The number of batches in each block of an epoch; 0 for the short batch at its end."""
         example = self.source.read([0])
         size = self.batch_size * sum(np.asarray(array).nbytes for array in example.values())
@@ -95,14 +85,17 @@ class Stream:
             all of it; ``devices``, the number of those that share this part, whose examples are
             contiguous; and ``outputs``, the exclusive upper bound of the labels, to check them.
         """
-        blocks, start = _Blocks(self, self._sizes, **options), (epoch - 1) * len(self._sizes)
+        blocks, start = (
+            _Blocks(self, self.block_sizes, **options),
+            (epoch - 1) * len(self.block_sizes),
+        )
         with contextlib.closing(iter(read_ahead(blocks, self.workers, start, put))) as iterator:
             yield iterator
 
 
 @dataclass(eq=False)
 class _Blocks:
-    """Random access to the blocks of a stream, of ``sizes`` as in ``Stream._sizes``.
+    """Random access to the blocks of a stream, of ``sizes`` as in ``Stream.block_sizes``.
 
     A block is a ``batch``, its number of ``steps``, and whether its batches are ``whole``: the
     short batch at the end of a pass is a block of its own.

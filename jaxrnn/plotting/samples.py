@@ -31,8 +31,8 @@ def plot_samples(
     if images.ndim != 3:
         raise ValueError(f"inputs must be (N, height, width) to be drawn; got shape {images.shape}")
     if titles is None:
-        names, labels = split.class_names, np.asarray(split.labels)[: len(images)]
-        titles = [names[label] if names else str(label) for label in labels]
+        names, labels = split.class_names, split.labels if split.targets is None else split.targets
+        titles = [names[label] if names else str(label) for label in labels[: len(images)]]
     figure = Picture(figsize=(2.5 * columns, 2.5 * rows))
     draw_images(figure.add_axes((0, 0, 1, 1)), images, titles, (rows, columns), fontsize=12)
     return figure

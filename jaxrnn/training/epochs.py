@@ -68,7 +68,7 @@ def shuffled_epochs(
     if isinstance(data, Stream):
         with contextlib.closing(blocks_of_stream(data, mesh, first, outputs)) as blocks:
             while True:
-                yield itertools.islice(blocks, data.blocks_per_epoch)
+                yield itertools.islice(blocks, len(data.block_sizes))
     sizes = {"batch_size": order.batch_size, "drop_remainder": order.drop_remainder}
     for epoch in itertools.count(first):
         whole, rest = jax.device_get(_indices(fold_in(order.key, epoch), len(data), **sizes))
@@ -81,13 +81,13 @@ def blocks_in_order(
 ) -> Generator[Block, None, None]:
     """Yield the blocks to evaluate on: for a split, one of all whole batches, one for the rest."""
     if isinstance(examples, Stream):
-        if not examples.is_whole:
+        if examples.steps_per_epoch or examples.drop_remainder:
             raise ValueError(
                 "a stream to evaluate on must be one pass over all examples: leave out "
                 "steps_per_epoch and drop_remainder"
             )
         blocks = blocks_of_stream(examples, mesh, outputs=outputs)
-        yield from itertools.islice(blocks, examples.blocks_per_epoch)
+        yield from itertools.islice(blocks, len(examples.block_sizes))
         return
     if not len(examples):
         raise ValueError("there are no examples to evaluate")

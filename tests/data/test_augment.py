@@ -4,11 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from jaxrnn import WarpConfig
 from jaxrnn.data import ImageLayout
-from jaxrnn.data.augment import _sample
 from jaxrnn.data.convert import as_sequences
 
 KEYS = jax.random.split(jax.random.key(0), 200)
@@ -68,17 +66,6 @@ def test_elastic_displacements_have_their_deviation():
     moved = centers(WarpConfig(elastic=1.0).build(), dot(14, 14)) - 14
     # At a grid point the field is the grid's own value; here almost.
     np.testing.assert_allclose(moved.std(0), 1.0, atol=0.25)
-
-
-def test_sampling_is_bilinear():
-    image = jax.random.uniform(jax.random.key(1), (7, 9))
-    rows = jax.random.uniform(jax.random.key(2), (7, 9), minval=-2.0, maxval=8.0)
-    columns = jax.random.uniform(jax.random.key(3), (7, 9), minval=-2.0, maxval=10.0)
-    # A frame of zeros makes scipy fade to 0 over the edge as well.
-    expected = ndimage.map_coordinates(
-        np.pad(image, 3), np.stack([rows + 3, columns + 3]), order=1, mode="constant"
-    )
-    np.testing.assert_allclose(jax.jit(_sample)(image, rows, columns), expected, atol=1e-5)
 
 
 def test_same_key_gives_the_same_image():

@@ -217,6 +217,7 @@ def test_sequences_of_different_lengths(caplog):
         ({"mask": np.ones(6)}, r"mask must be \(N, time\); got shape \(6,\)"),
         ({"inputs": [np.zeros((1, 2)), np.zeros((2, 3))]}, "must have the same features"),
         ({"inputs": np.zeros((6, 12)), "rows": 5}, "cannot be divided into 5 equal rows"),
+        ({"inputs": [np.zeros((n, 2)) for n in (1, 2)] * 3, "rows": 4}, "examples of the same len"),
     ],
 )
 def test_uninterpretable_arrays(options, message):

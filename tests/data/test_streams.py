@@ -72,10 +72,10 @@ def take_block(batch, steps, whole):
 def test_epochs_of_some_steps_continue_through_the_passes(source):
     """Three steps an epoch, seven a pass: blocks hold what the iterator gives."""
     batches = stream(source, batch_size=64, key=KEY, drop_remainder=True, steps_per_epoch=3)
-    assert (len(batches), batches.examples_per_epoch, batches.is_whole) == (3, 192, False)
+    assert (len(batches), batches.examples_per_epoch) == (3, 192)
     iterator = iter(batches)
     with batches.blocks(take_block) as blocks:
-        for block in itertools.islice(blocks, 4 * batches.blocks_per_epoch):
+        for block in itertools.islice(blocks, 4 * len(batches.block_sizes)):
             expected = list(itertools.islice(iterator, block["steps"]))
             for name in ("inputs", "labels"):
                 joined = np.concatenate([batch[name] for batch in expected])

@@ -111,6 +111,8 @@ def test_titles_of_samples_do_not_overlap(shape):
 def test_sample_grid_of_few_examples_and_of_titles(digits):
     few = digits.replace(inputs=digits.inputs[:4], labels=digits.labels[:4], class_names=())
     assert texts_of(plot_samples(few, rows=2, columns=3).axes[0].texts) == ["5", "0", "4", "1"]
+    numbers = Split(few.inputs, targets=np.array([0.5, 1, 1.5, 2]))
+    assert texts_of(plot_samples(numbers).axes[0].texts) == ["0.5", "1.0", "1.5", "2.0"]
     figure = plot_samples(digits, rows=1, columns=2, titles=["a", "b"])
     assert texts_of(figure.axes[0].texts) == ["a", "b"]
     assert figure.get_size_inches().tolist() == [5, 2.5]

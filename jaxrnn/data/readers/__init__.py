@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import ImageColor
 
-from jaxrnn.data.pictures import as_color
 from jaxrnn.data.readers.arrays import Images, Stored, cache, fallback_data_dir
 from jaxrnn.data.readers.files import FAMILY, content_sha256, find_idx, read_idx_files, read_npz
 from jaxrnn.data.readers.folders import find_images, read_images
@@ -66,7 +66,7 @@ def _find_files(
             raise FileNotFoundError(f"there is no directory {path}")
         images, key = find_images(path), path.resolve().name
         if background is not None:
-            key += "-on-" + "-".join(map(str, as_color(background)))
+            key += "-on-" + "-".join(map(str, ImageColor.getrgb(background)[:3]))
         files = [file for *_, file in images[0]]
         return key, files, partial(read_images, images, path, background)
     return None

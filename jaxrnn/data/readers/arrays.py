@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrnn.data.convert import as_column, convert, is_whole
+from jaxrnn.data.convert import as_column, convert, is_whole, read_labels
 
 log = logging.getLogger("jaxrnn")
 
@@ -66,7 +66,9 @@ def label_images(
     labels = {split: np.asarray(pair[1]) for split, pair in pairs.items()}
     try:
         if any(array.dtype.kind in "SU" for array in labels.values()):
-            labels, names = _find_indices(labels)
+            for split, array in labels.items():
+                array = array if array.dtype.kind == "S" else array.astype(str)
+                labels[split], names = read_labels(array, names, array.shape, None, [])
         for split, (images, _) in pairs.items():
             labels[split] = as_column(convert("labels", labels[split]))
             _check_arrays(split, images, labels[split])
@@ -86,26 +88,6 @@ def label_images(
     if pixel_max != 255:
         log.warning("%s: pixels from 0 to %s are stretched to 0 … 255", where, pixel_max)
     return Images(splits, names, pixel_max)
-
-
-def _find_indices(
-    labels: Mapping[str, np.ndarray],
-) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Return the index of each class name in alphabetical order, and the names of the first split.
-
-    Every class of the other splits must occur in the first.
-    """
-    words = {
-        split: np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array.astype(str)
-        for split, array in labels.items()
-    }
-    first, *others = words
-    known = np.unique(words[first])
-    for split in others:
-        if len(unknown := np.setdiff1d(words[split], known)):
-            raise ValueError(f"{split} has the class {str(unknown[0])!r}, which {first} lacks")
-    indices = {split: np.searchsorted(known, array) for split, array in words.items()}
-    return indices, tuple(known.tolist())
 
 
 def _check_arrays(split: str, images: np.ndarray, labels: np.ndarray) -> None:

@@ -117,7 +117,7 @@ def refuse(folder, message):
 
 def test_class_that_training_lacks(tmp_path):
     paths = ["train/cat/0.png", "train/dog/0.png", "test/cat/0.png", "test/ox/0.png"]
-    refuse(draw(tmp_path / "pets", *paths), "test has the class 'ox', which train lacks")
+    refuse(draw(tmp_path / "pets", *paths), r"labels that are not among the class names: \['ox'\]")
 
 
 def test_class_without_a_picture(pets):
@@ -167,7 +167,7 @@ def test_cut_outs_are_put_on_a_background(pets):
 
 
 def test_background_must_be_a_color():
-    with pytest.raises(ValueError, match=r"background.*'whiet'"):
+    with pytest.raises(ValueError, match="unknown color specifier: 'whiet'"):
         jaxrnn.ImageSequences(background="whiet")
 
 

@@ -77,7 +77,7 @@ def test_labels_may_be_names(tmp_path, words):
         ({"x_train": np.full((20, 4, 4), 1.5)}, "float64"),
         ({"x_train": np.array([None] * 20)}, "is not a dataset as Keras"),
         ({"y_train": np.full(20, -1)}, "int32 from -1 to 0"),
-        ({"y_train": WORDS, "y_test": np.array(["cat", "ox"] * 10)}, "class 'ox', .* train lacks"),
+        ({"y_train": WORDS, "y_test": np.array(["cat", "ox"] * 10)}, r"class names: \['ox'\]"),
         ({"y_train": np.linspace(0, 1, 20)}, "class names or indices from 0"),
         ({"y_train": np.full(20, np.nan)}, "class names or indices from 0"),
         ({"y_train": np.arange(20).astype("M8[D]")}, "must be numbers"),

@@ -33,7 +33,7 @@ import tyro
 
 import jaxrnn
 from experiments.copying import PRESETS
-from jaxrnn.data import Batch, Copying
+from jaxrnn.data import Copying
 from jaxrnn.training import StepOptions
 
 BATCH_SIZE = 150
@@ -55,21 +55,6 @@ class Config:
     """Sequence lengths to measure on the copying task, instead of sizes of datasets."""
 
 
-@dataclass(frozen=True)
-class RandomPixels:
-    """Images of a memory-mapped file, with labels that follow from their positions."""
-
-    images: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def read(self, indices: np.ndarray) -> Batch:
-        """Read the examples at these positions."""
-        indices = np.asarray(indices)
-        return {"inputs": self.images[indices], "labels": (indices % 10).astype(np.int32)}
-
-
 def write(path: Path, size: int) -> None:
     """Write random images of MNIST's size to a ``.npy`` file."""
     generator = np.random.default_rng(0)
@@ -89,7 +74,8 @@ def anonymous_bytes() -> int:
 
 def measure(path: str, steps: int) -> dict[str, float]:
     """Train on a stream in this process; return its peak memory and examples per second."""
-    source = RandomPixels(np.load(path, mmap_mode="r"))
+    images = np.load(path, mmap_mode="r")
+    source = jaxrnn.Split(images, np.broadcast_to(np.int32(0), len(images)))
     init_key, data_key = jax.random.split(jax.random.key(0))
     batches = jaxrnn.stream(
         source,
@@ -98,9 +84,7 @@ def measure(path: str, steps: int) -> dict[str, float]:
         drop_remainder=True,
         steps_per_epoch=steps // EPOCHS,
     )
-    state = jaxrnn.create_train_state(
-        init_key, jaxrnn.RNNModel(), jaxrnn.Adam().build(), source.read(np.arange(1))["inputs"]
-    )
+    state = jaxrnn.create_train_state(init_key, jaxrnn.RNNModel(), jaxrnn.Adam().build(), images)
     peak, finished = [anonymous_bytes()], threading.Event()
 
     def watch() -> None:

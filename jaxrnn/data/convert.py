@@ -212,21 +212,19 @@ def read_labels(
             raise ValueError(f"labels {array.shape} are neither indices nor one-hot")
         notes.append(f"labels were read as one-hot rows of {array.shape[-1]} classes")
         array = array.argmax(-1).astype(np.int32)
-    if array.size and array.min() >= 1:
-        if not names or array.max() > len(names):
-            what = f"labels must start at 0; got {array.min()} to {array.max()}"
-            raise ValueError(f"{what}; subtract {array.min()}, or give class_names")
-        if array.max() == len(names):
-            notes.append("labels were shifted to start at 0 instead of 1")
-            array = array - 1
+    least, most = (array.min(), array.max()) if array.size else (0, 0)
+    if (names and most >= len(names)) or (not names and least >= 1):
+        below = f" and be below {len(names)}, the number of class names" if names else ""
+        hint = f"subtract {least}" if least else "give more class_names"
+        raise ValueError(f"labels must start at 0{below}; got {least} to {most}; {hint}")
     return array, names
 
 
-def read_mask(mask: Any) -> np.ndarray:
+def read_mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Convert a mask (N, time), true at valid time steps, to lengths."""
     array = np.asarray(mask).astype(bool)
-    if array.ndim != 2:
-        raise ValueError(f"mask must be (N, time); got shape {array.shape}")
+    if array.shape != shape[:2]:
+        raise ValueError(f"mask must be (N, time), {shape[:2]}; got shape {array.shape}")
     lengths = array.sum(1).astype(np.int32)
     if (array != (np.arange(array.shape[1]) < lengths[:, None])).any():
         raise ValueError("mask must be true for the first time steps of each sequence only")

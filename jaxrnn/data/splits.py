@@ -100,7 +100,9 @@ class Split:
         notes: list[str] = []
         inputs, padded, channels = read_inputs(inputs, rows, scale, notes)
         if mask is not None:
-            lengths = read_mask(mask)
+            if lengths is not None:
+                raise ValueError("give mask or lengths, not both")
+            lengths = read_mask(mask, inputs.shape)
         names = tuple(map(str, class_names))
         if labels is not None:
             labels, names = read_labels(labels, names, inputs.shape, one_hot, notes)

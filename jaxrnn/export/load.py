@@ -13,7 +13,7 @@ NETWORK = export.deserialize(bytearray(Path(__file__).with_name("model.stablehlo
 
 def predict(inputs: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
     """Compute the outputs for (batch, …) inputs; in classification they are logits."""
-    inputs = inputs * np.float32(ABOUT["input"]["scale"]) if inputs.dtype == np.uint8 else inputs
+    inputs = inputs * np.float32(ABOUT["input"]["scale"]) if inputs.dtype.kind in "iu" else inputs
     lengths = np.full(len(inputs), inputs.shape[1]) if lengths is None else np.asarray(lengths)
     arguments = inputs.astype(ABOUT["input"]["dtype"]), lengths.astype(np.int32)
     return np.asarray(NETWORK.call(*arguments[: 1 + ABOUT["lengths"]]))

@@ -1,6 +1,7 @@
 """RNN: a drop-in ``flax.nnx.RNN`` that runs in the scans of :class:`jaxrnn.RNN`."""
 
 from functools import partial
+from typing import Any
 
 import chex
 import jax
@@ -67,7 +68,8 @@ class RNN(nnx.RNN):
         rngs = rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
         if carry is None:
             carry = cell.initialize_carry(steps.shape[1:], rngs)
-        weights = [cell.dense_i.kernel[...], cell.dense_i.bias[...], cell.dense_h.kernel[...]]
+        parameters: Any = cell.dense_i.kernel, cell.dense_i.bias, cell.dense_h.kernel
+        weights = [parameter[...] for parameter in parameters]
         dtype = dtypes.canonicalize_dtype(steps, *weights, dtype=cell.dtype)
         if getattr(carry, "dtype", None) != dtype:  # its type changes, which Flax handles
             return flax_call(initial_carry=carry, rngs=rngs)
@@ -94,4 +96,5 @@ class RNN(nnx.RNN):
             and all(getattr(layer, name) is value for name, value in PLAIN.items())
             for layer in (cell.dense_i, cell.dense_h)
         )
-        return cell if usual and plain and cell.dense_h.bias is None else None
+        biased = cell.dense_i.bias is not None and cell.dense_h.bias is None
+        return cell if usual and plain and biased else None

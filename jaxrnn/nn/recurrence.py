@@ -100,8 +100,12 @@ class RNN(nn.RNN):
             ``SimpleCell`` or ``GRUCell``.
         """
         options = options_of(self, return_carry, time_major, reverse, keep_order)
-        call = {"initial_carry": initial_carry, "init_key": init_key, "seq_lengths": seq_lengths}
-        flax_call: Any = partial(super().__call__, inputs, **(call | options))
+        call: Any = {
+            "initial_carry": initial_carry,
+            "init_key": init_key,
+            "seq_lengths": seq_lengths,
+        }
+        flax_call = partial(super().__call__, inputs, **(call | options))
         batch_axes = inputs.ndim - self.cell.num_feature_axes - 1
         if batch_axes < 0 or not inputs.size:
             return flax_call()

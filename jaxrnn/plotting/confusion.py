@@ -48,8 +48,8 @@ def plot_confusion(split: Split, logits: Any, *, worst: int = 8) -> Figure:
         titles = [
             pair(names[labels[i]], names[predicted[i]], probabilities[i].max()) for i in mistakes
         ]
-        axes = parts[1, 0].subplots()
-        draw_images(axes, np.asarray(split.inputs)[mistakes], titles, (1, worst), fontsize=9)
+        axes, images = parts[1, 0].subplots(), np.asarray(split.inputs)[mistakes]
+        draw_images(axes, images, titles, (1, worst), channels=split.channels, fontsize=9)
     return figure
 
 

@@ -51,6 +51,9 @@ def plot_history(
     columns = [name for name in runs[0].columns if name not in ("epoch", "seconds")]
     metrics = [name.removeprefix("train_") for name in columns if name.startswith("train_")]
     metrics = metrics or list(dict.fromkeys(name.rpartition("_")[2] for name in columns))
+    metrics = [
+        name for name in metrics if any(map(runs[0].measured, metric_columns(columns, name)))
+    ]
     metrics.sort(key=lambda metric: metric == "loss")  # the loss comes last
     labels = {"loss": "Cross Entropy" if "accuracy" in metrics else "Loss", "rmse": "RMSE"}
     figure = Picture(figsize=(10 * len(metrics), 6), layout="constrained")
@@ -60,8 +63,10 @@ def plot_history(
             if runs[0].measured(column):
                 split = _title(column.removesuffix(f"_{metric}"))
                 values = _values(runs, column)
-                marker = "o" if np.isfinite(values[0]).sum() == 1 else None
-                _draw_mean(axes, epochs, values, marker=marker, label=f"{split} Set")
+                drawn = np.isfinite(values).all(0)  # some epochs may not be evaluated
+                marker = "o" if drawn.sum() == 1 else None
+                points = epochs[drawn], values[:, drawn]
+                _draw_mean(axes, *points, marker=marker, label=f"{split} Set")
         levels = (baselines or {}).get(metric, {})
         curves = np.concatenate([line.get_ydata() for line in axes.lines])
         if levels and np.nanmax(curves) > 30 * np.nanmin(curves) > 0:

@@ -13,10 +13,11 @@ from jaxrnn.plotting.curves import Picture, plain
 def plot_samples(
     split: Split, *, rows: int = 6, columns: int = 6, titles: Sequence[str] | None = None
 ) -> Figure:
-    """Draw the first examples of a split as a grid of gray images, each with its label.
+    """Draw the first examples of a split as a grid of images, each with its label.
 
     Args:
-      split: ``inputs`` (N, height, width); each sequence is drawn as an image, a row per time step.
+      split: ``inputs`` (N, height, width), or (N, height, 3 width) if it has three ``channels``;
+        each sequence is drawn as an image, a row per time step.
       rows: number of rows of the grid; too few examples leave it partly empty.
       columns: number of columns of the grid.
       titles: one for each example, instead of its label.
@@ -32,26 +33,39 @@ def plot_samples(
         raise ValueError(f"inputs must be (N, height, width) to be drawn; got shape {images.shape}")
     if titles is None:
         names, labels = split.class_names, split.labels if split.targets is None else split.targets
-        titles = [names[label] if names else str(label) for label in labels[: len(images)]]
+        known: Any = [""] * len(images) if labels is None else np.asarray(labels)[: len(images)]
+        titles = [names[label] if names else str(label) for label in known]
     figure = Picture(figsize=(2.5 * columns, 2.5 * rows))
-    draw_images(figure.add_axes((0, 0, 1, 1)), images, titles, (rows, columns), fontsize=12)
+    axes = figure.add_axes((0, 0, 1, 1))
+    draw_images(axes, images, titles, (rows, columns), channels=split.channels, fontsize=12)
     return figure
 
 
 def draw_images(
-    axes: Any, images: np.ndarray, titles: Sequence[str], grid: tuple[int, int], fontsize: float
+    axes: Any,
+    images: np.ndarray,
+    titles: Sequence[str],
+    grid: tuple[int, int],
+    *,
+    channels: int,
+    fontsize: float,
 ) -> None:
-    """Draw gray images (N, height, width) with titles in a grid of (rows, columns).
+    """Draw images (N, height, width), with titles, in a grid of (rows, columns).
 
     They share one Axes, which is several times as fast as one for each.
     """
-    (rows, columns), (height, width) = grid, images.shape[1:]
+    if channels == 3:
+        images = images.reshape(*images.shape[:2], -1, 3)
+    (rows, columns), (height, width) = grid, images.shape[1:3]
+    most = 255 if images.dtype == np.uint8 else images.max()
+    least = min(0, images.min())
     size = max(height, width)  # cells are square, unlike some images
     step = 1.25 * size
     for index, image in enumerate(images):
         top = step * (index // columns) + (size - height) / 2
         left = step * (index % columns) + (size - width) / 2
-        axes.imshow(image, cmap="gray", extent=(left, left + width, top + height, top))
+        extent = left, left + width, top + height, top
+        axes.imshow(image, cmap="gray", extent=extent, vmin=least, vmax=most)
         place = left + width / 2, top - 0.03 * size
         axes.text(*place, plain(titles[index]), ha="center", va="bottom", fontsize=fontsize)
     axes.axis("off")

@@ -54,6 +54,7 @@ def main(
       arguments: the command-line arguments; by default those of the process.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    Experiment.is_program = arguments is None
     if arguments is None:
         if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # while a page was imported
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -156,7 +157,7 @@ def _write_completion(
     shell, path = words[0], Path(words[1]).expanduser().absolute()
     name = re.sub(r"\W", "_", page_name(page))
     program = shlex.quote(str(Path(sys.argv[0]).absolute()))  # to be found from anywhere
-    command = page.program.replace(f"python {sys.argv[0]}", f"python {program}")
+    command = page.program.replace(f"python {shlex.quote(sys.argv[0])}", f"python {program}")
     verbs = {verb: options_class(page, verb) for verb in VERBS}
     path.write_text(completion(name, command, presets, _with_sweep(page), verbs), "utf-8")
     advice = f"to define the command {name}, with completion, add this line to ~/.{shell}rc"

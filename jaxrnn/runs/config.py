@@ -85,7 +85,9 @@ class Experiment:
     ``model.build(outputs)`` a Flax module (``model.build(outputs, rngs)`` if it is an NNX module,
     which initializes its own parameters), ``optimizer.build(steps)`` an optax transformation, and
     ``augment.build(layout)`` a function or None, where ``layout`` is a
-    :class:`jaxrnn.data.ImageLayout`. The identity of a run is everything except ``runtime``.
+    :class:`jaxrnn.data.ImageLayout`. The identity of a run is everything except ``runtime``. A run
+    whose ``optimizer.scheduled`` is False, as its schedule doesn't depend on ``steps``, can be
+    continued for more epochs.
 
     A page extends the verbs ``predict`` and ``export`` by ``predict_options`` and
     ``export_options``, subclasses of ``Predict`` and ``Export`` in :mod:`jaxrnn.runs.verbs`.
@@ -94,6 +96,7 @@ class Experiment:
     __pydantic_config__: ClassVar[ConfigDict] = {"extra": "forbid"}
     predict_options: ClassVar[Any] = None
     export_options: ClassVar[Any] = None
+    is_program: ClassVar[bool] = False  # whether the process is the command line of a page
 
     data: Any
     model: RNNConfig = RNNConfig()
@@ -142,7 +145,7 @@ class Experiment:
     @property
     def can_grow(self) -> bool:
         """Whether more epochs continue the same run: no schedule depends on their number."""
-        return not getattr(self.optimizer, "scheduled", False)
+        return not getattr(self.optimizer, "scheduled", True)
 
     def check_same(self, identity: Json, *, any_epochs: bool = False) -> None:
         """Raise ``ValueError`` if a stored run differs, except in epochs that can follow.
@@ -162,11 +165,11 @@ class Experiment:
     def command(self) -> str | None:
         """The command that runs the page of this experiment; None in a notebook."""
         module, program = type(self).__module__, sys.modules["__main__"]
-        if module == "__main__":
-            module = program.__spec__.name if program.__spec__ else ""
+        if module == "__main__" or self.is_program:
+            module = program.__spec__.name.removesuffix(".__main__") if program.__spec__ else ""
         if module == __name__ or not (module or hasattr(program, "__file__")):
             return None
-        return f"python -m {module}" if module else f"python {sys.argv[0]}"
+        return f"python -m {module}" if module else f"python {shlex.quote(sys.argv[0])}"
 
     @property
     def program(self) -> str:

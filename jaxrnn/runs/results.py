@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import itertools
 import logging
 import platform
 import sys
@@ -109,8 +108,9 @@ def writing_events(folder: Path, splits: Iterable[str], done: int = 0) -> Iterat
 
     def write(record: Record) -> None:
         row = record.history.rows[-1]
-        for split, name in itertools.product(("train", *splits), row):
-            if (metric := name.removeprefix(f"{split}_")) != name:
+        for name in row:
+            if named := [split for split in ("train", *splits) if name.startswith(f"{split}_")]:
+                metric = name.removeprefix(f"{(split := max(named, key=len))}_")
                 writer.add_scalar(f"{metric}/{split}", row[name], row["epoch"])
         writer.flush()
 
@@ -177,9 +177,10 @@ def finish(
         "best_epoch": best_epoch(history, task),
         "seed": trainer.seed,
         "parameters": parameters(state),
-        "stopped_early": has_stalled(history, task, trainer.patience),
+        "stopped_early": len(history) < trainer.epochs
+        or has_stalled(history, task, trainer.patience),
         "devices": devices_of(trained.mesh),
-        "seconds": seconds,
+        "seconds": {**seconds, "training": float(history["seconds"].sum())},  # of all sessions
         "versions": {"jaxrnn": __version__, "python": platform.python_version()}
         | {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
     }

@@ -23,6 +23,7 @@ from jaxrnn.runs.results import Progress, finish, write_about, writing_events
 from jaxrnn.training import Record, TrainState, fit
 from jaxrnn.training.fitting import Hook
 from jaxrnn.training.history import Clock, has_stalled
+from jaxrnn.training.sharding import in_any_process
 
 
 def run(experiment: Experiment, *, name: str | None = None) -> Json:
@@ -86,9 +87,9 @@ def run_one(
             with checkpoints, reading():
                 hooks: list[Hook] = [checkpoints, interrupted]
                 trained = _train(experiment, prepared, workdir, hooks, clock, pictures)
-            history = trained.history
-            stalled = has_stalled(history, experiment.task, trainer.patience)
-            if len(history) < trainer.epochs and not stalled:
+            stalled = has_stalled(trained.history, experiment.task, trainer.patience)
+            over = stalled or len(trained.history) == trainer.epochs
+            if in_any_process(interrupted.received is not None) and not over:
                 say(f"stopped; earlier epochs are saved in {workdir}\n{resume}")
                 raise Stopped(interrupted.exit_status)
             done = experiment, trained, checkpoints, clock.seconds
@@ -153,8 +154,9 @@ def _check(workdir: Path, experiment: Experiment) -> None:
     results, advice = read_results(workdir), "choose another directory"
     done = results.get("epochs", 0)
     if results.get("stopped_early"):
-        stopped = f"which --patience stopped after epoch {done}"
-        raise ValueError(f"it holds a finished run, {stopped}; {advice}")
+        raise ValueError(
+            f"it holds a finished run, which stopped early, after {done} epochs; {advice}"
+        )
     if done >= experiment.trainer.epochs:
         advice = "raise --epochs to continue it, or " * experiment.can_grow + advice
         raise ValueError(f"it holds a finished run of {done} epochs; {advice}")

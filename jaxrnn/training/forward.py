@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import chex
 import jax
@@ -182,18 +182,25 @@ def check_fits(state: TrainState, data: Mapping[str, Split | Stream]) -> int:
 
     Nothing is compiled, and the arrays of the state may be shapes. Errors name the split.
     """
+    shared: dict[str, Any] = {}  # what the first split determines for the others
     for name, examples in data.items():
         try:
-            outputs = _check_fit(state, examples)
+            outputs = _check_fit(state, examples, shared)
         except ValueError as error:
             raise ValueError(f"{name} split: {error}") from error
     return outputs
 
 
-def _check_fit(state: TrainState, examples: Split | Stream) -> int:
+def _check_fit(state: TrainState, examples: Split | Stream, shared: dict[str, Any]) -> int:
     if not isinstance(examples, Split | Stream):
         raise ValueError(f"expected a Split or a stream; got {type(examples).__name__}")
-    arrays = arrays_of(examples) if isinstance(examples, Split) else examples.source.read([0])
+    source = examples if isinstance(examples, Split) else examples.source
+    arrays = arrays_of(examples) if isinstance(examples, Split) else source.read([0])
+    features, names = np.shape(arrays["inputs"])[2:], getattr(source, "class_names", ())
+    if (first := shared.setdefault("features", features)) != features:
+        raise ValueError(f"its features are {features}, those of the first split {first}")
+    if names and shared.setdefault("names", names) != names:
+        raise ValueError("its class names differ from those of the first split")
     one = {
         name: jax.ShapeDtypeStruct((1, *np.shape(array)[1:]), jnp.result_type(array))
         for name, array in arrays.items()

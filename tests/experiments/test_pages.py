@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import jaxrnn
@@ -161,7 +162,7 @@ def test_patience_keeps_the_best_epoch(tmp_path, monkeypatch, capsys):
     stored = evaluate_run(replace(experiment, runtime=runtime), Path("run"))
     assert stored["epoch"] == best
     assert stored["validation_rmse"] == pytest.approx(results["validation_rmse"], 1e-6)
-    with pytest.raises(ValueError, match=f"which --patience stopped after epoch {epochs}"):
+    with pytest.raises(ValueError, match=f"which stopped early, after {epochs} epochs"):
         run(experiment, "run")
     Path("run/results.json").unlink()  # as if killed before it was written
     assert {**run(experiment, "run"), "seconds": 0} == {**results, "seconds": 0}
@@ -179,3 +180,43 @@ def test_sequential_mnist_reads_one_pixel_per_step():
     data = importlib.import_module("experiments.sequential_mnist").PRESETS["elman"].data.build()
     assert data.train.read([0])["inputs"].shape == (1, 784, 1)
     assert (len(data.train), len(data.evals["validation"])) == (50_000, 10_000)
+
+
+class Bounded(NoisyRNN):
+    def hooks(self):
+        return [lambda record: len(record.history) >= 2]
+
+
+def test_a_hook_that_stops_a_run_finishes_it(tmp_path, capsys):
+    results = run(Bounded(trainer=TrainerConfig(epochs=5, batch_size=20)), tmp_path / "run")
+    assert (results["epochs"], results["stopped_early"]) == (2, True)
+    assert "validation rmse: " in capsys.readouterr().out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plain:
+    """An optimizer of a page, which doesn't say whether its schedule depends on the steps."""
+
+    def build(self, steps):
+        return optax.sgd(optax.cosine_decay_schedule(0.1, steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(NoisyRNN):
+    optimizer: Plain = Plain()
+
+
+def test_unknown_schedules_are_not_continued(tmp_path):
+    trainer = TrainerConfig(epochs=1, batch_size=20)
+    run(Cosine(trainer=trainer), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"another configuration: trainer.epochs \(1 there, 2 her"):
+        run(Cosine(trainer=replace(trainer, epochs=2)), tmp_path / "run")
+
+
+def test_seconds_of_training_are_those_of_all_epochs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    experiment = NoisyRNN(trainer=TrainerConfig(epochs=1, batch_size=20))
+    run(experiment, "run")
+    results = run(replace(experiment, trainer=replace(experiment.trainer, epochs=3)), "run")
+    total = History.from_csv("run/history.csv")["seconds"].sum()
+    assert results["seconds"]["training"] == pytest.approx(total)

@@ -67,6 +67,18 @@ def test_baselines_are_drawn_with_their_values():
     assert len(accuracy.lines) == 1
 
 
+def test_epochs_that_were_not_measured_are_left_out():
+    history = curves(
+        train_loss=[3, 2, 1],
+        test_loss=[np.nan, 2, 1.5],
+        train_f1=[np.nan] * 3,
+        test_f1=[np.nan] * 3,
+    )
+    (axes,) = plot_history(history).axes
+    assert axes.get_ylabel() == "Loss"
+    assert [line.get_xdata().tolist() for line in axes.lines] == [[1, 2, 3], [2, 3]]
+
+
 @pytest.mark.parametrize("epochs", [1, 3, 100])
 def test_epochs_are_marked_by_whole_numbers(epochs):
     figure = plot_history(curves(train_loss=np.linspace(1, 0.1, epochs)))
@@ -91,6 +103,15 @@ def test_sample_grid(digits):
         assert (left, top) == (35 * (index % 6), 35 * (index // 6))
         assert (right - left, bottom - top) == (28, 28)
     assert (pixels(figure) < 40).all(-1).mean() > 0.3  # the black of the images
+
+
+def test_samples_have_their_colors():
+    images = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), np.uint8)
+    split = Split(images.reshape(4, 5, 18), np.arange(4), channels=3)
+    figures = plot_samples(split), plot_samples(Split(np.full((4, 5, 6), 128, np.uint8)))
+    colored, gray = (figure.axes[0].images[0] for figure in figures)
+    np.testing.assert_array_equal(colored.get_array(), images[0])
+    assert gray.get_clim() == (0, 255)
 
 
 @pytest.mark.parametrize("shape", [(8, 200), (64, 2)])

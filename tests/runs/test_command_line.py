@@ -7,7 +7,9 @@ import runpy
 import subprocess
 import sys
 import threading
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from experiments.mnist_rnn import PRESETS
 from jaxrnn import Adam, Experiment, ImageSequences, LanguageModeling, Muon, WarpConfig
 from jaxrnn.runs.command_line import configured
 from jaxrnn.runs.options import USAGES
+from jaxrnn.runs.results import writing_events
+from jaxrnn.runs.verbs import page_name
 from tests.shared import SLICE, mnist_rnn
 
 ROOT = Path(experiments.__file__).parents[1]
@@ -365,6 +369,28 @@ def test_tensorboard_reads_the_curves(monkeypatch, refuse):
         np.testing.assert_allclose([scalar.value for scalar in scalars], history[f"{split}_loss"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "needs tensorboardX; install jaxrnn's extra tensorboard" in refuse("--tensorboard")
+
+
+def test_curves_of_splits_whose_names_begin_alike(tmp_path):
+    history = jaxrnn.History().append(epoch=1, train_loss=3, test_loss=2, test_hard_loss=1)
+    with writing_events(tmp_path, ["test", "test_hard"]) as write:
+        write(SimpleNamespace(history=history))
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert set(events.Tags()["scalars"]) == {"loss/train", "loss/test", "loss/test_hard"}
+
+
+def test_command_is_that_of_the_program(monkeypatch):
+    """Even if it only imports the experiment, from a module that is no program."""
+    program = ModuleType("__main__")
+    program.__file__ = "train.py"
+    monkeypatch.setitem(sys.modules, "__main__", program)
+    monkeypatch.setattr(sys, "argv", ["my pages/train.py"])
+    assert PRESETS["keras"].command == "python -m experiments.mnist_rnn"
+    monkeypatch.setattr(Experiment, "is_program", True)
+    assert PRESETS["keras"].command == "python 'my pages/train.py'"
+    assert page_name(PRESETS["keras"]) == "train"
+    program.__spec__ = ModuleSpec("digits.__main__", None)
+    assert PRESETS["keras"].command == "python -m digits"
 
 
 def test_main_works_in_any_thread(capsys):

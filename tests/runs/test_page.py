@@ -42,6 +42,7 @@ def run(*words):
     """Run the page in this process, on one device, as in a process of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["sums.py", *words, "--devices", "1"])
+        patch.setattr(jaxrnn.Experiment, "is_program", False)  # restored afterwards
         runpy.run_path("sums.py", run_name="__main__")
 
 

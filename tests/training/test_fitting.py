@@ -177,7 +177,9 @@ def test_bad_input(state, digits):
     empty = jax.tree.map(lambda leaf: leaf[:0], digits)
     streams = [stream(split, batch_size=50, key=KEY) for split in (digits, unknown, long)]
     part = stream(digits, batch_size=50, drop_remainder=True)
-    source, reserved = jaxrnn.Source(split="test[:5]"), ("train", "train_part")
+    source, reserved = jaxrnn.Source(split="test[:5]"), ("train", "train_part", "best")
+    other = digits.replace(class_names=[*"1234567890"])
+    narrow = digits.replace(inputs=digits.inputs[..., :9])
     for message, train, options in (
         ("labels must be between 0 and 9.*got 10 to 10", unknown, {}),
         ("labels must be between 0 and 9", streams[1], {"key": None}),
@@ -190,7 +192,16 @@ def test_bad_input(state, digits):
         ("steps_per_epoch is an option of streams", digits, {"steps_per_epoch": 2}),
         ("every epoch from 1 on", digits, {"history": History().append(epoch=5)}),
         ("devices must be between 1 and 4; got 5", digits, {"devices": 5}),
-        *(("that don't begin with train; got", digits, {"evals": {n: digits}}) for n in reserved),
+        *(
+            ("that don't begin with train or best; got", digits, {"evals": {n: digits}})
+            for n in reserved
+        ),
+        ("test split: its class names differ from", digits, {"evals": {"test": other}}),
+        (
+            r"features are \(9,\), those of the first split \(28,\)",
+            digits,
+            {"evals": {"test": narrow}},
+        ),
         ("training on a split needs a key", digits, {"key": None}),
         ("give the key of the data order to the stream", streams[0], {}),
         ("give the key of the data order to the stream", part, {"key": None}),

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrnn.data.convert import as_column, convert, is_whole, read_labels
+from jaxrnn.data.convert import as_column, channels_last, convert, is_whole, read_labels
 
 log = logging.getLogger("jaxrnn")
 
@@ -63,6 +63,10 @@ def label_images(
       ValueError: images or labels have an unsupported type, shape or range.
     """
     splits = {}
+    pairs = {
+        split: (channels_last(images) if images.ndim == 4 else images, labels)
+        for split, (images, labels) in pairs.items()
+    }
     labels = {split: np.asarray(pair[1]) for split, pair in pairs.items()}
     try:
         if any(array.dtype.kind in "SU" for array in labels.values()):

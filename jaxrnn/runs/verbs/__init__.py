@@ -1,6 +1,7 @@
 """The verbs of every page, which work on stored runs."""
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -45,7 +46,7 @@ class Resume(Group):
 
 def page_name(page: Experiment) -> str:
     """Return the last part of the page's module or file name."""
-    return page.program.split(maxsplit=2)[-1].removesuffix(".py").replace("/", ".").split(".")[-1]
+    return shlex.split(page.program)[-1].removesuffix(".py").replace("/", ".").split(".")[-1]
 
 
 def _resume(stored: Experiment, given: Resume) -> None:

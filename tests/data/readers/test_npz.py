@@ -59,6 +59,15 @@ def test_other_files_by_that_name(tmp_path, content):
     assert "is not a dataset as Keras stores it" in refused(tmp_path / "renamed.npz")
 
 
+def test_channels_may_come_first(tmp_path):
+    images = GENERATOR.integers(0, 256, (20, 12, 15, 3), np.uint8)
+    first = np.moveaxis(images, 3, 1)
+    (tmp_path / "first.npz").write_bytes(stored(x_train=first, x_test=first))
+    split = jaxrnn.load(str(tmp_path / "first.npz"), split="train", data_dir=tmp_path)
+    np.testing.assert_array_equal(split.inputs, images.reshape(20, 12, 45))
+    assert split.channels == 3
+
+
 @pytest.mark.parametrize("words", [WORDS, WORDS.astype("S3")])
 def test_labels_may_be_names(tmp_path, words):
     (tmp_path / "words.npz").write_bytes(stored(y_train=words, y_test=words[:1].repeat(20)))

@@ -46,7 +46,7 @@ for out in sorted(folder.glob("*/load.py")):
         parts = parts if size == 1000 else parts[:1]  # all images, in batches of 1,000
         outputs = [predict(inputs[part], lengths[part]) for part in parts]
         np.save(out.with_name(f"{size}.npy"), np.concatenate(outputs))
-    np.save(out.with_name("whole.npy"), predict(inputs[:1]))
+    np.save(out.with_name("whole.npy"), predict(inputs[:1].astype(int)))
 """
 
 

@@ -1,6 +1,7 @@
 """Recurrent cells by name, and how the library treats each."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -54,12 +55,9 @@ CHRONO_GATES: Mapping[type, Mapping[str, int]] = {
 
 
 def is_recurrent_kernel(path: tuple[chex.ArrayTree, ...], leaf: Array) -> bool:
-    """Return whether a parameter multiplies the state of a cell: ``h…`` or ``dense_h`` in Flax."""
-    names = [getattr(part, "key", "") for part in path]
-    named = (
-        len(names) > 1 and names[-2].removeprefix("dense_").startswith("h") and names[0] != "head"
-    )
-    return bool(named and names[-1] == "kernel" and leaf.ndim >= 2)
+    """Return whether a parameter multiplies the state of a cell: ``h``, ``hi`` or ``dense_h``."""
+    name = jax.tree_util.keystr(path[-2:], simple=True, separator="/")
+    return leaf.ndim >= 2 and re.fullmatch(r"(dense_)?h[a-z]?/kernel", name) is not None
 
 
 def is_lru_parameter(path: tuple[chex.ArrayTree, ...]) -> bool:

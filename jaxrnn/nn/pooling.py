@@ -23,14 +23,18 @@ def pool(
             indices = jnp.maximum(lengths - 1, 0)[:, None, None]
             last = jnp.take_along_axis(forward, indices, axis=1)[:, 0]
         pooled = jnp.concatenate([last, *(states[:, 0] for states in backward)], axis=-1)
-    elif lengths is None:
-        pooled = states.mean(1) if how == "mean" else states.max(1)
+    elif lengths is None and how == "mean":
+        pooled = states.mean(1)
     else:
         steps = jnp.arange(states.shape[1], dtype=jnp.int32)  # lengths may be of a smaller type
-        valid = (steps[None] < lengths.astype(jnp.int32)[:, None])[..., None]
+        ends = states.shape[1] if lengths is None else lengths.astype(jnp.int32)[:, None]
+        valid = (steps[None] < ends)[..., None]
         if how == "mean":
-            count = jnp.maximum(lengths, 1).astype(states.dtype)[:, None]
+            count = jnp.maximum(ends, 1).astype(states.dtype)
             pooled = jnp.where(valid, states, 0).sum(1) / count
         else:
-            pooled = jnp.where(valid, states, -jnp.inf).max(1)
+            # The derivative of jnp.max compares the states to their maximum. XLA may round the two
+            # differently, which loses the gradient.
+            places = jnp.where(valid, states, -jnp.inf).argmax(1, keepdims=True)
+            pooled = jnp.take_along_axis(states, places, axis=1)[:, 0]
     return pooled if lengths is None else jnp.where(lengths[:, None] > 0, pooled, 0)

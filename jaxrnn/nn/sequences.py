@@ -70,8 +70,8 @@ def last_valid(last: State, states: States, carry: State, lengths: Lengths | Non
 
 def state_at_end(states: States, lengths: Lengths) -> State:
     """Return the state of each sequence after its last valid time step."""
-    axes = range(lengths.ndim)  # whose sizes may be symbolic, so jnp.indices would fail
-    rows = (jax.lax.broadcasted_iota(jnp.int32, lengths.shape, axis) for axis in axes)
+    batch = states.shape[1 : 1 + lengths.ndim]  # may be symbolic, so jnp.indices would fail
+    rows = (jax.lax.broadcasted_iota(jnp.int32, batch, axis) for axis in range(len(batch)))
     return states[(lengths - 1, *rows)]
 
 

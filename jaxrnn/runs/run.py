@@ -154,9 +154,7 @@ def _check(workdir: Path, experiment: Experiment) -> None:
     results, advice = read_results(workdir), "choose another directory"
     done = results.get("epochs", 0)
     if results.get("stopped_early"):
-        raise ValueError(
-            f"it holds a finished run, which stopped early, after {done} epochs; {advice}"
-        )
+        raise ValueError(f"it holds a finished run, stopped early after {done} epochs; {advice}")
     if done >= experiment.trainer.epochs:
         advice = "raise --epochs to continue it, or " * experiment.can_grow + advice
         raise ValueError(f"it holds a finished run of {done} epochs; {advice}")

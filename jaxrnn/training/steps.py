@@ -39,7 +39,8 @@ class StepOptions:
     """How a step is computed; the attributes are those of :class:`jaxrnn.TrainerConfig`.
 
     With ``remat`` the gradient is exact, and memory is least near the square root of the sequence
-    length; a label for the whole sequence requires an ``RNNModel`` with pooling ``last``.
+    length; a label for the whole sequence requires an ``RNNModel`` with pooling ``last``. With
+    ``truncate`` or ``remat``, a network starts from a state of zeros, also if it has its own.
 
     Raises:
       ValueError: a number is below 1.

@@ -162,7 +162,7 @@ def test_patience_keeps_the_best_epoch(tmp_path, monkeypatch, capsys):
     stored = evaluate_run(replace(experiment, runtime=runtime), Path("run"))
     assert stored["epoch"] == best
     assert stored["validation_rmse"] == pytest.approx(results["validation_rmse"], 1e-6)
-    with pytest.raises(ValueError, match=f"which stopped early, after {epochs} epochs"):
+    with pytest.raises(ValueError, match=f"stopped early after {epochs} epochs"):
         run(experiment, "run")
     Path("run/results.json").unlink()  # as if killed before it was written
     assert {**run(experiment, "run"), "seconds": 0} == {**results, "seconds": 0}

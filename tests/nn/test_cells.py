@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxrnn import RNN, RNNModel
 from jaxrnn.nn import MinGRUCell
-from jaxrnn.nn.cells import CELLS, with_chrono_biases
+from jaxrnn.nn.cells import CELLS, is_recurrent_kernel, with_chrono_biases
 
 RNG = np.random.default_rng(0)
 
@@ -100,3 +101,12 @@ def test_min_gru_is_its_cell_step_by_step(options):
     variables = fast.init(jax.random.key(0), inputs)
     results = [jax.jit(partial(rnn.apply, **call))(variables, inputs) for rnn in (fast, slow)]
     chex.assert_trees_all_close(*results, atol=1e-6)
+
+
+def test_recurrent_kernels_are_known_by_their_names():
+    names = ["layer0/h", "cell/hi", "dense_h", "h0/i", "hidden", "net/head", "layer0/i"]
+    leaves = {f"{name}/{leaf}": np.ones((2, 2)) for name in names for leaf in ("kernel", "scale")}
+    params = unflatten_dict(leaves, sep="/")
+    known = flatten_dict(jax.tree_util.tree_map_with_path(is_recurrent_kernel, params), sep="/")
+    kernels = {name for name, is_kernel in known.items() if is_kernel}
+    assert kernels == {"layer0/h/kernel", "cell/hi/kernel", "dense_h/kernel"}

@@ -320,6 +320,17 @@ def test_recurrent_dropout_is_one_mask_for_all_steps(cell):
     close(rnn.apply({"params": cleared}, INPUTS), dropped)
 
 
+@pytest.mark.parametrize("mask", [False, True])
+def test_one_length_for_all_sequences(mask):
+    cell, lengths = nn.SimpleCell(4), jnp.array([3])
+    variables = nn.RNN(cell).init(jax.random.key(0), INPUTS)
+    expected, carry = (
+        rnn.apply(variables, INPUTS, seq_lengths=lengths, return_carry=True)[0]
+        for rnn in (nn.RNN(cell), RNN(cell, mask=mask))
+    )
+    close(carry, expected)
+
+
 @pytest.mark.parametrize("cell", [nn.SimpleCell(4), nn.GRUCell(4), nn.OptimizedLSTMCell(4)])
 def test_recurrent_dropout_ends_at_the_lengths(cell):
     rnn, lengths = RNN(cell), jnp.array([3, 5])

@@ -139,7 +139,7 @@ def read_inputs(
     lengths, channels = None, 1
     if isinstance(inputs, Sequence) and len({np.shape(sequence)[:1] for sequence in inputs}) > 1:
         if rows is not None:
-            raise ValueError("rows needs examples of the same length")
+            raise ValueError("rows requires sequences of equal length")
         inputs, lengths = pad(inputs)
         notes.append(f"sequences of {lengths.min()} to {lengths.max()} steps were padded")
     array = np.asarray(convert("inputs", inputs))
@@ -213,10 +213,11 @@ def read_labels(
         notes.append(f"labels were read as one-hot rows of {array.shape[-1]} classes")
         array = array.argmax(-1).astype(np.int32)
     least, most = (array.min(), array.max()) if array.size else (0, 0)
-    if (names and most >= len(names)) or (not names and least >= 1):
-        below = f" and be below {len(names)}, the number of class names" if names else ""
-        hint = f"subtract {least}" if least else "give more class_names"
-        raise ValueError(f"labels must start at 0{below}; got {least} to {most}; {hint}")
+    if names and most >= len(names):
+        limit = f"between 0 and {len(names) - 1}, for {len(names)} class names"
+        raise ValueError(f"labels must be {limit}; got {least} to {most}")
+    if not names and least >= 1:
+        raise ValueError(f"labels must start at 0; got {least} to {most}; subtract {least}")
     return array, names
 
 

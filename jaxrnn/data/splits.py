@@ -162,8 +162,9 @@ def arrays_of(examples: Any) -> Batch:
         dtype = getattr(examples[1], "dtype", None) or np.asarray(examples[1]).dtype
         second = "targets" if jnp.issubdtype(dtype, jnp.floating) else "labels"
         arrays = {"inputs": examples[0], second: examples[1]}
-    if unread := sorted(arrays.keys() & {"mask", "seq_lengths", "weights", "sample_weight"}):
-        raise ValueError(f"{', '.join(unread)} can't be used; sequences may have lengths (N,)")
+    for name in ("mask", "seq_lengths", "weights", "sample_weight"):  # would change the results
+        if arrays.get(name) is not None:
+            raise ValueError(f"{name} is not supported; for padded sequences, give lengths (N,)")
     if "inputs" in arrays:
         return {name: arrays[name] for name in _ARRAYS if arrays.get(name) is not None}
     kind = "an array" if isinstance(examples, jax.Array) else type(examples).__name__

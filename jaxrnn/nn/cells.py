@@ -55,7 +55,7 @@ CHRONO_GATES: Mapping[type, Mapping[str, int]] = {
 
 
 def is_recurrent_kernel(path: tuple[chex.ArrayTree, ...], leaf: Array) -> bool:
-    """Return whether a parameter multiplies the state of a cell: ``h``, ``hi`` or ``dense_h``."""
+    """Return whether a parameter is a recurrent kernel, of ``h``, ``hi`` or ``dense_h`` in Flax."""
     name = jax.tree_util.keystr(path[-2:], simple=True, separator="/")
     return leaf.ndim >= 2 and re.fullmatch(r"(dense_)?h[a-z]?/kernel", name) is not None
 

@@ -63,7 +63,8 @@ class RNN(nn.RNN):
       fast: use the scans above where they apply; False for ``flax.linen.RNN``'s alone.
       mask: ignore what inputs contain after ``seq_lengths``, even NaN, in gradients too. Outputs
         of these time steps are finite but otherwise unspecified. Without it, the cell goes on over
-        them, as in ``flax.linen.RNN``, and its states may overflow.
+        them, as in ``flax.linen.RNN``, and its states may overflow; an LSTM with recurrent dropout
+        ignores them in any case.
 
     References:
       P. J. Werbos, "Backpropagation through time: what it does and how to do it" (1990).

@@ -19,7 +19,7 @@ Scan = Callable[[Steps], tuple[chex.ArrayTree, States]]
 
 
 def options_of(rnn: Any, *given: bool | None) -> dict[str, Any]:
-    """Return the options of a call of a Flax ``RNN``, by default those of the module."""
+    """Return the options of a call of a Flax ``RNN``; None stands for that of the module."""
     names = ("return_carry", "time_major", "reverse", "keep_order")
     call = zip(names, given, strict=True)
     return {name: getattr(rnn, name) if value is None else value for name, value in call}
@@ -37,7 +37,7 @@ def scan_in_direction(
     reverse: bool,
     keep_order: bool,
 ) -> chex.ArrayTree:
-    """Run a scan in either direction and return what Flax's RNNs do.
+    """Run a scan in either direction and return what Flax's RNNs return.
 
     With ``select_last``, the last state is the one after the last valid time step; otherwise it is
     the one that ``scan`` returns.

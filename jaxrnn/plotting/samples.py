@@ -16,7 +16,7 @@ def plot_samples(
     """Draw the first examples of a split as a grid of images, each with its label.
 
     Args:
-      split: ``inputs`` (N, height, width), or (N, height, 3 width) if it has three ``channels``;
+      split: ``inputs`` (N, height, width), or (N, height, 3 × width) if it has three ``channels``;
         each sequence is drawn as an image, a row per time step.
       rows: number of rows of the grid; too few examples leave it partly empty.
       columns: number of columns of the grid.
@@ -34,7 +34,8 @@ def plot_samples(
     if titles is None:
         names, labels = split.class_names, split.labels if split.targets is None else split.targets
         known: Any = [""] * len(images) if labels is None else np.asarray(labels)[: len(images)]
-        titles = [names[label] if names else str(label) for label in known]
+        named = names and split.targets is None
+        titles = [names[label] if named else str(label) for label in known]
     figure = Picture(figsize=(2.5 * columns, 2.5 * rows))
     axes = figure.add_axes((0, 0, 1, 1))
     draw_images(axes, images, titles, (rows, columns), channels=split.channels, fontsize=12)
@@ -57,8 +58,8 @@ def draw_images(
     if channels == 3:
         images = images.reshape(*images.shape[:2], -1, 3)
     (rows, columns), (height, width) = grid, images.shape[1:3]
-    most = 255 if images.dtype == np.uint8 else images.max()
-    least = min(0, images.min())
+    most = 255 if images.dtype == np.uint8 else images.max(initial=0)
+    least = images.min(initial=0)
     size = max(height, width)  # cells are square, unlike some images
     step = 1.25 * size
     for index, image in enumerate(images):

@@ -4,7 +4,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -86,8 +86,8 @@ class Experiment:
     which initializes its own parameters), ``optimizer.build(steps)`` an optax transformation, and
     ``augment.build(layout)`` a function or None, where ``layout`` is a
     :class:`jaxrnn.data.ImageLayout`. The identity of a run is everything except ``runtime``. A run
-    whose ``optimizer.scheduled`` is False, as its schedule doesn't depend on ``steps``, can be
-    continued for more epochs.
+    can be continued for more epochs only if ``optimizer.scheduled`` is False: set it on an
+    optimizer whose schedule does not depend on ``steps``.
 
     A page extends the verbs ``predict`` and ``export`` by ``predict_options`` and
     ``export_options``, subclasses of ``Predict`` and ``Export`` in :mod:`jaxrnn.runs.verbs`.
@@ -107,12 +107,16 @@ class Experiment:
     runtime: RuntimeConfig = RuntimeConfig()
 
     def hooks(self) -> Sequence[Hook]:
-        """Return more hooks to call after every epoch, in the first process."""
+        """Return more hooks to call after every epoch, in the first process.
+
+        One that returns True finishes the run, which can't be continued then.
+        """
         return ()
 
     def check(self) -> None:
         """Raise ``ValueError`` with one line for each option that is wrong."""
-        lines = [line for name, group in vars(self).items() for line in errors_of(group, name)]
+        groups = {field.name: getattr(self, field.name) for field in fields(self)}
+        lines = [line for name in groups for line in errors_of(groups[name], name)]
         if getattr(self.optimizer, "average", 0) and self.trainer.train_curve == "last_batch":
             lines.append("--trainer.train-curve last_batch needs --optimizer.average 0")
         if self.runtime.sample and not isinstance(self.task, LanguageModeling):
@@ -165,7 +169,7 @@ class Experiment:
     def command(self) -> str | None:
         """The command that runs the page of this experiment; None in a notebook."""
         module, program = type(self).__module__, sys.modules["__main__"]
-        if module == "__main__" or self.is_program:
+        if module == "__main__" or (self.is_program and hasattr(program, "__file__")):
             module = program.__spec__.name.removesuffix(".__main__") if program.__spec__ else ""
         if module == __name__ or not (module or hasattr(program, "__file__")):
             return None

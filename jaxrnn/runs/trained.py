@@ -80,7 +80,7 @@ class Run:
             return None
         if shape := self.description.get("image_shape"):
             return (*shape[:2], self.channels)
-        time, features = self.input_shape  # of runs that were stored without their image shape
+        time, features = self.input_shape  # for runs stored without an image shape
         if data.rows is None:
             return time, features // self.channels, self.channels
         side = math.isqrt(time * features // self.channels)  # other images can't be told apart

@@ -150,8 +150,8 @@ def train_block(
         positions in the source that they were read from; by default 0 … n - 1.
       rows: indices of the examples of each step.
       key: PRNG key of this epoch, for augmentation and dropout.
-      mesh: devices that share each batch. A split is replicated over them; a batch is divided, and
-        ``rows`` are then (steps, share) indices into the part of each device.
+      mesh: devices that share each batch. A split is replicated over them; a batch, a dict, is
+        divided, and ``rows`` are then (steps, share) indices into the part of each device.
 
     Returns:
       The state after these steps, and the :class:`jaxrnn.Metrics` of each, (steps,) arrays.

@@ -139,7 +139,7 @@ def fit(
     evals = dict(evals or {})
     if any(name.split("_")[0] in ("train", "best") or not name.isidentifier() for name in evals):
         kind = "identifiers that don't begin with train or best"
-        raise ValueError(f"evals need {kind}; got {[*evals]}")
+        raise ValueError(f"names of evals must be {kind}; got {[*evals]}")
     if trainer.steps_per_epoch and isinstance(train, Split):
         raise ValueError("steps_per_epoch is an option of streams")
     if [row["epoch"] for row in history] != list(range(1, len(history) + 1)):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.errors import InvalidRngError
+from flax.errors import InvalidRngError, ScopeParamShapeError
 from jaxtyping import Array, Int, Key
 
 from jaxrnn.data.batches import as_key, check_values, prepare
@@ -182,25 +182,23 @@ def check_fits(state: TrainState, data: Mapping[str, Split | Stream]) -> int:
 
     Nothing is compiled, and the arrays of the state may be shapes. Errors name the split.
     """
-    shared: dict[str, Any] = {}  # what the first split determines for the others
+    known: dict[str, Any] = {}  # what all splits have in common
     for name, examples in data.items():
         try:
-            outputs = _check_fit(state, examples, shared)
-        except ValueError as error:
+            outputs = _check_fit(state, examples, known)
+        except (ValueError, ScopeParamShapeError) as error:
             raise ValueError(f"{name} split: {error}") from error
     return outputs
 
 
-def _check_fit(state: TrainState, examples: Split | Stream, shared: dict[str, Any]) -> int:
+def _check_fit(state: TrainState, examples: Split | Stream, known: dict[str, Any]) -> int:
     if not isinstance(examples, Split | Stream):
         raise ValueError(f"expected a Split or a stream; got {type(examples).__name__}")
     source = examples if isinstance(examples, Split) else examples.source
     arrays = arrays_of(examples) if isinstance(examples, Split) else source.read([0])
-    features, names = np.shape(arrays["inputs"])[2:], getattr(source, "class_names", ())
-    if (first := shared.setdefault("features", features)) != features:
-        raise ValueError(f"its features are {features}, those of the first split {first}")
-    if names and shared.setdefault("names", names) != names:
-        raise ValueError("its class names differ from those of the first split")
+    names = tuple(getattr(source, "class_names", ()))
+    if names and known.setdefault("class names", names) != names:
+        raise ValueError("its class names differ from those of another split")
     one = {
         name: jax.ShapeDtypeStruct((1, *np.shape(array)[1:]), jnp.result_type(array))
         for name, array in arrays.items()

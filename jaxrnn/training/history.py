@@ -114,10 +114,15 @@ class History:
                 names = next(reader, [])
                 if names[:1] != ["epoch"] or len(set(names)) < len(names):
                     raise ValueError("expected a header of distinct columns, epoch first")
-                rows = (zip(names, row, strict=True) for row in reader if row)
-                return cls.from_rows({name: text for name, text in row if text} for row in rows)
+                rows = []
+                for row in filter(None, reader):
+                    if len(row) != len(names):
+                        raise ValueError(f"expected {len(names)} fields")
+                    cells = zip(names, row, strict=True)
+                    rows.append(_check_row({name: text for name, text in cells if text}))
             except (csv.Error, ValueError) as error:
                 raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+        return cls(tuple(rows))
 
 
 def metric_columns(names: Iterable[str], metric: str) -> list[str]:

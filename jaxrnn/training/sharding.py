@@ -118,8 +118,8 @@ def over_devices(
 ) -> tuple[Tree, Sums]:
     """Call a function on every device, with its part of each batch.
 
-    The columns of ``rows`` are divided among the devices or, of a batch, the examples. The function
-    returns a state, the same on each device, and metrics, which are summed.
+    The columns of ``rows`` are divided among the devices; for a batch, the examples are. The
+    function returns a state, the same on each device, and metrics, which are summed.
     """
     if mesh is None or mesh.size == 1:
         return function(state, examples, rows, *others)

@@ -36,11 +36,11 @@ _DROPOUT = 0x64726F70  # "drop"; differs from what data order and augmentation f
 
 @dataclasses.dataclass(frozen=True)
 class StepOptions:
-    """How a step is computed; the attributes are those of :class:`jaxrnn.TrainerConfig`.
+    """How a step is computed; for the attributes, see :class:`jaxrnn.TrainerConfig`.
 
     With ``remat`` the gradient is exact, and memory is least near the square root of the sequence
     length; a label for the whole sequence requires an ``RNNModel`` with pooling ``last``. With
-    ``truncate`` or ``remat``, a network starts from a state of zeros, also if it has its own.
+    ``truncate`` or ``remat``, the initial state is zero, even if the network defines another.
 
     Raises:
       ValueError: a number is below 1.

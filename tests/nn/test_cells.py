@@ -103,7 +103,7 @@ def test_min_gru_is_its_cell_step_by_step(options):
     chex.assert_trees_all_close(*results, atol=1e-6)
 
 
-def test_recurrent_kernels_are_known_by_their_names():
+def test_recurrent_kernels_are_recognized_by_name():
     names = ["layer0/h", "cell/hi", "dense_h", "h0/i", "hidden", "net/head", "layer0/i"]
     leaves = {f"{name}/{leaf}": np.ones((2, 2)) for name in names for leaf in ("kernel", "scale")}
     params = unflatten_dict(leaves, sep="/")

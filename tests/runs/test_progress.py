@@ -56,6 +56,6 @@ def test_error_names_small_shared_memory(monkeypatch):
         raise RuntimeError("Worker process was terminated: worker 0")
 
 
-def test_other_errors_than_of_readers_are_left_alone():
+def test_other_errors_are_left_alone():
     with pytest.raises(RuntimeError, match="a hook's own"), reading():
         raise RuntimeError("a hook's own")

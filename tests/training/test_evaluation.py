@@ -53,7 +53,7 @@ def test_bad_input(state, digits):
         (empty, None, "there are no examples to evaluate"),
         *((data, None, "one pass over all examples") for data in streams),
         (digits.inputs, 50, "expected a Split, a pair .*; got (an array|ndarray)"),
-        ({"inputs": digits.inputs, "mask": digits.labels}, 50, "mask can't be used; sequences may"),
+        ({"inputs": digits.inputs, "mask": digits.labels}, 50, "mask is not supported; for padded"),
     ):
         with pytest.raises(ValueError, match=message):
             jaxrnn.evaluate(state, data, batch_size=batch_size)

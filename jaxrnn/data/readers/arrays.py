@@ -18,7 +18,7 @@ from jaxrnn.data.convert import as_column, channels_last, convert, is_whole, rea
 
 log = logging.getLogger("jaxrnn")
 
-_FORMAT = 6  # increment it when files are read or cached differently
+_FORMAT = 7  # increment it when files are read or cached differently
 
 
 class Arrays(NamedTuple):

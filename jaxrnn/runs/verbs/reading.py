@@ -182,7 +182,7 @@ def _converted(array: np.ndarray, reader: Reader) -> Example:
 
 
 def _load_array(path: Path) -> np.ndarray | None:
-    """Load a .npy file, or an IDX file compressed by gzip or not; None for other files."""
+    """Load a .npy file, or an IDX file, possibly gzipped; None for other files."""
     with path.open("rb") as file:
         magic = file.read(6)
     if magic == b"\x93NUMPY":  # mapped, so that its header can't make it larger than the file

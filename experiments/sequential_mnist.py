@@ -2,8 +2,9 @@
 
     python -m experiments.sequential_mnist [elman|permuted|lru|permuted_lru] [--rows 784]
 
-elman reaches about 97.5 % test accuracy in 20 epochs, and lru 99.1 % in 15. permuted and
-permuted_lru shuffle the pixels with RandomState(92916).permutation(784), and reach 94.6 % in 15 and
+elman reaches about 97.5 % test accuracy in 20 epochs, 98.6 % with two layers in 30 (--layers 2
+--pooling mean --label-smoothing 0.1 --accumulate 5 --epochs 30), and lru 99.1 % in 15. permuted and
+permuted_lru shuffle the pixels with RandomState(92916).permutation(784), and reach 95.0 % in 15 and
 96.6 % in 16. The networks train on the first 50,000 images. Their options were chosen on the other
 10,000, except those of lru, which were chosen before its first run.
 

@@ -49,7 +49,8 @@ def plot_published(rows: Sequence[Row]) -> Figure:
                 continue
             ours = row["network"].startswith("**")
             name = row["network"].replace("**", "").partition(", `")[0]
-            color, side, edge = ("C0", "right", "bottom") if ours else ("0.3", "left", "top")
+            color, edge = ("C0", "bottom") if ours else ("0.3", "top")
+            side = "right" if ours and column == "plain" else "left"  # where no labels overlap
             point = parameters, 100 - accuracy
             axes.plot(*point, "o", color=color)
             style = {"color": color, "va": edge, "ha": side, "fontsize": "small"}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import chex
 import jax
@@ -182,23 +182,22 @@ def check_fits(state: TrainState, data: Mapping[str, Split | Stream]) -> int:
 
     Nothing is compiled, and the arrays of the state may be shapes. Errors name the split.
     """
-    known: dict[str, Any] = {}  # what all splits have in common
     for name, examples in data.items():
         try:
-            outputs = _check_fit(state, examples, known)
+            outputs = _check_fit(state, examples)
         except (ValueError, ScopeParamShapeError) as error:
             raise ValueError(f"{name} split: {error}") from error
+    sources = (getattr(examples, "source", examples) for examples in data.values())
+    names = {tuple(getattr(source, "class_names", ())) for source in sources}
+    if len(names - {()}) > 1:
+        raise ValueError("the splits must have the same class names")
     return outputs
 
 
-def _check_fit(state: TrainState, examples: Split | Stream, known: dict[str, Any]) -> int:
+def _check_fit(state: TrainState, examples: Split | Stream) -> int:
     if not isinstance(examples, Split | Stream):
         raise ValueError(f"expected a Split or a stream; got {type(examples).__name__}")
-    source = examples if isinstance(examples, Split) else examples.source
-    arrays = arrays_of(examples) if isinstance(examples, Split) else source.read([0])
-    names = tuple(getattr(source, "class_names", ()))
-    if names and known.setdefault("class names", names) != names:
-        raise ValueError("its class names differ from those of another split")
+    arrays = arrays_of(examples) if isinstance(examples, Split) else examples.source.read([0])
     one = {
         name: jax.ShapeDtypeStruct((1, *np.shape(array)[1:]), jnp.result_type(array))
         for name, array in arrays.items()

@@ -196,7 +196,7 @@ def test_bad_input(state, digits):
             ("that don't begin with train or best; got", digits, {"evals": {n: digits}})
             for n in reserved
         ),
-        ("test split: its class names differ from", digits, {"evals": {"test": other}}),
+        ("the splits must have the same class names", digits, {"evals": {"test": other}}),
         (
             r"test split: .*\(9, .*\(28, ",
             digits,

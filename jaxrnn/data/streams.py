@@ -85,10 +85,8 @@ class Stream:
             all of it; ``devices``, the number of those that share this part, whose examples are
             contiguous; and ``outputs``, the exclusive upper bound of the labels, to check them.
         """
-        blocks, start = (
-            _Blocks(self, self.block_sizes, **options),
-            (epoch - 1) * len(self.block_sizes),
-        )
+        blocks = _Blocks(self, self.block_sizes, **options)
+        start = (epoch - 1) * len(self.block_sizes)
         with contextlib.closing(iter(read_ahead(blocks, self.workers, start, put))) as iterator:
             yield iterator
 

@@ -1,7 +1,6 @@
 """RNN: a drop-in ``flax.linen.RNN`` with a hand-written derivative of the Elman cell."""
 
 from functools import partial
-from typing import Any
 
 import chex
 import jax
@@ -101,12 +100,14 @@ class RNN(nn.RNN):
             ``SimpleCell`` or ``GRUCell``.
         """
         options = options_of(self, return_carry, time_major, reverse, keep_order)
-        call: Any = {
-            "initial_carry": initial_carry,
-            "init_key": init_key,
-            "seq_lengths": seq_lengths,
-        }
-        flax_call = partial(super().__call__, inputs, **(call | options))
+        flax_call = partial(
+            super().__call__,
+            inputs,
+            initial_carry=initial_carry,
+            init_key=init_key,
+            seq_lengths=seq_lengths,
+            **options,
+        )
         batch_axes = inputs.ndim - self.cell.num_feature_axes - 1
         if batch_axes < 0 or not inputs.size:
             return flax_call()
